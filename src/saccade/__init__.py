@@ -1,0 +1,45 @@
+"""Visual attention for PyTorch: put it in, see where it looks, measure whether it helps."""
+
+from saccade.errors import (
+    BadData,
+    BadOption,
+    BadRecipe,
+    BadRun,
+    BadShape,
+    NothingRecorded,
+    SaccadeError,
+    UnknownName,
+)
+from saccade.maps import AttentionMap, ChannelMap, PairwiseMap, SpatialMap
+from saccade.record import Maps, record
+from saccade.registry import create, mechanisms, register, spec
+from saccade.spec import Example, Option, Paper, Spec
+from saccade.tap import Tap
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AttentionMap",
+    "BadData",
+    "BadOption",
+    "BadRecipe",
+    "BadRun",
+    "BadShape",
+    "ChannelMap",
+    "Example",
+    "Maps",
+    "NothingRecorded",
+    "Option",
+    "PairwiseMap",
+    "Paper",
+    "SaccadeError",
+    "Spec",
+    "SpatialMap",
+    "Tap",
+    "UnknownName",
+    "create",
+    "mechanisms",
+    "record",
+    "register",
+    "spec",
+]

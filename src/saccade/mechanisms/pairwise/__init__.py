@@ -1,0 +1,1 @@
+"""Mechanisms that weigh pairs of positions: queries against keys."""

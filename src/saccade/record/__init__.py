@@ -1,0 +1,103 @@
+"""Recording: collect the attention maps that a model's mechanisms publish while it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from saccade.errors import BadOption, NothingRecorded, UnknownName
+from saccade.maps import AttentionMap
+from saccade.tap import Tap
+
+_COMPILED = "_orig_mod"  # the level that torch.compile inserts into module paths
+
+
+class Maps(Mapping[str, AttentionMap]):
+    """Attention maps by the path of the module that published them; see `record`.
+
+    A path that published nothing itself stands for what is below it: for its only map or, among
+    several, for the only one with places of its own (CBAM's spatial gate, not its channel gate).
+    A module called several times holds its latest map.
+    """
+
+    def __init__(self, taps: Mapping[str, Tap]) -> None:
+        self._taps = taps
+        self._maps: dict[str, AttentionMap] = {}
+
+    def __getitem__(self, path: str) -> AttentionMap:
+        recorded = self._collect()
+        if path in recorded:
+            return recorded[path]
+        below = {p: m for p, m in recorded.items() if p.startswith(path + ".") or not path}
+        placed = [m for m in below.values() if m.kind != "channel"] if len(below) > 1 else [*below.values()]
+        if len(placed) == 1:
+            return placed[0]
+        if below:
+            raise BadOption(f"{path!r} holds {len(below)} maps; name one of {', '.join(map(repr, below))}")
+        raise UnknownName("recorded map", path, recorded)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._collect())
+
+    def __len__(self) -> int:
+        return len(self._collect())
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._collect()
+
+    def __repr__(self) -> str:
+        return f"Maps({', '.join(f'{path!r}: {m.kind}' for path, m in self.items())})"
+
+    def _collect(self) -> dict[str, AttentionMap]:
+        """Read the taps while they record; what was read last stays after they are off."""
+        for path, tap in self._taps.items():
+            if tap.latest is not None:
+                self._maps[path] = tap.latest
+        return self._maps
+
+
+@contextmanager
+def record(model: nn.Module) -> Iterator[Maps]:
+    """Collect the attention maps of the forward passes that run inside the `with` block.
+
+    The result of the model is the same with and without. When the block ends, normally or by an
+    exception, the model is as it was. A compiled model is compiled once more, with its maps.
+
+    Raises `NothingRecorded` at once if the model holds no mechanism, and at the end if none of them
+    ran; `BadOption` if the model is scripted, or is being recorded already.
+
+    >>> import torch, saccade as sc
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), sc.create("multi_head", 16))
+    >>> with sc.record(model) as maps:
+    ...     y = model(torch.randn(2, 3, 8, 8))
+    >>> maps["1"].heatmap(size=(8, 8)).shape
+    torch.Size([2, 8, 8])
+    """
+    if isinstance(model, torch.jit.ScriptModule):
+        raise BadOption("a scripted model cannot be recorded; record the module it was scripted from")
+    taps = {_path(name): module for name, module in model.named_modules() if isinstance(module, Tap)}
+    if not taps:
+        raise NothingRecorded(f"{type(model).__name__} holds no attention mechanism, so there is nothing to record")
+    if any(tap.recording for tap in taps.values()):
+        raise BadOption(f"{type(model).__name__} is being recorded already; leave the outer block first")
+    maps = Maps(taps)
+    for tap in taps.values():
+        tap.recording = True
+    try:
+        yield maps
+        if not maps:
+            raise NothingRecorded(
+                f"none of the {len(taps)} mechanisms of {type(model).__name__} ran; call the model inside the block"
+            )
+    finally:
+        maps._collect()  # before the taps are emptied
+        for tap in taps.values():
+            tap.recording, tap.latest = False, None
+
+
+def _path(tap: str) -> str:
+    """The path of the mechanism that owns a tap, without the levels that torch.compile adds."""
+    return ".".join(part for part in tap.split(".")[:-1] if part != _COMPILED)
