@@ -116,8 +116,12 @@ class PairwiseMap(AttentionMap):
     kind = "pairwise"
 
     def rows(self, queries: Tensor) -> Tensor:
-        """Return the weights of the given queries `(B, heads, n, D)`: `(B, heads, n, Nk)`."""
-        logits = self.scale * queries.float() @ self.keys.float().transpose(-2, -1)
+        """Return the weights of the given queries `(B, heads, n, D)`: `(B, heads, n, Nk)`.
+
+        They are computed in float32 at least, and in float64 from float64 factors.
+        """
+        dtype = torch.promote_types(queries.dtype, torch.float32)
+        logits = self.scale * queries.to(dtype) @ self.keys.to(dtype).transpose(-2, -1)
         return logits.softmax(dim=-1)
 
     def weights(self) -> Tensor:

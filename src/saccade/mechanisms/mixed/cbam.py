@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor, nn
 
+from saccade.errors import check_shape
 from saccade.maps import ChannelMap, SpatialMap
 from saccade.mechanisms.channel.channel_gate import ChannelGate
 from saccade.mechanisms.spatial.spatial_gate import SpatialGate
@@ -33,7 +34,7 @@ class CBAM(nn.Module):
 
     Deviation: those of its two halves.
 
-    Raises `BadOption` and `BadShape` as its halves do.
+    Raises `BadOption` as its halves do, `BadShape` for any other input.
 
     >>> import torch
     >>> CBAM(32, reduction=8, kernel_size=3)(torch.randn(2, 32, 7, 5)).shape
@@ -49,10 +50,12 @@ class CBAM(nn.Module):
         spatial: bool = True,
     ) -> None:
         super().__init__()
+        self.channels = channels
         self.channel = ChannelGate(channels, reduction, pools)
         self.spatial = SpatialGate(channels, kernel_size) if spatial else None
 
     def forward(self, x: Tensor) -> Tensor:
+        check_shape("cbam", x, "B C H W", C=self.channels)
         return cbam(x, self.channel, self.spatial)
 
 

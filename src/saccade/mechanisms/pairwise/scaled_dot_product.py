@@ -22,7 +22,10 @@ def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, scale: float |
     torch.Size([128, 32, 1, 256])
     """
     # The fused kernels need the last axis contiguous, or torch silently builds the Lq x Lk matrix.
-    q, k, v = (x.transpose(1, 2) if x.stride(-1) == 1 else x.transpose(1, 2).contiguous() for x in (query, key, value))
+    q, k, v = (
+        x.transpose(1, 2) if x.stride(-1) == 1 else x.transpose(1, 2).contiguous()
+        for x in (query, key, value)
+    )
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
 
 
@@ -57,8 +60,9 @@ class ScaledDotProduct(nn.Module):
         value = key if value is None else value
         check_shape("scaled_dot_product", query, "B Lq heads D", D=self.channels)
         batch, _, heads, _ = query.shape
-        check_shape("scaled_dot_product", key, "B Lk heads D", B=batch, heads=heads, D=self.channels)
-        check_shape("scaled_dot_product", value, "B Lk heads D", B=batch, heads=heads, Lk=key.shape[1])
+        same = {"B": batch, "heads": heads, "D": self.channels}
+        check_shape("scaled_dot_product", key, "B Lk heads D", **same)
+        check_shape("scaled_dot_product", value, "B Lk heads D", Lk=key.shape[1], **same)
         if self.tap.recording:
             q, k = query.detach().transpose(1, 2), key.detach().transpose(1, 2)
             shapes = (query.shape[1],), (key.shape[1],)

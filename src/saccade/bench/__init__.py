@@ -1,0 +1,5 @@
+"""Bench: what a model costs."""
+
+from saccade.bench.cost import Cost, cost, flops, latency
+
+__all__ = ["Cost", "cost", "flops", "latency"]

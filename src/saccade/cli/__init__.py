@@ -1,0 +1,42 @@
+"""The command line. Every command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+
+try:
+    import typer
+except ModuleNotFoundError:  # the core was installed alone
+    sys.exit("saccade: the command line needs more than the core; pip install 'saccade[report]'")
+
+from saccade.cli.catalogue import list_mechanisms, show
+from saccade.cli.compare import compare, report
+from saccade.cli.train import train
+from saccade.errors import SaccadeError
+
+app = typer.Typer(
+    help="Visual attention: put it in, see where it looks, measure whether it helps.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("list")(list_mechanisms)
+app.command()(show)
+app.command()(compare)
+app.command()(train)
+app.command()(report)
+
+
+def main() -> None:
+    """Run the command line. A user's mistake is one sentence and exit code 2."""
+    try:
+        app()
+    except SaccadeError as error:
+        typer.echo(f"saccade: {error}", err=True)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        typer.echo(f"saccade: {error.name!r} is not installed; pip install 'saccade[all]'", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("saccade: interrupted; the same command goes on where it stopped", err=True)
+        sys.exit(130)

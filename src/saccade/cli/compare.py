@@ -1,0 +1,67 @@
+"""saccade compare, saccade report: a grid of runs, its leaderboard, its page."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from saccade.cli.train import BatchSize, Epochs, Json, LearningRate, Patience, RecipeFile, Stage
+
+
+def compare(
+    task: Annotated[str | None, typer.Argument(help="NAME[:option=value,...]: white-patch, folder:PATH")] = None,
+    attention: Annotated[
+        list[str] | None, typer.Option("-a", "--attention", help="NAME[:option=value,...]; repeat for more.")
+    ] = None,
+    seeds: Annotated[int | None, typer.Option(help="Runs of each attention.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the comparison.")] = Path("runs/compare"),
+    recipe: RecipeFile = None,
+    epochs: Epochs = None,
+    stage: Stage = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    patience: Patience = None,
+    as_json: Json = False,
+) -> None:
+    """Train a network with and without attention, over several seeds, and write leaderboard and report.
+
+    Killed and started again with the same arguments, it does only what is missing.
+    """
+    from saccade.cli.display import ComparisonDisplay
+    from saccade.compare import FIRST_EXPERIMENT, Comparison
+    from saccade.compare import compare as run
+    from saccade.report import write
+    from saccade.train.recipe import read_yaml
+
+    given = {
+        "task": task,
+        "attentions": attention or None,
+        "seeds": seeds,
+        "epochs": epochs,
+        "stage": stage,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "patience": patience,
+    }
+    values = read_yaml(recipe) if recipe else {"attentions": list(FIRST_EXPERIMENT)}
+    values |= {key: value for key, value in given.items() if value is not None}
+    comparison = Comparison.from_mapping(values)
+    with ComparisonDisplay(comparison.training.task, to_stderr=as_json) as display:
+        summary = run(comparison, out, display)
+    page = write(out)
+    if as_json:
+        typer.echo(json.dumps(summary, indent=1))
+    else:
+        typer.echo(f"report: {page}    table: {out / 'leaderboard.csv'}    results: {out / 'results.json'}")
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(help="Folder of a comparison.")],
+) -> None:
+    """Write the page of a comparison again."""
+    from saccade.report import write
+
+    typer.echo(f"report: {write(folder)}")

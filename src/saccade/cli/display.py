@@ -1,0 +1,131 @@
+"""What the terminal shows while something trains."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from saccade.compare import leaderboard
+from saccade.train import Progress as RunProgress
+from saccade.train import Recipe
+
+
+class RunDisplay:
+    """A progress bar with loss, error and time left. Where there is no terminal, it stays silent."""
+
+    def __init__(self, *, to_stderr: bool = True) -> None:
+        self.console = Console(stderr=to_stderr, highlight=False)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.percentage:>3.0f}%  {task.fields[numbers]}"),
+            console=self.console,
+            auto_refresh=False,
+        )
+        self.task = self.bar.add_task("training", total=1.0, numbers="")
+        self.live = Live(self.render(), console=self.console, auto_refresh=False, transient=True)
+
+    def __enter__(self) -> Self:
+        if self.console.is_terminal:
+            self.live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.live.stop()
+
+    def progressed(self, progress: RunProgress) -> None:
+        numbers = (
+            f"epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.3f}  "
+            f"error {progress.error:.1%}  {_clock(progress.seconds_left)} left"
+        )
+        self.bar.update(self.task, completed=progress.fraction, numbers=numbers)
+        self.refresh()
+
+    def render(self) -> RenderableType:
+        return self.bar
+
+    def refresh(self) -> None:
+        if self.console.is_terminal:
+            self.live.update(self.render(), refresh=True)
+
+
+class ComparisonDisplay(RunDisplay):
+    """The leaderboard so far, above the progress of the present run. Without a terminal: a line per run."""
+
+    def __init__(self, title: str, *, to_stderr: bool = False) -> None:
+        self.title, self.rows, self.total = title, [], Text("")
+        self.began = time.monotonic()
+        super().__init__(to_stderr=to_stderr)
+
+    rows: list[dict[str, Any]]
+
+    def started(self, recipe: Recipe, number: int, of: int) -> None:
+        self.number, self.of = number, of
+        self.bar.reset(self.task, description=f"run {number}/{of}: {recipe.attention}, seed {recipe.seed}", numbers="")
+        self.refresh()
+
+    def finished(self, results: list[dict[str, Any]]) -> None:
+        self.rows = leaderboard(results)
+        elapsed = time.monotonic() - self.began
+        left = elapsed / self.number * (self.of - self.number)
+        self.total = Text(f"{self.number}/{self.of} runs in {_clock(elapsed)}, about {_clock(left)} left")
+        self.refresh()
+        if not self.console.is_terminal:
+            last = results[-1]
+            self.console.print(f"{last['attention']} seed {last['seed']}: test error {last['error']:.2%}", style=None)
+
+    def render(self) -> RenderableType:
+        return Group(table(self.title, self.rows), self.total, self.bar)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if self.rows:
+            self.console.print(table(self.title, self.rows))
+
+
+def table(title: str, rows: list[dict[str, Any]]) -> Table:
+    """Return the leaderboard as the terminal shows it, the smallest error first."""
+    out = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False)
+    out.add_column("attention")
+    for column in ("test error %", "95%", "vs none", "looks at target", "params", "MFLOPs", "ms", "train s"):
+        out.add_column(column, justify="right")
+    for row in sorted(rows, key=lambda row: row["error"]["mean"]):
+        error, difference = row["error"], row["difference"]
+        out.add_row(
+            row["attention"],
+            f"{100 * error['mean']:.2f}",
+            _span(error),
+            "" if difference is None else f"{100 * difference['mean']:+.2f} {_span(difference)}",
+            _looks(row["localisation"]),
+            f"{row['parameters']:,}",
+            f"{row['flops'] / 1e6:.1f}",
+            f"{row['latency_ms']:.2f}",
+            f"{row['train_seconds']:.0f}",
+        )
+    return out
+
+
+def _span(interval: dict[str, float | None]) -> str:
+    low, high = interval["low"], interval["high"]
+    return "" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]".replace("[", r"\[")
+
+
+def _looks(score: dict[str, Any] | None) -> str:
+    if score is None:
+        return ""
+    return f"{score['precision']['mean']:.2f} {score['sign']} (chance {score['chance']:.2f})"
+
+
+def _clock(seconds: float) -> str:
+    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

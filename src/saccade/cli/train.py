@@ -1,0 +1,58 @@
+"""saccade train: one run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+#: Options that every command which trains shares, under the names of the recipe's keys.
+Epochs = Annotated[int | None, typer.Option(help="Passes over the training images.")]
+Stage = Annotated[int | None, typer.Option(help="Stage after which the attention stands, 1 to 3.")]
+BatchSize = Annotated[int | None, typer.Option(help="Images per step.")]
+LearningRate = Annotated[float | None, typer.Option(help="Peak of the one-cycle schedule.")]
+Patience = Annotated[int | None, typer.Option(help="Stop after so many epochs without a better error.")]
+RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A YAML recipe; options override its keys.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+
+
+def train(
+    task: Annotated[str | None, typer.Argument(help="NAME[:option=value,...]: white-patch, folder:PATH")] = None,
+    attention: Annotated[str | None, typer.Option("-a", "--attention", help="NAME[:option=value,...]")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the weights and of the order of images.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/train"),
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    recipe: RecipeFile = None,
+    epochs: Epochs = None,
+    stage: Stage = None,
+    batch_size: BatchSize = None,
+    learning_rate: LearningRate = None,
+    patience: Patience = None,
+    as_json: Json = False,
+) -> None:
+    """Train one network, test it, and look where it looks."""
+    from saccade.cli.display import RunDisplay
+    from saccade.train import Recipe
+    from saccade.train import train as run
+    from saccade.train.recipe import read_yaml
+
+    given = {
+        "task": task,
+        "attention": attention,
+        "seed": seed,
+        "epochs": epochs,
+        "stage": stage,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "patience": patience,
+    }
+    values = read_yaml(recipe) if recipe else {}
+    values |= {key: value for key, value in given.items() if value is not None}
+    with RunDisplay() as display:
+        result = run(Recipe.from_mapping(values), out, resume=resume, report=display.progressed)
+    if as_json:
+        typer.echo(json.dumps(result, indent=1))
+    else:
+        typer.echo(f"test error {result['error']:.2%} of {result['task']['test']} images; the run is in {out}")

@@ -1,0 +1,109 @@
+"""The comparison: run after run, each kept when it is done, so that it can be killed and goes on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import sys
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+import saccade
+from saccade.compare.grid import Comparison, folder_name
+from saccade.compare.leaderboard import Result, leaderboard, to_csv
+from saccade.errors import BadRun
+from saccade.files import write_json, write_text
+from saccade.train import Progress, Recipe, train
+
+SCHEMA = 1
+KEPT_FROM_RUN = (
+    "attention seed error loss localisation parameters flops latency_ms train_seconds curves".split()
+)
+
+
+class Watcher(Protocol):
+    """Is told how a comparison goes."""
+
+    def started(self, recipe: Recipe, number: int, of: int) -> None: ...
+    def progressed(self, progress: Progress) -> None: ...
+    def finished(self, results: list[Result]) -> None: ...
+
+
+def compare(comparison: Comparison, out: Path, watcher: Watcher | None = None) -> dict[str, Any]:
+    """Train all runs that `out` does not hold yet, and return what is written to its results.json.
+
+    Killed at any moment and started again, it does only what is missing.
+
+    Raises `BadRun` if the folder belongs to another comparison or cannot be written.
+    """
+    comparison.check()
+    _claim(comparison, out)
+    recipes = comparison.runs()
+    results: list[Result] = []
+    for number, recipe in enumerate(recipes, start=1):
+        if watcher:
+            watcher.started(recipe, number, len(recipes))
+        folder = out / "runs" / folder_name(recipe)
+        result = train(recipe, folder, resume=True, report=watcher.progressed if watcher else None)
+        results.append(result)
+        if watcher:
+            watcher.finished(results)
+    summary = summarise(comparison, results)
+    write_json(out / "results.json", summary)
+    write_text(out / "leaderboard.csv", to_csv(summary["leaderboard"]))
+    return summary
+
+
+def summarise(comparison: Comparison, results: list[Result]) -> dict[str, Any]:
+    """Return the content of results.json, as docs/architecture.md describes it."""
+    names = {(recipe.attention, recipe.seed): folder_name(recipe) for recipe in comparison.runs()}
+    return {
+        "schema": SCHEMA,
+        "saccade": saccade.__version__,
+        "command": shlex.join(["saccade", *sys.argv[1:]]),
+        "recipe": comparison.to_mapping(),
+        "hardware": hardware(),
+        "task": results[0]["task"],
+        "leaderboard": leaderboard(results),
+        "runs": [
+            {**{key: run[key] for key in KEPT_FROM_RUN}, "folder": f"runs/{names[run['attention'], run['seed']]}"}
+            for run in results
+        ],
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """Name the machine and the versions that matter for timings."""
+    return {
+        "cpu": _cpu(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.system(),
+    }
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _claim(comparison: Comparison, out: Path) -> None:
+    """Write the recipe into a new folder, or see that it is the one that an old folder belongs to."""
+    path = out / "recipe.yaml"
+    if path.exists():
+        theirs, ours = Comparison.read(path).to_mapping(), comparison.to_mapping()
+        unlike = ", ".join(f"{key} {theirs[key]!r}, not {ours[key]!r}" for key in ours if theirs[key] != ours[key])
+        if unlike:
+            raise BadRun(f"{str(out)!r} belongs to another comparison: {unlike}; choose another --out")
+    elif out.is_dir() and any(out.iterdir()):
+        raise BadRun(f"{str(out)!r} is not empty and holds no comparison; choose another --out")
+    else:
+        comparison.write(path)

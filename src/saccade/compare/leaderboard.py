@@ -1,0 +1,91 @@
+"""The leaderboard: means over seeds with 95% intervals, paired differences, costs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from scipy import stats
+
+Result = dict[str, Any]  # a run's result.json
+Row = dict[str, Any]  # an entry of results.json's leaderboard
+_MEASURES = ("pointing", "energy", "precision")
+
+
+def interval(values: Sequence[float]) -> dict[str, float | None]:
+    """Return mean and 95% confidence interval (Student's t over seeds); of one value, the mean alone.
+
+    >>> interval([0.5])
+    {'mean': 0.5, 'low': None, 'high': None}
+    """
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return {"mean": mean, "low": None, "high": None}
+    reach = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    return {"mean": mean, "low": mean - reach, "high": mean + reach}
+
+
+def leaderboard(results: Sequence[Result]) -> list[Row]:
+    """Return one row per attention, in the order of first appearance.
+
+    The difference to "none" is paired: it is taken seed by seed, where both have been run.
+    """
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        groups.setdefault(result["attention"], []).append(result)
+    plain = {result["seed"]: result["error"] for result in groups.get("none", [])}
+    return [_row(attention, runs, plain) for attention, runs in groups.items()]
+
+
+def _row(attention: str, runs: Sequence[Result], plain: dict[int, float]) -> Row:
+    paired = [run["error"] - plain[run["seed"]] for run in runs if run["seed"] in plain]
+    return {
+        "attention": attention,
+        "seeds": len(runs),
+        "error": interval([run["error"] for run in runs]),
+        "difference": interval(paired) if paired and attention != "none" else None,
+        "localisation": _localisation([run["localisation"] for run in runs if run["localisation"]]),
+        "parameters": runs[0]["parameters"],
+        "flops": runs[0]["flops"],
+        "latency_ms": statistics.median(run["latency_ms"] for run in runs),
+        "train_seconds": statistics.median(run["train_seconds"] for run in runs),
+    }
+
+
+def _localisation(scores: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
+    """Join the scores of the runs under the sign that finds the target better on average."""
+    if not scores:
+        return None
+    mean = {sign: statistics.fmean(s[sign]["precision"] for s in scores) for sign in ("bright", "dark")}
+    sign = "bright" if mean["bright"] >= mean["dark"] else "dark"
+    agree = sum((s["bright"]["precision"] >= s["dark"]["precision"]) == (sign == "bright") for s in scores)
+    return {
+        "sign": sign,
+        "agree": agree,
+        "chance": statistics.fmean(s["chance"] for s in scores),
+        **{measure: interval([s[sign][measure] for s in scores]) for measure in _MEASURES},
+    }
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Return the leaderboard as a table; an interval becomes three columns."""
+    flat = [dict(_flatten(row)) for row in rows]
+    columns = list(dict.fromkeys(key for row in flat for key in row))
+    out = io.StringIO()
+    writer = csv.DictWriter(out, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return out.getvalue()
+
+
+def _flatten(row: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    pairs: list[tuple[str, Any]] = []
+    for key, value in row.items():
+        if isinstance(value, dict):
+            pairs += _flatten(value, f"{prefix}{key}_")
+        elif value is not None or prefix:
+            pairs.append((f"{prefix}{key}", value))
+    return pairs

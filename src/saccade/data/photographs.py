@@ -1,0 +1,119 @@
+"""Photographs for the tasks: those bundled with scikit-image and scikit-learn, or anyone's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from saccade.errors import BadData
+
+Photograph = NDArray[np.uint8]  # (H, W, 3)
+
+#: Which photograph serves which split; no photograph serves two.
+BUNDLED = {
+    "train": ("astronaut", "coffee", "flower", "hubble_deep_field", "retina", "motorcycle"),
+    "validation": ("immunohistochemistry", "rocket"),
+    "test": ("chelsea", "china"),
+}
+
+SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+
+
+def bundled() -> dict[str, list[Photograph]]:
+    """Return the bundled photographs of each split, without a download."""
+    return {split: [_bundled(name) for name in names] for split, names in BUNDLED.items()}
+
+
+def _bundled(name: str) -> Photograph:
+    if name in ("china", "flower"):
+        from sklearn.datasets import load_sample_image
+
+        return np.asarray(load_sample_image(f"{name}.jpg"), dtype=np.uint8)
+    import skimage.data
+
+    if name == "motorcycle":  # its right-hand view shows the same scene, so it is left out
+        return np.asarray(skimage.data.stereo_motorcycle()[0], dtype=np.uint8)
+    return np.asarray(getattr(skimage.data, name)(), dtype=np.uint8)
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files below a folder, sorted by path.
+
+    Raises `BadData` if the folder is missing, unreadable or holds no image.
+    """
+    if not folder.is_dir():
+        raise BadData(f"{str(folder)!r} is not a folder of images")
+    try:
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
+    except OSError as error:
+        raise BadData(f"{str(folder)!r} cannot be read: {error.strerror}") from error
+    if not files:
+        raise BadData(f"{str(folder)!r} holds no image ({', '.join(sorted(SUFFIXES))})")
+    return files
+
+
+def read_image(path: Path, at_most: int | None = None) -> Photograph:
+    """Return an image as RGB, upright as its EXIF data say; its shorter side reduced to `at_most`.
+
+    Raises `BadData`, naming the file, if it cannot be read as an image.
+    """
+    try:
+        with Image.open(path) as opened:
+            image = ImageOps.exif_transpose(opened).convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise BadData(f"{str(path)!r} cannot be read as an image: {error}") from error
+    if at_most is not None and min(image.size) > at_most:
+        image = _resize(image, at_most)
+    return np.asarray(image, dtype=np.uint8)
+
+
+def at_least(photograph: Photograph, side: int) -> Photograph:
+    """Return the photograph, enlarged if need be so that its shorter side measures `side` pixels."""
+    if min(photograph.shape[:2]) >= side:
+        return photograph
+    return np.asarray(_resize(Image.fromarray(photograph), side), dtype=np.uint8)
+
+
+def _resize(image: Image.Image, shorter: int) -> Image.Image:
+    scale = shorter / min(image.size)
+    width, height = (max(shorter, round(extent * scale)) for extent in image.size)
+    return image.resize((width, height), Image.Resampling.BILINEAR)
+
+
+def downloaded(name: str, root: Path, limit: int, rng: np.random.Generator) -> dict[str, list[Photograph]]:
+    """Return up to `limit` images of torchvision's `cifar10` or `stl10` for each split.
+
+    Training and validation images come from the data set's training part, test images from its test
+    part. Raises `BadData` if the data set is not below `root` and cannot be downloaded either.
+    """
+    train, test = (_torchvision(name, root, train=part) for part in (True, False))
+    order = rng.permutation(len(train))
+    held_out = len(train) // 5
+    return {
+        "train": _take(train, order[held_out:][:limit]),
+        "validation": _take(train, order[:held_out][:limit]),
+        "test": _take(test, rng.permutation(len(test))[:limit]),
+    }
+
+
+def _torchvision(name: str, root: Path, *, train: bool) -> Sequence[Any]:
+    from torchvision import datasets
+
+    folder = root.expanduser()
+    try:
+        if name == "stl10":
+            return datasets.STL10(folder, split="train" if train else "test", download=True)  # type: ignore[no-any-return]
+        return datasets.CIFAR10(folder, train=train, download=True)  # type: ignore[no-any-return]
+    except (OSError, RuntimeError) as error:
+        raise BadData(
+            f"{name} is not in {str(folder)!r} and could not be downloaded ({error}); put it there or go online"
+        ) from error
+
+
+def _take(dataset: Sequence[Any], indices: NDArray[np.int64]) -> list[Photograph]:
+    return [np.asarray(dataset[int(index)][0], dtype=np.uint8) for index in indices]

@@ -1,0 +1,54 @@
+"""The task: images with labels and, where it is known, a mask of the true place to look."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from saccade.errors import BadData
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One part of a task: `images` uint8 (N, 3, H, W), `labels` (N,), `masks` bool (N, H, W) or None."""
+
+    images: Tensor
+    labels: Tensor
+    masks: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Three splits of labelled images that fit in memory.
+
+    Raises `BadData` if a split is empty or the training images are of a single class.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    validation: Split
+    test: Split
+
+    def __post_init__(self) -> None:
+        for part in ("train", "validation", "test"):
+            if not len(getattr(self, part)):
+                raise BadData(f"{self.name}: the {part} split holds no image")
+        if len(self.train.labels.unique()) < 2:
+            only = self.classes[int(self.train.labels[0])]
+            raise BadData(f"{self.name}: the training images are of a single class, {only!r}; two are needed")
+
+    def normalisation(self) -> tuple[Tensor, Tensor]:
+        """Return mean and standard deviation of each channel of the training images, on the scale [0, 1]."""
+        pixels = self.train.images.float().div_(255)
+        return pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp_min(1e-3)
+
+    def chance_error(self) -> float:
+        """Return the test error of always answering the most frequent class of the test images."""
+        counts = torch.bincount(self.test.labels, minlength=len(self.classes))
+        return 1 - counts.max().item() / len(self.test)

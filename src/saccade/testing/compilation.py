@@ -1,0 +1,107 @@
+"""Checks that a mechanism can be compiled and exported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+from torch._dynamo.backends.registry import lookup_backend
+from torch.export import Dim
+
+from saccade.record import record
+from saccade.testing.case import Case, forward, forward_backward, sweep
+from saccade.testing.recording import tensors
+
+_EXACT = 1e-10
+
+
+class _Compiled:
+    """A module compiled into one graph, without code generation, and the number of its compilations."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.graphs = 0
+        self.module: Any = torch.compile(module, fullgraph=True, backend=self._compile)
+
+    def _compile(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        self.graphs += 1
+        return lookup_backend("aot_eager")(graph, inputs)
+
+
+@contextmanager
+def _fresh_compiler() -> Iterator[None]:
+    """Forget what was compiled, before and after: checks do not count each other's compilations."""
+    torch._dynamo.reset()
+    try:
+        yield
+    finally:
+        torch._dynamo.reset()
+
+
+@sweep("compiles into one graph")
+def check_compile(case: Case) -> None:
+    """Compiled with fullgraph, results, gradients and recorded maps equal those of eager mode."""
+    module = case.build(dtype=torch.float64)
+    inputs = case.inputs(dtype=torch.float64)
+    expected, gradients = forward_backward(module, inputs)
+    with record(module) as eager_maps:
+        forward(module, inputs)
+    with _fresh_compiler():
+        compiled = _Compiled(module)
+        output, its = forward_backward(compiled.module, inputs)
+        with record(compiled.module) as maps:
+            recorded = forward(compiled.module, inputs)
+    case.expect_equal("the compiled result", output, expected, _EXACT)
+    case.expect_equal("the compiled result while recorded", recorded, expected, _EXACT)
+    for name, gradient in gradients.items():
+        got = its[name if name in its else f"_orig_mod.{name}"]
+        if gradient is None or got is None:
+            case.fail(f"{name} must receive a gradient, compiled or not")
+        case.expect_equal(f"the compiled gradient of {name}", got, gradient, _EXACT)
+    case.expect([*maps] == [*eager_maps], f"compiled, it published {maps}, in eager mode {eager_maps}")
+    for path, attention in eager_maps.items():
+        for name, value in tensors(attention).items():
+            case.expect_equal(f"the compiled map {path}.{name}", tensors(maps[path])[name], value, _EXACT)
+
+
+@sweep("compiles once")
+def check_recompiles(case: Case) -> None:
+    """Repeated calls use what was compiled: once for a size, once more for any, and once for recording."""
+    if not case.is_first:
+        return  # compiling is slow, and what makes a module compile again lies seldom in its options
+    module = case.build().eval()
+    with _fresh_compiler():
+        compiled = _Compiled(module)
+        for _ in range(3):
+            forward(compiled.module, case.inputs())
+        case.expect(
+            compiled.graphs == 1, f"three calls alike compiled {compiled.graphs} times, expected once"
+        )
+        for _ in range(2):
+            with record(compiled.module):
+                forward(compiled.module, case.inputs())
+            forward(compiled.module, case.inputs())
+        case.expect(compiled.graphs == 2, f"recording compiled {compiled.graphs - 1} times, expected once")
+        for batch in (3, 4, 5):
+            forward(compiled.module, case.inputs(B=batch))
+        graphs = compiled.graphs - 2
+        case.expect(graphs <= 2, f"three batch sizes compiled {graphs} times, expected at most twice")
+
+
+@sweep("can be exported with a dynamic batch")
+def check_export(case: Case) -> None:
+    """The exported program gives the eager result at the batch that it was exported with and at another."""
+    module = case.build(dtype=torch.float64).eval()
+    inputs = case.inputs(dtype=torch.float64)
+    batch = Dim("batch", min=1)
+    program = torch.export.export(module, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs)).module()
+    for size in (inputs[0].shape[0], 5):
+        example = case.inputs(dtype=torch.float64, B=size)
+        case.expect_equal(
+            f"the exported result at batch {size}",
+            forward(program, example),
+            forward(module, example),
+            _EXACT,
+        )

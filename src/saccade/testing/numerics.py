@@ -1,0 +1,146 @@
+"""Checks of the numbers: gradients, precisions, layouts, independence of images, devices."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from saccade.record import record
+from saccade.testing.case import Case, forward, forward_backward, sweep
+
+_EXACT = 1e-10  # of float64 results that differ in the order of summation only
+_BUDGET = 16  # units of rounding of the dtype, of the largest output
+
+
+@sweep("has gradients of its inputs and of all its parameters")
+def check_gradients(case: Case) -> None:
+    """Every input matters, none is written to, and every parameter takes part in training."""
+    module = case.build(dtype=torch.float64).train()
+    inputs = case.inputs(dtype=torch.float64)
+    originals = [x.clone() for x in inputs]
+    forward(module, inputs)
+    for i, (x, original) in enumerate(zip(inputs, originals, strict=True)):
+        case.expect(torch.equal(x, original), f"input {i} must not be modified in place")
+    _, gradients = forward_backward(module, inputs)
+    for name, gradient in gradients.items():
+        if gradient is None:
+            case.fail(f"{name} must receive a gradient, it is not used")
+        case.expect(bool(gradient.isfinite().all()), f"the gradient of {name} must be finite")
+        if name.startswith("input "):
+            case.expect(bool(gradient.any()), f"{name} must matter: its gradient is 0 everywhere")
+
+
+@sweep("has the gradients that finite differences give")
+def check_gradcheck(case: Case) -> None:
+    """Gradients of inputs and parameters in float64 equal finite differences."""
+    module = case.build(dtype=torch.float64).eval()
+    names, parameters = zip(*module.named_parameters(), strict=True) if [*module.parameters()] else ((), ())
+    inputs = case.inputs(dtype=torch.float64, H=3, W=2, T=2, L=4, Q=3, K=2)
+
+    def function(*tensors: Tensor) -> Any:
+        values = dict(zip(names, tensors[len(inputs) :], strict=True))
+        return torch.func.functional_call(module, values, tensors[: len(inputs)])
+
+    leaves = [x.detach().clone().requires_grad_() for x in (*inputs, *parameters)]
+    torch.autograd.gradcheck(function, leaves, fast_mode=True)
+
+
+@sweep("runs in every floating dtype")
+def check_dtypes(case: Case) -> None:
+    """The output keeps the dtype and stays close to the float64 result of the same rounded values."""
+    for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
+        module = case.build(dtype=dtype).eval()
+        inputs = case.inputs(dtype=dtype)
+        try:
+            output = forward(module, inputs)
+        except RuntimeError as error:
+            if dtype is torch.float16 and "not implemented for 'Half'" in str(error):
+                continue  # an operation that this torch has on GPUs only
+            raise
+        case.expect(output.dtype is dtype, f"expected a result of {dtype}, got {output.dtype}")
+        reference = forward(copy.deepcopy(module).double(), [x.double() for x in inputs])
+        tolerance = max(_BUDGET * torch.finfo(dtype).eps, _EXACT)
+        case.expect_equal(f"the result in {dtype} against float64", output, reference, tolerance)
+
+
+@sweep("takes inputs of any memory layout")
+def check_layouts(case: Case) -> None:
+    """Channels-last inputs and modules give the results and gradients of contiguous ones."""
+    module = case.build(dtype=torch.float64).eval()
+    inputs = case.inputs(dtype=torch.float64)
+    expected, gradients = forward_backward(module, inputs)
+    channels_last = copy.deepcopy(module).to(memory_format=torch.channels_last)
+    for what, twin in (("a plain module", module), ("a channels-last module", channels_last)):
+        output, its = forward_backward(twin, [_last(x) for x in inputs])
+        case.expect_equal(f"channels-last input, {what}", output, expected, _EXACT)
+        for name, gradient in gradients.items():
+            got = its[name]
+            if gradient is not None and got is not None:
+                case.expect_equal(f"gradient of {name}, channels-last, {what}", got, gradient, _EXACT)
+
+
+def _last(x: Tensor) -> Tensor:
+    """The same values with the second axis innermost in memory: channels-last, for any number of axes."""
+    return x.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+@sweep("treats each image of a batch by itself in eval mode")
+def check_batch_independence(case: Case) -> None:
+    """A batch gives what its images give one by one, and NaN in one image stays there."""
+    module = case.build(dtype=torch.float64).eval()
+    inputs = case.inputs(dtype=torch.float64, B=3)
+    together = forward(module, inputs)
+    for i in range(3):
+        alone = forward(module, [x[i : i + 1] for x in inputs])
+        case.expect_equal(f"image {i} alone, against the same in a batch", alone, together[i : i + 1], _EXACT)
+    for x in inputs:
+        x[1] = float("nan")
+    spoilt = forward(module, inputs)
+    for i in (0, 2):
+        case.expect_equal(f"image {i}, beside an image of NaN", spoilt[i], together[i], _EXACT)
+
+
+class _OnlyMeta(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Fails when an operation returns a tensor on another device; numbers (0 axes) may be anywhere."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor) and leaf.ndim and leaf.device.type != "meta":
+                raise RuntimeError(f"{func} made a tensor on {leaf.device}, away from the input's device")
+        return result
+
+
+@sweep("creates every tensor on the device of its input")
+def check_meta(case: Case) -> None:
+    """A module on the meta device runs a meta input: nothing is made on another device."""
+    module = case.build(device="meta")
+    inputs = case.inputs(device="meta")
+    with _OnlyMeta():  # type: ignore[no-untyped-call]
+        output = forward(module, inputs)
+    case.expect(output.device.type == "meta", f"expected a result on meta, got one on {output.device}")
+    expected = case.example.output_shape()
+    case.expect(output.shape == expected, f"expected the shape {expected} on meta, got {tuple(output.shape)}")
+
+
+@sweep("runs under autocast, forward and backward, recorded and not")
+def check_autocast(case: Case) -> None:
+    """Under bfloat16 autocast it stays close to float32, trains, and can be recorded."""
+    module = case.build().eval()
+    inputs = case.inputs()
+    expected = forward(module, inputs)
+    tolerance = _BUDGET * torch.finfo(torch.bfloat16).eps
+    with torch.autocast("cpu", torch.bfloat16):
+        output, gradients = forward_backward(module, inputs)
+        with record(module) as maps:
+            recorded = forward(module, inputs)
+        heatmaps = [attention.heatmap() for attention in maps.values()]
+    case.expect_equal("the result under autocast against float32", output, expected, tolerance)
+    case.expect_equal("the recorded result under autocast", recorded, output)
+    finite = (t.isfinite().all() for t in (*gradients.values(), *heatmaps) if t is not None)
+    case.expect(all(finite), "gradients and heat maps must be finite under autocast")

@@ -1,0 +1,133 @@
+"""Checks of what a mechanism publishes, and that publishing leaves no trace."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+from torch import Tensor, nn
+
+from saccade.maps import AttentionMap, ChannelMap, PairwiseMap
+from saccade.record import record
+from saccade.tap import Tap
+from saccade.testing.case import Case, forward, forward_backward, sweep
+
+_EXACT = 1e-5  # of maps, which are drawn in float32
+
+
+@sweep("publishes its attention maps when it is recorded")
+def check_maps(case: Case) -> None:
+    """The first example publishes the kinds of `spec.maps`, in order; every map has the right shape."""
+    module = case.build().eval()
+    inputs = case.inputs()
+    with record(module) as maps:
+        module(*inputs)  # with gradients, so that a map that holds on to the graph is seen
+    if case.is_first:
+        expected = [kind.__name__ for kind in case.spec.maps]
+        got = [type(attention).__name__ for attention in maps.values()]
+        case.expect(got == expected, f"expected the maps {expected}, as in the spec, got {got}")
+    for path, attention in maps.items():
+        _check_map(case, path or "the map", attention, inputs)
+
+
+def tensors(attention: AttentionMap) -> dict[str, Tensor]:
+    """The tensors that a map holds, by name."""
+    return {name: value for name, value in vars(attention).items() if isinstance(value, Tensor)}
+
+
+def _check_map(case: Case, path: str, attention: AttentionMap, inputs: tuple[Tensor, ...]) -> None:
+    batch = inputs[0].shape[0]
+    for name, value in tensors(attention).items():
+        case.expect(not value.requires_grad, f"{path}.{name} must be detached from the graph")
+        case.expect(value.shape[0] == batch, f"{path}.{name} must have a batch of {batch}")
+    if isinstance(attention, ChannelMap):
+        case.expect(attention.weights.ndim == 2, f"{path}.weights must be (B, C)")
+    if isinstance(attention, PairwiseMap):
+        _check_pairs(case, path, attention)
+    heat = attention.heatmap()
+    _check_heat(case, path, heat, (batch, *_positions(case, path, heat)))
+    larger = tuple(2 * extent for extent in heat.shape[1:])
+    _check_heat(case, path, attention.heatmap(size=larger), (batch, *larger))
+
+
+def _positions(case: Case, path: str, heat: Tensor) -> tuple[int, ...]:
+    """Return the spatial shape of a heat map, if it can be one for this example.
+
+    It may be coarser than the input, but has as many axes, and does not swap height and width.
+    """
+    shape = tuple(heat.shape[1:])
+    letters = [text.split() for text in case.example.shapes.split(",")]
+    extents = [
+        tuple(size for letter, size in zip(axes, x.shape, strict=True) if letter not in ("B", "C", "h"))
+        for axes, x in zip(letters, case.inputs(), strict=True)
+    ]
+    case.expect(
+        len(shape) in map(len, extents), f"{path}: expected a heat map of places {extents[0]}, got {shape}"
+    )
+    swapped = shape not in extents and sorted(shape) in map(sorted, extents)
+    case.expect(not swapped, f"{path}: expected a heat map of places {extents[0]}, got {shape}, axes swapped")
+    return shape
+
+
+def _check_heat(case: Case, path: str, heat: Tensor, expected: tuple[int, ...]) -> None:
+    case.expect(heat.shape == expected, f"{path}: expected a heat map {expected}, got {tuple(heat.shape)}")
+    within = bool(((heat >= 0) & (heat <= 1)).all())  # false for NaN, too
+    case.expect(within, f"{path}: the heat map must lie in [0, 1]")
+
+
+def _check_pairs(case: Case, path: str, pairs: PairwiseMap) -> None:
+    weights = pairs.weights()
+    batch, heads, queries, keys = weights.shape
+    case.expect(
+        (queries, keys) == (math.prod(pairs.query_shape), math.prod(pairs.key_shape)),
+        f"{path}: {queries} queries and {keys} keys do not fill {pairs.query_shape} and {pairs.key_shape}",
+    )
+    ones = torch.ones(batch, heads, queries)
+    case.expect_equal(f"{path}: the sum of each row of weights", weights.sum(-1), ones, _EXACT)
+    mean = weights.mean((1, 2)).reshape(batch, *pairs.key_shape)
+    case.expect_equal(f"{path}: the weight received, against all weights", pairs.received(), mean, _EXACT)
+
+
+@sweep("can be recorded without a trace")
+def check_recording(case: Case) -> None:
+    """Results and gradients are bit-identical while recorded; nothing stays behind, even after an error."""
+    for training in (True, False):
+        plain = case.build(dtype=torch.float64).train(training)
+        recorded = copy.deepcopy(plain)
+        inputs = case.inputs(dtype=torch.float64)
+        expected, gradients = forward_backward(plain, inputs)
+        with record(recorded) as maps:
+            output, its = forward_backward(recorded, inputs)
+        case.expect(len(maps) >= 1, "it must publish at least one map")
+        case.expect_equal("the result while recorded", output, expected)
+        for name, gradient in gradients.items():
+            got = its[name]
+            if gradient is None or got is None:
+                case.fail(f"{name} must receive a gradient, recorded or not")
+            case.expect_equal(f"the gradient of {name} while recorded", got, gradient)
+        _check_no_trace(case, plain, recorded)
+
+    class Interrupted(Exception):
+        pass
+
+    try:
+        with record(recorded):
+            forward(recorded, inputs)
+            raise Interrupted
+    except Interrupted:
+        _check_no_trace(case, plain, recorded)
+
+
+def _check_no_trace(case: Case, plain: nn.Module, recorded: nn.Module) -> None:
+    """The recorded module has the attributes, the hooks and the idle taps of one that never was."""
+    for (path, one), other in zip(plain.named_modules(), recorded.modules(), strict=True):
+        where = path or "the module"
+        if isinstance(other, Tap):
+            case.expect(
+                not other.recording and other.latest is None, f"the tap {where} must be off and empty"
+            )
+        case.expect(vars(one).keys() == vars(other).keys(), f"{where} must have no new attributes")
+        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
+            case.expect(len(vars(one)[hooks]) == len(vars(other)[hooks]), f"{where} must have no new {hooks}")
+    case.expect(plain.state_dict().keys() == recorded.state_dict().keys(), "the state_dict must be the same")

@@ -1,0 +1,216 @@
+"""Checks of what a mechanism is: its facts, its parameters, the shapes that it takes and refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import inspect
+import io
+import pickle
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+import torch
+from torch import nn
+
+from saccade import registry
+from saccade.errors import BadOption, BadShape, UnknownName
+from saccade.maps import AttentionMap
+from saccade.spec import SIZES, Domain, Spec
+from saccade.testing.case import Case, ContractFailure, forward, sweep
+
+_BUILT_IN = "saccade.mechanisms."
+_EVEN = {"H": 8, "W": 8}
+_ODD = {"B": 3, "H": 7, "W": 5, "T": 5, "L": 9, "Q": 7, "K": 4, "h": 3}
+_SINGLE = {"B": 1, "H": 6, "W": 9}
+_THIN = {"H": 4, "W": 1, "T": 1, "L": 1, "Q": 1, "K": 1, "h": 1}
+
+
+def check_spec(spec: Spec) -> None:
+    """The facts are filled in, legal, and agree with the file that they stand in."""
+    doc = inspect.getdoc(spec.module) or ""
+    known = {option.name for option in spec.options}
+    facts = {
+        "a name that is an identifier": spec.name.isidentifier(),
+        f"a domain out of {', '.join(get_args(Domain))}": spec.domain in get_args(Domain),
+        "a paper with title and authors": bool(spec.paper.title and spec.paper.authors),
+        "the year of the paper": 1950 <= spec.paper.year <= 2100,
+        "a url of the paper that starts with https://": spec.paper.url.startswith("https://"),
+        "a summary of one line": bool(spec.summary) and "\n" not in spec.summary,
+        "at least one example": bool(spec.examples),
+        "at least one kind of map": bool(spec.maps) and all(issubclass(m, AttentionMap) for m in spec.maps),
+        "options with defaults": all(o.default is not inspect.Parameter.empty for o in spec.options),
+        "examples with options of the module alone": all(known.issuperset(e.options) for e in spec.examples),
+        "examples whose shapes start with B": all(
+            shape.split()[0] == "B" for e in spec.examples for shape in e.shapes.split(",")
+        ),
+        f"a docstring that names the year {spec.paper.year}": str(spec.paper.year) in doc,
+        "a docstring with an example (>>>)": ">>>" in doc,
+        "a docstring with an equation, indented": any(
+            line.startswith("    ") and "=" in line for line in doc.splitlines()
+        ),
+    }
+    place = spec.module.__module__
+    if place.startswith(_BUILT_IN):
+        facts["name and domain of its file and folder"] = place == f"{_BUILT_IN}{spec.domain}.{spec.name}"
+    for expected, holds in facts.items():
+        if not holds:
+            raise ContractFailure(f"{spec.name}: the spec must have {expected}")
+
+
+@sweep("builds, registers its parameters, and runs without side effects")
+def check_construction(case: Case) -> None:
+    """All parameters are registered and made by the constructor; a forward pass prints nothing."""
+    module = case.build()
+    case.expect(isinstance(repr(module), str), "repr must work")
+    before = list(module.state_dict())
+    registered = {id(parameter) for parameter in module.parameters()}
+    for path, parameter in _reachable(module):
+        case.expect(id(parameter) in registered, f"{path} must be in parameters(), not in a plain container")
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        forward(module, case.inputs())
+    case.expect(not printed.getvalue(), f"forward must print nothing, it printed {printed.getvalue()!r}")
+    after = list(module.state_dict())
+    case.expect(
+        before == after, f"forward must leave the state_dict keys as they are: {before} became {after}"
+    )
+
+
+def _reachable(owner: Any, path: str = "self", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
+    """Yield every parameter that hangs on a module, in whatever container."""
+    seen = set() if seen is None else seen
+    if id(owner) in seen:
+        return
+    seen.add(id(owner))
+    if isinstance(owner, nn.Parameter):
+        yield path, owner
+    elif isinstance(owner, nn.Module):
+        yield from _reachable(vars(owner), path, seen)
+    elif isinstance(owner, Mapping):
+        for key, value in owner.items():
+            yield from _reachable(value, f"{path}.{key}", seen)
+    elif isinstance(owner, list | tuple | set | frozenset):
+        for index, value in enumerate(owner):
+            yield from _reachable(value, f"{path}[{index}]", seen)
+
+
+@sweep("takes maps of any size and batch")
+def check_shapes(case: Case) -> None:
+    """The output has the shape of the example for even, odd, non-square and thin maps, and any batch.
+
+    It may refuse, with `BadShape`, a map one position wide and, in training, a batch of one; and, with
+    `BadOption`, a number of channels that an option does not divide (48).
+    """
+    for channels in (32, 64, 48):
+        try:
+            module = case.build(channels)
+        except BadOption:
+            if channels % 32:
+                continue
+            raise
+        for chosen in (_EVEN, _ODD, _SINGLE, _THIN):
+            sizes = {**chosen, "C": channels}
+            for training in (True, False):
+                try:
+                    output = forward(
+                        module.train(training), case.inputs(dtype=torch.float32, device="cpu", **sizes)
+                    )
+                except BadShape:
+                    if chosen is _THIN or (training and chosen is _SINGLE):
+                        continue
+                    raise
+                expected = case.example.output_shape(**sizes)
+                case.expect(
+                    output.shape == expected,
+                    f"expected the shape {expected} with {sizes}; got {tuple(output.shape)}",
+                )
+
+
+def check_bad_input(spec: Spec) -> None:
+    """Wrong axes, channels or batches raise `BadShape` with the mechanism's name; options are checked too."""
+    _check_bad_shapes(spec)
+    if spec.name in registry.mechanisms() and registry.spec(spec.name) is spec:
+        _check_bad_options(spec)
+
+
+@sweep("refuses bad input with BadShape")
+def _check_bad_shapes(case: Case) -> None:
+    module = case.build()
+    good = case.inputs()
+    bad = {
+        "no batch axis": (good[0][0], *good[1:]),
+        "one axis": (good[0].flatten(), *good[1:]),
+        "four axes too many": (good[0][..., None, None, None, None], *good[1:]),
+        "an empty batch": case.inputs(B=0),
+    }
+    wrong_channels, wrong_batch = case.inputs(C=SIZES["C"] + 1), case.inputs(B=SIZES["B"] + 1)
+    for i, shape in enumerate(case.example.shapes.split(",")):
+        if "C" in shape.split():
+            bad[f"wrong channels in input {i}"] = (*good[:i], wrong_channels[i], *good[i + 1 :])
+        if len(good) > 1:
+            bad[f"another batch size in input {i}"] = (*good[:i], wrong_batch[i], *good[i + 1 :])
+    for what, inputs in bad.items():
+        shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+        try:
+            forward(module, inputs)
+        except BadShape as error:
+            named = _names(str(error), case.spec)
+            case.expect(named, f"{what}: the message must name the mechanism: {str(error)!r}")
+        except Exception as error:
+            case.fail(f"{what} {shapes}: expected BadShape, got {type(error).__name__}: {error}")
+        else:
+            case.fail(f"{what} {shapes}: expected BadShape, but it was taken")
+
+
+def _names(message: str, spec: Spec) -> bool:
+    return re.search(rf"\b{re.escape(spec.name)}\b", message) is not None
+
+
+def _check_bad_options(spec: Spec) -> None:
+    attempts: dict[str, tuple[type[Exception], int, dict[str, Any]]] = {
+        "an unknown option": (UnknownName, SIZES["C"], {"no_such_option": 1}),
+        "no channels": (BadOption, 0, {}),
+    }
+    for option in spec.options:
+        if option.choices:
+            attempts[f"{option.name}='no such choice'"] = (
+                BadOption,
+                SIZES["C"],
+                {option.name: "no such choice"},
+            )
+    for what, (expected, channels, options) in attempts.items():
+        try:
+            registry.create(spec.name, channels, **options)
+        except expected as error:
+            if not _names(str(error), spec):
+                raise ContractFailure(
+                    f"{spec.name}: {what}: the message must name it: {str(error)!r}"
+                ) from error
+        else:
+            raise ContractFailure(f"{spec.name}: {what}: expected {expected.__name__}, but it was taken")
+
+
+@sweep("can be saved, copied and pickled")
+def check_saving(case: Case) -> None:
+    """A state_dict, a deep copy and a pickle give the same outputs, which repeat in eval mode."""
+    module = case.build()
+    forward(module.train(), case.inputs())  # so that running statistics, if any, are not the initial ones
+    module.eval()
+    inputs = case.inputs()
+    expected = forward(module, inputs)
+    case.expect_equal("a second pass in eval mode", forward(module, inputs), expected)
+
+    file = io.BytesIO()
+    torch.save(module.state_dict(), file)
+    file.seek(0)
+    fresh = case.spec.module(SIZES["C"], **case.example.options)
+    fresh.load_state_dict(torch.load(file, weights_only=True))
+    copies = {
+        "a fresh module with the same state_dict": fresh.eval(),
+        "a deep copy": copy.deepcopy(module),
+        "a pickled module": pickle.loads(pickle.dumps(module)),
+    }
+    for what, twin in copies.items():
+        case.expect_equal(what, forward(twin, inputs), expected)

@@ -1,0 +1,104 @@
+"""What a trained classifier is worth: its test error, and where its attention looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from saccade.data import Split
+from saccade.files import replacing
+from saccade.maps import AttentionMap, PairwiseMap
+from saccade.record import record
+from saccade.scoring import Localisation, Score, localisation
+from saccade.train.classifier import Classifier
+
+_BATCH = 100
+_SLOT = "model.attention"
+GALLERY = 24  # images of the gallery, half of each class if there are two
+
+
+@torch.inference_mode()
+def evaluate(classifier: Classifier, split: Split) -> tuple[float, float]:
+    """Return error and mean loss on a split."""
+    logits = torch.cat([classifier(images) for images in _batches(classifier, split.images)]).cpu()
+    wrong = (logits.argmax(1) != split.labels).double().mean()
+    return wrong.item(), F.cross_entropy(logits, split.labels).item()
+
+
+def localise(classifier: Classifier, split: Split) -> dict[str, Any] | None:
+    """Return the mean localisation of the attention on the images that have a target, or None without masks."""
+    if split.masks is None:
+        return None
+    with_target = split.masks.flatten(1).any(1)
+    images, masks = split.images[with_target], split.masks[with_target]
+    scores, path, kind = [], "", ""
+    for batch, mask in zip(_batches(classifier, images), masks.split(_BATCH), strict=True):
+        path, attention, _ = look(classifier, batch)
+        kind = attention.kind
+        scores.append(localisation(attention.heatmap(tuple(mask.shape[1:])).cpu(), mask))
+    return {"path": path, "kind": kind, **_joined(scores).mean()}
+
+
+@torch.inference_mode()
+def look(classifier: Classifier, images: Tensor) -> tuple[str, AttentionMap, Tensor]:
+    """Return path and map of the attention for these images, and their logits."""
+    with record(classifier) as maps:
+        logits = classifier(images)
+    attention = maps[_SLOT]
+    path = next(path for path, recorded in maps.items() if recorded is attention)
+    return path.removeprefix("model."), attention, logits
+
+
+@torch.inference_mode()
+def write_gallery(classifier: Classifier, split: Split, path: Path) -> None:
+    """Write test images, predictions and attention maps for the report."""
+    chosen = _gallery(split.labels)
+    images = split.images[chosen]
+    arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy(), "labels": split.labels[chosen].numpy()}
+    if split.masks is not None:
+        arrays["masks"] = split.masks[chosen].numpy()
+    if classifier.recipe.attention == "none":
+        logits = classifier(images.to(classifier.device))
+    else:
+        _, attention, logits = look(classifier, images.to(classifier.device))
+        arrays |= {"kind": attention.kind, "heat": attention.heatmap().half().cpu().numpy()}
+        if isinstance(attention, PairwiseMap):
+            arrays |= {
+                "queries": attention.queries.half().cpu().numpy(),
+                "keys": attention.keys.half().cpu().numpy(),
+                "scale": attention.scale,
+                "query_shape": attention.query_shape,
+                "key_shape": attention.key_shape,
+            }
+    arrays["probabilities"] = logits.softmax(1).float().cpu().numpy()
+    arrays["predictions"] = logits.argmax(1).cpu().numpy()
+    with replacing(path) as file:
+        np.savez_compressed(file, **arrays)
+
+
+def _gallery(labels: Tensor) -> list[int]:
+    """Choose the first images of each class in turn, as many of one as of the other."""
+    classes = labels.unique()
+    each = max(1, GALLERY // len(classes))
+    return torch.cat([(labels == label).nonzero()[:each, 0] for label in classes]).sort().values.tolist()
+
+
+def _batches(classifier: Classifier, images: Tensor) -> Iterator[Tensor]:
+    return (part.to(classifier.device) for part in images.split(_BATCH))
+
+
+def _joined(scores: list[Localisation]) -> Localisation:
+    def join(parts: list[Score]) -> Score:
+        return Score(*(torch.cat([getattr(part, name) for part in parts]) for name in ("pointing", "energy", "precision")))
+
+    return Localisation(
+        join([score.bright for score in scores]),
+        join([score.dark for score in scores]),
+        torch.cat([score.chance for score in scores]),
+    )

@@ -1,0 +1,104 @@
+"""The history: curves and training time, kept in the checkpoint, with a report after every step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor
+
+from saccade.files import write_text
+
+COLUMNS = ("epoch", "train_loss", "train_error", "val_loss", "val_error")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: `fraction` of its steps done, loss and error of the epoch so far, seconds left."""
+
+    fraction: float
+    epoch: int
+    epochs: int
+    loss: float
+    error: float
+    seconds_left: float
+
+
+class Sums:
+    """Loss and error, summed on the device over the batches of an epoch."""
+
+    def __init__(self) -> None:
+        self.loss = self.wrong = torch.zeros(())
+        self.images = 0
+
+    def add(self, outputs: dict[str, Tensor], images: int) -> None:
+        self.loss = self.loss + outputs["loss"].detach() * images
+        self.wrong = self.wrong + outputs["wrong"]
+        self.images += images
+
+    def means(self) -> tuple[float, float]:
+        return float(self.loss) / max(self.images, 1), float(self.wrong) / max(self.images, 1)
+
+
+class History(lightning.Callback):
+    """Keep one row per epoch, write them to metrics.csv, and report progress while training."""
+
+    def __init__(self, csv: Path, report: Callable[[Progress], None] | None = None) -> None:
+        self.rows: list[dict[str, float]] = []
+        self.seconds = 0.0
+        self._csv, self._report = csv, report
+        self._train, self._validation = Sums(), Sums()
+        self._started = self._reported = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"rows": self.rows, "seconds": self.seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.rows, self.seconds = list(state_dict["rows"]), state_dict["seconds"]
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        self._train, self._validation = Sums(), Sums()
+        self._started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, _module: Any, outputs: Any, batch: Any, _index: int
+    ) -> None:
+        self._train.add(outputs, len(batch[1]))
+        now = time.perf_counter()
+        if self._report and now - self._reported > 0.2:
+            self._reported = now
+            self._report(self._progress(trainer, self.seconds + now - self._started))
+
+    def on_validation_batch_end(
+        self, _trainer: Any, _module: Any, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self._validation.add(outputs, len(batch[1]))
+
+    def on_validation_epoch_end(self, _trainer: Any, module: lightning.LightningModule) -> None:
+        module.log("val_error", self._validation.means()[1])  # for early stopping
+
+    def on_train_epoch_end(self, trainer: lightning.Trainer, _module: Any) -> None:
+        self.seconds += time.perf_counter() - self._started
+        values = (trainer.current_epoch + 1, *self._train.means(), *self._validation.means())
+        self.rows.append(dict(zip(COLUMNS, values, strict=True)))
+        lines = [COLUMNS, *(tuple(row.values()) for row in self.rows)]
+        write_text(self._csv, "".join(",".join(map(str, line)) + "\n" for line in lines))
+        if self._report:
+            self._report(self._progress(trainer, self.seconds))
+
+    def curves(self) -> dict[str, list[float]]:
+        """Return the rows as columns."""
+        return {column: [row[column] for row in self.rows] for column in COLUMNS}
+
+    def _progress(self, trainer: lightning.Trainer, seconds: float) -> Progress:
+        total = int(trainer.estimated_stepping_batches)
+        done = max(trainer.global_step, 1)
+        loss, error = self._train.means()
+        epochs = trainer.max_epochs or 1
+        epoch = min(trainer.current_epoch + 1, epochs)
+        return Progress(done / total, epoch, epochs, loss, error, seconds * (total - done) / done)

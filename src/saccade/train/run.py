@@ -1,0 +1,178 @@
+"""One run: train a recipe in a folder of its own, test it, and look where it looks."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from saccade.bench import cost
+from saccade.data import Task, check_task, load_task
+from saccade.errors import BadRecipe, BadRun
+from saccade.files import write_json
+from saccade.registry import parse
+from saccade.train.classifier import Classifier, build, loader
+from saccade.train.evaluate import evaluate, localise, write_gallery
+from saccade.train.history import History, Progress
+from saccade.train.recipe import Recipe, read_yaml
+
+RESULT, CHECKPOINT = "result.json", Path("checkpoints") / "last.ckpt"
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raise, before anything is read or written, if the recipe names what does not exist or fit."""
+    check_task(recipe.task)
+    if recipe.attention != "none":
+        parse(recipe.attention)
+        with torch.device("meta"):
+            build(recipe, classes=2)
+
+
+def train(
+    recipe: Recipe, folder: Path, *, resume: bool = False, report: Callable[[Progress], None] | None = None
+) -> dict[str, Any]:
+    """Train, test and record a recipe in `folder`; return what is written to its result.json.
+
+    With `resume`, a run that was interrupted goes on after its last whole epoch and ends with the weights
+    of an uninterrupted one; a run that is complete is returned as it stands.
+
+    Raises `BadRun` if the folder holds another recipe's run, or any run without `resume`.
+    """
+    check_recipe(recipe)
+    if (folder / "recipe.yaml").exists():
+        theirs = Recipe.from_mapping(read_yaml(folder / "recipe.yaml"))
+        if theirs != recipe:
+            raise BadRun(f"{str(folder)!r} belongs to another recipe: {difference(theirs, recipe)}")
+        if not resume:
+            raise BadRun(f"{str(folder)!r} holds a run already; resume it, or choose another folder")
+    if (folder / RESULT).exists():
+        return read_result(folder)
+    task = load_task(recipe.task)
+    if recipe.batch_size > len(task.train):
+        raise BadRecipe(f"batch_size={recipe.batch_size} is larger than the {len(task.train)} training images")
+    recipe.write(folder / "recipe.yaml")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(recipe.seed)
+        classifier = Classifier(recipe, task)
+        history = _fit(classifier, task, folder, report)
+    result = _result(classifier.eval(), task, folder, history)
+    write_json(folder / RESULT, result)
+    return result
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Read a complete run's result. Raises `BadRun` if it is not what `train` wrote."""
+    try:
+        result: dict[str, Any] = json.loads((folder / RESULT).read_text())
+    except (OSError, ValueError) as error:
+        raise BadRun(f"{str(folder / RESULT)!r} is not a run's result: {error}") from error
+    return result
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without running any code in it. Raises `BadRun` if it is none."""
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint["state_dict"], checkpoint["loops"]
+    except FileNotFoundError as error:
+        raise BadRun(f"{str(path)!r} does not exist") from error
+    except Exception as error:  # torch.load raises almost anything on bytes that it did not write
+        raise BadRun(f"{str(path)!r} is not a checkpoint of a run") from error
+    return checkpoint
+
+
+def difference(theirs: Recipe, ours: Recipe) -> str:
+    """Name what two recipes differ in."""
+    pairs = zip(asdict(theirs).items(), asdict(ours).values(), strict=True)
+    return ", ".join(f"{key} {its!r}, not {our!r}" for (key, its), our in pairs if its != our)
+
+
+def _fit(
+    classifier: Classifier, task: Task, folder: Path, report: Callable[[Progress], None] | None
+) -> History:
+    recipe = classifier.recipe
+    history = History(folder / "metrics.csv", report)
+    last = ModelCheckpoint(
+        folder / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    callbacks: list[lightning.Callback] = [history, last]
+    if recipe.patience is not None:
+        best = ModelCheckpoint(folder / "checkpoints", "best", monitor="val_error", enable_version_counter=False)
+        callbacks += [EarlyStopping("val_error", patience=recipe.patience), best]
+    checkpoint = folder / CHECKPOINT
+    resumed = checkpoint.exists() and bool(load_checkpoint(checkpoint))
+    with _quiet():
+        trainer = lightning.Trainer(
+            max_epochs=recipe.epochs,
+            devices=1,
+            callbacks=callbacks,
+            logger=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            default_root_dir=folder,
+        )
+        trainer.fit(
+            classifier,
+            loader(task.train, recipe.batch_size, recipe.seed),
+            loader(task.validation, 100),
+            ckpt_path=checkpoint if resumed else None,
+            weights_only=True,
+        )
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    if recipe.patience is not None:
+        classifier.load_state_dict(load_checkpoint(folder / "checkpoints" / "best.ckpt")["state_dict"])
+    return history
+
+
+def _result(classifier: Classifier, task: Task, folder: Path, history: History) -> dict[str, Any]:
+    recipe = classifier.recipe
+    error, loss = evaluate(classifier, task.test)
+    write_gallery(classifier, task.test, folder / "gallery.npz")
+    example = task.test.images[:1].to(classifier.device)
+    measured = cost(classifier, example)
+    return {
+        "attention": recipe.attention,
+        "seed": recipe.seed,
+        "error": error,
+        "loss": loss,
+        "localisation": localise(classifier, task.test) if recipe.attention != "none" else None,
+        "parameters": measured.parameters,
+        "flops": measured.flops,
+        "latency_ms": measured.latency_ms,
+        "train_seconds": history.seconds,
+        "curves": history.curves(),
+        "task": {
+            "name": task.name,
+            "classes": list(task.classes),
+            "train": len(task.train),
+            "validation": len(task.validation),
+            "test": len(task.test),
+            "chance_error": task.chance_error(),
+            "masks": task.test.masks is not None,
+        },
+    }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back Lightning's remarks: a run reports through its history."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        logger.setLevel(level)
