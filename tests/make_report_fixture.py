@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 CONVOLVED = "multi_head:heads=4,projection=conv1d,kernel_size=3"
 ATTENTIONS = ("none", "se", "multi_head:heads=4", CONVOLVED, "cbam")
-SIDE, TOKENS, HEADS, WIDTH, IMAGES = 96, 24, 4, 8, 20
+SIDE, TOKENS, HEADS, WIDTH, IMAGES = 96, 24, 4, 8, 16
 _KINDS = {"none": None, "se": "channel", "cbam": "spatial", "multi_head": "pairwise"}
 _ERRORS = {"none": 0.094, "se": 0.086, "cbam": 0.061, "multi_head": 0.038}
 _COSTS = {  # parameters, FLOPs, latency in ms, seconds of training
@@ -44,6 +44,7 @@ def make(
     runs: list[dict[str, Any]] = []
     for number, attention in enumerate(attentions):
         kind = _KINDS.get(attention.partition(":")[0], "spatial")
+        maps = _maps(kind, images, truth, rng)
         for seed in range(seeds):
             run = _run(attention, number, seed, epochs, rng)
             run["folder"] = f"runs/{number}-seed{seed}"
@@ -52,7 +53,7 @@ def make(
             out = folder / run["folder"]
             out.mkdir(parents=True)
             arrays = {"images": images, "labels": labels} | ({"masks": truth} if masks else {})
-            arrays |= _answers(labels, run["error"], rng) | _maps(kind, images, truth, rng)
+            arrays |= _answers(labels, run["error"], rng) | maps
             np.savez(out / "gallery.npz", allow_pickle=False, **arrays)
     results = {
         "schema": 1,

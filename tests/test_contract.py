@@ -266,10 +266,30 @@ class PublishesNaN(Good):
         self.tap.publish(sc.SpatialMap(gate[:, 0].detach() * float("nan")))
 
 
-class PublishesUnfilledPairs(Good):
+class Pairs(Good):
+    """Publishes each position's similarity with each; the classes below get the shapes wrong."""
+
     def publish(self, gate: Tensor, x: Tensor) -> None:  # noqa: ARG002
         tokens = x.detach().flatten(2).mT.unsqueeze(1)
-        self.tap.publish(sc.PairwiseMap(tokens, tokens, 1.0, (3, 3), tuple(x.shape[2:])))
+        self.tap.publish(sc.PairwiseMap(tokens, tokens, 1.0, self.query_shape(x), tuple(x.shape[2:])))
+
+    def query_shape(self, x: Tensor) -> tuple[int, ...]:
+        return tuple(x.shape[2:])
+
+
+class UnfilledPairs(Pairs):
+    def query_shape(self, x: Tensor) -> tuple[int, ...]:  # noqa: ARG002
+        return 3, 3
+
+
+class SwappedPairs(Pairs):
+    def query_shape(self, x: Tensor) -> tuple[int, ...]:
+        return x.shape[3], x.shape[2]
+
+
+class FlatPairs(Pairs):
+    def query_shape(self, x: Tensor) -> tuple[int, ...]:
+        return (x.shape[2] * x.shape[3],)
 
 
 class ChangedByRecording(Good):
@@ -367,7 +387,7 @@ BROKEN: tuple[tuple[str, type[nn.Module], str], ...] = (
     ("check_maps", PublishesNothing, "publishes its attention maps"),
     ("check_maps", PublishesWrongKind, r"expected the maps \['SpatialMap'\].*got \['ChannelMap'\]"),
     ("check_maps", PublishesGraph, "detached"),
-    ("check_maps", PublishesChannelAxis, "expected a heat map of places"),
+    ("check_maps", PublishesChannelAxis, "expected the places"),
     ("check_maps", PublishesTransposed, "axes swapped"),
     ("check_maps", PublishesNaN, r"must lie in \[0, 1\]"),
     ("check_recording", PublishesNothing, "without a trace"),
@@ -392,10 +412,18 @@ def test_broken_mechanism_is_caught(check: str, module: type[nn.Module], message
         BY_NAME[check](spec_of(module))
 
 
-def test_pairs_must_fill_their_shapes() -> None:
-    spec = dataclasses.replace(spec_of(PublishesUnfilledPairs), maps=(sc.PairwiseMap,))
-    with pytest.raises(ContractFailure, match="do not fill"):
-        BY_NAME["check_maps"](spec)
+def test_pairs_must_have_the_shape_of_their_positions() -> None:
+    def spec(module: type[nn.Module]) -> sc.Spec:
+        return dataclasses.replace(spec_of(module), maps=(sc.PairwiseMap,))
+
+    BY_NAME["check_maps"](spec(Pairs))
+    for module, message in (
+        (UnfilledPairs, "do not fill"),
+        (SwappedPairs, "its queries: .* axes swapped"),
+        (FlatPairs, r"its queries: expected the places \(8, 6\), got \(48,\)"),
+    ):
+        with pytest.raises(ContractFailure, match=message):
+            BY_NAME["check_maps"](spec(module))
 
 
 class Undocumented(Good):

@@ -52,7 +52,6 @@ HAND = {
     ),
     "broadcast": (Call(lambda x: x[:, :1, :1, :1] * x), (X,), 288),
     "outer product": (Call(lambda x: x[:, None] * x[None]), (torch.rand(7),), 49),
-    "keyword": (Call(lambda x: torch.add(input=x[:1, :1, :1, :1], other=x)), (X,), 288),
     "grid_sample": (
         Call(lambda x, g: F.grid_sample(x, g, align_corners=False)),
         (X, GRID),
@@ -168,8 +167,8 @@ class Restless(nn.Module):
         torch.rand(4)
         if self.cache is None:
             self.cache = torch.ones(4)
-        if self.training:
-            raise RuntimeError("in training")
+        if self.training or torch.is_grad_enabled():
+            raise RuntimeError("a measurement runs in evaluation mode, without gradients")
         return self.frozen(self.norm(self.conv(x)).mean((2, 3)) * self.cache)  # type: ignore[no-any-return]
 
 
@@ -201,8 +200,15 @@ def test_the_model_is_left_as_it_was(measure: Callable[..., object], fails: bool
 def test_a_model_that_caches_can_be_trained_afterwards() -> None:
     model = Restless()
     cost(model, torch.zeros(2, 3, 8, 8), repeats=1)
-    model.eval()(torch.zeros(2, 3, 8, 8)).sum().backward()
+    assert model.cache is not None
+    (model.conv(torch.zeros(2, 3, 8, 8)).mean((2, 3)) * model.cache).sum().backward()
     assert model.conv.weight.grad is not None
+
+
+def test_the_count_is_the_same_in_inference_mode() -> None:
+    model, inputs, expected = HAND["resize"]
+    with torch.inference_mode():
+        assert flops(model, *inputs) == expected
 
 
 def test_cost_is_of_one_example_and_of_trainable_numbers_counted_once() -> None:

@@ -145,6 +145,8 @@ def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        if text[:1] in "([" and text[-1:] in ")]":
-            return [_literal(part.strip()) for part in _split(text[1:-1])]
+        if text[:1] in ("[", "(") and text[-1:] in ("]", ")"):
+            return [_literal(part.strip()) for part in _split(text[1:-1].removesuffix(","))]
+        if not text or any(letter in "[]()'\"" for letter in text):
+            raise BadOption(f"the value {text!r} is neither a Python literal nor a bare word") from None
         return text

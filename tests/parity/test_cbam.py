@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
-from parity import Parameters, assert_close, assert_parity, build, normal
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import saccade as sc
+from parity import Parameters, assert_close, assert_parity, build, normal
+from saccade.mechanisms.channel.channel_gate import POOLS as OURS
 
 C, REDUCTION = 24, 4
 
 # As in the authors' code, on maps.
-POOLS = {
+POOLS: dict[str, Callable[[Tensor], Tensor]] = {
     "avg": lambda x: F.avg_pool2d(x, x.shape[2:]),
     "max": lambda x: F.max_pool2d(x, x.shape[2:]),
-    "lp": lambda x: F.lp_pool2d(x, 2, x.shape[2:]),
+    "lp": lambda x: F.lp_pool2d(x, 2, (x.shape[2], x.shape[3])),
     "lse": lambda x: x.exp().sum((2, 3), keepdim=True).log(),
 }
 
@@ -30,8 +31,9 @@ def channel_gate(
     total = torch.zeros((), dtype=x.dtype)
     for pool in pools:
         z = POOLS[pool](x).flatten(1)
-        hidden = torch.clamp(z @ parameters[f"{prefix}mlp.0.weight"].T + parameters[f"{prefix}mlp.0.bias"], min=0)
-        total = total + hidden @ parameters[f"{prefix}mlp.2.weight"].T + parameters[f"{prefix}mlp.2.bias"]
+        hidden = z @ parameters[f"{prefix}mlp.0.weight"].T + parameters[f"{prefix}mlp.0.bias"]
+        rectified = torch.clamp(hidden, min=0)
+        total = total + rectified @ parameters[f"{prefix}mlp.2.weight"].T + parameters[f"{prefix}mlp.2.bias"]
     return x / (1 + torch.exp(-total))[:, :, None, None]
 
 
@@ -151,7 +153,6 @@ def gradient(pooled: Tensor, x: Tensor) -> Tensor:
 def test_among_equal_maxima_the_gradient_goes_where_max_pooling_sends_it(
     dtype: torch.dtype, shape: tuple[int, ...]
 ) -> None:
-    from saccade.mechanisms.channel.channel_gate import POOLS as OURS  # noqa: PLC0415
     x = F.relu(normal(*shape) - 0.5).round().to(dtype)
     x[0, 0] = 0  # as a dead feature after a ReLU: every position is a maximum
     x.requires_grad_()
@@ -163,7 +164,9 @@ def test_among_equal_maxima_the_gradient_goes_where_max_pooling_sends_it(
 def test_among_equal_channels_the_gradient_goes_where_torch_max_sends_it() -> None:
     x = F.relu(normal(2, C, 7, 5) - 0.5).round()
     assert (x.amax(1, keepdim=True) == x).sum() > x[:, 0].numel()  # there are ties
-    assert_parity(build("spatial_gate", C, batch_norm=False), lambda p, x: spatial_gate(p, x, batch_norm=False), x)
+    assert_parity(
+        build("spatial_gate", C, batch_norm=False), lambda p, x: spatial_gate(p, x, batch_norm=False), x
+    )
     assert_parity(build("channel_gate", C), channel_gate, x)
 
 

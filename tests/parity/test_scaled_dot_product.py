@@ -6,10 +6,10 @@ import math
 
 import pytest
 import torch
-from parity import Parameters, assert_close, assert_parity, build, normal
 from torch import Tensor
 
 import saccade as sc
+from parity import Parameters, assert_close, assert_parity, build, normal
 from saccade.mechanisms.pairwise.scaled_dot_product import scaled_dot_product
 
 D = 16

@@ -6,12 +6,12 @@ from typing import Any
 
 import pytest
 import torch
-from parity import Parameters, assert_parity, build, normal
 from torch import Tensor
 from torch.func import functional_call
 from torchvision.ops import SqueezeExcitation
 
 import saccade as sc
+from parity import Parameters, assert_parity, build, normal
 
 C, REDUCTION = 24, 4
 

@@ -156,7 +156,7 @@ def flops(model: nn.Module, *inputs: Any) -> int:
         with _borrowed(model, inputs), rest, products:
             model(*inputs)
     finally:
-        torch.backends.mha.set_fastpath_enabled(False)
+        torch.backends.mha.set_fastpath_enabled(fused)
     return int(products.get_total_flops()) + rest.total
 
 
@@ -196,7 +196,7 @@ class _Rest(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         if func._overloadpacket not in self.known:
-            self.total += _operations(func, (*args, *(kwargs or {}).values()), result)
+            self.total += _operations(func, args, result)
         return result
 
 
@@ -227,8 +227,8 @@ def _gpus(model: nn.Module, inputs: tuple[Any, ...]) -> list[int]:
 def _borrowed(model: nn.Module, inputs: tuple[Any, ...]) -> Iterator[None]:
     """Run a model in evaluation mode, without gradients, and give it back as it was.
 
-    Flags are set one by one, since `train` and `eval` may be overridden to do more. Inference mode is
-    avoided: what a model caches on its first call would be an inference tensor, and training would fail.
+    Flags are set one by one, since `train` and `eval` may be overridden to do more. Inference mode is off:
+    what a model caches on its first call would be an inference tensor, and training it would fail.
     """
     flags = [(module, module.training) for module in model.modules()]
     buffers = [
@@ -236,7 +236,8 @@ def _borrowed(model: nn.Module, inputs: tuple[Any, ...]) -> Iterator[None]:
         for module in model.modules()
         for name, buffer in module.named_buffers(recurse=False)
     ]
-    with torch.random.fork_rng(devices=_gpus(model, inputs)), torch.no_grad():
+    gpus = _gpus(model, inputs)
+    with torch.random.fork_rng(devices=gpus), torch.inference_mode(False), torch.no_grad():
         for module, _ in flags:
             module.training = False
         try:

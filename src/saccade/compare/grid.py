@@ -13,7 +13,7 @@ import yaml
 from saccade.errors import BadRecipe
 from saccade.files import write_text
 from saccade.train.recipe import Recipe, check_integer, check_keys, read_yaml
-from saccade.train.run import check_recipe
+from saccade.train.run import prepare
 
 _PER_RUN = ("attention", "seed")
 
@@ -74,9 +74,9 @@ class Comparison:
         write_text(path, yaml.safe_dump(self.to_mapping(), sort_keys=False))
 
     def check(self) -> None:
-        """Raise, before anything is written, if a run would fail for what its recipe names."""
+        """Raise, before anything is written, for whatever a run would stumble over."""
         for attention in self.attentions:
-            check_recipe(replace(self.training, attention=attention))
+            prepare(replace(self.training, attention=attention))
 
     def runs(self) -> list[Recipe]:
         """Return the recipes of all runs: every attention with the first seed, then with the next."""

@@ -64,7 +64,10 @@ def read_image(path: Path, at_most: int | None = None) -> Photograph:
     """
     try:
         with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I"):  # 16 bits, which `convert` would clip instead of scaling
+                image = Image.fromarray(np.rint(np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
+            image = image.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise BadData(f"{str(path)!r} cannot be read as an image: {error}") from error
     if at_most is not None and min(image.size) > at_most:

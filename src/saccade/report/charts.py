@@ -12,7 +12,7 @@ from saccade.report.text import count, number
 
 _LOG_RANGE = 12  # positive values that span more than this are drawn on a logarithmic axis
 LABEL = 34  # letters of a label at most
-_LETTER, _LINE = 9.5, 20  # room for the text of a label; it is drawn larger on a phone
+_LETTER, _LINE, _SPOT = 9.5, 18, 5  # a letter's width, a label's height, a spot's radius: those on a phone
 
 
 @dataclass(frozen=True)
@@ -241,24 +241,23 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _place_labels(spots: Sequence[tuple[float, float]], labels: Sequence[str]) -> list[tuple[float, float]]:
-    """Put each label beside its spot, inward; move those that would overlap up or down."""
-    taken: list[tuple[float, float, float]] = []
-    places = []
+    """Put each label beside its spot, inward; move those that would cover a spot or a label up or down."""
     bottom, top = WIDE.y
-    for (x, y), label in zip(spots, labels, strict=True):
-        room = _LETTER * min(len(label), LABEL) + 12
-        left = x - room if x > WIDE.width / 2 else x
-        shifts = sorted((step * _LINE / 2 for step in range(-40, 41)), key=abs)
+    taken = [(x - _SPOT, x + _SPOT, y, _LINE / 2 + _SPOT) for x, y in spots]  # left, right, height, clearance
+    places = {}
+    for index in sorted(range(len(spots)), key=lambda index: spots[index][1]):
+        x, y = spots[index]
+        room = _LETTER * min(len(labels[index]), LABEL)
+        inward = x > WIDE.width / 2
+        left = x - room - 2 * _SPOT if inward else x + 2 * _SPOT
+        near = [(*its, at, gap) for *its, at, gap in taken if its[0] < left + room and its[1] > left]
+        shifts = sorted((step * _LINE / 4 for step in range(-80, 81)), key=abs)
         free = (
             y + shift
             for shift in shifts
-            if top <= y + shift <= bottom
-            and all(
-                abs(y + shift - other) >= _LINE or left >= end or left + room <= begin
-                for begin, end, other in taken
-            )
+            if top <= y + shift <= bottom and all(abs(y + shift - at) >= gap for *_, at, gap in near)
         )
         place = next(free, y)
-        taken.append((left, left + room, place))
-        places.append((round(x + (-10 if x > WIDE.width / 2 else 10), 2), round(place + 4, 2)))
-    return places
+        taken.append((left, left + room, place, _LINE))
+        places[index] = round(x - 2 * _SPOT if inward else x + 2 * _SPOT, 2), round(place + 4, 2)
+    return [places[index] for index in range(len(spots))]

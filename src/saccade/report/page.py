@@ -10,7 +10,6 @@ import re
 from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
@@ -81,7 +80,12 @@ def render(folder: Path) -> str:
             shots=shots,
             gallery=shown,
             missing=[n for i, n in enumerate(names) if i not in {source.attention for source in found}],
-            island={"names": names, "curves": [asdict(chart) for chart in curves], "gallery": shown},
+            island={
+                "names": names,
+                "labels": labels,
+                "curves": [asdict(chart) for chart in curves],
+                "gallery": shown,
+            },
             recipe=json.dumps(results["recipe"], indent=2, ensure_ascii=False),
             charts=charts,
             style=Markup(_read("style.css")),

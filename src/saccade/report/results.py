@@ -135,25 +135,28 @@ def read(folder: Path) -> Results:
     return results
 
 
-def _check(path: Path, where: str, value: object, form: Any) -> None:
+def _check(path: Path, where: str, value: Any, form: Any) -> None:
     """Raise `BadRun` unless `value` has the form of a type: typed dictionary, list, union or scalar."""
-    parts = get_args(form)
-    if isinstance(form, UnionType):
+    origin, parts = get_origin(form), get_args(form)
+    if origin is UnionType:
         if value is not None:
             _check(path, where, value, parts[0])
-    elif is_typeddict(form) and isinstance(value, dict):
+        return
+    if origin is Literal:
+        if value not in parts:
+            raise BadRun(f"{path}: {where}={value!r} is not one of {', '.join(map(repr, parts))}")
+        return
+    kind = dict if is_typeddict(form) else origin or form
+    if kind is not Any and not isinstance(value, (int, float) if kind is float else kind):
+        raise BadRun(f"{path}: {where}={value!r} must be of type {kind.__name__}")
+    if is_typeddict(form):
         for key, its in get_type_hints(form).items():
             if key not in value:
                 raise BadRun(f"{path}: {where or 'the file'} lacks {key!r}")
             _check(path, f"{where}.{key}" if where else key, value[key], its)
-    elif get_origin(form) is list and isinstance(value, list):
+    elif kind is list:
         for number, item in enumerate(value):
             _check(path, f"{where}[{number}]", item, parts[0])
-    elif get_origin(form) is dict and isinstance(value, dict):
+    elif kind is dict:
         for key, item in value.items():
             _check(path, f"{where}.{key}", item, parts[1])
-    elif get_origin(form) is Literal:
-        if value not in parts:
-            raise BadRun(f"{path}: {where}={value!r} is not one of {', '.join(map(repr, parts))}")
-    elif form is not Any and not isinstance(value, (int, float) if form is float else form):
-        raise BadRun(f"{path}: {where}={value!r} must be of type {form.__name__}")

@@ -46,28 +46,26 @@ def _check_map(case: Case, path: str, attention: AttentionMap, inputs: tuple[Ten
     if isinstance(attention, PairwiseMap):
         _check_pairs(case, path, attention)
     heat = attention.heatmap()
-    _check_heat(case, path, heat, (batch, *_positions(case, path, heat)))
-    larger = tuple(2 * extent for extent in heat.shape[1:])
+    places = tuple(heat.shape[1:])
+    _check_places(case, f"{path}, its heat map", places)
+    _check_heat(case, path, heat, (batch, *places))
+    larger = tuple(2 * extent for extent in places)
     _check_heat(case, path, attention.heatmap(size=larger), (batch, *larger))
 
 
-def _positions(case: Case, path: str, heat: Tensor) -> tuple[int, ...]:
-    """Return the spatial shape of a heat map, if it can be one for this example.
+def _check_places(case: Case, what: str, shape: tuple[int, ...]) -> None:
+    """Fail unless `shape` can be that of the positions of an input of this example.
 
     It may be coarser than the input, but has as many axes, and does not swap height and width.
     """
-    shape = tuple(heat.shape[1:])
     letters = [text.split() for text in case.example.shapes.split(",")]
     extents = [
         tuple(size for letter, size in zip(axes, x.shape, strict=True) if letter not in ("B", "C", "h"))
         for axes, x in zip(letters, case.inputs(), strict=True)
     ]
-    case.expect(
-        len(shape) in map(len, extents), f"{path}: expected a heat map of places {extents[0]}, got {shape}"
-    )
+    case.expect(len(shape) in map(len, extents), f"{what}: expected the places {extents[0]}, got {shape}")
     swapped = shape not in extents and sorted(shape) in map(sorted, extents)
-    case.expect(not swapped, f"{path}: expected a heat map of places {extents[0]}, got {shape}, axes swapped")
-    return shape
+    case.expect(not swapped, f"{what}: expected the places {extents[0]}, got {shape}, axes swapped")
 
 
 def _check_heat(case: Case, path: str, heat: Tensor, expected: tuple[int, ...]) -> None:
@@ -83,6 +81,8 @@ def _check_pairs(case: Case, path: str, pairs: PairwiseMap) -> None:
         (queries, keys) == (math.prod(pairs.query_shape), math.prod(pairs.key_shape)),
         f"{path}: {queries} queries and {keys} keys do not fill {pairs.query_shape} and {pairs.key_shape}",
     )
+    _check_places(case, f"{path}, its queries", pairs.query_shape)
+    _check_places(case, f"{path}, its keys", pairs.key_shape)
     ones = torch.ones(batch, heads, queries)
     case.expect_equal(f"{path}: the sum of each row of weights", weights.sum(-1), ones, _EXACT)
     mean = weights.mean((1, 2)).reshape(batch, *pairs.key_shape)

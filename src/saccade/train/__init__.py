@@ -2,6 +2,6 @@
 
 from saccade.train.history import Progress
 from saccade.train.recipe import Recipe
-from saccade.train.run import check_recipe, load_checkpoint, train
+from saccade.train.run import load_checkpoint, prepare, train
 
-__all__ = ["Progress", "Recipe", "check_recipe", "load_checkpoint", "train"]
+__all__ = ["Progress", "Recipe", "load_checkpoint", "prepare", "train"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import lightning
 import torch
 from torch import Tensor
 
+from saccade.errors import BadRun
 from saccade.files import write_text
 
 COLUMNS = ("epoch", "train_loss", "train_error", "val_loss", "val_error")
@@ -85,6 +87,8 @@ class History(lightning.Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, _module: Any) -> None:
         self.seconds += time.perf_counter() - self._started
         values = (trainer.current_epoch + 1, *self._train.means(), *self._validation.means())
+        if not math.isfinite(values[1]):
+            raise BadRun(f"the training loss is {values[1]} in epoch {values[0]}; lower the learning rate")
         self.rows.append(dict(zip(COLUMNS, values, strict=True)))
         lines = [COLUMNS, *(tuple(row.values()) for row in self.rows)]
         write_text(self._csv, "".join(",".join(map(str, line)) + "\n" for line in lines))

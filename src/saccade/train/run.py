@@ -19,7 +19,6 @@ from saccade.bench import cost
 from saccade.data import Task, check_task, load_task
 from saccade.errors import BadRecipe, BadRun
 from saccade.files import write_json
-from saccade.registry import parse
 from saccade.train.classifier import Classifier, build, loader
 from saccade.train.evaluate import evaluate, localise, write_gallery
 from saccade.train.history import History, Progress
@@ -28,13 +27,20 @@ from saccade.train.recipe import Recipe, read_yaml
 RESULT, CHECKPOINT = "result.json", Path("checkpoints") / "last.ckpt"
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Raise, before anything is read or written, if the recipe names what does not exist or fit."""
+def prepare(recipe: Recipe) -> Task:
+    """Return the recipe's task, having raised for anything that its run would stumble over later.
+
+    Names, options and data are checked, and the model is run on the meta device, where nothing is
+    computed. Writes nothing.
+    """
     check_task(recipe.task)
-    if recipe.attention != "none":
-        parse(recipe.attention)
-        with torch.device("meta"):
-            build(recipe, classes=2)
+    with torch.device("meta"):
+        model = build(recipe, classes=2)
+    task = load_task(recipe.task)
+    if recipe.batch_size > len(task.train):
+        raise BadRecipe(f"batch_size={recipe.batch_size} is larger than the {len(task.train)} training images")
+    model(torch.empty(2, *task.train.images.shape[1:], device="meta"))
+    return task
 
 
 def train(
@@ -47,7 +53,6 @@ def train(
 
     Raises `BadRun` if the folder holds another recipe's run, or any run without `resume`.
     """
-    check_recipe(recipe)
     if (folder / "recipe.yaml").exists():
         theirs = Recipe.from_mapping(read_yaml(folder / "recipe.yaml"))
         if theirs != recipe:
@@ -56,9 +61,7 @@ def train(
             raise BadRun(f"{str(folder)!r} holds a run already; resume it, or choose another folder")
     if (folder / RESULT).exists():
         return read_result(folder)
-    task = load_task(recipe.task)
-    if recipe.batch_size > len(task.train):
-        raise BadRecipe(f"batch_size={recipe.batch_size} is larger than the {len(task.train)} training images")
+    task = prepare(recipe)
     recipe.write(folder / "recipe.yaml")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
@@ -81,12 +84,14 @@ def read_result(folder: Path) -> dict[str, Any]:
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """Read a checkpoint without running any code in it. Raises `BadRun` if it is none."""
     try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        checkpoint["state_dict"], checkpoint["loops"]
+        with warnings.catch_warnings(action="ignore"):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
         raise BadRun(f"{str(path)!r} does not exist") from error
     except Exception as error:  # torch.load raises almost anything on bytes that it did not write
         raise BadRun(f"{str(path)!r} is not a checkpoint of a run") from error
+    if not isinstance(checkpoint, dict) or not {"state_dict", "loops"} <= checkpoint.keys():
+        raise BadRun(f"{str(path)!r} is not a checkpoint of a run")
     return checkpoint
 
 
@@ -121,13 +126,16 @@ def _fit(
             num_sanity_val_steps=0,
             default_root_dir=folder,
         )
-        trainer.fit(
-            classifier,
-            loader(task.train, recipe.batch_size, recipe.seed),
-            loader(task.validation, 100),
-            ckpt_path=checkpoint if resumed else None,
-            weights_only=True,
-        )
+        try:
+            trainer.fit(
+                classifier,
+                loader(task.train, recipe.batch_size, recipe.seed),
+                loader(task.validation, 100),
+                ckpt_path=checkpoint if resumed else None,
+                weights_only=True,
+            )
+        except OSError as error:  # the data lie in memory, so only a checkpoint can have failed
+            raise BadRun(f"{str(folder)!r} cannot be written: {error.strerror or error}") from error
     if trainer.interrupted:
         raise KeyboardInterrupt
     if recipe.patience is not None:

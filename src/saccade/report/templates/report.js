@@ -63,7 +63,7 @@
         const [row, swatch, name, number] = ["div", "i", "span", "b"].map((tag) => document.createElement(tag));
         row.className = one(`[data-toggle="${attention}"]`).className;
         swatch.className = "swatch";
-        name.textContent = data.names[attention];
+        name.textContent = data.labels[attention];
         number.textContent = chart.unit ? point[2].toFixed(2) + chart.unit : point[2].toPrecision(3);
         row.append(swatch, name, number);
         return row;
@@ -80,7 +80,11 @@
   });
 
   // ---- gallery ----
-  if (!data.gallery) return;
+  const ready = () => (document.documentElement.dataset.ready = "true");
+  if (!data.gallery) {
+    ready();
+    return;
+  }
   const { columns, masks } = data.gallery;
   const SIDE = 384; // pixels of a canvas along its longer side; its map is computed at half of that
   const MAPS = {
@@ -302,7 +306,7 @@
     const [values, [rows, cols]] = heatOf(column, image);
     const [y, x] = queryOf(column);
     const top = values.indexOf(Math.max(...values));
-    let text = `Image ${image + 1}, ${columns[column].name}: y=${y}, x=${x} looks most at y=${Math.floor(top / cols)}, x=${top % cols} of ${rows} × ${cols}, weight ${values[top].toPrecision(2)} (${heads(column)})`;
+    let text = `Image ${image + 1}, ${columns[column].name}: y=${y}, x=${x} looks most at y=${Math.floor(top / cols)}, x=${top % cols} of ${rows} × ${cols}, weight ${values[top].toFixed(3)} (${heads(column)})`;
     const share = onTarget(image, values, rows, cols);
     if (share !== null) text += `; ${(100 * share).toFixed(0)}% of its weight is on the target`;
     return text + ".";
@@ -386,6 +390,6 @@
   scale();
   Promise.all(all(".shots img").map((picture) => picture.decode())).then(() => {
     redraw();
-    document.documentElement.dataset.ready = "true";
+    ready();
   });
 })();

@@ -1,0 +1,296 @@
+"""The rules of the house: layers, a light core, frozen names, examples, and what is shipped.
+
+Names and commands that others rely on are frozen in `tests/frozen`. To change them on purpose:
+
+    python tests/test_house.py --freeze
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import doctest
+import functools
+import importlib
+import importlib.util
+import inspect
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import saccade
+from saccade.testing import check_mechanism
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src" / "saccade"
+FILES = sorted(SOURCE.rglob("*.py"))
+MECHANISMS = sorted(path.stem for path in SOURCE.glob("mechanisms/*/[!_]*.py"))
+
+# ---------------------------------------------------------------------------------------------- layers
+
+#: Within layer 0: the vocabulary builds on itself in this order.
+WITHIN_VOCABULARY = {"errors": 0.0, "maps": 0.1, "files": 0.1, "spec": 0.2, "tap": 0.2}
+#: The package gathers the core's names, for users and the layers above it; `python -m saccade` is the top.
+PACKAGE = {"saccade": 4.5, "__main__": 9.0}
+#: The contract checks that recording changes nothing, so it has to record.
+SIBLINGS = {("testing", "record")}
+#: The only part that may import each of these.
+OWNERS = {"lightning": "train", "pytorch_lightning": "train", "lightning_fabric": "train", "ray": "compare"}
+CORE = 3  # up to this layer, and `record`, nothing but torch is needed
+
+
+@functools.cache
+def layers() -> dict[str, float]:
+    """The rank of each part of the package, read from the table of the architecture page."""
+    section = (ROOT / "docs/architecture.md").read_text().split("## Layers")[1]
+    lines = re.findall(r"^ *(\d) +(.+)$", section.split("```")[1], flags=re.MULTILINE)
+    ranks = {
+        part: float(rank) for rank, line in lines for part in re.findall(r"(\w+)(?:/|\.py)(?=\s|$)", line)
+    }
+    return ranks | WITHIN_VOCABULARY | PACKAGE
+
+
+def part_of(module: str) -> str:
+    """saccade.train.run -> train; saccade itself -> saccade."""
+    return module.split(".")[1] if "." in module else "saccade"
+
+
+def imports(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
+    """Yield the line and the absolute name of every import, wherever it stands, also for type checkers."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            for alias in node.names:
+                # `from saccade import bench` imports the part, `from saccade import create` the package.
+                is_part = module == "saccade" and alias.name in layers() and alias.name not in saccade.__all__
+                yield node.lineno, f"saccade.{alias.name}" if is_part else module
+
+
+def violations(path: Path, source: str) -> list[str]:
+    """The imports of a file of the package that break the rules, as sentences."""
+    module = ".".join(["saccade", *path.relative_to(SOURCE).with_suffix("").parts]).removesuffix(".__init__")
+    package = module if path.stem == "__init__" else module.rpartition(".")[0]
+    own, rank = part_of(module), layers()
+    if own not in rank:
+        return [f"{own} has no layer: add it to the table in docs/architecture.md"]
+    found = []
+    for line, name in imports(ast.parse(source), package):
+        top, other = name.split(".")[0], part_of(name)
+        if top == "saccade":
+            allowed = other == own or (own, other) in SIBLINGS or rank.get(other, 99) < rank[own]
+            reason = f"is of layer {rank.get(other, 'none')}, and {own} of {rank[own]}: imports go down"
+        elif top in OWNERS:
+            allowed, reason = OWNERS[top] == own, f"may be imported by {OWNERS[top]} alone"
+        else:
+            is_core = rank[own] < CORE + 1 or own in ("record", "saccade")
+            allowed = not is_core or top in {"torch", *sys.stdlib_module_names}
+            reason = "is not torch, and the core needs nothing but torch"
+        if not allowed:
+            found.append(f"{path.relative_to(ROOT)}:{line}: {name} {reason}")
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_imports_go_down(path: Path) -> None:
+    assert not violations(path, path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("file", "source"),
+    [
+        ("errors.py", "from saccade.maps import SpatialMap"),
+        ("maps.py", "from saccade.spec import Spec"),
+        ("spec.py", "from saccade.tap import Tap"),
+        ("tap.py", "import saccade"),
+        ("tap.py", "import numpy"),
+        ("mechanisms/channel/se.py", "from saccade.registry import create"),
+        ("mechanisms/channel/se.py", "import scipy.stats"),
+        ("registry.py", "from saccade.record import record"),
+        ("models/small_cnn.py", "from saccade.record import record"),
+        ("models/small_cnn.py", "from saccade import create"),
+        ("models/small_cnn.py", "from ..data import Task"),
+        ("models/small_cnn.py", "import saccade.train.run"),
+        ("scoring/__init__.py", "def f():\n    from saccade import bench"),
+        ("record/__init__.py", "from saccade.testing import CHECKS"),
+        ("data/task.py", "if TYPE_CHECKING:\n    from saccade.train import Recipe"),
+        ("compare/grid.py", "import lightning.pytorch"),
+        ("train/run.py", "import ray"),
+        ("train/run.py", "from saccade.report import write"),
+        ("helpers.py", ""),
+    ],
+)
+def test_the_guard_of_the_layers_sees(file: str, source: str) -> None:
+    assert violations(SOURCE / file, source)
+
+
+# --------------------------------------------------------------------------------------- a light core
+
+
+def load() -> tuple[float, set[str]]:
+    """The seconds and the packages that `import saccade` adds to `import torch`, in a new process."""
+    code = """
+import sys, time, torch
+before, start = set(sys.modules), time.perf_counter()
+import saccade
+print(time.perf_counter() - start, *{name.split(".")[0] for name in set(sys.modules) - before})
+"""
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    seconds, *packages = run.stdout.split()
+    return float(seconds), set(packages)
+
+
+def test_importing_saccade_loads_torch_and_little_else() -> None:
+    seconds: list[float] = []
+    while not seconds or (seconds[-1] >= 0.15 and len(seconds) < 3):
+        latest, packages = load()
+        seconds.append(latest)
+        assert packages - {"saccade", "torch"} <= sys.stdlib_module_names
+    assert seconds[-1] < 0.15, f"import saccade took {seconds} s after torch was loaded"
+
+
+# ---------------------------------------------------------------------------------------- frozen names
+
+
+def public_names() -> Iterator[str]:
+    """Every public name of the package, and every mechanism with its options and their defaults."""
+    yield from sorted(saccade.__all__)
+    for name in MECHANISMS:
+        yield f"create {name}"
+        for option in saccade.spec(name).options:
+            yield f"create {name} {option.name}={option.default!r}"
+
+
+def command_line() -> Iterator[str]:
+    """Every command with its arguments and options."""
+    import typer.main
+
+    from saccade.cli import app
+
+    def walk(command: Any, words: tuple[str, ...]) -> Iterator[str]:
+        yield " ".join(words)
+        for parameter in command.params:
+            is_option = parameter.param_type_name == "option"
+            spellings = (
+                [*parameter.opts, *parameter.secondary_opts] if is_option else [parameter.name.upper()]
+            )
+            yield " ".join([*words, *sorted(spellings)])
+        for name, inner in sorted(getattr(command, "commands", {}).items()):
+            yield from walk(inner, (*words, name))
+
+    yield from walk(typer.main.get_command(app), ("saccade",))
+
+
+FROZEN = {"public_names.txt": public_names, "cli.txt": command_line}
+
+
+@pytest.mark.parametrize("file", FROZEN)
+def test_what_others_rely_on_is_as_it_was(file: str) -> None:
+    frozen = (ROOT / "tests/frozen" / file).read_text().splitlines()
+    changes = [line for line in difflib.ndiff(frozen, list(FROZEN[file]())) if line.startswith(("+", "-"))]
+    assert not changes, (
+        f"tests/frozen/{file} differs from the code; a lost line breaks somebody's program. "
+        "If that is meant: python tests/test_house.py --freeze, and an entry in CHANGELOG.md\n"
+        + "\n".join(changes)
+    )
+
+
+def freeze() -> None:
+    for file, lines in FROZEN.items():
+        (ROOT / "tests/frozen" / file).write_text("\n".join(lines()) + "\n")
+
+
+# -------------------------------------------------------------------------------------------- examples
+
+#: Records that others make and examples of others show.
+WITHOUT_EXAMPLE = {"AttentionMap", "ChannelMap", "Maps", "Option", "Paper", "Spec"}
+DOCUMENTED = {name: getattr(saccade, name) for name in saccade.__all__} | {
+    f"mechanism {name}": saccade.spec(name).module for name in MECHANISMS
+}
+
+
+@pytest.mark.parametrize("name", DOCUMENTED)
+def test_every_public_name_shows_an_example(name: str) -> None:
+    thing = DOCUMENTED[name]
+    if inspect.isclass(thing) and issubclass(thing, Exception):
+        assert thing.__doc__
+        return
+    has_example = ">>>" in (thing.__doc__ or "")
+    assert has_example != (name in WITHOUT_EXAMPLE), f"{name}: an example, or an entry in WITHOUT_EXAMPLE"
+
+
+def test_examples_are_run() -> None:
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    assert "src" in options["testpaths"]
+    assert "--doctest-modules" in options["addopts"]
+
+
+def test_the_mechanism_that_contributing_shows_keeps_the_contract(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    block = re.search(r"```python\n(.*?)```", (ROOT / "CONTRIBUTING.md").read_text(), flags=re.DOTALL)
+    assert block is not None
+    (tmp_path / "mean_gate.py").write_text(block[1])
+    monkeypatch.syspath_prepend(tmp_path)
+    shown = importlib.import_module("mean_gate")
+    assert doctest.testmod(shown).failed == 0
+    check_mechanism(shown.SPEC)
+
+
+# --------------------------------------------------------------------------------------------- the files
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_files_are_short_and_named_for_what_they_hold(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 300
+    assert path.stem not in ("utils", "util", "helpers", "misc", "common")
+
+
+def tracked() -> list[Path]:
+    try:
+        listed = subprocess.run(
+            ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("not a git checkout")
+    return [ROOT / name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_no_file_names_a_package_index() -> None:
+    hosts = ["pypi." + "org", "python" + "hosted.org", "download.py" + "torch.org", "index" + "-url"]
+    found = [
+        f"{path.relative_to(ROOT)}: {host}"
+        for path in tracked()
+        for host in hosts
+        if host.encode() in path.read_bytes()
+    ]
+    assert not found
+
+
+def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling", reason="the build backend is not installed")
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    shipped = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("saccade/")}
+    present = {
+        path.relative_to(SOURCE.parent).as_posix()
+        for path in SOURCE.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    assert shipped == present
+    assert "saccade/py.typed" in shipped
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["--freeze"]:
+        sys.exit("usage: python tests/test_house.py --freeze")
+    freeze()
