@@ -23,7 +23,13 @@ from saccade.errors import BadRecipe, BadRun, UnknownName
 from saccade.train import Recipe
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
-VALUES: dict[str, Any] = {"task": TASK, "attentions": ["none", "cbam"], "seeds": 2, "epochs": 2, "batch_size": 20}
+VALUES: dict[str, Any] = {
+    "task": TASK,
+    "attentions": ["none", "cbam"],
+    "seeds": 2,
+    "epochs": 2,
+    "batch_size": 20,
+}
 TIMES = ("latency_ms", "train_seconds")
 
 
@@ -64,7 +70,8 @@ def test_interval_is_students() -> None:
     low, high = stats.t.interval(0.95, 3, loc=0.2625, scale=stats.sem(values))
     found = interval(values)
     assert found["mean"] == pytest.approx(0.2625)
-    assert (found["low"], found["high"]) == (pytest.approx(low), pytest.approx(high))
+    assert found["low"] == pytest.approx(low)
+    assert found["high"] == pytest.approx(high)
     assert interval([0.2]) == {"mean": 0.2, "low": None, "high": None}
 
 
@@ -103,7 +110,9 @@ def test_localisation_is_reported_under_its_better_sign() -> None:
 def test_the_grid_runs_every_attention_before_the_next_seed() -> None:
     runs = Comparison.from_mapping(VALUES).runs()
     assert [(run.attention, run.seed) for run in runs] == [("none", 0), ("cbam", 0), ("none", 1), ("cbam", 1)]
-    names = {folder_name(Recipe(attention=a)) for a in ("multi_head", "multi_head:heads=1", "multi_head:heads=2")}
+    names = {
+        folder_name(Recipe(attention=a)) for a in ("multi_head", "multi_head:heads=1", "multi_head:heads=2")
+    }
     assert len(names) == 3
 
 
@@ -133,9 +142,20 @@ def test_killed_at_any_moment_it_goes_on_and_ends_the_same(whole: Path, tmp_path
     """Kill -9 a real process twice, in the middle of a first and of a later run."""
     out = tmp_path / "out"
     Comparison.from_mapping(VALUES).write(tmp_path / "recipe.yaml")
-    command = [sys.executable, "-m", "saccade", "compare", "--recipe", str(tmp_path / "recipe.yaml"), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-m",
+        "saccade",
+        "compare",
+        "--recipe",
+        str(tmp_path / "recipe.yaml"),
+        "--out",
+        str(out),
+    ]
     for sign_of_life in ("runs/none-seed0/checkpoints/last.ckpt", "runs/cbam-seed0/metrics.csv"):
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True)
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        )
         deadline = time.monotonic() + 120
         while not (out / sign_of_life).exists():
             assert process.poll() is None, process.stderr and process.stderr.read()
@@ -200,7 +220,10 @@ def test_folders_that_are_not_this_comparisons_are_refused(whole: Path, tmp_path
     ("arguments", "said"),
     [
         (["white-patch", "-a", "cbma"], "unknown mechanism 'cbma'; did you mean 'cbam'?"),
-        (["white-patch", "-a", "cbam:reductoin=3"], "unknown option of cbam 'reductoin'; did you mean 'reduction'?"),
+        (
+            ["white-patch", "-a", "cbam:reductoin=3"],
+            "unknown option of cbam 'reductoin'; did you mean 'reduction'?",
+        ),
         (["white-path"], "unknown task 'white-path'; did you mean 'white-patch'?"),
         (["white-patch", "-a", "multi_head:heads=5"], "channels=32 is not divisible by heads=5"),
         (["folder:/nowhere"], "'/nowhere' is not a folder of images"),

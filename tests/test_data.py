@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from saccade.data import Split, Task, check_task, folder, load_task, white_patch
 from saccade.data.photographs import BUNDLED, at_least, bundled, read_image
 from saccade.errors import BadData, BadOption, UnknownName
 
-SMALL = {"size": 32, "patch": (4, 8), "train": 20, "validation": 10, "test": 10}
+SMALL: dict[str, Any] = {"size": 32, "patch": (4, 8), "train": 20, "validation": 10, "test": 10}
 
 
 def photograph(path: Path, seed: int, size: tuple[int, int] = (40, 30)) -> Path:
@@ -94,7 +95,10 @@ def test_white_patch_over_a_folder_never_shares_a_photograph(tmp_path: Path) -> 
     for index in range(6):  # each photograph is of one grey level, by which a crop is known again
         Image.fromarray(np.full((40, 40, 3), 20 * index, np.uint8)).save(tmp_path / f"{index}.png")
     task = white_patch(source=str(tmp_path), **SMALL)
-    levels = [set(split.images[:, 0].unique().tolist()) - {255} for split in (task.train, task.validation, task.test)]
+    levels = [
+        set(split.images[:, 0].unique().tolist()) - {255}
+        for split in (task.train, task.validation, task.test)
+    ]
     assert set.union(*levels) == {0, 20, 40, 60, 80, 100}
     assert sum(map(len, levels)) == 6
 
@@ -109,7 +113,11 @@ def test_small_photographs_are_enlarged(tmp_path: Path) -> None:
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16", "CMYK"])
 def test_images_of_every_mode_become_rgb(tmp_path: Path, mode: str) -> None:
     suffix = "tif" if mode == "CMYK" else "png"
-    image = Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000) if mode == "I;16" else Image.new(mode, (8, 8))
+    image = (
+        Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 1000)
+        if mode == "I;16"
+        else Image.new(mode, (8, 8))
+    )
     image.save(tmp_path / f"image.{suffix}")
     assert read_image(tmp_path / f"image.{suffix}").shape == (8, 8, 3)
 
@@ -140,9 +148,9 @@ def test_exif_orientation_is_obeyed(tmp_path: Path) -> None:
         ({"seed": -1}, "seed=-1"),
     ],
 )
-def test_bad_options_are_named(options: dict[str, object], said: str) -> None:
+def test_bad_options_are_named(options: dict[str, Any], said: str) -> None:
     with pytest.raises(BadOption, match=f"white-patch.*{said}"):
-        white_patch(**{**SMALL, **options})  # type: ignore[arg-type]
+        white_patch(**{**SMALL, **options})
 
 
 def test_bad_folders_are_named(tmp_path: Path) -> None:
@@ -193,7 +201,10 @@ def test_cifar10_splits_follow_torchvision(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("torchvision.datasets.CIFAR10", Fake)
     task = white_patch(source="cifar10", **SMALL)
     assert task.train.masks is not None
-    levels = [set(split.images[:, 0].unique().tolist()) - {255} for split in (task.train, task.validation, task.test)]
+    levels = [
+        set(split.images[:, 0].unique().tolist()) - {255}
+        for split in (task.train, task.validation, task.test)
+    ]
     assert max(levels[0] | levels[1]) < 128 <= min(levels[2])
     assert not levels[0] & levels[1]
 

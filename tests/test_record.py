@@ -203,7 +203,7 @@ def test_two_models_can_be_recorded_at_once() -> None:
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")  # torch's own
 def test_a_scripted_model_is_refused() -> None:
-    scripted = torch.jit.trace(nn.Conv2d(3, 3, 1), images())  # type: ignore[no-untyped-call]
+    scripted = torch.jit.trace(nn.Conv2d(3, 3, 1), images())
     with pytest.raises(sc.BadOption, match="a scripted model cannot be recorded"), sc.record(scripted):
         pass
 

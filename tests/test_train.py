@@ -80,14 +80,18 @@ def test_a_pairwise_gallery_holds_factors(tmp_path: Path) -> None:
     with np.load(tmp_path / "gallery.npz", allow_pickle=False) as gallery:
         assert gallery["queries"].shape == gallery["keys"].shape == (20, 2, 64, 16)
         assert gallery["query_shape"].tolist() == [8, 8]
-        logits = gallery["scale"] * gallery["queries"].astype(float) @ gallery["keys"].astype(float).swapaxes(2, 3)
+        logits = (
+            gallery["scale"] * gallery["queries"].astype(float) @ gallery["keys"].astype(float).swapaxes(2, 3)
+        )
         rows = np.exp(logits - logits.max(-1, keepdims=True))
         received = (rows / rows.sum(-1, keepdims=True)).mean((1, 2)).reshape(-1, 8, 8)
         unit = (received - received.min((1, 2), keepdims=True)) / np.ptp(received, (1, 2), keepdims=True)
         np.testing.assert_allclose(gallery["heat"].astype(float), unit, atol=0.02)
 
 
-def test_the_same_seed_gives_the_same_run_and_leaves_global_generators_alone(whole: Path, tmp_path: Path) -> None:
+def test_the_same_seed_gives_the_same_run_and_leaves_global_generators_alone(
+    whole: Path, tmp_path: Path
+) -> None:
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -215,7 +219,7 @@ def test_what_a_run_would_stumble_over_is_named_before_anything_is_written(
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
-    with pytest.raises(BadRun, match="loss is (nan|inf) in epoch"):
+    with pytest.raises(BadRun, match=r"loss is (nan|inf) in epoch"):
         train(replace(RECIPE, attention="none", learning_rate=1e30), tmp_path)
     assert not (tmp_path / "result.json").exists()
 

@@ -14,7 +14,7 @@ class SaccadeError(ValueError):
     """Base of all errors raised on purpose. The command line prints its message and exits with code 2."""
 
 
-class UnknownName(SaccadeError):
+class UnknownName(SaccadeError, KeyError):
     """A mechanism, option, task or key that does not exist; carries the nearest names.
 
     >>> print(UnknownName("mechanism", "cbm", ["cbam", "se"]))
@@ -33,6 +33,9 @@ class UnknownName(SaccadeError):
         else:
             hint = "there are none"
         super().__init__(f"unknown {kind} {name!r}; {hint}")
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would put it into quotes
 
 
 class BadOption(SaccadeError):

@@ -39,7 +39,9 @@ class AttentionMap(ABC):
         heat = self.saliency().detach().float()
         if size is not None:
             if len(size) != heat.ndim - 1:
-                raise BadShape(f"size {tuple(size)} has {len(size)} axes, the {self.kind} map {heat.ndim - 1}")
+                raise BadShape(
+                    f"size {tuple(size)} has {len(size)} axes, the {self.kind} map {heat.ndim - 1}"
+                )
             heat = F.interpolate(heat.unsqueeze(1), size, mode=_INTERPOLATION[len(size)])[:, 0]
         flat = heat.flatten(1)
         low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
@@ -138,15 +140,15 @@ class PairwiseMap(AttentionMap):
         Raises `BadShape` if an axis is missing, superfluous or out of range.
         """
         row = self.queries[:, :, self._index(t, y, x)].unsqueeze(2)
-        return self._heads(self.rows(row), head)[:, 0].unflatten(-1, self.key_shape)
+        return self._heads(self.rows(row), head).reshape(-1, *self.key_shape)
 
     def received(self, head: int | None = None) -> Tensor:
         """Return the weight that each position receives, the mean over queries, `(B, *key_shape)`.
 
         It sums to 1. The queries are taken a few at a time: memory grows with Nk, not Nq * Nk.
         """
-        total = sum(self._heads(self.rows(part), head).sum(1) for part in self._chunks())
-        return (torch.as_tensor(total) / self.queries.shape[2]).unflatten(-1, self.key_shape)
+        sums = torch.stack([self._heads(self.rows(part), head).sum(1) for part in self._chunks()])
+        return (sums.sum(0) / self.queries.shape[2]).reshape(-1, *self.key_shape)
 
     def saliency(self) -> Tensor:
         return self.received()
@@ -160,19 +162,21 @@ class PairwiseMap(AttentionMap):
         if head is None:
             return weights.mean(1)
         if not 0 <= head < weights.shape[1]:
-            raise BadShape(f"head={head} is not one of the {weights.shape[1]} heads, 0 to {weights.shape[1] - 1}")
+            raise BadShape(
+                f"head={head} is not one of the {weights.shape[1]} heads, 0 to {weights.shape[1] - 1}"
+            )
         return weights[:, head]
 
     def _index(self, t: int | None, y: int | None, x: int | None) -> int:
         axes = {1: ("x",), 2: ("y", "x"), 3: ("t", "y", "x")}[len(self.query_shape)]
         given = {name: value for name, value in (("t", t), ("y", y), ("x", x)) if value is not None}
         if set(given) != set(axes):
-            raise BadShape(f"a map of shape {self.query_shape} is addressed by {', '.join(axes)}, not {given}")
+            raise BadShape(
+                f"a map of shape {self.query_shape} is addressed by {', '.join(axes)}, not {given}"
+            )
         index = 0
         for name, extent in zip(axes, self.query_shape, strict=True):
             if not 0 <= given[name] < extent:
                 raise BadShape(f"{name}={given[name]} is outside the map of shape {self.query_shape}")
             index = index * extent + given[name]
         return index
-
-

@@ -225,7 +225,7 @@ def test_shapes_of_the_catalogue() -> None:
         assert recorded.weights().shape == (shape[0], 8, tokens, tokens)
 
 
-class Largest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Largest(TorchDispatchMode):
     """Remembers the number of elements of the largest tensor that any operation returns."""
 
     elements = 0

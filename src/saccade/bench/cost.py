@@ -186,7 +186,7 @@ def latency(model: nn.Module, *inputs: Any, repeats: int = 20, warmup: int = 3) 
         return 1000 * statistics.median(once() for _ in range(repeats))
 
 
-class _Rest(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Rest(TorchDispatchMode):
     """Counts what `FlopCounterMode`, the inner mode, has no formula for."""
 
     def __init__(self, products: FlopCounterMode) -> None:

@@ -22,7 +22,9 @@ def list_mechanisms(
 
     if domain is not None and domain not in get_args(Domain):
         raise UnknownName("domain", domain, get_args(Domain))
-    table = Table("mechanism", "domain", "weights", "by", "year", "what it does", box=None, header_style="bold")
+    table = Table(
+        "mechanism", "domain", "weights", "by", "year", "what it does", box=None, header_style="bold"
+    )
     for name in mechanisms():
         its = spec(name)
         if domain in (None, its.domain):

@@ -70,7 +70,9 @@ class ComparisonDisplay(RunDisplay):
 
     def started(self, recipe: Recipe, number: int, of: int) -> None:
         self.number, self.of = number, of
-        self.bar.reset(self.task, description=f"run {number}/{of}: {recipe.attention}, seed {recipe.seed}", numbers="")
+        self.bar.reset(
+            self.task, description=f"run {number}/{of}: {recipe.attention}, seed {recipe.seed}", numbers=""
+        )
         self.refresh()
 
     def finished(self, results: list[dict[str, Any]]) -> None:
@@ -81,7 +83,9 @@ class ComparisonDisplay(RunDisplay):
         self.refresh()
         if not self.console.is_terminal:
             last = results[-1]
-            self.console.print(f"{last['attention']} seed {last['seed']}: test error {last['error']:.2%}", style=None)
+            self.console.print(
+                f"{last['attention']} seed {last['seed']}: test error {last['error']:.2%}", style=None
+            )
 
     def render(self) -> RenderableType:
         return Group(table(self.title, self.rows), self.total, self.bar)
@@ -96,7 +100,9 @@ class ComparisonDisplay(RunDisplay):
 
 def table(title: str, rows: list[dict[str, Any]]) -> Table:
     """Return the leaderboard as the terminal shows it, the smallest error first."""
-    out = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False)
+    out = Table(
+        title=title, title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False
+    )
     out.add_column("attention")
     for column in ("test error %", "95%", "vs none", "looks at target", "params", "MFLOPs", "ms", "train s"):
         out.add_column(column, justify="right")

@@ -14,13 +14,19 @@ Stage = Annotated[int | None, typer.Option(help="Stage after which the attention
 BatchSize = Annotated[int | None, typer.Option(help="Images per step.")]
 LearningRate = Annotated[float | None, typer.Option(help="Peak of the one-cycle schedule.")]
 Patience = Annotated[int | None, typer.Option(help="Stop after so many epochs without a better error.")]
-RecipeFile = Annotated[Path | None, typer.Option("--recipe", help="A YAML recipe; options override its keys.")]
+RecipeFile = Annotated[
+    Path | None, typer.Option("--recipe", help="A YAML recipe; options override its keys.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
 
 def train(
-    task: Annotated[str | None, typer.Argument(help="NAME[:option=value,...]: white-patch, folder:PATH")] = None,
-    attention: Annotated[str | None, typer.Option("-a", "--attention", help="NAME[:option=value,...]")] = None,
+    task: Annotated[
+        str | None, typer.Argument(help="NAME[:option=value,...]: white-patch, folder:PATH")
+    ] = None,
+    attention: Annotated[
+        str | None, typer.Option("-a", "--attention", help="NAME[:option=value,...]")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the weights and of the order of images.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/train"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
@@ -55,4 +61,6 @@ def train(
     if as_json:
         typer.echo(json.dumps(result, indent=1))
     else:
-        typer.echo(f"test error {result['error']:.2%} of {result['task']['test']} images; the run is in {out}")
+        typer.echo(
+            f"test error {result['error']:.2%} of {result['task']['test']} images; the run is in {out}"
+        )

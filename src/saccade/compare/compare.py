@@ -19,9 +19,8 @@ from saccade.files import write_json, write_text
 from saccade.train import Progress, Recipe, train
 
 SCHEMA = 1
-KEPT_FROM_RUN = (
-    "attention seed error loss localisation parameters flops latency_ms train_seconds curves".split()
-)
+COSTS = ("parameters", "flops", "latency_ms", "train_seconds")
+KEPT_FROM_RUN = ("attention", "seed", "error", "loss", "localisation", "curves", *COSTS)
 
 
 class Watcher(Protocol):
@@ -69,7 +68,10 @@ def summarise(comparison: Comparison, results: list[Result]) -> dict[str, Any]:
         "task": results[0]["task"],
         "leaderboard": leaderboard(results),
         "runs": [
-            {**{key: run[key] for key in KEPT_FROM_RUN}, "folder": f"runs/{names[run['attention'], run['seed']]}"}
+            {
+                **{key: run[key] for key in KEPT_FROM_RUN},
+                "folder": f"runs/{names[run['attention'], run['seed']]}",
+            }
             for run in results
         ],
     }
@@ -100,7 +102,9 @@ def _claim(comparison: Comparison, out: Path) -> None:
     path = out / "recipe.yaml"
     if path.exists():
         theirs, ours = Comparison.read(path).to_mapping(), comparison.to_mapping()
-        unlike = ", ".join(f"{key} {theirs[key]!r}, not {ours[key]!r}" for key in ours if theirs[key] != ours[key])
+        unlike = ", ".join(
+            f"{key} {theirs[key]!r}, not {ours[key]!r}" for key in ours if theirs[key] != ours[key]
+        )
         if unlike:
             raise BadRun(f"{str(out)!r} belongs to another comparison: {unlike}; choose another --out")
     elif out.is_dir() and any(out.iterdir()):

@@ -64,7 +64,12 @@ class Comparison:
     def to_mapping(self) -> dict[str, Any]:
         """Return YAML's keys."""
         shared = {key: value for key, value in asdict(self.training).items() if key not in _PER_RUN}
-        return {"task": shared.pop("task"), "attentions": list(self.attentions), "seeds": self.seeds, **shared}
+        return {
+            "task": shared.pop("task"),
+            "attentions": list(self.attentions),
+            "seeds": self.seeds,
+            **shared,
+        }
 
     @classmethod
     def read(cls, path: Path) -> Comparison:

@@ -19,7 +19,7 @@ TASKS: Mapping[str, Callable[..., Task]] = {"white-patch": white_patch, "folder"
 
 
 def check_task(text: str) -> tuple[Callable[..., Task], dict[str, Any]]:
-    """Read `NAME[:option=value,...]`, or `folder:PATH[,...]`, into the function that loads it and its options.
+    """Read `NAME[:option=value,...]`, or `folder:PATH[,...]`, into a loading function and its options.
 
     Raises `UnknownName` or `BadOption`. Reads no data.
     """

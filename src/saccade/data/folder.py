@@ -65,5 +65,6 @@ def _load(files: list[tuple[Path, int]], size: int) -> Split:
     ]
     stacked = np.stack(images) if images else np.empty((0, size, size, 3), np.uint8)
     return Split(
-        torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous(), torch.tensor([label for _, label in files])
+        torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous(),
+        torch.tensor([label for _, label in files]),
     )

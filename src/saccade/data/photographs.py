@@ -114,7 +114,8 @@ def _torchvision(name: str, root: Path, *, train: bool) -> Sequence[Any]:
         return datasets.CIFAR10(folder, train=train, download=True)  # type: ignore[no-any-return]
     except (OSError, RuntimeError) as error:
         raise BadData(
-            f"{name} is not in {str(folder)!r} and could not be downloaded ({error}); put it there or go online"
+            f"{name} is not in {str(folder)!r} and could not be downloaded ({error}); "
+            "put it there or go online"
         ) from error
 
 

@@ -48,7 +48,9 @@ def white_patch(
     """
     check_positive("white-patch", size=size, train=train, validation=validation, test=test)
     if len(patch) != 2 or not 1 <= patch[0] <= patch[1] <= size:
-        raise BadOption(f"white-patch: patch={tuple(patch)} must be two sides, 1 <= smallest <= largest <= {size}")
+        raise BadOption(
+            f"white-patch: patch={tuple(patch)} must be two sides, 1 <= smallest <= largest <= {size}"
+        )
     if not 0 <= level <= 255:
         raise BadOption(f"white-patch: level={level} must lie between 0 and 255")
     if not 0 < contrast <= 1:
@@ -78,9 +80,14 @@ def _photographs(
         raise BadData(f"{source!r} holds {len(files)} images; each of the {len(counts)} splits needs one")
     order = rng.permutation(len(files))
     held_out = max(1, len(files) // 5)
-    parts = {"validation": order[:held_out], "test": order[held_out : 2 * held_out], "train": order[2 * held_out :]}
+    parts = {
+        "validation": order[:held_out],
+        "test": order[held_out : 2 * held_out],
+        "train": order[2 * held_out :],
+    }
     return {
-        name: [read_image(files[i], at_most=4 * size) for i in part[: counts[name]]] for name, part in parts.items()
+        name: [read_image(files[i], at_most=4 * size) for i in part[: counts[name]]]
+        for name, part in parts.items()
     }
 
 

@@ -40,7 +40,9 @@ class SmallCNN(nn.Module):
         before = (in_channels, *widths)
         self.stages = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(before[i], width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+                nn.Conv2d(before[i], width, 3, stride=2, padding=1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
             )
             for i, width in enumerate(widths)
         )

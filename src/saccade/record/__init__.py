@@ -80,7 +80,9 @@ def record(model: nn.Module) -> Iterator[Maps]:
         raise BadOption("a scripted model cannot be recorded; record the module it was scripted from")
     taps = {_path(name): module for name, module in model.named_modules() if isinstance(module, Tap)}
     if not taps:
-        raise NothingRecorded(f"{type(model).__name__} holds no attention mechanism, so there is nothing to record")
+        raise NothingRecorded(
+            f"{type(model).__name__} holds no attention mechanism, so there is nothing to record"
+        )
     if any(tap.recording for tap in taps.values()):
         raise BadOption(f"{type(model).__name__} is being recorded already; leave the outer block first")
     maps = Maps(taps)
@@ -90,7 +92,8 @@ def record(model: nn.Module) -> Iterator[Maps]:
         yield maps
         if not maps:
             raise NothingRecorded(
-                f"none of the {len(taps)} mechanisms of {type(model).__name__} ran; call the model inside the block"
+                f"none of the {len(taps)} mechanisms of {type(model).__name__} ran; "
+                "call the model inside the block"
             )
     finally:
         maps._collect()  # before the taps are emptied

@@ -71,7 +71,7 @@ def localisation(heatmap: Tensor, mask: Tensor) -> Localisation:
         chance    = |M| / N
 
     pointing is the pointing game, with the value expected when ties are broken at random:
-    Zhang et al.: Top-down Neural Attention by Excitation Backprop, ECCV 2016 (section 4.2).
+    Zhang et al.: Top-down Neural Attention by Excitation Backprop, ECCV 2016.
     energy is the energy-based pointing game:
     Wang et al.: Score-CAM: Score-Weighted Visual Explanations for CNNs, CVPR Workshops 2020.
     precision is the area under the precision-recall curve of the pixels as a step function, ties taken
@@ -79,7 +79,7 @@ def localisation(heatmap: Tensor, mask: Tensor) -> Localisation:
 
     heatmap (B, H, W), non-negative; mask (B, H, W), bool -> float64 scores (B,). No gradient flows.
 
-    Deviation: the pointing game of the paper forgives a miss by 15 pixels; this one does not.
+    Deviation: the authors' evaluation forgives a miss by 15 pixels; this one does not.
 
     Raises `BadShape` unless the shapes are these and every mask covers a part of its image; `BadOption`
     for a mask that is not bool, and for heat that is negative or not finite.

@@ -105,7 +105,7 @@ def check_batch_independence(case: Case) -> None:
         case.expect_equal(f"image {i}, beside an image of NaN", spoilt[i], together[i], _EXACT)
 
 
-class _OnlyMeta(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _OnlyMeta(TorchDispatchMode):
     """Fails when an operation returns a tensor on another device; numbers (0 axes) may be anywhere."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -73,7 +73,7 @@ class Classifier(lightning.LightningModule):
 
 
 class Batches(Sampler[list[int]]):
-    """Batches of indices; shuffled anew each epoch if there is a seed. An epoch's order depends on nothing else."""
+    """Batches of indices; with a seed, in an order that is a function of seed and epoch."""
 
     def __init__(self, length: int, batch_size: int, seed: int | None = None) -> None:
         self.length, self.batch_size, self.seed, self.epoch = length, batch_size, seed, 0

@@ -32,7 +32,7 @@ def evaluate(classifier: Classifier, split: Split) -> tuple[float, float]:
 
 
 def localise(classifier: Classifier, split: Split) -> dict[str, Any] | None:
-    """Return the mean localisation of the attention on the images that have a target, or None without masks."""
+    """Return the mean localisation of the attention on the images with a target; None without masks."""
     if split.masks is None:
         return None
     with_target = split.masks.flatten(1).any(1)
@@ -60,7 +60,10 @@ def write_gallery(classifier: Classifier, split: Split, path: Path) -> None:
     """Write test images, predictions and attention maps for the report."""
     chosen = _gallery(split.labels)
     images = split.images[chosen]
-    arrays: dict[str, Any] = {"images": images.permute(0, 2, 3, 1).numpy(), "labels": split.labels[chosen].numpy()}
+    arrays: dict[str, Any] = {
+        "images": images.permute(0, 2, 3, 1).numpy(),
+        "labels": split.labels[chosen].numpy(),
+    }
     if split.masks is not None:
         arrays["masks"] = split.masks[chosen].numpy()
     if classifier.recipe.attention == "none":
@@ -95,7 +98,12 @@ def _batches(classifier: Classifier, images: Tensor) -> Iterator[Tensor]:
 
 def _joined(scores: list[Localisation]) -> Localisation:
     def join(parts: list[Score]) -> Score:
-        return Score(*(torch.cat([getattr(part, name) for part in parts]) for name in ("pointing", "energy", "precision")))
+        return Score(
+            *(
+                torch.cat([getattr(part, name) for part in parts])
+                for name in ("pointing", "energy", "precision")
+            )
+        )
 
     return Localisation(
         join([score.bright for score in scores]),

@@ -76,9 +76,7 @@ class History(lightning.Callback):
             self._reported = now
             self._report(self._progress(trainer, self.seconds + now - self._started))
 
-    def on_validation_batch_end(
-        self, _trainer: Any, _module: Any, outputs: Any, batch: Any, *_: Any
-    ) -> None:
+    def on_validation_batch_end(self, _trainer: Any, _module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         self._validation.add(outputs, len(batch[1]))
 
     def on_validation_epoch_end(self, _trainer: Any, module: lightning.LightningModule) -> None:

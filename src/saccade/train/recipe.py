@@ -49,7 +49,9 @@ class Recipe:
                 raise BadRecipe(f"{name}={value!r} must be a number of at least 0")
         for name in ("task", "attention"):
             if not isinstance(getattr(self, name), str):
-                raise BadRecipe(f"{name}={getattr(self, name)!r} must be text of the form NAME[:option=value,...]")
+                raise BadRecipe(
+                    f"{name}={getattr(self, name)!r} must be text of the form NAME[:option=value,...]"
+                )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Recipe:

@@ -38,7 +38,9 @@ def prepare(recipe: Recipe) -> Task:
         model = build(recipe, classes=2)
     task = load_task(recipe.task)
     if recipe.batch_size > len(task.train):
-        raise BadRecipe(f"batch_size={recipe.batch_size} is larger than the {len(task.train)} training images")
+        raise BadRecipe(
+            f"batch_size={recipe.batch_size} is larger than the {len(task.train)} training images"
+        )
     model(torch.empty(2, *task.train.images.shape[1:], device="meta"))
     return task
 
@@ -111,7 +113,9 @@ def _fit(
     )
     callbacks: list[lightning.Callback] = [history, last]
     if recipe.patience is not None:
-        best = ModelCheckpoint(folder / "checkpoints", "best", monitor="val_error", enable_version_counter=False)
+        best = ModelCheckpoint(
+            folder / "checkpoints", "best", monitor="val_error", enable_version_counter=False
+        )
         callbacks += [EarlyStopping("val_error", patience=recipe.patience), best]
     checkpoint = folder / CHECKPOINT
     resumed = checkpoint.exists() and bool(load_checkpoint(checkpoint))

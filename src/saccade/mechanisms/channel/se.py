@@ -61,9 +61,7 @@ class SE(nn.Module):
 SPEC = Spec(
     name="se",
     domain="channel",
-    paper=Paper(
-        "Squeeze-and-Excitation Networks", "Hu, Shen, Sun", 2018, "https://arxiv.org/abs/1709.01507"
-    ),
+    paper=Paper("Squeeze-and-Excitation Networks", "Hu, Shen, Sun", 2018, "https://arxiv.org/abs/1709.01507"),
     summary="gate each channel by a small network of all channel means",
     module=SE,
     function=se,

@@ -19,13 +19,15 @@ def multi_head(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
 
     q (B, Lq, C), k and v (B, Lk, C), already projected -> (B, Lq, C). Head h owns channels h*C/heads on.
     """
-    attended = F.scaled_dot_product_attention(*(split_heads(x, heads) for x in (query, key, value)))
+    q, k, v = (split_heads(x, heads) for x in (query, key, value))
+    attended = F.scaled_dot_product_attention(q, k, v)
     return attended.transpose(1, 2).flatten(2)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """(B, L, C) -> (B, heads, L, C/heads), the last axis contiguous, as the fused kernels need it."""
-    split = x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    batch, length, width = x.shape
+    split = x.view(batch, length, heads, width // heads).transpose(1, 2)
     return split if split.stride(-1) == 1 else split.contiguous()
 
 
@@ -101,7 +103,9 @@ class MultiHead(nn.Module):
         if position == "sincos2d" and channels % 4:
             raise BadOption(f"multi_head: channels={channels} is not divisible by 4, as sincos2d needs")
         if (position == "learned") != (tokens is not None):
-            raise BadOption(f"multi_head: tokens={tokens} and position={position!r}: the learned table needs both")
+            raise BadOption(
+                f"multi_head: tokens={tokens} and position={position!r}: the learned table needs both"
+            )
         self.channels, self.heads = channels, heads
         self.projection, self.position, self.residual = projection, position, residual
         kernel = {"linear": (), "conv1d": (kernel_size,), "conv2d": (kernel_size, kernel_size)}[projection]
@@ -123,17 +127,17 @@ class MultiHead(nn.Module):
         self._check(query, key, value)
         q, k, v = self._project(query, key, value)
         if self.tap.recording:
-            factors = (split_heads(x, self.heads).detach() for x in (q, k))
+            queries, keys = (split_heads(x, self.heads).detach() for x in (q, k))
             scale = (self.channels // self.heads) ** -0.5
-            self.tap.publish(PairwiseMap(*factors, scale, _extent(query), _extent(key)))
-        y = self.out_proj(multi_head(q, k, v, self.heads))
+            self.tap.publish(PairwiseMap(queries, keys, scale, _extent(query), _extent(key)))
+        y: Tensor = self.out_proj(multi_head(q, k, v, self.heads))
         if self.residual:
             y = y + _tokens(query)
         y = self.norm(y)
-        return y if query.ndim == 3 else y.transpose(1, 2).unflatten(-1, query.shape[2:])
+        return y if query.ndim == 3 else y.transpose(1, 2).reshape(query.shape)
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return projected queries, keys and values, (B, L, C) each; one product where they share an input."""
+        """Return projected queries, keys and values, (B, L, C); one product where they share an input."""
         parts = 3
         if query is key is value:
             q, k, v = self._convolve(query, self.in_proj_weight, self.in_proj_bias).chunk(parts, dim=-1)
@@ -163,8 +167,8 @@ class MultiHead(nn.Module):
         if self.position == "learned":
             if tokens.shape[1] != len(self.table):
                 raise BadShape(
-                    f"multi_head: the position table holds {len(self.table)} tokens, the input {tuple(x.shape)} "
-                    f"has {tokens.shape[1]}"
+                    f"multi_head: the position table holds {len(self.table)} tokens, "
+                    f"the input {tuple(x.shape)} has {tokens.shape[1]}"
                 )
             return tokens + self.table
         return tokens
@@ -177,7 +181,9 @@ class MultiHead(nn.Module):
         for x in (query, key, value):
             check_shape("multi_head", x, pattern, C=self.channels, **batch)
         if key.shape != value.shape:
-            raise BadShape(f"multi_head: key {tuple(key.shape)} and value {tuple(value.shape)} differ in shape")
+            raise BadShape(
+                f"multi_head: key {tuple(key.shape)} and value {tuple(value.shape)} differ in shape"
+            )
 
 
 def _tokens(x: Tensor) -> Tensor:

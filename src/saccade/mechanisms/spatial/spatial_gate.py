@@ -54,7 +54,9 @@ class SpatialGate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_shape("spatial_gate", x, "B C H W", C=self.channels)
         if self.training and isinstance(self.norm, nn.BatchNorm2d) and x[:, 0].numel() == 1:
-            raise BadShape(f"spatial_gate: batch norm cannot train on the single position of {tuple(x.shape)}")
+            raise BadShape(
+                f"spatial_gate: batch norm cannot train on the single position of {tuple(x.shape)}"
+            )
         gate = spatial_gate(x, nn.Sequential(self.conv, self.norm, self.activation))
         if self.tap.recording:
             self.tap.publish(SpatialMap(gate[:, 0].detach()))

@@ -1,0 +1,160 @@
+"""Time each mechanism beside its textbook form, its best peer and the memory floor, in one process.
+
+    python benchmarks/mechanisms.py [--repeats 15]
+
+Writes benchmarks/results/mechanisms-DEVICE.json. Figures are medians of interleaved repeats; compare the
+columns of one row with each other, not with another machine's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import saccade as sc
+from saccade.compare.compare import hardware
+
+RESULTS = Path(__file__).parent / "results"
+MAP = (8, 256, 56, 56)
+PIXELS = (8, 64, 28, 28)
+
+
+class TextbookCBAM(nn.Module):
+    """CBAM as it is usually written: adaptive pools, `amax`, a concatenation."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Conv2d(channels, channels // 16, 1), nn.ReLU(), nn.Conv2d(channels // 16, channels, 1)
+        )
+        self.conv = nn.Sequential(nn.Conv2d(2, 1, 7, padding=3, bias=False), nn.BatchNorm2d(1, momentum=0.01))
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled = self.mlp(F.adaptive_avg_pool2d(x, 1)) + self.mlp(F.adaptive_max_pool2d(x, 1))
+        x = x * torch.sigmoid(pooled)
+        return x * torch.sigmoid(self.conv(torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1)))
+
+
+class TextbookMultiHead(nn.Module):
+    """Multi-head attention over pixels with its weights written out."""
+
+    def __init__(self, channels: int, heads: int = 8) -> None:
+        super().__init__()
+        self.heads, self.qkv, self.out = (
+            heads,
+            nn.Linear(channels, 3 * channels),
+            nn.Linear(channels, channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        q, k, v = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in self.qkv(tokens).chunk(3, -1))
+        weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
+        y: Tensor = self.out((weights @ v).transpose(1, 2).flatten(2))
+        return y.transpose(1, 2).reshape(x.shape)
+
+
+class PeerMultiHead(nn.Module):
+    """torch.nn.MultiheadAttention over pixels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(channels, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = x.flatten(2).transpose(1, 2)
+        y: Tensor = self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        return y.transpose(1, 2).reshape(x.shape)
+
+
+def contestants(channels: int) -> dict[str, dict[str, nn.Module]]:
+    """Return, for each mechanism, the forms to be timed side by side."""
+    return {
+        "se": {
+            "ours": sc.create("se", channels),
+            "peer": torchvision.ops.SqueezeExcitation(channels, channels // 16),
+        },
+        "cbam": {"ours": sc.create("cbam", channels), "textbook": TextbookCBAM(channels)},
+        "multi_head": {
+            "ours": sc.create("multi_head", channels),
+            "textbook": TextbookMultiHead(channels),
+            "peer": PeerMultiHead(channels),
+        },
+    }
+
+
+def step(call: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> Callable[[], object]:
+    """Return a forward and backward pass through `call`."""
+
+    def run() -> None:
+        x.grad = None
+        call(x).backward(grad)
+
+    return run
+
+
+def milliseconds(
+    calls: dict[str, Callable[[], object]], repeats: int, device: torch.device
+) -> dict[str, float]:
+    """Return the median time of each call; the calls take turns, so that noise hits all alike."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for repeat in range(repeats + 2):
+        for name, call in calls.items():
+            begun = time.perf_counter()
+            call()
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            if repeat >= 2:
+                taken[name].append(1e3 * (time.perf_counter() - begun))
+    return {name: statistics.median(times) for name, times in taken.items()}
+
+
+def measure(repeats: int, device: torch.device) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for name in contestants(64):
+        shape = PIXELS if name == "multi_head" else MAP
+        x = torch.randn(shape, device=device, requires_grad=True)
+        grad = torch.randn(shape, device=device)
+        forms = {key: form.to(device) for key, form in contestants(shape[1])[name].items()}
+        compiled = {f"{key}, compiled": torch.compile(form) for key, form in forms.items()}
+        calls: dict[str, Callable[[], object]] = {
+            key: step(form, x, grad) for key, form in (forms | compiled).items()
+        }
+        calls["floor"] = partial(torch.mul, x.detach(), grad)
+        times = milliseconds(calls, repeats, device)
+        rows.append({"mechanism": name, "shape": shape, "milliseconds": times})
+        ratios = ", ".join(f"{key} {value / times['ours']:.2f}" for key, value in times.items())
+        print(f"{name} {shape}: ours {times['ours']:.1f} ms; relative to it: {ratios}")
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=15)
+    repeats = parser.parse_args().repeats
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    result = {
+        "command": f"python benchmarks/mechanisms.py --repeats {repeats}",
+        "hardware": hardware(),
+        "what": "forward + backward, float32, median milliseconds; floor: one product of two maps",
+        "rows": measure(repeats, device),
+    }
+    path = RESULTS / f"mechanisms-{device.type}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"written: {path}")
+
+
+if __name__ == "__main__":
+    main()
