@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-DEMO := $(BIN)/saccade compare --recipe white-patch-demo --out demo
+DEMO := $(BIN)/saccade compare white-patch --out demo
 
 .PHONY: help install demo test lint bench clean
 
@@ -43,7 +43,7 @@ lint: install
 
 bench: install
 	@echo "bench: speed against textbook versions, into benchmarks/results/"
-	@$(BIN)/python benchmarks/run.py
+	@$(BIN)/python benchmarks/mechanisms.py
 
 clean:
 	@echo "clean: the demo, builds and caches"
