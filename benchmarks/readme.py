@@ -31,7 +31,9 @@ def table(summary: dict[str, Any]) -> str:
         cells = (
             f"`{row['attention']}`",
             f"{100 * row['error']['mean']:.1f}% {span(row['error'])}",
-            "" if row["difference"] is None else f"{100 * row['difference']['mean']:+.1f} {span(row['difference'])}",
+            ""
+            if row["difference"] is None
+            else f"{100 * row['difference']['mean']:+.1f} {span(row['difference'])}",
             looks(row["localisation"]),
             f"{row['parameters']:,}",
             f"{row['flops'] / 1e6:.1f}",
@@ -46,7 +48,8 @@ def table(summary: dict[str, Any]) -> str:
         f"{task['test']:,} test images from different photographs; brackets are 95% intervals over seeds, "
         "differences are paired and in percentage points. *Looks at the target* is the average precision of "
         "the map's pixels, for a map that brightens or darkens the target, over all test images with one. "
-        f"Measured on {machine['gpu'] or machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}; "
+        f"Measured on {machine['gpu'] or machine['cpu']}, {machine['cores']} cores, "
+        f"torch {machine['torch']}; "
         f"{minutes:.1f} minutes of training in all.",
     ]
     return "\n".join(lines)

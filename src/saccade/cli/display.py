@@ -100,20 +100,22 @@ class ComparisonDisplay(RunDisplay):
 
 def table(title: str, rows: list[dict[str, Any]]) -> Table:
     """Return the leaderboard as the terminal shows it, the smallest error first."""
-    out = Table(
-        title=title, title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False
-    )
-    out.add_column("attention")
-    for column in ("test error %", "95%", "vs none", "looks at target", "params", "MFLOPs", "ms", "train s"):
-        out.add_column(column, justify="right")
+    chance = {row["localisation"]["chance"] for row in rows if row["localisation"]}
+    caption = "± half of a 95% interval over seeds; vs none: paired difference, in points"
+    if chance:
+        caption += f"; on target: average precision of the map, chance {max(chance):.2f}"
+    out = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=None)
+    out.add_column("attention", overflow="fold", ratio=1)
+    for column in ("error %", "vs none", "on target", "params", "MFLOPs", "ms", "train s"):
+        out.add_column(column, justify="right", no_wrap=True)
     for row in sorted(rows, key=lambda row: row["error"]["mean"]):
-        error, difference = row["error"], row["difference"]
         out.add_row(
             row["attention"],
-            f"{100 * error['mean']:.2f}",
-            _span(error),
-            "" if difference is None else f"{100 * difference['mean']:+.2f} {_span(difference)}",
-            _looks(row["localisation"]),
+            _points(row["error"]),
+            _points(row["difference"], signed=True),
+            ""
+            if row["localisation"] is None
+            else "{precision[mean]:.2f} {sign}".format(**row["localisation"]),
             f"{row['parameters']:,}",
             f"{row['flops'] / 1e6:.1f}",
             f"{row['latency_ms']:.2f}",
@@ -122,15 +124,15 @@ def table(title: str, rows: list[dict[str, Any]]) -> Table:
     return out
 
 
-def _span(interval: dict[str, float | None]) -> str:
-    low, high = interval["low"], interval["high"]
-    return "" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]".replace("[", r"\[")
-
-
-def _looks(score: dict[str, Any] | None) -> str:
-    if score is None:
+def _points(interval: dict[str, float | None] | None, *, signed: bool = False) -> str:
+    if interval is None or interval["mean"] is None:
         return ""
-    return f"{score['precision']['mean']:.2f} {score['sign']} (chance {score['chance']:.2f})"
+    mean = f"{100 * interval['mean']:{'+' if signed else ''}.1f}"
+    if interval["low"] is None or interval["high"] is None:
+        return mean
+    return (
+        f"{mean} ± {100 * max(interval['high'] - interval['mean'], interval['mean'] - interval['low']):.1f}"
+    )
 
 
 def _clock(seconds: float) -> str:

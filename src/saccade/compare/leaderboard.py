@@ -15,8 +15,9 @@ Row = dict[str, Any]  # an entry of results.json's leaderboard
 _MEASURES = ("pointing", "energy", "precision")
 
 
-def interval(values: Sequence[float]) -> dict[str, float | None]:
-    """Return mean and 95% confidence interval (Student's t over seeds); of one value, the mean alone.
+def interval(values: Sequence[float], least: float = -1.0) -> dict[str, float | None]:
+    """Return mean and 95% confidence interval (Student's t over seeds), cut to what a share, from `least`
+    to 1, can be. Of one value there is the mean alone.
 
     >>> interval([0.5])
     {'mean': 0.5, 'low': None, 'high': None}
@@ -25,7 +26,7 @@ def interval(values: Sequence[float]) -> dict[str, float | None]:
     if len(values) < 2:
         return {"mean": mean, "low": None, "high": None}
     reach = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
-    return {"mean": mean, "low": mean - reach, "high": mean + reach}
+    return {"mean": mean, "low": max(mean - reach, least), "high": min(mean + reach, 1.0)}
 
 
 def leaderboard(results: Sequence[Result]) -> list[Row]:
@@ -45,7 +46,7 @@ def _row(attention: str, runs: Sequence[Result], plain: dict[int, float]) -> Row
     return {
         "attention": attention,
         "seeds": len(runs),
-        "error": interval([run["error"] for run in runs]),
+        "error": interval([run["error"] for run in runs], least=0.0),
         "difference": interval(paired) if paired and attention != "none" else None,
         "localisation": _localisation([run["localisation"] for run in runs if run["localisation"]]),
         "parameters": runs[0]["parameters"],
@@ -66,7 +67,7 @@ def _localisation(scores: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         "sign": sign,
         "agree": agree,
         "chance": statistics.fmean(s["chance"] for s in scores),
-        **{measure: interval([s[sign][measure] for s in scores]) for measure in _MEASURES},
+        **{measure: interval([s[sign][measure] for s in scores], least=0.0) for measure in _MEASURES},
     }
 
 
