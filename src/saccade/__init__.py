@@ -10,7 +10,7 @@ from saccade.errors import (
     SaccadeError,
     UnknownName,
 )
-from saccade.maps import AttentionMap, ChannelMap, PairwiseMap, SpatialMap
+from saccade.maps import AttentionMap, ChannelMap, ClassTokenMap, PairwiseMap, SpatialMap
 from saccade.record import Maps, record
 from saccade.registry import create, mechanisms, register, spec
 from saccade.spec import Example, Option, Paper, Spec
@@ -26,6 +26,7 @@ __all__ = [
     "BadRun",
     "BadShape",
     "ChannelMap",
+    "ClassTokenMap",
     "Example",
     "Maps",
     "NothingRecorded",

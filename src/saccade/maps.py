@@ -180,3 +180,50 @@ class PairwiseMap(AttentionMap):
                 raise BadShape(f"{name}={given[name]} is outside the map of shape {self.query_shape}")
             index = index * extent + given[name]
         return index
+
+
+@dataclass(frozen=True, eq=False)
+class ClassTokenMap(PairwiseMap):
+    """Softmax weights between places, where one more token, without a place, attends and is attended to.
+
+    `queries` and `keys` are those of the places alone, so that the grids describe them; the class token's
+    are `class_query` and `class_key`, `(B, heads, 1, D)`. Weights are exact, taken over the places and the
+    class token together: a row over the places sums to 1 minus what the class token receives.
+
+    The heat map is the row of the class token, from which the model answers, not the mean over queries.
+
+    >>> import torch
+    >>> q, c = torch.randn(1, 2, 12, 8), torch.randn(1, 2, 1, 8)
+    >>> pairs = ClassTokenMap(q, q, 8**-0.5, (3, 4), (3, 4), class_query=c, class_key=c)
+    >>> pairs.class_row().shape               # where does the class token look?
+    torch.Size([1, 3, 4])
+    >>> pairs.attend(y=2, x=3).sum().item() < 1
+    True
+    """
+
+    class_query: Tensor
+    class_key: Tensor
+
+    def rows(self, queries: Tensor) -> Tensor:
+        """Return the weights that these queries give to the places, `(B, heads, n, Nk)`.
+
+        What is missing from a sum of 1 goes to the class token.
+        """
+        dtype = torch.promote_types(queries.dtype, torch.float32)
+        keys = torch.cat([self.class_key, self.keys], dim=2).to(dtype)
+        logits = self.scale * queries.to(dtype) @ keys.transpose(-2, -1)
+        return logits.softmax(dim=-1)[..., 1:]
+
+    def class_row(self, head: int | None = None) -> Tensor:
+        """Return where the class token looks, `(B, *key_shape)`; the mean over heads unless named."""
+        return self._heads(self.rows(self.class_query), head).reshape(-1, *self.key_shape)
+
+    def received(self, head: int | None = None) -> Tensor:
+        """Return the weight that each place receives, the mean over the queries of places.
+
+        It sums to less than 1: the rest goes to the class token. Neither its own row nor its column counts.
+        """
+        return super().received(head)
+
+    def saliency(self) -> Tensor:
+        return self.class_row()

@@ -38,7 +38,7 @@ def sincos2d(height: int, width: int, channels: int, like: Tensor) -> Tensor:
     """
     quarter = channels // 4
     steps = torch.arange(quarter, device=like.device, dtype=torch.float32) / max(quarter - 1, 1)
-    omega = 10000.0**-steps
+    omega = 1 / 10000.0**steps
     ys = torch.arange(height, device=like.device, dtype=torch.float32)[:, None] * omega
     xs = torch.arange(width, device=like.device, dtype=torch.float32)[:, None] * omega
     ys, xs = ys[:, None].expand(-1, width, -1), xs[None].expand(height, -1, -1)

@@ -1,0 +1,114 @@
+"""The parts that both vision transformers are built of."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Literal
+
+from torch import Tensor, nn
+
+from saccade.errors import check_choice, check_positive
+from saccade.maps import ClassTokenMap, PairwiseMap
+from saccade.mechanisms.pairwise.multi_head import multi_head, split_heads
+from saccade.tap import Tap
+
+Head = Literal["classes", "score"]
+
+
+def linear(width: int, out: int, *, bias: bool = True, parts: int = 1) -> nn.Linear:
+    """Return a linear layer as both papers' code starts it: Xavier's uniform distribution, biases 0.
+
+    `parts` maps that share a matrix, such as queries, keys and values, start as if they stood alone.
+    """
+    layer = nn.Linear(width, out, bias=bias)
+    for part in layer.weight.chunk(parts):
+        nn.init.xavier_uniform_(part)
+    if bias:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def head_of(width: int, head: Head, classes: int) -> nn.Linear:
+    """Return the last layer, small at the start: `classes` outputs, or one score."""
+    layer = nn.Linear(width, classes if head == "classes" else 1)
+    nn.init.trunc_normal_(layer.weight, std=0.02)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+class SelfAttention(nn.Module):
+    """Multi-head attention among tokens (B, N, width) whose places lie in a grid, after a class token if any.
+
+    The map that is recorded is a `PairwiseMap` of the grid, with a class token a `ClassTokenMap`.
+
+    >>> import torch
+    >>> SelfAttention(32, 2, 8, (3, 4), bias=False)(torch.randn(1, 12, 32)).shape
+    torch.Size([1, 12, 32])
+    """
+
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        head_width: int,
+        grid: tuple[int, ...],
+        *,
+        bias: bool,
+        class_token: bool = False,
+    ) -> None:
+        super().__init__()
+        self.heads, self.head_width, self.grid, self.class_token = heads, head_width, grid, class_token
+        self.qkv = linear(width, 3 * heads * head_width, bias=bias, parts=3)
+        self.proj = linear(heads * head_width, width, bias=bias)
+        self.tap = Tap()
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        if self.tap.recording:
+            self.tap.publish(self._map(*(split_heads(part.detach(), self.heads) for part in (q, k))))
+        y: Tensor = self.proj(multi_head(q, k, v, self.heads))
+        return y
+
+    def _map(self, queries: Tensor, keys: Tensor) -> PairwiseMap:
+        scale, grid = self.head_width**-0.5, self.grid
+        if not self.class_token:
+            return PairwiseMap(queries, keys, scale, grid, grid)
+        (class_query, queries), (class_key, keys) = (
+            x.split([1, x.shape[2] - 1], dim=2) for x in (queries, keys)
+        )
+        return ClassTokenMap(queries, keys, scale, grid, grid, class_query=class_query, class_key=class_key)
+
+
+class Block(nn.Module):
+    """One pre-norm transformer layer.
+
+        x <- x + Attention(LN(x))        x <- x + W2 GELU(W1 LN(x) + b1) + b2
+
+    >>> import torch
+    >>> Block(SelfAttention(32, 2, 16, (12,), bias=True), 32, 64, eps=1e-6)(torch.randn(1, 12, 32)).shape
+    torch.Size([1, 12, 32])
+    """
+
+    def __init__(self, attention: SelfAttention, width: int, mlp_width: int, eps: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, eps=eps)
+        self.attn = attention
+        self.norm2 = nn.LayerNorm(width, eps=eps)
+        layers = {"fc1": linear(width, mlp_width), "act": nn.GELU(), "fc2": linear(mlp_width, width)}
+        self.mlp = nn.Sequential(OrderedDict(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        y: Tensor = x + self.mlp(self.norm2(x))
+        return y
+
+
+def check_sizes(owner: str, head: str, **sizes: int) -> None:
+    """Raise `BadOption` for sizes or a head that no vision transformer can have."""
+    check_choice(owner, "head", head, ("classes", "score"))
+    check_positive(owner, **sizes)
+
+
+def answer(logits: Tensor, head: Head) -> Tensor:
+    """Return class logits (B, classes) as they are, one score as (B,)."""
+    return logits[:, 0] if head == "score" else logits
