@@ -103,7 +103,7 @@ def accuracy(model: SimpleViT, train: Features, test: Features, generator: torch
     scores = model(differences)
     threshold = (scores[same == 1].mean() + scores[same == 0].mean()) / 2
     differences, same = test.pairs(2000, generator)
-    return ((model(differences) > threshold) == (same == 1)).double().mean().item()
+    return float(((model(differences) > threshold) == (same == 1)).double().mean())
 
 
 def accuracy_of_length(test: Features, generator: torch.Generator) -> float:
@@ -111,7 +111,7 @@ def accuracy_of_length(test: Features, generator: torch.Generator) -> float:
     differences, same = test.pairs(2000, generator)
     longest_last = same[differences.flatten(1).norm(dim=1).argsort()]
     right = (longest_last == 1).cumsum(0) + (longest_last == 0).sum() - (longest_last == 0).cumsum(0)
-    return right.max().item() / len(same)
+    return float(right.max()) / len(same)
 
 
 def main() -> None:

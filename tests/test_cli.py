@@ -33,6 +33,32 @@ def test_list_names_every_mechanism(
     assert "cbam" not in printed
 
 
+def test_list_fits_eighty_columns_with_a_line_of_facts_for_each(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert call(monkeypatch, "list") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    facts = {line.split()[0]: line.split()[1:] for line in lines if not line.startswith(" ")}
+    for name in sc.mechanisms():
+        its = sc.spec(name)
+        assert facts[name] == [its.domain, its.selection, its.unit, str(its.paper.year)]
+
+
+def test_show_draws_the_flow_and_says_what_goes_in(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "show", "cbam") == 0
+    printed = capsys.readouterr().out
+    assert "x ─┬─> channel gate ─┬─> multiply" in printed
+    assert "a drop-in for any slot" in printed
+    assert call(monkeypatch, "show", "scaled_dot_product") == 0
+    printed = capsys.readouterr().out
+    assert "(B, Q, h, C), (B, K, h, C), (B, K, h, C)\n" in printed
+    assert "not a drop-in" in printed
+
+
 @pytest.mark.parametrize("name", sc.mechanisms())
 def test_show_tells_equation_paper_options_and_cost(
     name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -98,6 +98,8 @@ class Spec:
     maps        the kinds of map that the first example publishes, in order
     selection   "soft": differentiable weights; "hard": a sampled choice
     unit        "item": chooses among items of a sequence; "location": addresses places of one map
+    flow        how data pass it, for the catalogue's drawing: steps joined by "->", branches side by side
+                in brackets, as in "x -> [mean -> sigmoid | ] -> multiply -> y"; an empty branch passes x on
     """
 
     name: str
@@ -110,6 +112,7 @@ class Spec:
     maps: tuple[type[AttentionMap], ...]
     selection: Literal["soft", "hard"] = "soft"
     unit: Literal["item", "location"] = "location"
+    flow: str = ""
 
     @property
     def options(self) -> tuple[Option, ...]:

@@ -89,4 +89,5 @@ SPEC = Spec(
         Example("B C H W", {"reduction": 4, "pools": ("avg", "max", "lp", "lse")}),
     ),
     maps=(ChannelMap,),
+    flow="x -> [[mean over positions | maximum] -> shared MLP -> sum, sigmoid | ] -> multiply -> y",
 )

@@ -72,4 +72,5 @@ SPEC = Spec(
         Example("B C H W", {"reduction": 4, "bias": False}),
     ),
     maps=(ChannelMap,),
+    flow="x -> [mean over positions -> W1, ReLU -> W2, sigmoid | ] -> scale channels -> y",
 )

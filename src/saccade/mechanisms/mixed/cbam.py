@@ -77,4 +77,5 @@ SPEC = Spec(
         Example("B C H W", {"spatial": False}),
     ),
     maps=(ChannelMap, SpatialMap),
+    flow="x -> [channel gate | ] -> multiply -> [spatial gate | ] -> multiply -> y",
 )

@@ -215,4 +215,5 @@ SPEC = Spec(
     ),
     maps=(PairwiseMap,),
     unit="item",
+    flow="[[query -> W_q | key -> W_k] -> products, softmax per head | value -> W_v] -> sum -> W_o -> y",
 )

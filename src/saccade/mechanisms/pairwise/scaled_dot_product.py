@@ -80,4 +80,5 @@ SPEC = Spec(
     examples=(Example("B Q h C, B K h C, B K h C"), Example("B L h C")),
     maps=(PairwiseMap,),
     unit="item",
+    flow="[[query | key] -> scaled products -> softmax over keys | value] -> weighted sum -> y",
 )

@@ -80,4 +80,5 @@ SPEC = Spec(
         Example("B C H W", {"kernel_size": 3, "batch_norm": False, "relu": True}),
     ),
     maps=(SpatialMap,),
+    flow="x -> [[maximum over channels | mean] -> conv kxk, BN -> sigmoid | ] -> multiply -> y",
 )

@@ -1,0 +1,58 @@
+"""Every drop-in mechanism trains by its name in a slot of the small network, and its map is scored."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import saccade as sc
+from saccade.models import SmallCNN
+from saccade.train import Recipe, load_checkpoint, train
+from saccade.train.classifier import build
+
+DROP_INS = [name for name in sc.mechanisms() if sc.spec(name).drop_in]
+TASK = "white-patch:size=32,patch=[6,12],train=24,validation=8,test=8"
+
+
+@pytest.mark.parametrize("name", DROP_INS)
+def test_an_epoch_by_name(name: str, tmp_path: Path) -> None:
+    recipe = Recipe(task=TASK, attention=name, epochs=1, batch_size=8)
+    result = train(recipe, tmp_path)
+    assert math.isfinite(result["loss"])
+    assert result == json.loads((tmp_path / "result.json").read_text())
+
+    where = result["localisation"]
+    assert where is not None
+    assert where["path"].startswith("attention.2")
+    for sign in ("bright", "dark"):
+        assert all(0 <= value <= 1 for value in where[sign].values()), where
+    with np.load(tmp_path / "gallery.npz", allow_pickle=False) as gallery:
+        heat, kind = gallery["heat"], gallery["kind"]
+    assert kind == where["kind"]
+    assert len(heat) == 8
+    assert np.isfinite(heat).all()
+    assert heat.min() >= 0
+    assert heat.max() <= 1
+
+    torch.manual_seed(recipe.seed)
+    start = build(recipe, 2).state_dict()
+    after = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]
+    own = [key for key in start if key.startswith("attention.")]
+    moved = [key for key in own if not torch.equal(start[key], after[f"model.{key}"])]
+    assert moved or not own, f"no weight of {name} was trained"
+
+
+@pytest.mark.parametrize("name", [name for name in sc.mechanisms() if name not in DROP_INS])
+def test_what_is_no_drop_in_is_refused_with_its_name(name: str) -> None:
+    with pytest.raises(sc.BadOption, match=f"^{name} does not take and return one image map"):
+        SmallCNN(2, attention={2: name})
+
+
+def test_there_are_some_of_both() -> None:
+    assert {"cbam", "channel_gate", "multi_head", "se", "spatial_gate"} <= {*DROP_INS}
+    assert "scaled_dot_product" not in DROP_INS
