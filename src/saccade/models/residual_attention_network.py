@@ -34,9 +34,9 @@ class ResidualAttentionNetwork(nn.Module):
     images (B, in_channels, H, W) -> logits (B, classes). Any H and W, odd ones too. Maps are recorded as
     "stages.STAGE.NUMBER", STAGE 0 to 2, NUMBER from 1 on.
 
-    Deviation: the paper gives 31.9 and 51.3 million parameters for 1000 classes; the layers of its table,
-    and of the authors' released networks, have 31.8 and 51.3. What the paper calls Attention-92 for
-    CIFAR has two modules per stage and narrower, unpublished widths. `activation="tanh"` is as released.
+    Deviation: the paper counts 31.9 and 51.3 million parameters for 1000 classes. The layers of its table,
+    which are those of the networks that the authors released, have 31.8 and 52.5 million, and so has this.
+    The stem and widths for CIFAR were not released; in the paper every stage has as many modules there.
 
     Raises `BadOption` for an unknown depth or stem or for other than four widths of at least 4, `BadShape`
     for any other input, and in training as `ResidualMask` does.

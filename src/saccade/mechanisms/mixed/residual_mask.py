@@ -171,7 +171,8 @@ class ResidualMask(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("residual_mask", x, "B C H W", C=self.channels)
-        if self.training and x.shape[0] * prod(max(1, n >> self.depth) for n in x.shape[2:]) == 1:
+        bottom = [max(1, extent >> self.depth) for extent in x.shape[2:]]
+        if self.training and x.shape[0] * prod(bottom) == 1:
             raise BadShape(
                 f"residual_mask: batch norm cannot train on {tuple(x.shape)}, a single position after "
                 f"{self.depth} poolings"
@@ -199,8 +200,7 @@ SPEC = Spec(
     examples=(
         Example("B C H W"),
         Example("B C H W", {"depth": 2, "activation": "channel"}),
-        Example("B C H W", {"depth": 3, "activation": "spatial", "align_corners": False}),
-        Example("B C H W", {"activation": "tanh", "t": 1}),
+        Example("B C H W", {"depth": 3, "activation": "spatial", "t": 1, "align_corners": False}),
     ),
     maps=(SpatialMap,),
 )
