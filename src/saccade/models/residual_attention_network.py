@@ -14,7 +14,7 @@ from saccade.mechanisms.mixed.residual_mask import Activation, ResidualMask, Res
 #: The attention modules of the three stages, by the depth of the trunk.
 MODULES: Mapping[int, tuple[int, int, int]] = {56: (1, 1, 1), 92: (1, 2, 3)}
 #: How often the masks of the three stages are halved: to a side of 7, from 56, 28 and 14.
-HALVINGS: tuple[Literal[3], Literal[2], Literal[1]] = (3, 2, 1)
+HALVINGS: Sequence[Literal[1, 2, 3]] = (3, 2, 1)
 
 
 class ResidualAttentionNetwork(nn.Module):

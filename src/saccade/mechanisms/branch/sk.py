@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import reduce as fold
 from operator import add
 
-import torch
 from torch import Tensor, nn
 
 from saccade.errors import BadOption, BadShape, check_positive, check_shape
@@ -21,7 +20,8 @@ def sk(features: Sequence[Tensor], reduce: nn.Module, select: nn.Module) -> Tens
     features P maps (B, C, H, W), s the mean of their sum over positions, (B, C) -> (B, P, C).
     """
     means = fold(add, features).mean((2, 3))
-    return select(reduce(means)).unflatten(1, (len(features), -1)).softmax(1)
+    logits: Tensor = select(reduce(means))
+    return logits.unflatten(1, (len(features), -1)).softmax(1)
 
 
 class SK(nn.Module):
@@ -81,8 +81,9 @@ class SK(nn.Module):
         weights = sk(features, self.reduce, self.select)
         if self.tap.recording:
             self.tap.publish(BranchMap.of(weights, features))
-        mixed = (w[:, :, None, None] * u for w, u in zip(weights.unbind(1), features, strict=True))
-        return fold(add, mixed)
+        parts = [w[:, :, None, None] * u for w, u in zip(weights.unbind(1), features, strict=True)]
+        y: Tensor = fold(add, parts)
+        return y
 
 
 SPEC = Spec(

@@ -29,7 +29,7 @@ class ECA(nn.Module):
         k = |(log2 C + 1) / 2|, rounded down, then up to an odd number
 
     Wang, Wu, Zhu, Li, Zuo, Hu: ECA-Net: Efficient Channel Attention for Deep Convolutional Neural
-    Networks, CVPR 2020 (equations 8, 9 and 12 with gamma = 2, b = 1). z the means, w the k weights of
+    Networks, CVPR 2020 (section 3.2, with gamma = 2, b = 1). z the means, w the k weights of
     `conv` (no bias), * a convolution along the channels with zeros beyond the ends, s the gate.
 
     kernel_size   k, odd; None computes it from C: 3 for 64, 5 for 128 to 1024, 7 for 2048. The released

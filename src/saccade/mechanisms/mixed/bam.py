@@ -42,7 +42,7 @@ class BAM(nn.Module):
         S = f3(h2(h1(h0(x))))                      h = ReLU(BN(f(.)))
         y = (1 + sigma(C S)) x
 
-    Park, Woo, Lee, Kweon: BAM: Bottleneck Attention Module, BMVC 2018 (equations 1 to 5).
+    Park, Woo, Lee, Kweon: BAM: Bottleneck Attention Module, BMVC 2018 (equations 1 to 4).
     W0, W1 the layers of `channel`, f0 (1 x 1), f1, f2 (3 x 3, dilated by `dilation`, as many as
     `dilated_convs`) and f3 (1 x 1, to one map) those of `spatial`; r `reduction`; all have biases.
 

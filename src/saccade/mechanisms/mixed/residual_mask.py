@@ -71,8 +71,8 @@ class ResidualUnit(nn.Module):
         y = self.conv1(active)
         y = self.conv2(F.relu(self.norm2(y)))
         y = self.conv3(F.relu(self.norm3(y)))
-        shortcut: Tensor = x if self.shortcut is None else self.shortcut(active)
-        return shortcut + y
+        summed: Tensor = y + (x if self.shortcut is None else self.shortcut(active))
+        return summed
 
 
 class SoftMask(nn.Module):

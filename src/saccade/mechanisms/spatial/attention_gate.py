@@ -34,7 +34,7 @@ class AttentionGate(nn.Module):
         q = psi(ReLU(theta(x) + up(phi(g))))        alpha = up(sigma(q))        y = alpha x
 
     Oktay, Schlemper, Le Folgoc, Lee, Heinrich, Misawa, Mori, McDonagh, Hammerla, Kainz, Glocker,
-    Rueckert: Attention U-Net: Learning Where to Look for the Pancreas, MIDL 2018 (equations 1 to 3).
+    Rueckert: Attention U-Net: Learning Where to Look for the Pancreas, MIDL 2018 (equations 1 and 2).
     W_x `theta` (kernel and stride `stride`, no bias), W_g `phi` and psi `psi` (1 x 1, with bias), alpha the
     weights, up a bilinear or trilinear resizing, corners not aligned.
 
@@ -43,7 +43,7 @@ class AttentionGate(nn.Module):
     stride              how much coarser than x the weights are computed, 2 in the authors' code
     dims                2 for images, 3 for volumes
     output_projection   a 1 x 1 convolution and a batch norm after the gate, as in the authors' code; the
-                        paper and their two-dimensional figures have none
+                        paper has none
 
     x (B, C, H, W) or (B, C, T, H, W), g (B, G, ...) of any size -> the shape of x.
 
@@ -109,7 +109,8 @@ SPEC = Spec(
     domain="spatial",
     paper=Paper(
         "Attention U-Net: Learning Where to Look for the Pancreas",
-        "Oktay, Schlemper, Le Folgoc, Lee, Heinrich, Misawa, Mori, McDonagh, Hammerla, Kainz, Glocker, Rueckert",
+        "Oktay, Schlemper, Le Folgoc, Lee, Heinrich, Misawa, Mori, McDonagh, Hammerla, Kainz, Glocker, "
+        "Rueckert",
         2018,
         "https://arxiv.org/abs/1804.03999",
     ),
