@@ -20,8 +20,8 @@ def sk(features: Sequence[Tensor], reduce: nn.Module, select: nn.Module) -> Tens
     features P maps (B, C, H, W), s the mean of their sum over positions, (B, C) -> (B, P, C).
     """
     means = fold(add, features).mean((2, 3))
-    logits: Tensor = select(reduce(means))
-    return logits.unflatten(1, (len(features), -1)).softmax(1)
+    weights: Tensor = select(reduce(means)).unflatten(1, (len(features), -1)).softmax(1)
+    return weights
 
 
 class SK(nn.Module):
