@@ -68,7 +68,9 @@ class BatchNorms:
     def assert_running(self) -> None:
         """Assert that the module's buffers have moved by 0.1 to the statistics of what was seen."""
         now: Mapping[str, Tensor] = dict(self.module.named_buffers())
-        assert {f"{name}.running_mean" for name in self.seen} == {n for n in now if n.endswith("running_mean")}
+        assert {f"{name}.running_mean" for name in self.seen} == {
+            n for n in now if n.endswith("running_mean")
+        }
         for name, x in self.seen.items():
             mean, variance = statistics(x)
             count = x.numel() / x.shape[1]

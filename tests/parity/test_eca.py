@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from plain import sigmoid
 from timm.layers import EcaModule
 from torch import Tensor
 from torch.func import functional_call
 
 import saccade as sc
 from parity import Parameters, assert_close, assert_parity, build, normal
-from plain import sigmoid
 
 
 def formula(parameters: Parameters, x: Tensor) -> Tensor:
@@ -20,7 +20,11 @@ def formula(parameters: Parameters, x: Tensor) -> Tensor:
     channels, reach = means.shape[1], len(weight) // 2
     logits = [
         sum(
-            (weight[k] * means[:, c + k - reach] for k in range(len(weight)) if 0 <= c + k - reach < channels),
+            (
+                weight[k] * means[:, c + k - reach]
+                for k in range(len(weight))
+                if 0 <= c + k - reach < channels
+            ),
             start=torch.zeros((), dtype=x.dtype),
         )
         for c in range(channels)
