@@ -21,8 +21,11 @@ def strided(weight: Tensor, x: Tensor, stride: int) -> Tensor:
     """A convolution of blocks that do not overlap, a sum over places in the block; the rest is left out."""
     extents, total = [extent // stride * stride for extent in x.shape[2:]], torch.zeros((), dtype=x.dtype)
     for place in product(range(stride), repeat=len(extents)):
-        window = (..., *(slice(i, extent, stride) for i, extent in zip(place, extents, strict=True)))
-        total = total + torch.einsum("oc,bc...->bo...", weight[(..., *place)], x[window])
+        tap, window = weight, x
+        for axis, (i, extent) in enumerate(zip(place, extents, strict=True), start=2):
+            tap = tap.select(2, i)
+            window = window.narrow(axis, 0, extent).unflatten(axis, (-1, stride)).select(axis + 1, i)
+        total = total + torch.einsum("oc,bc...->bo...", tap, window)
     return total
 
 

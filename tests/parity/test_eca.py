@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from plain import sigmoid
-from timm.layers import EcaModule
+from timm.layers.eca import EcaModule
 from torch import Tensor
 from torch.func import functional_call
 

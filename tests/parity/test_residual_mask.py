@@ -14,7 +14,7 @@ import saccade as sc
 from parity import Parameters, assert_close, assert_parity, build, normal
 from saccade.mechanisms.mixed.residual_mask import ResidualUnit, residual_mask
 
-C = 8
+C = 16
 
 
 def unit(norm: BatchNorms, p: Parameters, name: str, x: Tensor, stride: int = 1) -> Tensor:
@@ -100,7 +100,7 @@ def test_equals_the_formula(options: dict[str, Any], training: bool) -> None:
     module = trained(**options)
     norm = BatchNorms(module.train(training))
     plain = {"p_" if name == "p" else name: value for name, value in options.items()}
-    assert_parity(module, lambda p, x: formula(norm, p, x, **plain), normal(3, C, 9, 14))
+    assert_parity(module, lambda p, x: formula(norm, p, x, **plain), normal(3, C, 17, 22))
     if training:
         norm.assert_running()
     else:

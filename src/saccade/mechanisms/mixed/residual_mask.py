@@ -18,16 +18,19 @@ from saccade.tap import Tap
 Activation = Literal["mixed", "channel", "spatial", "tanh"]
 
 
+_FLOOR = 1e-4  # below it, norms and deviations are rounding, and their gradients overflow half precision
+
+
 def _channel(logits: Tensor) -> Tensor:
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))  # the floors vanish in half precision
-    return F.normalize(wide, dim=1, eps=1e-12).to(logits.dtype)
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return F.normalize(wide, dim=1, eps=_FLOOR).to(logits.dtype)
 
 
 def _spatial(logits: Tensor) -> Tensor:
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
     centred = wide - wide.mean((2, 3), keepdim=True)
     variance = centred.square().mean((2, 3), keepdim=True)
-    return torch.sigmoid(centred * variance.clamp_min(1e-10).rsqrt()).to(logits.dtype)
+    return torch.sigmoid(centred * variance.clamp_min(_FLOOR**2).rsqrt()).to(logits.dtype)
 
 
 #: f1, f2 and f3 of the paper, and the activation of the networks that its authors released.
@@ -134,8 +137,8 @@ class ResidualMask(nn.Module):
 
     x (B, C, H, W) -> the same shape, any H and W. Records the mean of M over channels.
 
-    Deviation: a side of 1 is left as it is by the pooling, a standard deviation below 1e-5 taken as 1e-5,
-    and a norm below 1e-12 as 1e-12; otherwise none.
+    Deviation: a side of 1 is left as it is by the pooling, and a norm or a standard deviation below 1e-4,
+    as that of a constant map, is taken as 1e-4; otherwise none.
 
     Raises `BadOption` if C < 4 (a unit's bottleneck, C // 4, would be empty), `BadShape` for any other
     input, and in training if a single position in all is left at the bottom, for batch norm.
