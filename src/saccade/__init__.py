@@ -10,7 +10,7 @@ from saccade.errors import (
     SaccadeError,
     UnknownName,
 )
-from saccade.maps import AttentionMap, ChannelMap, PairwiseMap, SpatialMap
+from saccade.maps import AttentionMap, BranchMap, ChannelMap, PairwiseMap, SpatialMap
 from saccade.record import Maps, record
 from saccade.registry import create, mechanisms, register, spec
 from saccade.spec import Example, Option, Paper, Spec
@@ -25,6 +25,7 @@ __all__ = [
     "BadRecipe",
     "BadRun",
     "BadShape",
+    "BranchMap",
     "ChannelMap",
     "Example",
     "Maps",

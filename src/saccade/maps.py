@@ -7,7 +7,7 @@ three of them (`L` of a sequence, `H, W` of an image, `T, H, W` of a clip).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -180,3 +180,34 @@ class PairwiseMap(AttentionMap):
                 raise BadShape(f"{name}={given[name]} is outside the map of shape {self.query_shape}")
             index = index * extent + given[name]
         return index
+
+
+@dataclass(frozen=True, eq=False)
+class BranchMap(AttentionMap):
+    """One weight per branch and channel, `weights` `(B, M, C)`, and the `energy` `(B, S...)` let through.
+
+    The weights choose among branches, not among places: they say at which reach a channel is read. The
+    heat map is the energy sum_mc w_mc |u_mc| of the branches u_m that they mix, which `BranchMap.of`
+    computes: where what was chosen is strong.
+
+    >>> import torch
+    >>> recorded = BranchMap.of(torch.rand(2, 3, 8).softmax(1), [torch.randn(2, 8, 6, 5) for _ in range(3)])
+    >>> recorded.heatmap().shape
+    torch.Size([2, 6, 5])
+    """
+
+    weights: Tensor
+    energy: Tensor
+    kind = "branch"
+
+    @classmethod
+    def of(cls, weights: Tensor, branches: Sequence[Tensor]) -> BranchMap:
+        """Build the map from weights `(B, M, C)` and the M branches `(B, C, S...)` that they mix."""
+        parts = [
+            torch.einsum("bc,bc...->b...", share, branch.abs())
+            for share, branch in zip(weights.detach().unbind(1), branches, strict=True)
+        ]
+        return cls(weights.detach(), torch.stack(parts).sum(0).detach())
+
+    def saliency(self) -> Tensor:
+        return self.energy

@@ -16,9 +16,9 @@ from saccade.maps import AttentionMap
 Domain = Literal["channel", "spatial", "mixed", "pairwise", "branch", "sampling", "hard", "temporal"]
 
 #: What the letters of an `Example` stand for unless a caller says otherwise.
-#: B batch, C channels, H W T spatial axes, L Q K sequence lengths, h heads.
+#: B batch, C channels, H W T spatial axes, I J those of a coarser map, L Q K sequence lengths, h heads.
 SIZES: Mapping[str, int] = MappingProxyType(
-    {"B": 2, "C": 32, "H": 8, "W": 6, "T": 3, "L": 10, "Q": 5, "K": 7, "h": 2}
+    {"B": 2, "C": 32, "H": 8, "W": 6, "T": 3, "I": 4, "J": 3, "L": 10, "Q": 5, "K": 7, "h": 2}
 )
 
 

@@ -48,12 +48,17 @@ class Case:
         if not condition:
             self.fail(expected)
 
-    def expect_equal(self, what: str, got: Tensor, expected: Tensor, tolerance: float = 0.0) -> None:
-        """Fail unless the shapes agree and no value is off by more than `tolerance` times the largest one."""
+    def expect_equal(
+        self, what: str, got: Tensor, expected: Tensor, tolerance: float = 0.0, scale: float = 0.0
+    ) -> None:
+        """Fail unless the shapes agree and no value is off by more than `tolerance` times the largest one.
+
+        `scale`, if larger, stands for the largest value: of a tensor that is 0 but for rounding, say.
+        """
         if got.shape != expected.shape:
             self.fail(f"{what}: expected the shape {tuple(expected.shape)}, got {tuple(got.shape)}")
         error = (got.double() - expected.double()).abs().max().item()
-        limit = tolerance * expected.double().abs().max().item()
+        limit = tolerance * max(scale, expected.double().abs().max().item())
         if not error <= limit:  # so written, NaN fails
             self.fail(f"{what}: expected equality within {limit:.1e}, off by {error:.1e}")
 

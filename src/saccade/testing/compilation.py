@@ -55,11 +55,13 @@ def check_compile(case: Case) -> None:
             recorded = forward(compiled.module, inputs)
     case.expect_equal("the compiled result", output, expected, _EXACT)
     case.expect_equal("the compiled result while recorded", recorded, expected, _EXACT)
+    # Of all gradients: that of a bias before a batch norm is 0, and what is computed is rounding.
+    largest = max((g.abs().max().item() for g in gradients.values() if g is not None), default=0.0)
     for name, gradient in gradients.items():
         got = its[name if name in its else f"_orig_mod.{name}"]
         if gradient is None or got is None:
             case.fail(f"{name} must receive a gradient, compiled or not")
-        case.expect_equal(f"the compiled gradient of {name}", got, gradient, _EXACT)
+        case.expect_equal(f"the compiled gradient of {name}", got, gradient, _EXACT, largest)
     case.expect([*maps] == [*eager_maps], f"compiled, it published {maps}, in eager mode {eager_maps}")
     for path, attention in eager_maps.items():
         for name, value in tensors(attention).items():
