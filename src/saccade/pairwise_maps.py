@@ -60,9 +60,7 @@ class AdditiveMap(PairwiseMap):
     def rows(self, queries: Tensor) -> Tensor:
         dtype = torch.promote_types(queries.dtype, torch.float32)
         keys, direction = self.keys.to(dtype).unsqueeze(2), self.direction.to(dtype)[:, None, None, :, None]
-        parts = [
-            torch.tanh(part.to(dtype).unsqueeze(3) + keys) @ direction for part in self._chunks(queries)
-        ]
+        parts = [torch.tanh(part.to(dtype).unsqueeze(3) + keys) @ direction for part in self._chunks(queries)]
         return (self.scale * torch.cat(parts, 2).squeeze(-1)).softmax(dim=-1)
 
     @property

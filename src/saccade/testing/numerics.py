@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from saccade.record import record
-from saccade.testing.case import Case, forward, forward_backward, sweep
+from saccade.testing.case import Case, forward, forward_backward, largest, sweep
 
 _EXACT = 1e-10  # of float64 results that differ in the order of summation only
 _BUDGET = 16  # units of rounding of the dtype, of the largest output
@@ -74,14 +74,17 @@ def check_layouts(case: Case) -> None:
     module = case.build(dtype=torch.float64).eval()
     inputs = case.inputs(dtype=torch.float64)
     expected, gradients = forward_backward(module, inputs)
-    channels_last = copy.deepcopy(module).to(memory_format=torch.channels_last)
+    is_3d = any(parameter.ndim == 5 for parameter in module.parameters())
+    layout = torch.channels_last_3d if is_3d else torch.channels_last
+    channels_last = copy.deepcopy(module).to(memory_format=layout)
     for what, twin in (("a plain module", module), ("a channels-last module", channels_last)):
         output, its = forward_backward(twin, [_last(x) for x in inputs])
         case.expect_equal(f"channels-last input, {what}", output, expected, _EXACT)
         for name, gradient in gradients.items():
             got = its[name]
             if gradient is not None and got is not None:
-                case.expect_equal(f"gradient of {name}, channels-last, {what}", got, gradient, _EXACT)
+                label = f"gradient of {name}, channels-last, {what}"
+                case.expect_equal(label, got, gradient, _EXACT, largest(gradients))
 
 
 def _last(x: Tensor) -> Tensor:

@@ -48,7 +48,12 @@ class _Additive(torch.autograd.Function):
         query, key, value, direction = ctx.saved_tensors
         k, v, w = (x.to(_dtype(query)) for x in (key, value, direction))
         step = _step(key)
-        d_query, d_key, d_value, d_direction = [], torch.zeros_like(k), torch.zeros_like(v), torch.zeros_like(w)
+        d_query, d_key, d_value, d_direction = (
+            [],
+            torch.zeros_like(k),
+            torch.zeros_like(v),
+            torch.zeros_like(w),
+        )
         for q, dy in zip(query.split(step, 2), gradients[0].to(k.dtype).split(step, 2), strict=True):
             tanh = _tanh(q, k)
             weights = _weights(tanh, w)
