@@ -34,37 +34,39 @@ def rectified_mean(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
 class _RectifiedMean(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor, g: Tensor) -> Tensor:
-        y, active = _sums(a, b, g)
-        # A sum over keys, unlike a mean, may overflow half precision.
-        ctx.save_for_backward(a, b, g, active.to(torch.promote_types(g.dtype, torch.float32)))
-        return (y / b.shape[1]).to(g.dtype)
+        ctx.save_for_backward(a, b, g)
+        a, b, values = _exact(a, b, g)
+        return (_rectified_sum(a, b, values) / b.shape[1]).to(g.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        a, b, g, active = ctx.saved_tensors
-        dy = gradients[0].to(active.dtype) / b.shape[1]
-        dg, active_dy = _sums(b, a, dy)
-        da, db = (dy * active).sum(-1), (g * active_dy).sum(-1)
-        return da.to(a.dtype), db.to(b.dtype), dg.to(g.dtype)
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        saved = ctx.saved_tensors
+        a, b, g, dy = _exact(*saved, *gradients)
+        dy = dy / b.shape[1]
+        da, db = (dy * _active_sum(a, b, g)).sum(-1), (g * _active_sum(b, a, dy)).sum(-1)
+        found = da, db, _rectified_sum(b, a, dy)
+        return tuple(gradient.to(x.dtype) for gradient, x in zip(found, saved, strict=True))
 
 
-def _sums(a: Tensor, b: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """Return sum_j relu(a_i + b_j) g_j and sum_{j: a_i + b_j > 0} g_j, both (B, N, C) and exact."""
-    exact = torch.float32 if g.device.type == "mps" else torch.float64
-    a, b, g = a.to(exact), b.to(exact), g.to(exact)
-    b, order = b.sort(dim=-1)
-    g = g.gather(1, order.unsqueeze(-1).expand_as(g))
-    # The first place p with b_p > -a_i: exactly the pairs that the backward pass, searching a, finds active.
-    places = torch.searchsorted(b, -a, right=True)
-    active = _from(places, g)
-    return a.unsqueeze(-1) * active + _from(places, b.unsqueeze(-1) * g), active
+def _exact(*tensors: Tensor) -> tuple[Tensor, ...]:
+    dtype = torch.float32 if tensors[0].device.type == "mps" else torch.float64
+    return tuple(x.to(dtype) for x in tensors)
 
 
-def _from(places: Tensor, values: Tensor) -> Tensor:
-    """Return the sums of values (B, M, C) from each of the places (B, N) on: (B, N, C).
+def _rectified_sum(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+    """Return sum_j relu(a_i + b_j) g_j."""
+    return a.unsqueeze(-1) * _active_sum(a, b, g) + _active_sum(a, b, b.unsqueeze(-1) * g)
 
-    They are differences of running sums, so that NaN, which sorts last, reaches every result.
+
+def _active_sum(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+    """Return the sum of g_j over those j with a_i + b_j > 0: (B, N, C).
+
+    It is a difference of running sums, so that NaN, which sorts last, reaches every result.
     """
-    running = F.pad(values.cumsum(1), (0, 0, 1, 0))
-    before = running.gather(1, places.unsqueeze(-1).expand(-1, -1, values.shape[2]))
-    return running[:, -1:] - before
+    b, order = b.detach().sort(dim=-1)
+    # The first place with b_j > -a_i: exactly the pairs that the backward pass, which sorts a, finds active.
+    place = torch.searchsorted(b, -a.detach(), right=True)
+    width = g.shape[2]
+    ordered = g.gather(1, order.unsqueeze(-1).expand(-1, -1, width))
+    running = F.pad(ordered.cumsum(1), (0, 0, 1, 0))
+    return running[:, -1:] - running.gather(1, place.unsqueeze(-1).expand(-1, -1, width))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
 
 from saccade.errors import BadOption, BadShape, check_choice, check_positive, check_shape
@@ -40,7 +39,9 @@ def non_local(
     True
     """
     if pairwise == "dot_product":
-        share = phi.shape[1] ** -0.5  # of each factor, so that no sum leaves the range of half precision
+        share: float = (
+            phi.shape[1] ** -0.5
+        )  # of each factor, so that no sum leaves the range of half precision
         return theta @ ((phi * share).mT @ (g * share))
     if pairwise == "concatenation":
         return rectified_mean(theta.squeeze(-1), phi.squeeze(-1), g)
@@ -128,7 +129,7 @@ class NonLocal(nn.Module):
                 nn.init.normal_(module.weight, std=0.01)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-        nn.init.zeros_(self.norm.weight if batch_norm else self.output.weight)
+        nn.init.zeros_((self.norm if batch_norm else self.output).get_parameter("weight"))
 
     def forward(self, x: Tensor) -> Tensor:
         self._check(x)

@@ -23,7 +23,7 @@ def self_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     torch.Size([2, 16, 6, 5])
     """
     q, k, v = (x.flatten(2).mT.contiguous() for x in (query, key, value))
-    return softmax_attention(q, k, v, scale=1.0).mT.unflatten(2, query.shape[2:])
+    return softmax_attention(q, k, v, scale=1.0).mT.reshape(*value.shape[:2], *query.shape[2:])
 
 
 class _SpectralConv2d(nn.Conv2d):
@@ -54,7 +54,7 @@ class _SpectralConv2d(nn.Conv2d):
             self._iterate()
         # Clones: the next pass overwrites the buffers, perhaps before the backward pass of this one.
         norm = (self.u.clone()[:, None] * self.weight.flatten(1) * self.v.clone()).sum()
-        return self._conv_forward(x, self.weight / norm, self.bias)
+        return F.conv2d(x, self.weight / norm, self.bias)
 
 
 class SelfAttention(nn.Module):
@@ -125,7 +125,8 @@ class SelfAttention(nn.Module):
         if self.tap.recording:
             queries, keys = (z.detach().flatten(2).mT.unsqueeze(1) for z in (q, k))
             self.tap.publish(PairwiseMap(queries, keys, 1.0, tuple(q.shape[2:]), tuple(k.shape[2:])))
-        return x + self.gamma * self.output(self_attention(q, k, v))
+        y: Tensor = self.output(self_attention(q, k, v))
+        return x + self.gamma * y
 
 
 SPEC = Spec(
