@@ -116,6 +116,7 @@ class PairwiseMap(AttentionMap):
     query_shape: tuple[int, ...]
     key_shape: tuple[int, ...]
     kind = "pairwise"
+    sums_to_one = True  # every row of weights; not so in some of `saccade.pairwise_maps`
 
     def rows(self, queries: Tensor) -> Tensor:
         """Return the weights of the given queries `(B, heads, n, D)`: `(B, heads, n, Nk)`.
@@ -145,18 +146,22 @@ class PairwiseMap(AttentionMap):
     def received(self, head: int | None = None) -> Tensor:
         """Return the weight that each position receives, the mean over queries, `(B, *key_shape)`.
 
-        It sums to 1. The queries are taken a few at a time: memory grows with Nk, not Nq * Nk.
+        It sums to 1 if rows do. The queries are taken a few at a time: memory grows with Nk, not Nq * Nk.
         """
-        sums = torch.stack([self._heads(self.rows(part), head).sum(1) for part in self._chunks()])
+        parts = self._chunks(self.queries)
+        sums = torch.stack([self._heads(self.rows(part), head).sum(1) for part in parts])
         return (sums.sum(0) / self.queries.shape[2]).reshape(-1, *self.key_shape)
 
     def saliency(self) -> Tensor:
         return self.received()
 
-    def _chunks(self) -> Iterator[Tensor]:
-        batch, heads, _, _ = self.queries.shape
-        step = max(1, _CHUNK // (batch * heads * self.keys.shape[2]))
-        yield from self.queries.split(step, dim=2)
+    def _chunks(self, queries: Tensor) -> Iterator[Tensor]:
+        yield from queries.split(max(1, _CHUNK // self._row_size), dim=2)
+
+    @property
+    def _row_size(self) -> int:
+        """The numbers held for one row of each image and head."""
+        return self.keys[..., 0].numel()
 
     def _heads(self, weights: Tensor, head: int | None) -> Tensor:
         if head is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
@@ -53,12 +53,12 @@ class Case:
     ) -> None:
         """Fail unless the shapes agree and no value is off by more than `tolerance` times the largest one.
 
-        `scale`, if larger, stands for the largest value: of a tensor that is 0 but for rounding, say.
+        `scale` replaces a largest value that is smaller: of values that are 0 but for rounding.
         """
         if got.shape != expected.shape:
             self.fail(f"{what}: expected the shape {tuple(expected.shape)}, got {tuple(got.shape)}")
         error = (got.double() - expected.double()).abs().max().item()
-        limit = tolerance * max(scale, expected.double().abs().max().item())
+        limit = tolerance * max(expected.double().abs().max().item(), scale)
         if not error <= limit:  # so written, NaN fails
             self.fail(f"{what}: expected equality within {limit:.1e}, off by {error:.1e}")
 
@@ -114,6 +114,14 @@ def forward(module: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
     with torch.no_grad():
         output: Tensor = module(*inputs)
     return output
+
+
+def largest(gradients: Mapping[str, Tensor | None]) -> float:
+    """Return the size of the largest gradient, by which the rounding of all others is judged.
+
+    The bias of keys is an example of one that is 0 but for rounding: a softmax over keys cancels it.
+    """
+    return max(float(gradient.abs().max()) for gradient in gradients.values() if gradient is not None)
 
 
 def forward_backward(module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, dict[str, Tensor | None]]:

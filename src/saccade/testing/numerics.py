@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from saccade.record import record
-from saccade.testing.case import Case, forward, forward_backward, sweep
+from saccade.testing.case import Case, forward, forward_backward, largest, sweep
 
 _EXACT = 1e-10  # of float64 results that differ in the order of summation only
 _BUDGET = 16  # units of rounding of the dtype, of the largest output
@@ -84,7 +84,8 @@ def check_layouts(case: Case) -> None:
         for name, gradient in gradients.items():
             got = its[name]
             if gradient is not None and got is not None:
-                case.expect_equal(f"gradient of {name}, channels-last, {what}", got, gradient, _EXACT)
+                label = f"gradient of {name}, channels-last, {what}"
+                case.expect_equal(label, got, gradient, _EXACT, largest(gradients))
 
 
 def _last(x: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ def write_gallery(classifier: Classifier, split: Split, path: Path) -> None:
     else:
         _, attention, logits = look(classifier, images.to(classifier.device))
         arrays |= {"kind": attention.kind, "heat": attention.heatmap().half().cpu().numpy()}
-        if isinstance(attention, PairwiseMap):
+        if type(attention) is PairwiseMap:  # the page computes softmax rows, and of its subclasses no others
             arrays |= {
                 "queries": attention.queries.half().cpu().numpy(),
                 "keys": attention.keys.half().cpu().numpy(),
