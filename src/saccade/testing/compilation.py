@@ -12,7 +12,7 @@ from torch._dynamo.backends.registry import lookup_backend
 from torch.export import Dim
 
 from saccade.record import record
-from saccade.testing.case import Case, forward, forward_backward, sweep
+from saccade.testing.case import Case, sweep
 from saccade.testing.recording import tensors
 
 _EXACT = 1e-10
@@ -45,14 +45,14 @@ def check_compile(case: Case) -> None:
     """Compiled with fullgraph, results, gradients and recorded maps equal those of eager mode."""
     module = case.build(dtype=torch.float64)
     inputs = case.inputs(dtype=torch.float64)
-    expected, gradients = forward_backward(module, inputs)
+    expected, gradients = case.forward_backward(module, inputs)
     with record(module) as eager_maps:
-        forward(module, inputs)
+        case.forward(module, inputs)
     with _fresh_compiler():
         compiled = _Compiled(module)
-        output, its = forward_backward(compiled.module, inputs)
+        output, its = case.forward_backward(compiled.module, inputs)
         with record(compiled.module) as maps:
-            recorded = forward(compiled.module, inputs)
+            recorded = case.forward(compiled.module, inputs)
     case.expect_equal("the compiled result", output, expected, _EXACT)
     case.expect_equal("the compiled result while recorded", recorded, expected, _EXACT)
     for name, gradient in gradients.items():
@@ -75,17 +75,17 @@ def check_recompiles(case: Case) -> None:
     with _fresh_compiler():
         compiled = _Compiled(module)
         for _ in range(3):
-            forward(compiled.module, case.inputs())
+            case.forward(compiled.module, case.inputs())
         case.expect(
             compiled.graphs == 1, f"three calls alike compiled {compiled.graphs} times, expected once"
         )
         for _ in range(2):
             with record(compiled.module):
-                forward(compiled.module, case.inputs())
-            forward(compiled.module, case.inputs())
+                case.forward(compiled.module, case.inputs())
+            case.forward(compiled.module, case.inputs())
         case.expect(compiled.graphs == 2, f"recording compiled {compiled.graphs - 1} times, expected once")
         for batch in (3, 4, 5):
-            forward(compiled.module, case.inputs(B=batch))
+            case.forward(compiled.module, case.inputs(B=batch))
         graphs = compiled.graphs - 2
         case.expect(graphs <= 2, f"three batch sizes compiled {graphs} times, expected at most twice")
 
@@ -101,7 +101,7 @@ def check_export(case: Case) -> None:
         example = case.inputs(dtype=torch.float64, B=size)
         case.expect_equal(
             f"the exported result at batch {size}",
-            forward(program, example),
-            forward(module, example),
+            case.forward(program, example),
+            case.forward(module, example),
             _EXACT,
         )
