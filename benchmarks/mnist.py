@@ -28,7 +28,7 @@ def load(archive: Path, cache: Path) -> Digits:
     """Read train/CLASS/*.png and test/CLASS/*.png of a tarball; later calls read `cache`, an .npz file."""
     if not cache.exists():
         cache.parent.mkdir(parents=True, exist_ok=True)
-        np.savez_compressed(cache, **_decode(archive))
+        np.savez_compressed(cache, allow_pickle=False, **_decode(archive))
     with np.load(cache) as arrays:
         return Digits(
             *(

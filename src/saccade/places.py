@@ -42,7 +42,7 @@ class GridMap(AttentionMap):
                 inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)  # NaN is outside
                 index = torch.where(inside, row * width + column, 0).long()
                 density.scatter_add_(1, index, torch.where(inside, share, 0))
-        return density.unflatten(1, self.size)
+        return density.reshape(-1, *self.size)
 
     def _pixels(self, coordinate: Tensor, extent: int) -> Tensor:
         """[-1, 1] -> the index of a pixel, fractions included."""
@@ -71,17 +71,12 @@ class FixationMap(AttentionMap):
 
     def saliency(self) -> Tensor:
         places = self.locations.float()
-        return sum(
-            (
-                torch.einsum(
-                    "bsy,bsx->byx",
-                    _covered(places[..., 1], high, self.size[0]),
-                    _covered(places[..., 0], wide, self.size[1]),
-                )
-                for high, wide in self.extents
-            ),
-            start=places.new_zeros(len(places), *self.size),
-        )
+        seen = places.new_zeros(len(places), *self.size)
+        for high, wide in self.extents:
+            rows = _covered(places[..., 1], high, self.size[0])
+            columns = _covered(places[..., 0], wide, self.size[1])
+            seen = seen + torch.einsum("bsy,bsx->byx", rows, columns)
+        return seen
 
 
 def _covered(centre: Tensor, share: float, extent: int) -> Tensor:

@@ -129,7 +129,7 @@ class RecurrentAttention(nn.Module):
         """Look at each image once, and keep the way."""
         check_shape("RecurrentAttention", images, "B C H W", C=self.in_channels)
         weight = self.classifier.weight
-        state = cell = weight.new_zeros(len(images), self.hidden)
+        state = cell = weight.new_zeros(images.shape[0], self.hidden)
         location = self._first(images).to(weight.dtype)
         locations, log_probabilities, baselines = [location], [], []
         for step in range(self.glimpses):
@@ -144,7 +144,7 @@ class RecurrentAttention(nn.Module):
             height, width = images.shape[2:]
             extents = self.retina.extents(height, width)
             self.tap.publish(FixationMap(places.detach().clamp(-1, 1), extents, (height, width)))
-        none = weight.new_zeros(len(images), 0)
+        none = weight.new_zeros(images.shape[0], 0)
         return Trajectory(
             self.classifier(state),
             places,
@@ -157,12 +157,12 @@ class RecurrentAttention(nn.Module):
         """Return the mean of the probabilities over `copies` looks at each image, (B, classes)."""
         check_positive("RecurrentAttention", copies=copies)
         check_shape("RecurrentAttention", images, "B C H W", C=self.in_channels)
-        logits: Tensor = self(images.repeat_interleave(copies, dim=0))
-        return logits.softmax(1).unflatten(0, (-1, copies)).mean(1)
+        logits = self.look(images.repeat_interleave(copies, dim=0)).logits
+        return logits.softmax(1).reshape(images.shape[0], copies, -1).mean(1)
 
     def _first(self, images: Tensor) -> Tensor:
         """The locations to begin with, (B, 2)."""
-        shape = (len(images), 2)
+        shape = (images.shape[0], 2)
         if self.start == "centre":
             return torch.zeros(shape, device=images.device)
         return 2 * torch.rand(shape, device=images.device) - 1
