@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.errors import check_choice, check_positive, check_shape
+from saccade.errors import BadOption, check_choice, check_positive, check_shape
 from saccade.mechanisms.hard.fixation import Fixation
 from saccade.mechanisms.sampling.glimpse import Glimpse
 from saccade.places import FixationMap
@@ -104,7 +104,9 @@ class RecurrentAttention(nn.Module):
     ) -> None:
         super().__init__()
         check_positive("RecurrentAttention", classes=classes, in_channels=in_channels, glimpses=glimpses)
-        check_positive("RecurrentAttention", **{"hidden // 2": hidden // 2})
+        check_positive("RecurrentAttention", hidden=hidden)
+        if hidden < 2:
+            raise BadOption(f"RecurrentAttention: hidden={hidden} must be an integer of at least 2")
         check_choice("RecurrentAttention", "core", core, ("relu", "lstm"))
         check_choice("RecurrentAttention", "start", start, ("random", "centre"))
         self.in_channels, self.glimpses, self.hidden, self.start = in_channels, glimpses, hidden, start

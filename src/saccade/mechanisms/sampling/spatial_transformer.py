@@ -206,7 +206,9 @@ class SpatialTransformer(nn.Module):
         features = self.localisation(x)
         if not isinstance(features, Tensor) or features.ndim < 2 or features.shape[0] != x.shape[0]:
             got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise BadShape(f"spatial_transformer: localisation must return ({x.shape[0]}, features), got {got}")
+            raise BadShape(
+                f"spatial_transformer: localisation must return ({x.shape[0]}, features), got {got}"
+            )
         theta: Tensor = self.head(features.flatten(1))
         return theta
 
