@@ -218,6 +218,11 @@ def test_what_a_run_would_stumble_over_is_named_before_anything_is_written(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_test_split_without_a_target_has_no_localisation(tmp_path: Path) -> None:
+    task = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=1"
+    assert train(replace(RECIPE, task=task, epochs=1), tmp_path)["localisation"] is None
+
+
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(BadRun, match=r"loss is (nan|inf) in epoch"):
         train(replace(RECIPE, attention="none", learning_rate=1e30), tmp_path)

@@ -46,6 +46,10 @@ def show(
     from saccade.bench import flops
 
     its = spec(name)
+    module = its.module(channels, **its.examples[0].options)
+    inputs = its.examples[0].inputs(B=1, C=channels, H=size, W=size)
+    shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
+    parameters = sum(p.numel() for p in module.parameters())
     console = Console(highlight=False)
     console.print(f"[bold]{its.name}[/]  {its.summary}\n{its.domain}, {its.selection}, {its.unit}-wise")
     console.print(f"{its.paper.authors}: {its.paper.title}, {its.paper.year}. {its.paper.url}\n")
@@ -54,8 +58,4 @@ def show(
     for option in its.options:
         choices = f"  one of {', '.join(map(repr, option.choices))}" if option.choices else ""
         console.print(f"  {option.name} = {option.default!r}{choices}", markup=False)
-    module = its.module(channels, **its.examples[0].options)
-    inputs = its.examples[0].inputs(B=1, C=channels, H=size, W=size)
-    shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
-    parameters = sum(p.numel() for p in module.parameters())
     console.print(f"\n[bold]cost[/] of {shapes}: {parameters:,} parameters, {flops(module, *inputs):,} FLOPs")

@@ -32,8 +32,8 @@ def evaluate(classifier: Classifier, split: Split) -> tuple[float, float]:
 
 
 def localise(classifier: Classifier, split: Split) -> dict[str, Any] | None:
-    """Return the mean localisation of the attention on the images with a target; None without masks."""
-    if split.masks is None:
+    """Return the mean localisation of the attention on the images with a target; None if there is none."""
+    if split.masks is None or not split.masks.any():
         return None
     with_target = split.masks.flatten(1).any(1)
     images, masks = split.images[with_target], split.masks[with_target]
