@@ -41,6 +41,7 @@ WITHIN_VOCABULARY = {
     "maps": 0.1,
     "files": 0.1,
     "pairwise_maps": 0.2,
+    "places": 0.2,
     "spec": 0.2,
     "tap": 0.2,
 }

@@ -11,6 +11,7 @@ from saccade.errors import (
     UnknownName,
 )
 from saccade.maps import AttentionMap, BranchMap, ChannelMap, PairwiseMap, SpatialMap
+from saccade.places import FixationMap, GridMap
 from saccade.record import Maps, record
 from saccade.registry import create, mechanisms, register, spec
 from saccade.spec import Example, Option, Paper, Spec
@@ -28,6 +29,8 @@ __all__ = [
     "BranchMap",
     "ChannelMap",
     "Example",
+    "FixationMap",
+    "GridMap",
     "Maps",
     "NothingRecorded",
     "Option",
