@@ -125,6 +125,24 @@ def test_an_image_is_judged_by_itself() -> None:
     torch.testing.assert_close(torch.cat([model(image[None]) for image in images]), together)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_keeps_the_dtype_and_takes_channels_last(dtype: torch.dtype) -> None:
+    model, images = tiny().to(dtype).eval(), torch.randn(2, 3, 33, 47).to(dtype)
+    logits = model(images)
+    assert logits.dtype is dtype
+    last = model.to(memory_format=torch.channels_last)(images.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(last, logits, rtol=0.1 if dtype is torch.bfloat16 else 1e-4, atol=1e-2)
+
+
+def test_runs_on_the_device_of_the_images_and_compiles_into_one_graph() -> None:
+    with torch.device("meta"):
+        assert tiny()(torch.zeros(2, 3, 45, 33)).device.type == "meta"
+    model, images = tiny(depth=92).double().eval(), torch.randn(2, 3, 33, 40).double()
+    compiled: Any = torch.compile(model, fullgraph=True, backend="eager")
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(images), model(images))
+
+
 def test_it_learns_to_tell_a_square_from_a_bar() -> None:
     model = tiny(classes=2, in_channels=1, widths=(16, 16, 16, 16))
     optimizer = torch.optim.Adam(model.parameters(), 0.03)
