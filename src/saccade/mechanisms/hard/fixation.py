@@ -44,7 +44,8 @@ class Fixation(nn.Module):
     are sampled in training and evaluation alike: `torch.manual_seed` repeats them. The location carries no
     gradient, its log-probability does: the gradient of E[R] is E[(R - b) grad log pi] (REINFORCE). It is
     that of the location as it was sampled. A location outside of [-1, 1] is left there; clamp it where an
-    image is cut, never before its log-probability is taken.
+    image is cut, never before its log-probability is taken. The recorded map holds the
+    locations, each drawn as a square that reaches sigma to every side.
 
     Deviation: the mean passes through tanh, as in usual code, where the paper has a linear layer alone.
 
