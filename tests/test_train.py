@@ -14,6 +14,7 @@ import torch
 
 from saccade.errors import BadOption, BadRecipe, BadRun, BadShape, UnknownName
 from saccade.train import Progress, Recipe, load_checkpoint, prepare, train
+from saccade.train.classifier import Batches
 from saccade.train.recipe import read_yaml
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
@@ -143,6 +144,19 @@ def test_a_folder_of_another_recipe_or_of_any_run_is_refused(whole: Path) -> Non
         train(replace(RECIPE, seed=7), whole, resume=True)
     with pytest.raises(BadRun, match="holds a run already"):
         train(RECIPE, whole)
+
+
+def test_training_sees_every_image_once_but_for_an_incomplete_batch() -> None:
+    epoch = [index for batch in Batches(11, 5, seed=3) for index in batch]
+    assert len(epoch) == len(set(epoch)) == 10
+    shuffled = Batches(10, 5, seed=3)
+    first = list(shuffled)
+    shuffled.set_epoch(1)
+    assert sorted(sum(shuffled, [])) == list(range(10))
+    assert list(shuffled) != first
+    shuffled.set_epoch(0)
+    assert list(shuffled) == first
+    assert list(Batches(11, 5)) == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10]]
 
 
 class Bomb:
