@@ -152,7 +152,7 @@ def test_training_sees_every_image_once_but_for_an_incomplete_batch() -> None:
     shuffled = Batches(10, 5, seed=3)
     first = list(shuffled)
     shuffled.set_epoch(1)
-    assert sorted(sum(shuffled, [])) == list(range(10))
+    assert sorted(index for batch in shuffled for index in batch) == list(range(10))
     assert list(shuffled) != first
     shuffled.set_epoch(0)
     assert list(shuffled) == first
