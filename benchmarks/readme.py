@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
-README, PICTURE = ROOT / "README.md", ROOT / "docs" / "white-patch.png"
+README, PICTURE = ROOT / "README.md", ROOT / "docs" / "white-patch.jpg"
 RESULT = ROOT / "benchmarks" / "results" / "white-patch.json"
 BEGIN, END = "<!-- table: benchmarks/readme.py writes it -->", "<!-- end of table -->"
 
@@ -81,10 +81,14 @@ def photograph(page_file: Path) -> None:
         page = browser.new_page(viewport={"width": 1180, "height": 900})
         page.goto(page_file.resolve().as_uri())
         page.wait_for_timeout(500)
-        box = page.locator("#gallery").bounding_box()
+        box = page.locator(".gallery").bounding_box()
         assert box is not None
         page.screenshot(
-            path=PICTURE, full_page=True, clip={"x": 20, "y": box["y"] + 150, "width": 1140, "height": 780}
+            path=PICTURE,
+            type="jpeg",
+            quality=85,
+            full_page=True,
+            clip={"x": 20, "y": box["y"] + 185, "width": 1140, "height": 770},
         )
         browser.close()
 

@@ -75,7 +75,7 @@ def test_show_tells_equation_paper_options_and_cost(
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("show", "cbma"), "unknown mechanism 'cbma'; did you mean 'cbam'?"),
+        (("show", "cbma"), "unknown mechanism 'cbma'; did you mean 'cbam'"),
         (("list", "--domain", "chanel"), "unknown domain 'chanel'; did you mean 'channel'?"),
         (("report", "/nowhere"), "/nowhere"),
         (("train", "white-patch", "--seed", "-1"), "seed=-1 must be an integer of at least 0"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -76,6 +77,67 @@ def spec_of(module: type[nn.Module]) -> sc.Spec:
 
 def test_a_mechanism_of_a_third_party_passes() -> None:
     check_mechanism(spec_of(Good))
+
+
+class Drawn(Good):
+    """Keeps or drops each position at random, and says how likely that was.
+
+        s ~ Bernoulli(sigma(W x + b)), y = s x        (2018)
+
+    >>> [part.shape for part in Drawn(32)(torch.ones(1, 32, 4, 4))]
+    [torch.Size([1, 32, 4, 4]), torch.Size([1])]
+    """
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        self.check(x)
+        gate = self.gate(x)
+        if self.tap.recording:
+            self.publish(gate, x)
+        noise = torch.rand(gate.shape, device=x.device, dtype=torch.float32)
+        kept = noise < gate.detach()
+        return x * kept, self.likely(torch.where(kept, gate, 1 - gate).log().mean((1, 2, 3)))
+
+    def likely(self, log_probability: Tensor) -> Tensor:
+        return log_probability
+
+
+class DrawnOfWrongShape(Drawn):
+    def likely(self, log_probability: Tensor) -> Tensor:
+        return log_probability[:, None]
+
+
+class DrawnFromTheClock(Drawn):
+    def likely(self, log_probability: Tensor) -> Tensor:
+        return log_probability * (1 + time.perf_counter_ns() % 1000)
+
+
+def hard_spec_of(module: type[nn.Module]) -> sc.Spec:
+    examples = (sc.Example("B C H W", output="B C H W, B"),)
+    return dataclasses.replace(spec_of(module), selection="hard", examples=examples)
+
+
+def test_a_hard_mechanism_that_returns_a_tuple_passes() -> None:
+    check_mechanism(hard_spec_of(Drawn))
+
+
+@pytest.mark.parametrize(
+    ("check", "module", "message"),
+    [
+        ("check_shapes", DrawnOfWrongShape, r"expected the shape \(2,\) with .*got \(2, 1\)"),
+        ("check_meta", DrawnOfWrongShape, r"expected the shape \(2,\) on meta"),
+        ("check_saving", DrawnFromTheClock, "second pass in eval mode"),
+    ],
+    ids=lambda v: getattr(v, "__name__", None),
+)
+def test_a_broken_hard_mechanism_is_caught(check: str, module: type[nn.Module], message: str) -> None:
+    with pytest.raises(ContractFailure, match=f"(?s)^broken .*{message}"):
+        BY_NAME[check](hard_spec_of(module))
+
+
+def test_a_hard_mechanism_must_say_so() -> None:
+    its = dataclasses.replace(hard_spec_of(Drawn), selection="soft")
+    with pytest.raises(ContractFailure, match="second pass in eval mode"):
+        BY_NAME["check_saving"](its)
 
 
 def test_checks_leave_the_random_state_alone() -> None:

@@ -36,7 +36,15 @@ MECHANISMS = sorted(path.stem for path in SOURCE.glob("mechanisms/*/[!_]*.py"))
 # ---------------------------------------------------------------------------------------------- layers
 
 #: Within layer 0: the vocabulary builds on itself in this order.
-WITHIN_VOCABULARY = {"errors": 0.0, "maps": 0.1, "files": 0.1, "spec": 0.2, "tap": 0.2}
+WITHIN_VOCABULARY = {
+    "errors": 0.0,
+    "maps": 0.1,
+    "files": 0.1,
+    "pairwise_maps": 0.2,
+    "places": 0.2,
+    "spec": 0.2,
+    "tap": 0.2,
+}
 #: The package gathers the core's names, for users and the layers above it; `python -m saccade` is the top.
 PACKAGE = {"saccade": 4.5, "__main__": 9.0}
 #: The contract checks that recording changes nothing, so it has to record.

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from saccade import BadShape, ChannelMap, PairwiseMap, SpatialMap, maps
+from saccade import BadShape, BranchMap, ChannelMap, PairwiseMap, SpatialMap, maps
 
 SHAPES = ((5,), (3, 4), (2, 3, 4))  # of a sequence, an image, a clip
 
@@ -41,6 +41,16 @@ def test_a_heat_map_of_channels_is_the_energy_that_they_let_through() -> None:
     recorded = ChannelMap.of(weights, features)
     assert torch.equal(recorded.energy, torch.tensor([[[1.0, 4.0]]]))  # 1*1 + 0.5*0, 1*2 + 0.5*4
     assert torch.equal(recorded.heatmap(), torch.tensor([[[0.0, 1.0]]]))
+
+
+def test_a_heat_map_of_branches_is_the_energy_that_they_let_through() -> None:
+    weights = torch.tensor([[[1.0, 0.25], [0.0, 0.75]]], requires_grad=True)
+    near, far = torch.tensor([[[1.0, -2.0], [4.0, 0.0]]]), torch.tensor([[[9.0, 9.0], [-8.0, 4.0]]])
+    recorded = BranchMap.of(weights, [near, far])
+    # 1*1 + 0.25*4 + 0*9 + 0.75*8, 1*2 + 0.25*0 + 0*9 + 0.75*4
+    assert torch.equal(recorded.energy, torch.tensor([[8.0, 5.0]]))
+    assert torch.equal(recorded.heatmap(), torch.tensor([[1.0, 0.0]]))
+    assert not recorded.weights.requires_grad
 
 
 def test_a_map_that_is_the_same_everywhere_is_drawn_as_zeros() -> None:

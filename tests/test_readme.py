@@ -34,5 +34,5 @@ def test_the_table_is_generated_from_the_result() -> None:
 
 def test_links_and_pictures_exist() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", TEXT)
-    assert "docs/white-patch.png" in links
+    assert "docs/white-patch.jpg" in links
     assert not [link for link in links if not (ROOT / link).exists()]

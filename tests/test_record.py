@@ -61,6 +61,12 @@ def test_a_path_stands_for_the_only_placed_map_below_it() -> None:
     with sc.record(gate) as maps:
         gate(torch.randn(1, 16, 4, 4))
     assert maps["0"] is maps["0.channel"] is maps[""]
+    mixed = nn.ModuleList([sc.create("sk", 32), sc.create("se", 32), sc.create("spatial_gate", 32)]).eval()
+    with sc.record(mixed) as maps:
+        for layer in mixed:
+            layer(torch.randn(1, 32, 4, 4))
+    assert [attention.kind for attention in maps.values()] == ["branch", "channel", "spatial"]
+    assert maps[""] is maps["2"]  # weights of branches belong to no place, as those of channels
     alone = sc.create("se", 16)
     with sc.record(alone) as maps:
         alone(torch.randn(1, 16, 4, 4))

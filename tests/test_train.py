@@ -14,6 +14,7 @@ import torch
 
 from saccade.errors import BadOption, BadRecipe, BadRun, BadShape, UnknownName
 from saccade.train import Progress, Recipe, load_checkpoint, prepare, train
+from saccade.train.classifier import Batches
 from saccade.train.recipe import read_yaml
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
@@ -145,6 +146,19 @@ def test_a_folder_of_another_recipe_or_of_any_run_is_refused(whole: Path) -> Non
         train(RECIPE, whole)
 
 
+def test_training_sees_every_image_once_but_for_an_incomplete_batch() -> None:
+    epoch = [index for batch in Batches(11, 5, seed=3) for index in batch]
+    assert len(epoch) == len(set(epoch)) == 10
+    shuffled = Batches(10, 5, seed=3)
+    first = list(shuffled)
+    shuffled.set_epoch(1)
+    assert sorted(index for batch in shuffled for index in batch) == list(range(10))
+    assert list(shuffled) != first
+    shuffled.set_epoch(0)
+    assert list(shuffled) == first
+    assert list(Batches(11, 5)) == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10]]
+
+
 class Bomb:
     """Writes a file when it is unpickled."""
 
@@ -216,6 +230,11 @@ def test_what_a_run_would_stumble_over_is_named_before_anything_is_written(
     with pytest.raises(error, match=said):
         train(recipe, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_test_split_without_a_target_has_no_localisation(tmp_path: Path) -> None:
+    task = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=1"
+    assert train(replace(RECIPE, task=task, epochs=1), tmp_path)["localisation"] is None
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:

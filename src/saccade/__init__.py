@@ -10,7 +10,8 @@ from saccade.errors import (
     SaccadeError,
     UnknownName,
 )
-from saccade.maps import AttentionMap, ChannelMap, ClassTokenMap, PairwiseMap, SpatialMap
+from saccade.maps import AttentionMap, BranchMap, ChannelMap, PairwiseMap, SpatialMap
+from saccade.places import FixationMap, GridMap
 from saccade.record import Maps, record
 from saccade.registry import create, mechanisms, register, spec
 from saccade.spec import Example, Option, Paper, Spec
@@ -25,9 +26,11 @@ __all__ = [
     "BadRecipe",
     "BadRun",
     "BadShape",
+    "BranchMap",
     "ChannelMap",
-    "ClassTokenMap",
     "Example",
+    "FixationMap",
+    "GridMap",
     "Maps",
     "NothingRecorded",
     "Option",

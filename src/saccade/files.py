@@ -20,11 +20,11 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
     A process that is killed in between leaves the old file as it was. Raises `BadRun` if the folder
     cannot be written or the disk is full.
     """
-    temporary: str | None = None
+    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-            temporary = file.name
+            temporary = Path(file.name)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -35,7 +35,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
         raise BadRun(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
     finally:
         if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

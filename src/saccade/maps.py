@@ -7,7 +7,7 @@ three of them (`L` of a sequence, `H, W` of an image, `T, H, W` of a clip).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -116,6 +116,7 @@ class PairwiseMap(AttentionMap):
     query_shape: tuple[int, ...]
     key_shape: tuple[int, ...]
     kind = "pairwise"
+    sums_to_one = True  # every row of weights; not so in some of `saccade.pairwise_maps`
 
     def rows(self, queries: Tensor) -> Tensor:
         """Return the weights of the given queries `(B, heads, n, D)`: `(B, heads, n, Nk)`.
@@ -145,18 +146,22 @@ class PairwiseMap(AttentionMap):
     def received(self, head: int | None = None) -> Tensor:
         """Return the weight that each position receives, the mean over queries, `(B, *key_shape)`.
 
-        It sums to 1. The queries are taken a few at a time: memory grows with Nk, not Nq * Nk.
+        It sums to 1 if rows do. The queries are taken a few at a time: memory grows with Nk, not Nq * Nk.
         """
-        sums = torch.stack([self._heads(self.rows(part), head).sum(1) for part in self._chunks()])
+        parts = self._chunks(self.queries)
+        sums = torch.stack([self._heads(self.rows(part), head).sum(1) for part in parts])
         return (sums.sum(0) / self.queries.shape[2]).reshape(-1, *self.key_shape)
 
     def saliency(self) -> Tensor:
         return self.received()
 
-    def _chunks(self) -> Iterator[Tensor]:
-        batch, heads, _, _ = self.queries.shape
-        step = max(1, _CHUNK // (batch * heads * self.keys.shape[2]))
-        yield from self.queries.split(step, dim=2)
+    def _chunks(self, queries: Tensor) -> Iterator[Tensor]:
+        yield from queries.split(max(1, _CHUNK // self._row_size), dim=2)
+
+    @property
+    def _row_size(self) -> int:
+        """The numbers held for one row of each image and head."""
+        return self.keys[..., 0].numel()
 
     def _heads(self, weights: Tensor, head: int | None) -> Tensor:
         if head is None:
@@ -183,47 +188,31 @@ class PairwiseMap(AttentionMap):
 
 
 @dataclass(frozen=True, eq=False)
-class ClassTokenMap(PairwiseMap):
-    """Softmax weights between places, where one more token, without a place, attends and is attended to.
+class BranchMap(AttentionMap):
+    """One weight per branch and channel, `weights` `(B, M, C)`, and the `energy` `(B, S...)` let through.
 
-    `queries` and `keys` are those of the places alone, so that the grids describe them; the class token's
-    are `class_query` and `class_key`, `(B, heads, 1, D)`. Weights are exact, taken over the places and the
-    class token together: a row over the places sums to 1 minus what the class token receives.
-
-    The heat map is the row of the class token, from which the model answers, not the mean over queries.
+    The weights choose among branches, not among places: they say at which reach a channel is read. The
+    heat map is the energy sum_mc w_mc |u_mc| of the branches u_m that they mix, which `BranchMap.of`
+    computes: where what was chosen is strong.
 
     >>> import torch
-    >>> q, c = torch.randn(1, 2, 12, 8), torch.randn(1, 2, 1, 8)
-    >>> pairs = ClassTokenMap(q, q, 8**-0.5, (3, 4), (3, 4), class_query=c, class_key=c)
-    >>> pairs.class_row().shape               # where does the class token look?
-    torch.Size([1, 3, 4])
-    >>> pairs.attend(y=2, x=3).sum().item() < 1
-    True
+    >>> recorded = BranchMap.of(torch.rand(2, 3, 8).softmax(1), [torch.randn(2, 8, 6, 5) for _ in range(3)])
+    >>> recorded.heatmap().shape
+    torch.Size([2, 6, 5])
     """
 
-    class_query: Tensor
-    class_key: Tensor
+    weights: Tensor
+    energy: Tensor
+    kind = "branch"
 
-    def rows(self, queries: Tensor) -> Tensor:
-        """Return the weights that these queries give to the places, `(B, heads, n, Nk)`.
-
-        What is missing from a sum of 1 goes to the class token.
-        """
-        dtype = torch.promote_types(queries.dtype, torch.float32)
-        keys = torch.cat([self.class_key, self.keys], dim=2).to(dtype)
-        logits = self.scale * queries.to(dtype) @ keys.transpose(-2, -1)
-        return logits.softmax(dim=-1)[..., 1:]
-
-    def class_row(self, head: int | None = None) -> Tensor:
-        """Return where the class token looks, `(B, *key_shape)`; the mean over heads unless named."""
-        return self._heads(self.rows(self.class_query), head).reshape(-1, *self.key_shape)
-
-    def received(self, head: int | None = None) -> Tensor:
-        """Return the weight that each place receives, the mean over the queries of places.
-
-        It sums to less than 1: the rest goes to the class token. Neither its own row nor its column counts.
-        """
-        return super().received(head)
+    @classmethod
+    def of(cls, weights: Tensor, branches: Sequence[Tensor]) -> BranchMap:
+        """Build the map from weights `(B, M, C)` and the M branches `(B, C, S...)` that they mix."""
+        parts = [
+            torch.einsum("bc,bc...->b...", share, branch.abs())
+            for share, branch in zip(weights.detach().unbind(1), branches, strict=True)
+        ]
+        return cls(weights.detach(), torch.stack(parts).sum(0).detach())
 
     def saliency(self) -> Tensor:
-        return self.class_row()
+        return self.energy

@@ -37,7 +37,7 @@ def mechanisms(domain: Domain | None = None) -> list[str]:
     >>> "cbam" in sc.mechanisms()
     True
     >>> sc.mechanisms(domain="spatial")
-    ['spatial_gate']
+    ['attention_gate', 'spatial_gate']
     """
     domains = {**_built_in(), **{name: spec.domain for name, spec in _registered.items()}}
     if domain is not None:

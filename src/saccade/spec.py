@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -16,9 +17,9 @@ from saccade.maps import AttentionMap
 Domain = Literal["channel", "spatial", "mixed", "pairwise", "branch", "sampling", "hard", "temporal"]
 
 #: What the letters of an `Example` stand for unless a caller says otherwise.
-#: B batch, C channels, H W T spatial axes, L Q K sequence lengths, h heads.
+#: B batch, C channels, H W T spatial axes, I J those of a coarser map, L Q K sequence lengths, h heads.
 SIZES: Mapping[str, int] = MappingProxyType(
-    {"B": 2, "C": 32, "H": 8, "W": 6, "T": 3, "L": 10, "Q": 5, "K": 7, "h": 2}
+    {"B": 2, "C": 32, "H": 8, "W": 6, "T": 3, "I": 4, "J": 3, "L": 10, "Q": 5, "K": 7, "h": 2}
 )
 
 
@@ -50,10 +51,13 @@ class Option:
 class Example:
     """The shapes of one valid call, its letters as in `SIZES`, and the options that it needs.
 
-    `output` is the shape of the result; by default that of the first input.
+    `output` is the shape of the result, or of each part of a tuple; by default that of the first input.
+    An extent may be a product, as in "B 2*C".
 
     >>> [tuple(t.shape) for t in Example("B Q C, B K C").inputs(B=1, C=8)]
     [(1, 5, 8), (1, 7, 8)]
+    >>> Example("B L C", output="B C, B").output_shapes(B=1, C=8)
+    ((1, 8), (1,))
     """
 
     shapes: str
@@ -74,14 +78,18 @@ class Example:
             for shape in self.shapes.split(",")
         )
 
-    def output_shape(self, **sizes: int) -> tuple[int, ...]:
-        """Return the shape of the result of a call with these inputs."""
-        return self._resolve(self.output or self.shapes.split(",")[0], sizes)
+    def output_shapes(self, **sizes: int) -> tuple[tuple[int, ...], ...]:
+        """Return the shape of each part of the result of a call with these inputs."""
+        shapes = (self.output or self.shapes.split(",")[0]).split(",")
+        return tuple(self._resolve(shape, sizes) for shape in shapes)
 
     @staticmethod
     def _resolve(shape: str, sizes: Mapping[str, int]) -> tuple[int, ...]:
         known = {**SIZES, **sizes}
-        return tuple(known[letter] if letter in known else int(letter) for letter in shape.split())
+        return tuple(
+            math.prod(known[factor] if factor in known else int(factor) for factor in extent.split("*"))
+            for extent in shape.split()
+        )
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional as F
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import saccade as sc
-from parity import Parameters, assert_close, assert_parity, build, normal
+from parity import Largest, Parameters, assert_close, assert_parity, build, normal
 from saccade.mechanisms.pairwise.multi_head import sincos2d
 
 C, HEADS = 24, 3
@@ -223,18 +221,6 @@ def test_shapes_of_the_catalogue() -> None:
         recorded = maps[""]
         assert isinstance(recorded, sc.PairwiseMap)
         assert recorded.weights().shape == (shape[0], 8, tokens, tokens)
-
-
-class Largest(TorchDispatchMode):
-    """Remembers the number of elements of the largest tensor that any operation returns."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        sizes = [leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        self.elements = max([self.elements, *sizes])
-        return result
 
 
 def test_recording_a_large_map_never_holds_all_pairs() -> None:

@@ -15,6 +15,7 @@ from vit_pytorch.simple_vit_1d import SimpleViT as TheirSequenceViT
 import saccade as sc
 from parity import Parameters, assert_close, assert_parity, normal
 from saccade.models import SimpleViT, ViT
+from saccade.pairwise_maps import ClassTokenMap
 
 SIZE, PATCH = (24, 40), (8, 4)  # a grid of 3 x 10 patches that are not square either
 
@@ -168,7 +169,7 @@ def test_the_recorded_rows_are_the_softmax_over_places_and_class_token() -> None
         model(x)
     assert [*maps] == ["blocks.0.attn", "blocks.1.attn"]
     for recorded, weights in zip(maps.values(), seen, strict=True):
-        assert isinstance(recorded, sc.ClassTokenMap)
+        assert isinstance(recorded, ClassTokenMap)
         assert_close("rows of patches", recorded.weights(), weights[:, :, 1:, 1:])
         assert_close(
             "row of the class token", recorded.class_row(), weights[:, :, 0, 1:].mean(1).reshape(2, 3, 10)

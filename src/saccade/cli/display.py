@@ -104,9 +104,11 @@ def table(title: str, rows: list[dict[str, Any]]) -> Table:
     caption = "± half of a 95% interval over seeds; vs none: paired difference, in points"
     if chance:
         caption += f"; on target: average precision of the map, chance {max(chance):.2f}"
-    out = Table(title=title, caption=caption, title_justify="left", caption_justify="left", box=None)
+    out = Table(
+        title=title, caption=caption, title_justify="left", caption_justify="left", box=None, pad_edge=False
+    )
     out.add_column("attention", overflow="fold", ratio=1)
-    for column in ("error %", "vs none", "on target", "params", "MFLOPs", "ms", "train s"):
+    for column in ("error %", "vs none", "on target", "params", "MFLOPs", "ms", "train"):
         out.add_column(column, justify="right", no_wrap=True)
     for row in sorted(rows, key=lambda row: row["error"]["mean"]):
         out.add_row(
@@ -116,10 +118,10 @@ def table(title: str, rows: list[dict[str, Any]]) -> Table:
             ""
             if row["localisation"] is None
             else "{precision[mean]:.2f} {sign}".format(**row["localisation"]),
-            f"{row['parameters']:,}",
+            f"{row['parameters'] / 1e3:.1f}k",
             f"{row['flops'] / 1e6:.1f}",
             f"{row['latency_ms']:.2f}",
-            f"{row['train_seconds']:.0f}",
+            f"{row['train_seconds']:.0f}s",
         )
     return out
 
@@ -130,9 +132,7 @@ def _points(interval: dict[str, float | None] | None, *, signed: bool = False) -
     mean = f"{100 * interval['mean']:{'+' if signed else ''}.1f}"
     if interval["low"] is None or interval["high"] is None:
         return mean
-    return (
-        f"{mean} ± {100 * max(interval['high'] - interval['mean'], interval['mean'] - interval['low']):.1f}"
-    )
+    return f"{mean}±{100 * max(interval['high'] - interval['mean'], interval['mean'] - interval['low']):.1f}"
 
 
 def _clock(seconds: float) -> str:

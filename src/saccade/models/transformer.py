@@ -8,8 +8,9 @@ from typing import Literal
 from torch import Tensor, nn
 
 from saccade.errors import check_choice, check_positive
-from saccade.maps import ClassTokenMap, PairwiseMap
+from saccade.maps import PairwiseMap
 from saccade.mechanisms.pairwise.multi_head import multi_head, split_heads
+from saccade.pairwise_maps import ClassTokenMap
 from saccade.tap import Tap
 
 Head = Literal["classes", "score"]

@@ -13,6 +13,7 @@ from saccade.maps import AttentionMap
 from saccade.tap import Tap
 
 _COMPILED = "_orig_mod"  # the level that torch.compile inserts into module paths
+_PLACELESS = ("channel", "branch")  # kinds whose weights belong to no place
 
 
 class Maps(Mapping[str, AttentionMap]):
@@ -32,7 +33,7 @@ class Maps(Mapping[str, AttentionMap]):
         if path in recorded:
             return recorded[path]
         below = {p: m for p, m in recorded.items() if p.startswith(path + ".") or not path}
-        placed = [m for m in below.values() if m.kind != "channel"] if len(below) > 1 else [*below.values()]
+        placed = [m for m in below.values() if m.kind not in _PLACELESS or len(below) == 1]
         if len(placed) == 1:
             return placed[0]
         if below:

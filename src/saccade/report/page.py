@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 import re
 from dataclasses import asdict
 from importlib.resources import files
@@ -14,7 +13,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from saccade.errors import BadRun
+from saccade.files import replacing
 from saccade.report import charts, gallery, table, text
 from saccade.report.results import read
 
@@ -30,13 +29,8 @@ def write(folder: Path) -> Path:
     """
     html = render(folder)
     target = folder / "report.html"
-    draft = folder / f".report.html.{os.getpid()}"
-    try:
-        draft.write_bytes(html.encode("utf-8", "replace"))
-        os.replace(draft, target)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        raise BadRun(f"{target} cannot be written: {error.strerror}") from None
+    with replacing(target) as file:
+        file.write(html.encode("utf-8", "replace"))
     return target
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +13,7 @@ from torch._dynamo.backends.registry import lookup_backend
 from torch.export import Dim
 
 from saccade.record import record
-from saccade.testing.case import Case, forward, forward_backward, sweep
+from saccade.testing.case import Case, largest, sweep
 from saccade.testing.recording import tensors
 
 _EXACT = 1e-10
@@ -45,21 +46,22 @@ def check_compile(case: Case) -> None:
     """Compiled with fullgraph, results, gradients and recorded maps equal those of eager mode."""
     module = case.build(dtype=torch.float64)
     inputs = case.inputs(dtype=torch.float64)
-    expected, gradients = forward_backward(module, inputs)
-    with record(module) as eager_maps:
-        forward(module, inputs)
+    eager = copy.deepcopy(module)  # a training pass may change buffers: both make the same passes
+    expected, gradients = case.forward_backward(eager, inputs)
+    with record(eager) as eager_maps:
+        expected_recorded = case.forward(eager, inputs)
     with _fresh_compiler():
         compiled = _Compiled(module)
-        output, its = forward_backward(compiled.module, inputs)
+        output, its = case.forward_backward(compiled.module, inputs)
         with record(compiled.module) as maps:
-            recorded = forward(compiled.module, inputs)
+            recorded = case.forward(compiled.module, inputs)
     case.expect_equal("the compiled result", output, expected, _EXACT)
-    case.expect_equal("the compiled result while recorded", recorded, expected, _EXACT)
+    case.expect_equal("the compiled result while recorded", recorded, expected_recorded, _EXACT)
     for name, gradient in gradients.items():
         got = its[name if name in its else f"_orig_mod.{name}"]
         if gradient is None or got is None:
             case.fail(f"{name} must receive a gradient, compiled or not")
-        case.expect_equal(f"the compiled gradient of {name}", got, gradient, _EXACT)
+        case.expect_equal(f"the compiled gradient of {name}", got, gradient, _EXACT, largest(gradients))
     case.expect([*maps] == [*eager_maps], f"compiled, it published {maps}, in eager mode {eager_maps}")
     for path, attention in eager_maps.items():
         for name, value in tensors(attention).items():
@@ -75,17 +77,17 @@ def check_recompiles(case: Case) -> None:
     with _fresh_compiler():
         compiled = _Compiled(module)
         for _ in range(3):
-            forward(compiled.module, case.inputs())
+            case.forward(compiled.module, case.inputs())
         case.expect(
             compiled.graphs == 1, f"three calls alike compiled {compiled.graphs} times, expected once"
         )
         for _ in range(2):
             with record(compiled.module):
-                forward(compiled.module, case.inputs())
-            forward(compiled.module, case.inputs())
+                case.forward(compiled.module, case.inputs())
+            case.forward(compiled.module, case.inputs())
         case.expect(compiled.graphs == 2, f"recording compiled {compiled.graphs - 1} times, expected once")
         for batch in (3, 4, 5):
-            forward(compiled.module, case.inputs(B=batch))
+            case.forward(compiled.module, case.inputs(B=batch))
         graphs = compiled.graphs - 2
         case.expect(graphs <= 2, f"three batch sizes compiled {graphs} times, expected at most twice")
 
@@ -101,7 +103,7 @@ def check_export(case: Case) -> None:
         example = case.inputs(dtype=torch.float64, B=size)
         case.expect_equal(
             f"the exported result at batch {size}",
-            forward(program, example),
-            forward(module, example),
+            case.forward(program, example),
+            case.forward(module, example),
             _EXACT,
         )

@@ -18,7 +18,7 @@ from saccade import registry
 from saccade.errors import BadOption, BadShape, UnknownName
 from saccade.maps import AttentionMap
 from saccade.spec import SIZES, Domain, Spec
-from saccade.testing.case import Case, ContractFailure, forward, sweep
+from saccade.testing.case import Case, ContractFailure, sweep
 
 _BUILT_IN = "saccade.mechanisms."
 _EVEN = {"H": 8, "W": 8}
@@ -70,7 +70,7 @@ def check_construction(case: Case) -> None:
         case.expect(id(parameter) in registered, f"{path} must be in parameters(), not in a plain container")
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-        forward(module, case.inputs())
+        case.forward(module, case.inputs())
     case.expect(not printed.getvalue(), f"forward must print nothing, it printed {printed.getvalue()!r}")
     after = list(module.state_dict())
     case.expect(
@@ -113,19 +113,16 @@ def check_shapes(case: Case) -> None:
         for chosen in (_EVEN, _ODD, _SINGLE, _THIN):
             sizes = {**chosen, "C": channels}
             for training in (True, False):
+                module.train(training)
+                inputs = case.inputs(dtype=torch.float32, device="cpu", **sizes)
                 try:
-                    output = forward(
-                        module.train(training), case.inputs(dtype=torch.float32, device="cpu", **sizes)
-                    )
+                    with torch.no_grad():
+                        results = case.results(module, inputs)
                 except BadShape:
                     if chosen is _THIN or (training and chosen is _SINGLE):
                         continue
                     raise
-                expected = case.example.output_shape(**sizes)
-                case.expect(
-                    output.shape == expected,
-                    f"expected the shape {expected} with {sizes}; got {tuple(output.shape)}",
-                )
+                case.expect_shapes(results, f"with {sizes}", **sizes)
 
 
 def check_bad_input(spec: Spec) -> None:
@@ -154,7 +151,7 @@ def _check_bad_shapes(case: Case) -> None:
     for what, inputs in bad.items():
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         try:
-            forward(module, inputs)
+            case.forward(module, inputs)
         except BadShape as error:
             named = _names(str(error), case.spec)
             case.expect(named, f"{what}: the message must name the mechanism: {str(error)!r}")
@@ -196,11 +193,11 @@ def _check_bad_options(spec: Spec) -> None:
 def check_saving(case: Case) -> None:
     """A state_dict, a deep copy and a pickle give the same outputs, which repeat in eval mode."""
     module = case.build()
-    forward(module.train(), case.inputs())  # so that running statistics, if any, are not the initial ones
+    case.forward(module.train(), case.inputs())  # so that running statistics are not the initial ones
     module.eval()
     inputs = case.inputs()
-    expected = forward(module, inputs)
-    case.expect_equal("a second pass in eval mode", forward(module, inputs), expected)
+    expected = case.forward(module, inputs)
+    case.expect_equal("a second pass in eval mode", case.forward(module, inputs), expected)
 
     file = io.BytesIO()
     torch.save(module.state_dict(), file)
@@ -213,4 +210,4 @@ def check_saving(case: Case) -> None:
         "a pickled module": pickle.loads(pickle.dumps(module)),
     }
     for what, twin in copies.items():
-        case.expect_equal(what, forward(twin, inputs), expected)
+        case.expect_equal(what, case.forward(twin, inputs), expected)

@@ -73,7 +73,9 @@ class Classifier(lightning.LightningModule):
 
 
 class Batches(Sampler[list[int]]):
-    """Batches of indices; with a seed, in an order that is a function of seed and epoch."""
+    """Batches of indices. With a seed, for training: in an order that is a function of seed and epoch, and
+    without an incomplete last batch, of whose one image, say, no batch norm could learn.
+    """
 
     def __init__(self, length: int, batch_size: int, seed: int | None = None) -> None:
         self.length, self.batch_size, self.seed, self.epoch = length, batch_size, seed, 0
@@ -87,10 +89,11 @@ class Batches(Sampler[list[int]]):
         if self.seed is not None:
             generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
             order = torch.randperm(self.length, generator=generator)
-        yield from (part.tolist() for part in order.split(self.batch_size))
+        yield from (part.tolist() for part in order[: len(self) * self.batch_size].split(self.batch_size))
 
     def __len__(self) -> int:
-        return -(-self.length // self.batch_size)
+        whole, rest = divmod(self.length, self.batch_size)
+        return whole + (rest > 0 and self.seed is None)
 
 
 class Images(Dataset[Batch]):

@@ -32,8 +32,8 @@ def evaluate(classifier: Classifier, split: Split) -> tuple[float, float]:
 
 
 def localise(classifier: Classifier, split: Split) -> dict[str, Any] | None:
-    """Return the mean localisation of the attention on the images with a target; None without masks."""
-    if split.masks is None:
+    """Return the mean localisation of the attention on the images with a target; None if there is none."""
+    if split.masks is None or not split.masks.any():
         return None
     with_target = split.masks.flatten(1).any(1)
     images, masks = split.images[with_target], split.masks[with_target]
@@ -71,7 +71,7 @@ def write_gallery(classifier: Classifier, split: Split, path: Path) -> None:
     else:
         _, attention, logits = look(classifier, images.to(classifier.device))
         arrays |= {"kind": attention.kind, "heat": attention.heatmap().half().cpu().numpy()}
-        if isinstance(attention, PairwiseMap):
+        if type(attention) is PairwiseMap:  # the page computes softmax rows, and of its subclasses no others
             arrays |= {
                 "queries": attention.queries.half().cpu().numpy(),
                 "keys": attention.keys.half().cpu().numpy(),

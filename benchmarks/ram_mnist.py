@@ -1,0 +1,143 @@
+"""Train the recurrent attention model on MNIST: 6 glimpses of 8 x 8 (Mnih et al. 2014, table 1: 1.12%).
+
+    python benchmarks/ram_mnist.py --data mnist.tar.gz [--epochs 200] [--seed 0]
+
+Writes benchmarks/results/ram-mnist.json: the validation error as it fell, on 5,000 training images held
+out, and at the end the error on all 10,000 test images, for one look and for the mean over several looks.
+The test images choose nothing. The file is written anew now and then while it trains, so that an
+interrupted run leaves its curve; a checkpoint and the decoded images lie beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mnist import load
+from saccade.compare.compare import hardware
+from saccade.files import replacing, write_json
+from saccade.models import RecurrentAttention, hybrid_loss
+
+HELD_OUT = 5_000
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="tarball of train/CLASS/*.png, test/...")
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/ram-mnist.json")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--rate", type=float, default=1e-3, help="first learning rate; a cosine ends it at 0")
+    parser.add_argument("--std", type=float, default=0.1, help="of the location policy")
+    parser.add_argument("--weight", type=float, default=1.0, help="of the policy's term in the loss")
+    parser.add_argument("--core", choices=("relu", "lstm"), default="relu")
+    parser.add_argument("--start", choices=("random", "centre"), default="random")
+    parser.add_argument("--copies", type=int, default=1, help="looks at each training image of a batch")
+    parser.add_argument("--test-copies", type=int, default=10, help="looks averaged at test")
+    parser.add_argument("--threads", type=int, default=1)
+    return parser.parse_args()
+
+
+def command() -> str:
+    """Return the command that repeats this, its paths cut to their names."""
+    arguments = (Path(word).name if "/" in word else word for word in sys.argv[1:])
+    return shlex.join(["python", "benchmarks/ram_mnist.py", *arguments])
+
+
+def error(model: RecurrentAttention, images: Tensor, labels: Tensor, copies: int) -> float:
+    """Return the share of wrong answers."""
+    model.eval()
+    chunks = zip(images.split(500), labels.split(500), strict=True)
+    wrong = sum(int((model.predict(x, copies).argmax(1) != y).sum()) for x, y in chunks)
+    return wrong / len(labels)
+
+
+def train_epoch(
+    model: RecurrentAttention,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    data: tuple[Tensor, Tensor],
+    options: argparse.Namespace,
+) -> float:
+    """Train on every image once, and return the mean loss."""
+    model.train()
+    images, labels = data
+    total = 0.0
+    batches = torch.randperm(len(labels)).split(options.batch)
+    for index in batches:
+        x, y = (t[index].repeat_interleave(options.copies, 0) for t in (images, labels))
+        loss = hybrid_loss(model.look(x), y, options.weight)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        schedule.step()
+        total += loss.item()
+    return total / len(batches)
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(options.seed)
+    digits = load(options.data, options.out.parent / "mnist.npz")
+    order = torch.randperm(len(digits.train))
+    held_out, kept = order[:HELD_OUT], order[HELD_OUT:]
+    train = digits.train[kept], digits.train_labels[kept]
+    validation = digits.train[held_out], digits.train_labels[held_out]
+    model = RecurrentAttention(10, std=options.std, core=options.core, start=options.start)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=options.rate, weight_decay=1e-4)
+    steps = options.epochs * math.ceil(len(kept) / options.batch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    result: dict[str, Any] = {
+        "command": command(),
+        "seed": options.seed,
+        "model": "6 glimpses of 8 x 8, one scale, core of 256",
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "paper": 0.0112,
+        "hardware": hardware(),
+        "complete": False,
+        "curve": {"epoch": [], "loss": [], "validation_error": [], "seconds": []},
+    }
+    curve = result["curve"]
+    begun = time.perf_counter()
+    for epoch in range(1, options.epochs + 1):
+        loss = train_epoch(model, optimizer, schedule, train, options)
+        row = {
+            "epoch": epoch,
+            "loss": round(loss, 5),
+            "validation_error": error(model, *validation, copies=1),
+            "seconds": round(time.perf_counter() - begun, 1),
+        }
+        for key, value in row.items():
+            curve[key].append(value)
+        print(*(f"{key} {value}" for key, value in row.items()), flush=True)
+        if epoch % 5 == 0 or epoch == options.epochs:
+            write_json(options.out, result)
+            with replacing(options.out.with_suffix(".pt")) as file:
+                torch.save(model.state_dict(), file)
+    result["seconds"] = round(time.perf_counter() - begun, 1)
+    test = digits.test, digits.test_labels
+    result["test_images"] = len(digits.test)
+    result["test_error"] = {
+        "one look": error(model, *test, copies=1),
+        f"mean of {options.test_copies} looks": error(model, *test, copies=options.test_copies),
+    }
+    result["complete"] = True
+    write_json(options.out, result)
+    print(result["test_error"], f"written: {options.out}")
+
+
+if __name__ == "__main__":
+    main()

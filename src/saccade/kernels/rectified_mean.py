@@ -1,0 +1,72 @@
+"""Means weighted by rectified sums, y_i = mean_j relu(a_i + b_j) g_j, in O(N log N) instead of O(N^2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def rectified_mean(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+    """Return y_i = 1/M sum_j relu(a_i + b_j) g_j. a (B, N), b (B, M), g (B, M, C) -> (B, N, C).
+
+    With b sorted, the terms of i that are not zero are the last ones: M y_i = a_i G_p + H_p, where G and H
+    are the sums of g and of b g from a place p on, which a binary search finds. Values and gradients are
+    those of the formula, in time O((N + M) (C + log M)) and memory O((N + M) C):
+
+        dL/dg_j = 1/M sum_i relu(a_i + b_j) dy_i        of the same form, a and b exchanged
+        dL/da_i = 1/M dy_i . sum_{j: a_i + b_j > 0} g_j        dL/db_j = 1/M g_j . sum_{i: a_i + b_j > 0} dy_i
+
+    Sums run in float64 (float32 on MPS, which has no other), because a_i G_p and H_p may nearly cancel.
+
+    >>> import torch
+    >>> a, b, g = torch.randn(2, 5), torch.randn(2, 7), torch.randn(2, 7, 3)
+    >>> expected = torch.relu(a[:, :, None] + b[:, None]) @ g / 7
+    >>> torch.allclose(rectified_mean(a, b, g), expected, atol=1e-5)
+    True
+    """
+    result: Tensor = _RectifiedMean.apply(a, b, g)
+    return result
+
+
+class _RectifiedMean(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b, g)
+        a, b, values = _exact(a, b, g)
+        return (_rectified_sum(a, b, values) / b.shape[1]).to(g.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
+        saved = ctx.saved_tensors
+        a, b, g, dy = _exact(*saved, *gradients)
+        dy = dy / b.shape[1]
+        da, db = (dy * _active_sum(a, b, g)).sum(-1), (g * _active_sum(b, a, dy)).sum(-1)
+        found = da, db, _rectified_sum(b, a, dy)
+        return tuple(gradient.to(x.dtype) for gradient, x in zip(found, saved, strict=True))
+
+
+def _exact(*tensors: Tensor) -> tuple[Tensor, ...]:
+    dtype = torch.float32 if tensors[0].device.type == "mps" else torch.float64
+    return tuple(x.to(dtype) for x in tensors)
+
+
+def _rectified_sum(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+    """Return sum_j relu(a_i + b_j) g_j."""
+    return a.unsqueeze(-1) * _active_sum(a, b, g) + _active_sum(a, b, b.unsqueeze(-1) * g)
+
+
+def _active_sum(a: Tensor, b: Tensor, g: Tensor) -> Tensor:
+    """Return the sum of g_j over those j with a_i + b_j > 0: (B, N, C).
+
+    It is a difference of running sums, so that NaN, which sorts last, reaches every result.
+    """
+    b, order = b.detach().sort(dim=-1)
+    # The first place with b_j > -a_i: exactly the pairs that the backward pass, which sorts a, finds active.
+    place = torch.searchsorted(b, -a.detach(), right=True)
+    width = g.shape[2]
+    ordered = g.gather(1, order.unsqueeze(-1).expand(-1, -1, width))
+    running = F.pad(ordered.cumsum(1), (0, 0, 1, 0))
+    return running[:, -1:] - running.gather(1, place.unsqueeze(-1).expand(-1, -1, width))

@@ -1,0 +1,1 @@
+"""Mechanisms that draw one choice at random, trained by score functions or straight through."""

@@ -1,0 +1,1 @@
+"""Mechanisms that choose where to sample an image."""
