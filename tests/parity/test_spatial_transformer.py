@@ -111,7 +111,8 @@ def test_the_module_equals_the_formula_with_its_own_network(transform: Transform
                 at = coordinate(j, width, False), coordinate(i, height, False)
                 total = total + maps[:, :, i, j] * at[0] ** power[0] * at[1] ** power[1]
             moments.append(total / (height * width))
-        features = torch.stack(moments, -1).flatten(1)
+        mass, *places = moments
+        features = torch.stack([mass, *(place / (mass + 1e-3) for place in places)], -1).flatten(1)
         mix, head = (
             {p: parameters[f"{layer}.{p}"] for p in ("weight", "bias")}
             for layer in ("localisation.mix", "head")

@@ -67,15 +67,16 @@ def thin_plate_spline(points: Tensor, controls: Tensor, values: Tensor) -> Tenso
 
     points (N, 2), controls c (K, 2), values v (B, K, D) -> (B, N, D).
     """
-    exact = controls if controls.device.type == "mps" else controls.double()  # which has no float64
-    plane = F.pad(exact, (1, 0), value=1.0)
-    system = torch.cat([_bending(exact, exact), plane], 1)
+    exact = controls.dtype if controls.device.type == "mps" else torch.float64  # which mps does not have
+    nodes, places = controls.to(exact), points.to(exact)
+    plane = F.pad(nodes, (1, 0), value=1.0)
+    system = torch.cat([_bending(nodes, nodes), plane], 1)
     system = torch.cat([system, F.pad(plane.mT, (0, 3))], 0)
-    inverse = torch.linalg.inv_ex(system).inverse[:, : controls.shape[0]].to(points.dtype)
-    basis = torch.cat([_bending(points, controls), F.pad(points, (1, 0), value=1.0)], 1)
+    basis = torch.cat([_bending(places, nodes), F.pad(places, (1, 0), value=1.0)], 1)
     device = "cpu" if points.device.type == "meta" else points.device.type
     with torch.autocast(device, enabled=False):  # bfloat16 cannot tell the pixels of a row apart
-        interpolated: Tensor = basis @ inverse @ values
+        shares = basis @ torch.linalg.inv_ex(system).inverse[:, : controls.shape[0]]
+        interpolated: Tensor = shares.to(values.dtype) @ values
     return interpolated
 
 
@@ -96,7 +97,8 @@ def _axis(extent: int, like: Tensor, align_corners: bool) -> Tensor:
 class _Localisation(nn.Module):
     """Two strided convolutions, and where on the map each of their channels is, for maps of any size.
 
-    Position is kept as moments: the means of f, f x, f y, f x^2, f x y and f y^2 over the map.
+    Of each channel f: its mean, and the averages of x, y, x^2, x y and y^2 weighted by f, that is its centre
+    and its spread. They do not depend on the contrast of the image.
     """
 
     def __init__(self, channels: int) -> None:
@@ -114,7 +116,9 @@ class _Localisation(nn.Module):
         y, x = torch.meshgrid(*(_axis(n, maps, False) for n in maps.shape[2:]), indexing="ij")
         moments = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y])
         pooled = torch.einsum("bchw,khw->bck", maps, moments) / x.numel()
-        return F.relu(self.mix(pooled.flatten(1)))
+        mass, places = pooled[..., :1], pooled[..., 1:]
+        features = torch.cat([mass, places / (mass + 1e-3)], -1)  # a channel that is 0 is nowhere: 0
+        return F.relu(self.mix(features.flatten(1)))
 
 
 class _LazyHead(nn.LazyLinear):
@@ -154,7 +158,7 @@ class SpatialTransformer(nn.Module):
     x (B, C, H, W) -> (B, C, *size). The recorded map holds the grid of samples.
 
     localisation   a module from x to features (B, ...), which are flattened; `head` takes their number at
-                   the first call. By default two strided convolutions, which keep where things are
+                   the first call. By default two strided convolutions and where their channels are
     size           (H', W') of the output, or one number for both; by default the input's
     align_corners  whether -1 and 1 are the centres of the outermost pixels, not their outer edges
 
