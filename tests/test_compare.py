@@ -221,7 +221,7 @@ def test_folders_that_are_not_this_comparisons_are_refused(whole: Path, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["white-patch", "-a", "cbma"], "unknown mechanism 'cbma'; did you mean 'cbam'?"),
+        (["white-patch", "-a", "cbma"], "unknown mechanism 'cbma'; did you mean 'cbam'"),
         (
             ["white-patch", "-a", "cbam:reductoin=3"],
             "unknown option of cbam 'reductoin'; did you mean 'reduction'?",
