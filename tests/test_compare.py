@@ -176,6 +176,20 @@ def test_killed_at_any_moment_it_goes_on_and_ends_the_same(whole: Path, tmp_path
     assert lasting(ours) == lasting(theirs)
 
 
+def test_ctrl_c_is_one_sentence(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "saccade", "compare", TASK, "-a", "none", "--epochs", "1000"]
+    command += ["--batch-size", "20", "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (out / "runs/none-seed0/metrics.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == "saccade: interrupted; the same command goes on where it stopped\n"
+
+
 def test_started_again_it_does_nothing_twice(whole: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.glob("runs/*/result.json")}
     assert len(before) == 4

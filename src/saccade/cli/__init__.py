@@ -37,6 +37,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         typer.echo(f"saccade: {error.name!r} is not installed; pip install 'saccade[all]'", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("saccade: interrupted; the same command goes on where it stopped", err=True)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 130:  # typer's answer to Ctrl-C
+            typer.echo("saccade: interrupted; the same command goes on where it stopped", err=True)
+        raise

@@ -140,8 +140,8 @@ def _fit(
             )
         except OSError as error:  # the data lie in memory, so only a checkpoint can have failed
             raise BadRun(f"{str(folder)!r} cannot be written: {error.strerror or error}") from error
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+        except SystemExit as stop:  # Lightning's answer to Ctrl-C
+            raise KeyboardInterrupt from stop
     if recipe.patience is not None:
         classifier.load_state_dict(load_checkpoint(folder / "checkpoints" / "best.ckpt")["state_dict"])
     return history
