@@ -61,10 +61,12 @@ class _OnCPU(torch.autograd.Function):
         d_query, d_key, d_value = found
         row = key[0, :, 0] if torch.compiler.is_compiling() else key[..., 0]  # compiled for any batch
         step = max(1, _CHUNK // row.numel())
-        for part in (slice(start, start + step) for start in range(0, query.shape[1], step)):
-            weights = (query[:, part] @ key.mT).softmax(-1)
-            d_value.baddbmm_(weights.mT, dy[:, part])
-            d_scores = torch.baddbmm(-mean[:, part], dy[:, part], value.mT).mul_(weights)
-            d_query[:, part] = d_scores @ key * ctx.scale
-            d_key.baddbmm_(d_scores.mT, query[:, part])
+        parts = [slice(start, start + step) for start in range(0, query.shape[1], step)]
+        with torch.autocast("cpu", enabled=False):  # which would mix dtypes in sums in place
+            for part in parts:
+                weights = (query[:, part] @ key.mT).softmax(-1)
+                d_value.baddbmm_(weights.mT, dy[:, part])
+                d_scores = torch.baddbmm(-mean[:, part], dy[:, part], value.mT).mul_(weights)
+                d_query[:, part] = d_scores @ key * ctx.scale
+                d_key.baddbmm_(d_scores.mT, query[:, part])
         return *(gradient.to(x.dtype) for gradient, x in zip(found, saved, strict=True)), None
