@@ -12,6 +12,7 @@ from torch import Tensor
 
 import saccade as sc
 from parity import Parameters, assert_close, assert_parity, build, largest_tensor, normal
+from saccade.kernels import softmax_attention as kernel
 from saccade.kernels.rectified_mean import rectified_mean
 from saccade.kernels.softmax_attention import softmax_attention
 
@@ -318,6 +319,25 @@ def test_nan_reaches_every_mean_of_its_image_and_no_other(spoilt: int) -> None:
 
 @pytest.mark.parametrize(("inner", "outer"), [(8, 8), (8, 5), (3, 8), (70, 150), (2, 200)])
 def test_attention_of_unequal_widths_equals_the_formula(inner: int, outer: int) -> None:
-    q, k, v = normal(2, 6, inner), normal(2, 9, inner, seed=1), normal(2, 9, outer, seed=2)
-    expected = (0.3 * q @ k.mT).softmax(-1) @ v
-    assert_close("attention", softmax_attention(q, k, v, 0.3), expected)
+    shapes = (2, 6, inner), (2, 9, inner), (2, 9, outer)
+    leaves = [normal(*shape, seed=i).requires_grad_() for i, shape in enumerate(shapes)]
+    q, k, v = leaves
+    ours, plain = softmax_attention(q, k, v, 0.3), (0.3 * q @ k.mT).softmax(-1) @ v
+    assert_close("attention", ours, plain)
+    projection = normal(*plain.shape, seed=9)
+    got, want = (torch.autograd.grad(y, leaves, projection) for y in (ours, plain))
+    for i, (one, other) in enumerate(zip(got, want, strict=True)):
+        assert_close(f"gradient {i}", one, other)
+
+
+@pytest.mark.parametrize("chunk", [1, 30, 10**9])
+def test_attention_does_not_depend_on_how_many_rows_are_held(
+    chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kernel, "_CHUNK", chunk)
+    test_attention_of_unequal_widths_equals_the_formula(3, 8)
+
+
+def test_second_derivatives_of_attention() -> None:
+    leaves = [normal(1, n, 3, seed=n).requires_grad_() for n in (2, 4, 4)]
+    torch.autograd.gradgradcheck(lambda q, k, v: softmax_attention(q, k, v, 0.3), leaves)

@@ -1,11 +1,14 @@
-"""Fused softmax attention of values that are wider or narrower than the queries."""
+"""Softmax attention of tokens whose values may be wider or narrower than their queries, in O(N) memory."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_GROUP = 64  # channels of v per head on the CPU: its backward pass runs heads, not queries, in parallel
+_CHUNK = 1 << 22  # weights held at a time in the backward pass
 
 
 def softmax_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -13,24 +16,57 @@ def softmax_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -
 
     q (B, Nq, D), k (B, Nk, D), v (B, Nk, E) -> (B, Nq, E).
 
-    torch's fused attention on the CPU needs D = E, or it silently builds the Nq x Nk matrix. Zeros at the
-    end of q and k leave their products alone, and zeros at the end of v can be cut off again; so widths
-    are padded, and wide values are split into several heads that share q and k.
+    This is torch's fused attention, with two shortcomings of its CPU form made good. It needs D = E, or it
+    silently builds all weights: zeros at the end of q and k leave their products alone, and those at
+    the end of v are cut off again. And its backward pass runs heads in parallel, of which there is one
+    here: ours runs a few queries at a time through matrix products, which use all cores.
 
     >>> import torch
-    >>> q, k, v = torch.randn(1, 6, 4), torch.randn(1, 5, 4), torch.randn(1, 5, 200)
+    >>> q, k, v = torch.randn(1, 6, 4), torch.randn(1, 5, 4), torch.randn(1, 5, 20)
     >>> expected = (0.5 * q @ k.mT).softmax(-1) @ v
     >>> torch.allclose(softmax_attention(q, k, v, 0.5), expected, atol=1e-5)
     True
     """
-    q, k, v = (x.unsqueeze(1) for x in (query, key, value))
-    inner, outer = q.shape[-1], v.shape[-1]
-    if inner != outer and q.device.type == "cpu":
-        width = max(inner, min(outer, _GROUP))
-        heads = -(-outer // width)
-        q, k = (F.pad(x, (0, width - inner)).expand(-1, heads, -1, -1) for x in (q, k))
-        v = F.pad(v, (0, heads * width - outer)).unflatten(-1, (heads, width)).squeeze(1).transpose(1, 2)
-    # The last axis contiguous, or again the matrix is built.
-    q, k, v = (x if x.stride(-1) == 1 else x.contiguous() for x in (q, k, v))
-    attended = F.scaled_dot_product_attention(q, k, v, scale=scale)
-    return attended.transpose(1, 2).flatten(2)[..., :outer]
+    if query.device.type != "cpu":
+        return _fused(query, key, value, scale)
+    result: Tensor = _OnCPU.apply(query, key, value, scale)
+    return result
+
+
+def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+    # The last axis must be contiguous, or again all weights are built.
+    q, k, v = (x.contiguous().unsqueeze(1) for x in (query, key, value))
+    return F.scaled_dot_product_attention(q, k, v, scale=scale).squeeze(1)
+
+
+class _OnCPU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+        width = max(query.shape[-1], value.shape[-1])
+        q, k, v = (F.pad(x, (0, width - x.shape[-1])) for x in (query, key, value))
+        output = _fused(q, k, v, scale)[..., : value.shape[-1]].contiguous()
+        ctx.save_for_backward(query, key, value, output)
+        ctx.scale = scale
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        saved = ctx.saved_tensors[:3]
+        dtype = torch.promote_types(saved[0].dtype, torch.float32)
+        query, key, value, output, dy = (x.to(dtype) for x in (*ctx.saved_tensors, *gradients))
+        query = query * ctx.scale
+        mean = (dy * output).sum(-1, keepdim=True)
+        # Made before the loop: small results kept from each turn would splinter the memory that it reuses.
+        found = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        d_query, d_key, d_value = found
+        row = key[0, :, 0] if torch.compiler.is_compiling() else key[..., 0]  # compiled for any batch
+        step = max(1, _CHUNK // row.numel())
+        parts = [slice(start, start + step) for start in range(0, query.shape[1], step)]
+        with torch.autocast("cpu", enabled=False):  # which would mix dtypes in sums in place
+            for part in parts:
+                weights = (query[:, part] @ key.mT).softmax(-1)
+                d_value.baddbmm_(weights.mT, dy[:, part])
+                d_scores = torch.baddbmm(-mean[:, part], dy[:, part], value.mT).mul_(weights)
+                d_query[:, part] = d_scores @ key * ctx.scale
+                d_key.baddbmm_(d_scores.mT, query[:, part])
+        return *(gradient.to(x.dtype) for gradient, x in zip(found, saved, strict=True)), None

@@ -39,34 +39,29 @@ class _Additive(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, direction: Tensor) -> Tensor:
         ctx.save_for_backward(query, key, value, direction)
-        k, v, w = (x.to(_dtype(query)) for x in (key, value, direction))
-        parts = [_weights(_tanh(part, k), w) @ v for part in query.split(_step(key), dim=2)]
-        return torch.cat(parts, 2).to(value.dtype)
+        q, k, v, w = (x.to(_dtype(query)) for x in (query, key, value, direction))
+        output = torch.empty_like(q)
+        for part in _parts(query, key):
+            output[:, :, part] = _weights(_tanh(q[:, :, part], k), w) @ v
+        return output.to(value.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        query, key, value, direction = ctx.saved_tensors
-        k, v, w = (x.to(_dtype(query)) for x in (key, value, direction))
-        step = _step(key)
-        d_query, d_key, d_value, d_direction = (
-            [],
-            torch.zeros_like(k),
-            torch.zeros_like(v),
-            torch.zeros_like(w),
-        )
-        for q, dy in zip(query.split(step, 2), gradients[0].to(k.dtype).split(step, 2), strict=True):
-            tanh = _tanh(q, k)
+        saved = ctx.saved_tensors
+        q, k, v, w, dy = (x.to(_dtype(saved[0])) for x in (*saved, *gradients))
+        # Made before the loop: small results kept from each turn would splinter the memory that it reuses.
+        d_query, d_key, d_value, d_direction = found = [torch.zeros_like(x) for x in (q, k, v, w)]
+        for part in _parts(saved[0], saved[1]):
+            tanh = _tanh(q[:, :, part], k)
             weights = _weights(tanh, w)
-            d_weights = dy @ v.mT
+            d_weights = dy[:, :, part] @ v.mT
             # (B, heads, n, Lk): through the softmax, then (B, heads, n, Lk, D): through the tanh
             d_scores = weights * (d_weights - (d_weights * weights).sum(-1, keepdim=True))
             slope = (1 - tanh * tanh) * d_scores.unsqueeze(-1)
-            d_query.append(slope.sum(3) * w)
-            d_key = d_key + slope.sum(2)
-            d_value = d_value + weights.mT @ dy
-            d_direction = d_direction + torch.einsum("bhijd,bhij->d", tanh, d_scores)
-        found = torch.cat(d_query, 2), d_key * w, d_value, d_direction
-        saved = query, key, value, direction
+            d_query[:, :, part] = slope.sum(3) * w
+            d_key += slope.sum(2) * w
+            d_value += weights.mT @ dy[:, :, part]
+            d_direction += torch.einsum("bhijd,bhij->d", tanh, d_scores)
         return tuple(gradient.to(x.dtype) for gradient, x in zip(found, saved, strict=True))
 
 
@@ -75,10 +70,11 @@ def _dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _step(key: Tensor) -> int:
-    """The number of queries to take at a time. A graph is compiled for any batch, so there it counts as 1."""
+def _parts(query: Tensor, key: Tensor) -> list[slice]:
+    """The queries to take at a time. A graph is compiled for any batch, so there the batch does not count."""
     row = key[0] if torch.compiler.is_compiling() else key
-    return max(1, _CHUNK // row.numel())
+    step = max(1, _CHUNK // row.numel())
+    return [slice(start, start + step) for start in range(0, query.shape[2], step)]
 
 
 def _tanh(query: Tensor, key: Tensor) -> Tensor:

@@ -39,9 +39,7 @@ def non_local(
     True
     """
     if pairwise == "dot_product":
-        share: float = (
-            phi.shape[1] ** -0.5
-        )  # of each factor, so that no sum leaves the range of half precision
+        share: float = phi.shape[1] ** -0.5  # of each factor, to stay in the range of half precision
         return theta @ ((phi * share).mT @ (g * share))
     if pairwise == "concatenation":
         return rectified_mean(theta.squeeze(-1), phi.squeeze(-1), g)

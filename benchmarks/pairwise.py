@@ -1,0 +1,196 @@
+"""Peak memory and time of every pairwise mechanism beside its naive form, which builds all N x N weights.
+
+    python benchmarks/pairwise.py [--only non_local] [--sides 28 56 128]
+
+Forward and backward of a map (1, 256, side, side) in float32, each in a process of its own. Writes
+benchmarks/results/pairwise-cpu.json. Memory is the peak of the resident set beyond what the process holds
+after imports, a pass of a tiny map, the input and the gradient of the output; the output and the gradients
+count. The naive form is the same module with its attention written out; it is left out where the weights
+would take more than 6 GB. Additive attention takes time N * N * C whatever its form, so that at side 128
+it runs 64 queries against all 16,384 keys.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch import Tensor
+
+import saccade as sc
+from saccade.compare.compare import hardware
+
+RESULT = Path(__file__).parent / "results" / "pairwise-cpu.json"
+CHANNELS = 256
+SIDES = (28, 56, 128)
+LIMIT = 6e9  # bytes
+REPEATS, SECONDS = 9, 10.0  # of timing: whichever comes first
+FILES = "saccade.mechanisms.pairwise"
+
+
+def naive_softmax(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return (scale * query @ key.mT).softmax(-1) @ value
+
+
+def naive_additive(query: Tensor, key: Tensor, value: Tensor, direction: Tensor) -> Tensor:
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    weights = (torch.tanh(q[:, :, :, None] + k[:, :, None]) @ direction).softmax(-1)
+    return (weights @ v).transpose(1, 2)
+
+
+def naive_non_local(theta: Tensor, phi: Tensor, g: Tensor, pairwise: str, scale: float) -> Tensor:
+    if pairwise == "dot_product":
+        return (theta @ phi.mT / phi.shape[1]) @ g
+    if pairwise == "concatenation":
+        return (torch.relu(theta + phi.mT) / phi.shape[1]) @ g
+    return naive_softmax(theta, phi, g, scale)
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A mechanism with options, the function to replace in its naive form, and the size of its weights."""
+
+    mechanism: str
+    target: str
+    naive: Callable[..., Tensor]
+    options: dict[str, Any] = field(default_factory=dict)
+    weights: int = 1  # numbers for each pair of positions, in each of about four tensors
+    sequence: int = 0  # heads, if it takes (B, L, heads, D)
+
+    @property
+    def name(self) -> str:
+        options = ",".join(f"{option}={value}" for option, value in self.options.items())
+        return f"{self.mechanism}:{options}" if options else self.mechanism
+
+    def form(self, form: str) -> AbstractContextManager[object]:
+        return patch(self.target, self.naive) if form == "naive" else nullcontext()
+
+    def inputs(self, side: int) -> list[Tensor]:
+        if not self.sequence:
+            return [torch.randn(1, CHANNELS, side, side)]
+        key = torch.randn(1, side * side, self.sequence, CHANNELS // self.sequence)
+        return [torch.randn_like(key[:, : self.queries(side)]), key]
+
+    def queries(self, side: int) -> int:
+        return 64 if self.mechanism == "additive" and side == 128 else side * side
+
+
+FUSED = "torch.nn.functional.scaled_dot_product_attention"
+CONTESTANTS = (
+    Contestant("scaled_dot_product", FUSED, naive_softmax, weights=8, sequence=8),
+    Contestant("multi_head", FUSED, naive_softmax, {"heads": 1}),
+    Contestant("multi_head", FUSED, naive_softmax, {"heads": 8}, weights=8),
+    Contestant("additive", f"{FILES}.additive.additive", naive_additive, weights=CHANNELS, sequence=1),
+    Contestant("self_attention", f"{FILES}.self_attention.softmax_attention", naive_softmax),
+    *(
+        Contestant("non_local", f"{FILES}.non_local.non_local", naive_non_local, {"pairwise": pairwise})
+        for pairwise in ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
+    ),
+)
+
+
+def resident(kind: str) -> float:
+    """Return VmRSS, the memory held now, or VmHWM, the most ever held, in MB."""
+    found = re.search(rf"^{kind}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) * 1024 / 1e6
+
+
+def measure(contestant: Contestant, form: str, side: int) -> dict[str, float]:
+    """Measure one form at one size, in this process, which must be new."""
+    torch.manual_seed(0)
+    width = CHANNELS // max(1, contestant.sequence)
+    module = sc.create(contestant.mechanism, width, **contestant.options)
+    with torch.no_grad():
+        for parameter in module.parameters():  # away from a start at which attention has no effect
+            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+
+    def step(leaves: list[Tensor], grad: Tensor) -> float:
+        begun = time.perf_counter()
+        module(*leaves).backward(grad)
+        return time.perf_counter() - begun
+
+    def leaves_of(side: int) -> tuple[list[Tensor], Tensor]:
+        leaves = [x.requires_grad_() for x in contestant.inputs(side)]
+        return leaves, torch.randn(leaves[0].shape)
+
+    with contestant.form(form):
+        step(*leaves_of(8))
+        leaves, grad = leaves_of(side)
+        before = resident("VmRSS")
+        taken = [step(leaves, grad)]
+        peak = resident("VmHWM") - before
+        while len(taken) < REPEATS and sum(taken) < SECONDS:
+            taken.append(step(leaves, grad))
+    return {"megabytes": round(peak, 1), "seconds": round(statistics.median(taken), 5)}
+
+
+def in_a_new_process(index: int, form: str, side: int) -> dict[str, Any]:
+    contestant = CONTESTANTS[index]
+    pairs = contestant.queries(side) * side * side * contestant.weights
+    if form == "naive" and 4 * 4 * pairs > LIMIT:
+        return {"skipped": f"about {4 * 4 * pairs / 1e9:.0f} GB: four tensors of {pairs:,} numbers"}
+    command = [sys.executable, __file__, "--measure", str(index), form, str(side)]
+    run = subprocess.run(command, check=True, capture_output=True, text=True)
+    measured: dict[str, Any] = json.loads(run.stdout)
+    return measured
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", default="", help="mechanisms whose name contains this; nothing is written")
+    parser.add_argument("--sides", type=int, nargs="+", default=SIDES)
+    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.measure:
+        index, form, side = arguments.measure
+        print(json.dumps(measure(CONTESTANTS[int(index)], form, int(side))))
+        return
+    rows: list[dict[str, Any]] = []
+    for index, contestant in enumerate(CONTESTANTS):
+        if arguments.only not in contestant.name:
+            continue
+        for side in arguments.sides:
+            forms = {form: in_a_new_process(index, form, side) for form in ("ours", "naive")}
+            rows.append(
+                {
+                    "mechanism": contestant.name,
+                    "side": side,
+                    "queries": contestant.queries(side),
+                    "keys": side * side,
+                    **forms,
+                }
+            )
+            print(f"{contestant.name} {side} x {side}: {forms}", flush=True)
+    if arguments.only:
+        return
+    result = {
+        "command": "python benchmarks/pairwise.py",
+        "hardware": hardware(),
+        "threads": torch.get_num_threads(),
+        "what": f"forward + backward of (1, {CHANNELS}, side, side), float32: "
+        "peak megabytes beyond the input and the gradient of the output, median seconds",
+        "rows": rows,
+    }
+    RESULT.parent.mkdir(exist_ok=True)
+    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"written: {RESULT}")
+
+
+if __name__ == "__main__":
+    main()
