@@ -13,7 +13,7 @@ from saccade.pairwise_maps import AdditiveMap
 from saccade.spec import Example, Paper, Spec
 from saccade.tap import Tap
 
-_CHUNK = 1 << 20  # numbers tanh(q_i + k_j)_d held at a time
+_CHUNK = 1 << 22  # numbers tanh(q_i + k_j)_d held at a time
 
 
 def additive(query: Tensor, key: Tensor, value: Tensor, direction: Tensor) -> Tensor:
