@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import statistics
 import subprocess
@@ -162,6 +163,7 @@ def main() -> None:
         print(json.dumps(measure(CONTESTANTS[int(index)], form, int(side))))
         return
     rows: list[dict[str, Any]] = []
+    load = os.getloadavg()[0]
     for index, contestant in enumerate(CONTESTANTS):
         if arguments.only not in contestant.name:
             continue
@@ -183,6 +185,7 @@ def main() -> None:
         "command": "python benchmarks/pairwise.py",
         "hardware": hardware(),
         "threads": torch.get_num_threads(),
+        "load": load,  # of the machine before: with other work on it, more threads wait for each other
         "what": f"forward + backward of (1, {CHANNELS}, side, side), float32: "
         "peak megabytes beyond the input and the gradient of the output, median seconds",
         "rows": rows,

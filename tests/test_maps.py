@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from saccade import BadShape, BranchMap, ChannelMap, PairwiseMap, SpatialMap, maps
+from saccade.pairwise_maps import AdditiveMap, DotProductMap, RectifiedSumMap
 
 SHAPES = ((5,), (3, 4), (2, 3, 4))  # of a sequence, an image, a clip
 
@@ -163,6 +164,23 @@ def test_half_precision_factors_are_multiplied_in_float32() -> None:
     assert torch.equal(recorded.weights(), rounded.weights())
     large = PairwiseMap(halves[0] * 1000, halves[1] * 1000, 1.0, (3, 4), (3, 4))
     assert large.received().isfinite().all()
+
+
+@pytest.mark.parametrize("chunk", [1, 7 * 24, 10**9])
+@pytest.mark.parametrize("kind", [DotProductMap, RectifiedSumMap, AdditiveMap])
+def test_means_of_other_weights_do_not_depend_on_how_many_rows_are_held(
+    kind: type[PairwiseMap], chunk: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    softmax = pairs((4, 6), (3, 2))
+    rest: dict[str, Any] = {"direction": torch.ones(2, 4)} if kind is AdditiveMap else {}
+    width = 1 if kind is RectifiedSumMap else 4
+    factors = softmax.queries[..., :width], softmax.keys[..., :width]
+    recorded = kind(*factors, 0.5, (4, 6), (3, 2), **rest)
+    weights = recorded.weights()
+    assert recorded.sums_to_one == torch.allclose(weights.sum(-1), torch.ones(2, 2, 24))
+    monkeypatch.setattr(maps, "_CHUNK", chunk)
+    torch.testing.assert_close(recorded.received(), weights.mean((1, 2)).reshape(2, 3, 2))
+    torch.testing.assert_close(recorded.attend(y=2, x=5, head=1), weights[:, 1, 17].reshape(2, 3, 2))
 
 
 def test_weights_agree_with_the_fused_attention() -> None:

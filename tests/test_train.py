@@ -90,6 +90,14 @@ def test_a_pairwise_gallery_holds_factors(tmp_path: Path) -> None:
         np.testing.assert_allclose(gallery["heat"].astype(float), unit, atol=0.02)
 
 
+def test_factors_whose_rows_are_no_softmax_are_not_shown_as_one(tmp_path: Path) -> None:
+    train(replace(RECIPE, attention="non_local:pairwise=concatenation", epochs=1), tmp_path)
+    with np.load(tmp_path / "gallery.npz", allow_pickle=False) as gallery:
+        assert gallery["kind"] == "pairwise"
+        assert gallery["heat"].shape == (20, 8, 8)
+        assert "queries" not in gallery
+
+
 def test_the_same_seed_gives_the_same_run_and_leaves_global_generators_alone(
     whole: Path, tmp_path: Path
 ) -> None:

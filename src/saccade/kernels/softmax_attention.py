@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from saccade.kernels.chunks import chunks
+
 _CHUNK = 1 << 22  # weights held at a time in the backward pass
 
 
@@ -59,11 +61,8 @@ class _OnCPU(torch.autograd.Function):
         # Made before the loop: small results kept from each turn would splinter the memory that it reuses.
         found = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
         d_query, d_key, d_value = found
-        row = key[0, :, 0] if torch.compiler.is_compiling() else key[..., 0]  # compiled for any batch
-        step = max(1, _CHUNK // row.numel())
-        parts = [slice(start, start + step) for start in range(0, query.shape[1], step)]
         with torch.autocast("cpu", enabled=False):  # which would mix dtypes in sums in place
-            for part in parts:
+            for part in chunks(query, key[..., 0], _CHUNK):
                 weights = (query[:, part] @ key.mT).softmax(-1)
                 d_value.baddbmm_(weights.mT, dy[:, part])
                 d_scores = torch.baddbmm(-mean[:, part], dy[:, part], value.mT).mul_(weights)
