@@ -37,6 +37,7 @@ MECHANISMS = sorted(path.stem for path in SOURCE.glob("mechanisms/*/[!_]*.py"))
 
 #: Within layer 0: the vocabulary builds on itself in this order.
 WITHIN_VOCABULARY = {
+    "borrow": 0.0,
     "errors": 0.0,
     "maps": 0.1,
     "files": 0.1,
@@ -47,11 +48,17 @@ WITHIN_VOCABULARY = {
 }
 #: The package gathers the core's names, for users and the layers above it; `python -m saccade` is the top.
 PACKAGE = {"saccade": 4.5, "__main__": 9.0}
-#: The contract checks that recording changes nothing, so it has to record.
-SIBLINGS = {("testing", "record")}
+#: The contract checks that recording changes nothing, so it records; `saccade.look` is loaded when used.
+SIBLINGS = {("testing", "record"), ("saccade", "look")}
 #: The only part that may import each of these.
-OWNERS = {"lightning": "train", "pytorch_lightning": "train", "lightning_fabric": "train", "ray": "compare"}
-CORE = 3  # up to this layer, and `record`, nothing but torch is needed
+OWNERS = {
+    "lightning": "train",
+    "pytorch_lightning": "train",
+    "lightning_fabric": "train",
+    "ray": "compare",
+    "captum": "look",
+}
+CORE = 3  # up to this layer, `attach` and `record`, nothing but torch is needed
 
 
 @functools.cache
@@ -99,7 +106,7 @@ def violations(path: Path, source: str) -> list[str]:
         elif top in OWNERS:
             allowed, reason = OWNERS[top] == own, f"may be imported by {OWNERS[top]} alone"
         else:
-            is_core = rank[own] < CORE + 1 or own in ("record", "saccade")
+            is_core = rank[own] < CORE + 1 or own in ("attach", "record", "saccade")
             allowed = not is_core or top in {"torch", *sys.stdlib_module_names}
             reason = "is not torch, and the core needs nothing but torch"
         if not allowed:
@@ -128,7 +135,7 @@ def test_imports_go_down(path: Path) -> None:
         ("models/small_cnn.py", "from saccade import create"),
         ("models/small_cnn.py", "from ..data import Task"),
         ("models/small_cnn.py", "import saccade.train.run"),
-        ("scoring/__init__.py", "def f():\n    from saccade import bench"),
+        ("scoring/__init__.py", "def f():\n    from saccade import data"),
         ("record/__init__.py", "from saccade.testing import CHECKS"),
         ("data/task.py", "if TYPE_CHECKING:\n    from saccade.train import Recipe"),
         ("compare/grid.py", "import lightning.pytorch"),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -16,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from saccade.borrow import borrowed, gpus_of
 from saccade.errors import BadShape, check_positive
 
 #: Operations of more than 1 for each element of their result.
@@ -153,7 +153,7 @@ def flops(model: nn.Module, *inputs: Any) -> int:
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one opaque operation for a whole transformer layer
     try:
-        with _borrowed(model, inputs), rest, products:
+        with borrowed(model, inputs), rest, products:
             model(*inputs)
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
@@ -171,7 +171,7 @@ def latency(model: nn.Module, *inputs: Any, repeats: int = 20, warmup: int = 3) 
     True
     """
     check_positive("latency", repeats=repeats, warmup=warmup)
-    gpus = _gpus(model, inputs)
+    gpus = gpus_of(model, inputs)
 
     def once() -> float:
         start = time.perf_counter()
@@ -180,7 +180,7 @@ def latency(model: nn.Module, *inputs: Any, repeats: int = 20, warmup: int = 3) 
             torch.cuda.synchronize(gpu)
         return time.perf_counter() - start
 
-    with _borrowed(model, inputs):
+    with borrowed(model, inputs):
         for _ in range(warmup):
             once()
         return 1000 * statistics.median(once() for _ in range(repeats))
@@ -212,38 +212,3 @@ def _operations(func: Any, arguments: tuple[Any, ...], result: Any) -> int:
     if name in PER_INPUT:
         return PER_INPUT[name] * read[0].numel()
     return max(t.numel() for t in (*read, *written))
-
-
-def _gpus(model: nn.Module, inputs: tuple[Any, ...]) -> list[int]:
-    tensors = [
-        *model.parameters(),
-        *model.buffers(),
-        *(t for t in tree_leaves(inputs) if isinstance(t, Tensor)),
-    ]
-    return sorted({t.device.index for t in tensors if t.is_cuda})
-
-
-@contextmanager
-def _borrowed(model: nn.Module, inputs: tuple[Any, ...]) -> Iterator[None]:
-    """Run a model in evaluation mode, without gradients, and give it back as it was.
-
-    Flags are set one by one, since `train` and `eval` may be overridden to do more. Inference mode is off:
-    what a model caches on its first call would be an inference tensor, and training it would fail.
-    """
-    flags = [(module, module.training) for module in model.modules()]
-    buffers = [
-        (module, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
-    gpus = _gpus(model, inputs)
-    with torch.random.fork_rng(devices=gpus), torch.inference_mode(False), torch.no_grad():
-        for module, _ in flags:
-            module.training = False
-        try:
-            yield
-        finally:
-            for module, training in flags:
-                module.training = training
-            for module, name, buffer, values in buffers:
-                setattr(module, name, buffer.copy_(values))
