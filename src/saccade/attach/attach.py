@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
@@ -17,14 +15,14 @@ from torch.nn.parallel import DistributedDataParallel
 from saccade.attach.attached import Attached, attached_to, put, remove
 from saccade.attach.fit import Fitter, building
 from saccade.attach.kinds import Anatomy, Spot
-from saccade.attach.site import KINDS, Kind, Site, Sites
+from saccade.attach.site import Site, Sites
 from saccade.attach.trace import arguments, trace
+from saccade.attach.where import Where, chosen
 from saccade.bench import flops
-from saccade.errors import BadOption, UnknownName, check_choice
+from saccade.errors import BadOption
 from saccade.registry import spec
 
-Where = Kind | Sequence[str] | Callable[[Site], bool]
-OWN = ("where", "example", "identity", "dry_run", "again")
+_OWN = ("where", "example", "identity", "dry_run", "again")
 
 
 def sites(model: nn.Module, example: object, name: str | None = None, /, **options: Any) -> Sites:
@@ -43,11 +41,12 @@ def sites(model: nn.Module, example: object, name: str | None = None, /, **optio
 
     >>> import torch, saccade as sc
     >>> from saccade.models import SmallCNN
-    >>> print(sc.sites(SmallCNN(2), torch.zeros(1, 3, 32, 32), "se"))
+    >>> model, x = SmallCNN(2), torch.zeros(1, 3, 32, 32)
+    >>> print(sc.sites(model, x, "se").of("stage"))
     path        kind   features      parameters  flops  share
-    stages.0.0  input  3 x 32 x 32   ...
-    >>> [site.path for site in sc.sites(SmallCNN(2), torch.zeros(1, 3, 32, 32)).of("stage")]
-    ['stages.0.2', 'stages.1.2', 'stages.2.2']
+    stages.0.2  stage  16 x 16 x 16  49          8,273  0.58%
+    stages.1.2  stage  32 x 8 x 8    162         4,386  0.31%
+    stages.2.2  stage  64 x 4 x 4    580         3,140  0.22%
     """
     _check_model(model, "look at the network itself")
     fitter = None if name is None else Fitter(name, options)
@@ -90,7 +89,7 @@ def attach(
 
     name      "NAME[:option=value,...]"; further options of the mechanism as keywords
     where     a kind of `Site`, "residual" being the papers' place; or a list of module paths, in which *, ?
-              and [] stand for parts of one level (["layer3.*.bn2"]); or a function that accepts some of `sites`
+              and [] stand for parts of one level (["layer3.*.bn2"]); or a function that picks from `sites`
     example   a batch, or a tuple or dict of what the network takes, to learn the shapes from; run in
               evaluation mode, without gradients, leaving buffers, flags and the random state as they were
     identity  False for the mechanism alone, as its paper starts
@@ -116,11 +115,11 @@ def attach(
     """
     _check_model(model, "attach to the network itself, then compile or wrap it")
     fitter = Fitter(name, options)
-    if clash := [option for option in OWN if option in _option_names(fitter.name)]:
+    if clash := [option for option in _OWN if option in _option_names(fitter.name)]:
         raise BadOption(
             f"{fitter.name} has an option {clash[0]!r}, which is one of attach; register it renamed"
         )
-    spots = _chosen(Anatomy(trace(model, example)), where)
+    spots = chosen(Anatomy(trace(model, example)), where)
     for spot in spots:
         if attached_to(spot.host, spot.place) and not again:
             raise BadOption(
@@ -217,46 +216,10 @@ def _apply(model: nn.Module, example: object, planned: Sequence[tuple[Spot, Atta
         for spot, attached in planned:
             if calls[attached] != 1:
                 raise BadOption(
-                    f"{spot.site.path}: the attention runs {calls[attached]} times in a forward pass, not once; "
-                    f"a {type(spot.host).__name__} whose children are run from outside cannot hold it"
+                    f"{spot.site.path}: the attention runs {calls[attached]} times in a forward pass, not "
+                    f"once; a {type(spot.host).__name__} whose children are run from outside cannot hold it"
                 )
     except BaseException:
         for host, names in before.items():
             remove(host, keep=names)
         raise
-
-
-def _chosen(anatomy: Anatomy, where: Where) -> list[Spot]:
-    """Return the places that are asked for, in the order in which features pass them, each once."""
-    if isinstance(where, str) or callable(where):
-        spots = anatomy.spots()
-        if isinstance(where, str):
-            check_choice("attach", "where", where, [*KINDS, "a list of module paths", "a function of a Site"])
-        wanted = where if callable(where) else lambda site: site.kind == where
-        chosen = [spot for spot in spots if wanted(spot.site)]
-        if not chosen:
-            counts = Counter(spot.site.kind for spot in spots)
-            there = ", ".join(f"{kind} ({n})" for kind, n in counts.items())
-            asked = f"a place of kind {where!r}" if isinstance(where, str) else "a place that `where` accepts"
-            raise BadOption(
-                f"the network has not {asked}; it has {there or 'none'}, and modules by their paths"
-            )
-    else:
-        chosen = [spot for pattern in where for spot in _matching(anatomy, pattern)]
-    unique = {(spot.host, spot.place): spot for spot in reversed(chosen)}
-    return sorted(unique.values(), key=lambda spot: spot.node.index)
-
-
-def _matching(anatomy: Anatomy, pattern: str) -> list[Spot]:
-    """Return the places of the modules whose path matches; each must be able to hold attention."""
-    known = [path for paths in anatomy.trace.paths.values() for path in paths if path]
-    matching = [path for path in known if _matches(path, pattern)]
-    if not matching:
-        near = difflib.get_close_matches(pattern, known, cutoff=0.5)
-        raise UnknownName("module path", pattern, near or [path for path in known if "." not in path])
-    return [anatomy.at(path) for path in matching]
-
-
-def _matches(path: str, pattern: str) -> bool:
-    parts, patterns = path.split("."), pattern.split(".")
-    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -108,7 +108,10 @@ def trace(model: nn.Module, example: object) -> Trace:
             f"(B, C, T, H, W): got {_described(example)}"
         )
     tracer = _Tracer(image)
-    with borrowed(model, (args, kwargs)), torch.autocast(image.device.type, enabled=False):
+    device = image.device.type
+    can_autocast = torch.amp.is_autocast_available(device)
+    in_full = torch.autocast(device, enabled=False) if can_autocast else nullcontext()
+    with borrowed(model, (args, kwargs)), in_full:
         try:
             with tracer.hooked(model), tracer:
                 output = model(*args, **kwargs)
