@@ -40,22 +40,26 @@ def sites(
 
     size = sum(p.numel() for p in network.parameters())
     title = f"{model}, {size:,} parameters" + (f", with {attention} in" if attention else "")
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column in shown.columns:
-        numeric = column in ("parameters", "flops", "share")
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+    table = Table(box=None, pad_edge=False)
+    columns = [column for column in shown.columns if column != "refused"]
+    for column in columns:
+        is_number = column in ("parameters", "flops", "share")
+        table.add_column(column, justify="right" if is_number else "left", no_wrap=column != "path")
     for row in shown.rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(Text, row[: len(columns)]))
     console = Console(highlight=False)
+    console.print(f"{title}\n", markup=False)
     console.print(table)
-    if attention is not None:
-        console.print()
-        for kind in KINDS:
-            fitting = [site for site in shown.of(kind) if site.refused is None]
-            parameters = sum(site.parameters or 0 for site in fitting)
-            share = sum(site.share or 0.0 for site in fitting)
-            if fitting:
-                console.print(
-                    f"{kind:<9}{len(fitting):>3} x {attention}: {parameters:,} parameters "
-                    f"(+{parameters / size:.1%}), FLOPs +{share:.1%}"
-                )
+    for refused in dict.fromkeys(site.refused for site in shown if site.refused):
+        paths = ", ".join(dict.fromkeys(site.path for site in shown if site.refused == refused))
+        console.print(Text(f"\nnot at {paths}: {refused}"))
+    console.print()
+    for kind in KINDS if attention else ():
+        fitting = [site for site in shown.of(kind) if site.refused is None]
+        parameters = sum(site.parameters or 0 for site in fitting)
+        share = sum(site.share or 0.0 for site in fitting)
+        if fitting:
+            console.print(
+                f"{kind:<9}{len(fitting):>3} x {attention}: {parameters:,} parameters "
+                f"(+{parameters / size:.1%}), FLOPs +{share:.1%}"
+            )
