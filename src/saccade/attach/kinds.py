@@ -10,7 +10,7 @@ from itertools import groupby
 
 from torch import Tensor, nn
 
-from saccade.attach.attached import Place, runs_children_in_order
+from saccade.attach.attached import Attached, Place, runs_children_in_order
 from saccade.attach.site import Kind, Site
 from saccade.attach.trace import Call, Node, Trace
 from saccade.errors import BadOption
@@ -66,14 +66,14 @@ class Anatomy:
         """Return where to attach to a tensor.
 
         Of several modules that return it a residual branch's is the first, the norm before the drop path,
-        any other the shallowest, `layer4.2` before `layer4.2.act3`; a Sequential or an Identity is taken
-        only for want of others.
+        any other the shallowest, `layer4.2` before `layer4.2.act3`; a Sequential, an Identity or
+        what calls its children like one is taken only for want of others.
         """
         calls = self._hosts.get(node)
         if not calls:
             return None
         levels = 0 if kind == "residual" else 1
-        call = min(calls, key=lambda c: (_is_frame(c.module), c.path.count(".") * levels, c.end))
+        call = min(calls, key=lambda c: (self._is_frame(c), c.path.count(".") * levels, c.end))
         return Spot(call.module, "output", node, _site(call.path, kind, node))
 
     def at(self, path: str) -> Spot:
@@ -87,7 +87,7 @@ class Anatomy:
             raise BadOption(
                 f"nothing can be attached to {path!r}: {reason}; saccade.sites lists places that can"
             )
-        inner = self.spot(call.returned) if _is_frame(call.module) else None
+        inner = self.spot(call.returned) if self._is_frame(call) else None
         return inner or Spot(call.module, "output", call.returned, _site(call.path, None, call.returned))
 
     def spots(self) -> list[Spot]:
@@ -101,7 +101,7 @@ class Anatomy:
         image = self.trace.image
         for call in sorted(self.trace.calls, key=lambda call: call.start):
             takes_image = call.taken is image and call.path
-            if takes_image and self.trace.is_singular(call) and not _is_frame(call.module):
+            if takes_image and self.trace.is_singular(call) and not self._is_frame(call):
                 return Spot(call.module, "input", image, _site(call.path, "input", image))
         return None
 
@@ -117,8 +117,9 @@ class Anatomy:
         for node in self.trace.nodes:
             sides = node.parents
             if node.operation in _ADDITIONS and len(sides) == 2 and sides[0].shape == sides[1].shape:
-                spot = self.spot(max(sides, key=lambda side: side.depth), "residual")
-                if spot is not None:
+                side = max(sides, key=lambda side: side.depth)
+                spot = self.spot(side, "residual")
+                if spot is not None and (self.head is None or side.index <= self.head.node.index):
                     yield spot
 
     @property
@@ -181,6 +182,17 @@ class Anatomy:
         blocks = [call for call in calls if _level(call.path) in levels]
         return [call for call in blocks if not any(_within(call, other) for other in blocks)]
 
+    def _is_frame(self, call: Call) -> bool:
+        """Whether a module only calls others, one after the other: perhaps in a loop over its children."""
+        if isinstance(call.module, (nn.Sequential, nn.ModuleDict, nn.ModuleList, nn.Identity)):
+            return True
+        children = [child for child in call.module.children() if not isinstance(child, Attached)]
+        inner = [other for other in self.trace.calls if other.module in children and _within(other, call)]
+        taken = [*(other.taken for other in inner), call.returned]
+        given = [call.taken, *(other.returned for other in inner)]
+        in_order = [other.module for other in inner] == children
+        return bool(children) and in_order and all(a is b for a, b in zip(taken, given, strict=True))
+
     def _nearest(self, node: Node | None, kind: Kind) -> Spot | None:
         """Go back from a tensor to the nearest that attention can be attached to."""
         while node is not None and node is not self.trace.image:
@@ -202,11 +214,6 @@ def _within(inner: Call, outer: Call) -> bool:
 def _level(path: str) -> str:
     """The path of the parent, whatever its numbers: `blocks.1.0` -> `blocks.#`."""
     return ".".join("#" if part.isdigit() else part for part in path.split(".")[:-1])
-
-
-def _is_frame(module: nn.Module) -> bool:
-    """Whether a module only calls others, or nothing."""
-    return isinstance(module, (nn.Sequential, nn.ModuleDict, nn.ModuleList, nn.Identity))
 
 
 def _is_pool(node: Node) -> bool:
