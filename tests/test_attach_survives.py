@@ -136,7 +136,7 @@ def test_data_parallel_wraps_and_its_replicas_attend() -> None:
     wrapped = nn.DataParallel(model)
     assert torch.equal(wrapped(x), model(x))
     host = model.get_submodule("stage1.0.norm2")
-    copied = host._replicate_for_data_parallel()  # type: ignore[no-untyped-call]  # hooks shared, children not
+    copied = host._replicate_for_data_parallel()  # hooks shared, children not
     features = torch.randn(2, 32, 8, 8)
     copied._parameters, copied._modules = dict(host._parameters), {"attention": nn.Identity()}
     assert torch.equal(copied(features), nn.BatchNorm2d.forward(host, features))  # type: ignore[arg-type]
