@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from saccade.data import Split, Task, check_task, folder, load_task, white_patch
-from saccade.data.photographs import BUNDLED, at_least, bundled, read_image
+from saccade.data.images import read_image
+from saccade.data.photographs import BUNDLED, at_least, bundled
 from saccade.errors import BadData, BadOption, UnknownName
 
 SMALL: dict[str, Any] = {"size": 32, "patch": (4, 8), "train": 20, "validation": 10, "test": 10}

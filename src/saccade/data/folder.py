@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 
-from saccade.data.photographs import image_files, read_image
+from saccade.data.images import fit, read_image
+from saccade.data.photographs import image_files
 from saccade.data.task import Split, Task
 from saccade.errors import BadData, BadOption, check_positive
 
@@ -59,10 +59,7 @@ def _classes(root: Path) -> dict[str, list[Path]]:
 
 
 def _load(files: list[tuple[Path, int]], size: int) -> Split:
-    images = [
-        np.asarray(ImageOps.fit(Image.fromarray(read_image(file)), (size, size), Image.Resampling.BILINEAR))
-        for file, _ in files
-    ]
+    images = [fit(read_image(file), size) for file, _ in files]
     stacked = np.stack(images) if images else np.empty((0, size, size, 3), np.uint8)
     return Split(
         torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous(),

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from saccade.data.photographs import Photograph, at_least, bundled, downloaded, image_files, read_image
+from saccade.data.images import Photograph, read_image
+from saccade.data.photographs import at_least, bundled, downloaded, image_files
 from saccade.data.task import Split, Task
 from saccade.errors import BadData, BadOption, check_positive
 
