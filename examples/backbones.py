@@ -1,0 +1,116 @@
+# %% [markdown]
+"""Attention in a ResNet-50, and the attention that a ViT already has: put in, seen, judged, taken out.
+
+    python examples/backbones.py [--pretrained] [--out backbones]
+
+A notebook in the form of a script: each `# %%` is a cell, for editors that run them one by one. Without
+`--pretrained`, which downloads weights through timm, the networks have random ones: everything runs, and
+what is seen means nothing yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import skimage.data
+import timm
+import torch
+from PIL import Image
+
+import saccade as sc
+from saccade.scoring import faithfulness, sanity
+from saccade.see import grad_cam
+
+SIDE = 224
+
+
+def photographs() -> torch.Tensor:
+    """Two photographs, (2, 3, 224, 224), normalised as ImageNet's networks want them."""
+    transform = timm.data.create_transform((3, SIDE, SIDE))
+    images = [Image.fromarray(read()) for read in (skimage.data.chelsea, skimage.data.coffee)]
+    return torch.stack([transform(image) for image in images])
+
+
+def resnet(pretrained: bool, images: torch.Tensor, out: Path) -> None:
+    # %% Where can attention go, and what would it cost?
+    model = timm.create_model("resnet50", pretrained=pretrained).eval()
+    print(sc.sites(model, images, "cbam").of("stage"))
+    before, keys = model(images), set(model.state_dict())
+
+    # %% In: on every residual branch, and the network answers as it did, bit for bit.
+    plan = sc.attach(model, "cbam", example=images)
+    added = set(model.state_dict()) - keys
+    print(f"{len(plan)} x CBAM, {sum(site.parameters or 0 for site in plan):,} parameters in {len(added)} keys")
+    assert torch.equal(model(images), before)
+    assert keys < set(model.state_dict())  # a checkpoint of the plain network fits: load with strict=False
+
+    # %% It trains: the strengths from the first step, the rest from the second.
+    optimizer = torch.optim.SGD(model.parameters(), 1e-3)
+    for _ in range(2):
+        model.train()(images).logsumexp(1).sum().backward()
+        optimizer.step()
+    strength = model.layer4[2].bn3.attention.strength.item()
+    print(f"the strength of the last place after two steps: {strength:+.1e}")
+
+    # %% See where it looks.
+    seen = sc.look(model.eval(), images, layers=["layer3.5", "layer4.2"], names=["cat", "coffee"])
+    seen.save_html(out / "resnet50-cbam.html")
+    seen.save_png(out)
+
+    # %% Judge the map, against Grad-CAM of the same network.
+    def attention(network: torch.nn.Module) -> torch.Tensor:
+        with torch.no_grad(), sc.record(network) as maps:
+            network(images)
+        return maps["layer4.2"].heatmap((SIDE, SIDE))
+
+    def predict(x: torch.Tensor) -> torch.Tensor:
+        return model(x).softmax(1)
+
+    heats = {"attention": attention(model), "Grad-CAM": grad_cam(model, images).heatmap((SIDE, SIDE))}
+    for name, heat in heats.items():
+        curves = faithfulness(predict, images, heat, steps=4)
+        gain = curves["bright"].gain(over=curves["random"]).mean().item()
+        print(f"{name}: explains the answer {gain:+.3f} better than a random map")
+    check = sanity(model, attention, at="layer4.2.bn3.attention", layers=["layer4", "layer1"])
+    print(f"after layer4 and layer1 are random, the attention's map correlates {check.mean()['rank']:.2f}")
+
+    # %% Out again, without a trace.
+    sc.detach(model)
+    assert set(model.state_dict()) == keys
+
+
+def vit(pretrained: bool, images: torch.Tensor, out: Path) -> None:
+    # %% A ViT has attention already; it is recorded as it is, with fused kernels on.
+    model = timm.create_model("vit_tiny_patch16_224", pretrained=pretrained).eval()
+    with torch.no_grad(), sc.record(model) as maps:
+        model(images)
+    last = maps["blocks.11.attn"]
+    assert isinstance(last, sc.PairwiseMap)
+    print(f"{len(maps)} maps; where row 7, column 7 looks in the last: {tuple(last.attend(y=7, x=7).shape)}")
+
+    # %% All layers in one map: attention rollout.
+    rolled = maps.rollout()
+    print(f"rollout: {tuple(rolled.heatmap((SIDE, SIDE)).shape)}")
+
+    # %% Click a patch to see where it looks.
+    sc.look(model, images, names=["cat", "coffee"]).save_html(out / "vit.html")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--pretrained", action="store_true")
+    parser.add_argument("--out", type=Path, default=Path("backbones"))
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    images = photographs()
+    resnet(options.pretrained, images, options.out)
+    vit(options.pretrained, images, options.out)
+    print(f"pages and pictures: {options.out}")
+
+
+if __name__ == "__main__":
+    main()
