@@ -18,7 +18,6 @@ from saccade.attach.kinds import Anatomy, Spot
 from saccade.attach.site import Site, Sites
 from saccade.attach.trace import arguments, trace
 from saccade.attach.where import Where, chosen
-from saccade.bench import flops
 from saccade.errors import BadOption
 from saccade.registry import spec
 
@@ -48,6 +47,8 @@ def sites(model: nn.Module, example: object, name: str | None = None, /, **optio
     stages.1.2  stage  32 x 8 x 8    162         4,386  0.31%
     stages.2.2  stage  64 x 4 x 4    580         3,140  0.22%
     """
+    from saccade.bench import flops  # its counter takes as long to load as the rest of the package
+
     _check_model(model, "look at the network itself")
     fitter = None if name is None else Fitter(name, options)
     if fitter is None and options:
