@@ -76,6 +76,12 @@ def test_known_networks(name: str, stem: str | None, head: str, branch: str | No
     assert found[0].path == found.of("input")[0].path
 
 
+def test_a_stage_ends_with_its_last_block_not_with_what_follows_it() -> None:
+    assert [path for path, _ in places(tv.convnext_tiny(), kind="stage")] == [
+        f"features.{path}" for path in ("1.2", "3.2", "5.8", "7.2")
+    ]
+
+
 def test_features_with_the_channels_last_are_found() -> None:
     found = sc.sites(tv.swin_t().to("meta"), torch.zeros(1, 3, 64, 64, device="meta"))
     by_path = {site.path: site for site in found}
