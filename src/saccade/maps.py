@@ -168,7 +168,7 @@ class PairwiseMap(AttentionMap):
         return torch.stack(sums).sum(0)
 
     def tokens(self) -> PairwiseMap:
-        """Return the same weights among all tokens in a row, those without a place, if any, before the places.
+        """Return the same weights among all tokens in a row, those without a place, if any, first.
 
         >>> import torch
         >>> q = torch.randn(1, 2, 16, 8)

@@ -1,0 +1,62 @@
+"""The attention of timm's vision transformers: ViT, DeiT and what else is built of it, and BEiT's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from saccade.record.adapters.tokens import Site, bias_of
+from saccade.record.adapters.watch import Handle, Publish, watch
+
+
+def vit(site: Site, publish: Publish) -> list[Handle]:
+    """Watch timm's `Attention`: one projection for queries, keys and values, then norms of both, if any."""
+
+    def see(module: Any, inputs: Mapping[str, Any], _output: Any) -> None:
+        x = inputs["x"]
+        queries, keys, _ = _heads(qkv(module, x), module.num_heads)
+        queries, keys = module.q_norm.forward(queries), module.k_norm.forward(keys)
+        bias = bias_of(inputs.get("attn_mask"), x.dtype, visible=True)
+        if inputs.get("is_causal"):
+            count = x.shape[1]
+            bias = torch.full((count, count), -torch.inf, dtype=x.dtype, device=x.device).triu(1)
+        if bias is not None:
+            bias = bias.reshape((1,) * (4 - bias.ndim) + bias.shape)
+        publish(site.layout.map(queries, keys, module.scale, bias))
+
+    return [watch(site.module, see)]
+
+
+def beit(site: Site, publish: Publish) -> list[Handle]:
+    """Watch timm's `Attention` of BEiT: no bias of keys, and a weight for each relative position."""
+
+    def see(module: Any, inputs: Mapping[str, Any], _output: Any) -> None:
+        queries, keys, _ = _heads(qkv(module, inputs["x"]), module.num_heads)
+        bias = inputs.get("shared_rel_pos_bias")
+        if module.relative_position_bias_table is not None:
+            own = module._get_rel_pos_bias()
+            bias = own if bias is None else own + bias
+        publish(site.layout.map(queries, keys, module.scale, bias))
+
+    return [watch(site.module, see)]
+
+
+def qkv(module: Any, x: Tensor) -> Tensor:
+    """Return queries, keys and values side by side, whether their biases lie in the projection or apart.
+
+    `forward`, not a call: the hooks that others have there have run once already.
+    """
+    if getattr(module, "q_bias", None) is None:
+        projected: Tensor = module.qkv.forward(x)
+        return projected
+    bias = torch.cat((module.q_bias, module.k_bias, module.v_bias))
+    return F.linear(x, module.qkv.weight, bias)
+
+
+def _heads(projected: Tensor, heads: int) -> tuple[Tensor, ...]:
+    batch, count, _ = projected.shape
+    return projected.reshape(batch, count, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
