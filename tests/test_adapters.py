@@ -125,8 +125,16 @@ def test_an_input_without_a_batch() -> None:
     "padding", [None, torch.tensor([[False] * 9, [False] * 5 + [True] * 4])], ids=["", "padded"]
 )
 def test_encoder_layers_are_seen_on_their_fast_path(
-    gradients: bool, norm_first: bool, padding: Tensor | None
+    gradients: bool, norm_first: bool, padding: Tensor | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    fast: list[tuple[Any, ...]] = []
+    plain = torch._transformer_encoder_layer_fwd
+
+    def counted(*args: Any) -> Tensor:
+        fast.append(args)
+        return plain(*args)
+
+    monkeypatch.setattr(torch, "_transformer_encoder_layer_fwd", counted)
     layer = nn.TransformerEncoderLayer(16, 4, 24, batch_first=True, norm_first=norm_first)
     nested = padding is not None and not norm_first
     model: Any = seeded(nn.TransformerEncoder(layer, 2, enable_nested_tensor=nested)).double()
@@ -136,7 +144,8 @@ def test_encoder_layers_are_seen_on_their_fast_path(
         expected = model(x, src_key_padding_mask=padding)
         with sc.record(model) as maps:
             result = model(x, src_key_padding_mask=padding)
-    assert torch.equal(result, expected)  # to the last bit: the fast path was not left
+    assert torch.equal(result, expected)
+    assert len(fast) == (0 if gradients else 4)  # two layers, before and while they are recorded
     assert state(model) == before
     assert [*maps] == ["layers.0.self_attn", "layers.1.self_attn"]
     slow = copy.deepcopy(model).requires_grad_()  # gradients: the slow path
@@ -178,7 +187,13 @@ def timm_vit(**options: Any) -> nn.Module:
 
 def torchvision_vit() -> nn.Module:
     model: nn.Module = torchvision.models.VisionTransformer(
-        image_size=32, patch_size=8, num_layers=2, num_heads=4, hidden_dim=32, mlp_dim=48, num_classes=5
+        image_size=32,
+        patch_size=8,
+        num_layers=2,
+        num_heads=4,
+        hidden_dim=32,
+        mlp_dim=48,
+        num_classes=5,
     )
     return model
 
@@ -227,6 +242,14 @@ VITS: dict[str, tuple[Callable[[], nn.Module], tuple[int, int], int, type]] = {
         lambda: timm_vit(name="deit_tiny_distilled_patch16_224"),
         (32, 32),
         2,
+        ClassTokenMap,
+    ),
+    "EVA-02": (lambda: timm_vit(name="eva02_tiny_patch14_224"), (32, 32), 1, ClassTokenMap),
+    "DINOv3": (lambda: timm_vit(name="vit_small_patch16_dinov3"), (32, 48), 5, ClassTokenMap),
+    "mixed rotations": (
+        lambda: timm_vit(name="vit_small_patch16_rope_mixed_224"),
+        (32, 32),
+        1,
         ClassTokenMap,
     ),
     "BEiT": (lambda: timm_vit(name="beit_base_patch16_224"), (32, 32), 1, ClassTokenMap),
@@ -290,6 +313,19 @@ def test_a_mask_of_timms_attention_counts() -> None:
         with softmax_of(plain) as expected:
             plain(x, **masks)
         torch.testing.assert_close(weights(maps[""]), expected[0], rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_keys_of_several_heads_and_projections_apart(shared: bool) -> None:
+    options: Any = {"num_kv_heads": 2} if shared else {}
+    attention: Any = timm.layers.attention.AttentionRope(16, 4, qkv_fused=False, **options)
+    seeded(attention).double()
+    x, rope = images(2, 7, 16), images(6, 8)
+    maps = recorded(attention, x, rope=rope)
+    plain = copy.deepcopy(attention)
+    with softmax_of(plain) as expected:
+        plain(x, rope=rope)
+    torch.testing.assert_close(weights(maps[""]), expected[0], rtol=1e-9, atol=1e-12)
 
 
 # Swin.

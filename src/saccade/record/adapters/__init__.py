@@ -1,14 +1,20 @@
 """Attention that is already in a network, and how `saccade.record` sees it.
 
-| what                                                    | map                                             |
-|---------------------------------------------------------|-------------------------------------------------|
-| `torch.nn.MultiheadAttention` and what is built of it:  | `PairwiseMap`, or `TokenMap` under a mask,      |
-| torchvision's ViT, `nn.Transformer`, a network's own    | `ClassTokenMap` with a class token              |
-| timm's `Attention`: ViT, DeiT, registers, norms of      | the same                                        |
-| queries and keys; BEiT with its relative positions      |                                                 |
-| Swin, versions 1 and 2, of torchvision and timm         | `WindowMap`, on the whole grid                  |
-| `SqueezeExcitation` of torchvision; timm's              | `ChannelMap`, with the energy that it lets      |
-| `SqueezeExcite`, `SEModule`, `EcaModule` and their kin  | through                                         |
+| what                                                                      | map             |
+|---------------------------------------------------------------------------|-----------------|
+| `torch.nn.MultiheadAttention` and what is built of it: torchvision's ViT, | `PairwiseMap`,  |
+| `nn.Transformer`, CLIP, DETR, a network of your own                       | see below       |
+| timm's `Attention`, `AttentionRope`, `EvaAttention` and that of BEiT:     | the same        |
+| ViT, DeiT, DINOv2 and 3, EVA-02, BEiT; registers, norms, rotary and       |                 |
+| relative positions                                                        |                 |
+| Swin transformer, versions 1 and 2, of torchvision and timm               | `WindowMap`, on |
+|                                                                           | the whole grid  |
+| squeeze-and-excitation: torchvision's `SqueezeExcitation`, timm's         | `ChannelMap`    |
+| `SqueezeExcite`, `SEModule`, `EffectiveSEModule`, `EcaModule`,            |                 |
+| `CecaModule`                                                              |                 |
+
+A `PairwiseMap` is a `ClassTokenMap` if there is a class token, a `TokenMap` if there are other tokens without
+a place, a mask, or weights of relative positions.
 
 A module is known by its class or a base class, by full name: neither library is imported here, and a class
 that happens to have the same name is left alone. Classes of your own are added by `record(adapters=...)`.
@@ -53,6 +59,8 @@ FAMILIES: Mapping[str, Family] = {
     "torchvision.ops.misc.SqueezeExcitation": squeeze,
     "timm.layers.attention.Attention": vit,
     "timm.models.vision_transformer.Attention": vit,
+    "timm.layers.attention.AttentionRope": vit,
+    "timm.models.eva.EvaAttention": vit,
     "timm.models.beit.Attention": beit,
     "timm.models.swin_transformer.WindowAttention": timm_swin,
     "timm.models.swin_transformer_v2.WindowAttention": timm_swin,
@@ -114,11 +122,12 @@ def _owners(model: nn.Module, name: str) -> Iterator[nn.Module]:
 
 
 def _check_plain(model: nn.Module, owners: list[nn.Module], name: str) -> None:
-    wrapped = COMPILED in name.split(".")
-    if wrapped or any(owner._compiled_call_impl is not None for owner in owners):
-        plain = "record the network that was compiled, `model._orig_mod`"
+    """Raise `BadOption` if a part of the way to an attention is compiled."""
+    parts = name.split(".")
+    if COMPILED in parts or any(owner._compiled_call_impl is not None for owner in owners):
+        path = ".".join(part for part in parts if part != COMPILED)
         raise BadOption(
             f"{type(model).__name__} is compiled, and compiled code calls no hooks, by which "
-            f"{type(owners[-1]).__name__} {name!r} would be seen; "
-            + (plain if wrapped else "record a `copy.deepcopy` of the network, which is not compiled")
+            f"{type(owners[-1]).__name__} {path!r} would be seen; record the network before it is compiled "
+            "(`model._orig_mod`, or a `copy.deepcopy` of one that was compiled in place)"
         )

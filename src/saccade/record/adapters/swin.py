@@ -86,8 +86,7 @@ def _relative(attention: Any) -> Tensor:
         table = attention.relative_position_bias_table
     n = math.prod(attention.window_size)
     index = attention.relative_position_index.flatten()
-    relative: Tensor = table[index].reshape(n, n, -1)
-    return torch.permute(relative, (2, 0, 1)).unsqueeze(1)
+    return table[index].reshape(n, n, -1).permute(2, 0, 1).unsqueeze(1)
 
 
 def _is_cosine(attention: nn.Module) -> bool:
@@ -135,4 +134,5 @@ def _regions(extent: int, window: int, shift: int, device: torch.device) -> Tens
 def _cut(grid: Tensor, window: Sequence[int]) -> Tensor:
     """Cut a grid `(H, W)` into windows, `(windows, n)`."""
     height, width = window
-    return grid.unflatten(1, (-1, width)).unflatten(0, (-1, height)).transpose(1, 2).flatten(2).flatten(0, 1)
+    rows, columns = grid.shape[0] // height, grid.shape[1] // width
+    return grid.reshape(rows, height, columns, width).transpose(1, 2).reshape(rows * columns, -1)

@@ -1,7 +1,8 @@
-"""The attention of timm's vision transformers: ViT, DeiT and what else is built of it, and BEiT's."""
+"""The attention of timm's vision transformers: ViT, DeiT, EVA-02, DINOv3 and BEiT."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,12 +15,11 @@ from saccade.record.adapters.watch import Handle, Publish, watch
 
 
 def vit(site: Site, publish: Publish) -> list[Handle]:
-    """Watch timm's `Attention`: one projection for queries, keys and values, then norms of both, if any."""
+    """Watch timm's `Attention` of ViT and DeiT, and its kin with rotary positions: EVA-02, DINOv3."""
 
     def see(module: Any, inputs: Mapping[str, Any], _output: Any) -> None:
         x = inputs["x"]
-        queries, keys, _ = _heads(qkv(module, x), module.num_heads)
-        queries, keys = module.q_norm.forward(queries), module.k_norm.forward(keys)
+        queries, keys = _queries_and_keys(module, x, inputs.get("rope"))
         bias = bias_of(inputs.get("attn_mask"), x.dtype, visible=True)
         if inputs.get("is_causal"):
             count = x.shape[1]
@@ -55,6 +55,27 @@ def qkv(module: Any, x: Tensor) -> Tensor:
         return projected
     bias = torch.cat((module.q_bias, module.k_bias, module.v_bias))
     return F.linear(x, module.qkv.weight, bias)
+
+
+def _queries_and_keys(module: Any, x: Tensor, rope: Tensor | None) -> tuple[Tensor, Tensor]:
+    if module.qkv is not None:
+        queries, keys, _ = _heads(qkv(module, x), module.num_heads)
+    else:
+        queries, keys = (
+            layer.forward(x).unflatten(2, (-1, module.head_dim)).transpose(1, 2)
+            for layer in (module.q_proj, module.k_proj)
+        )
+    queries, keys = module.q_norm.forward(queries), module.k_norm.forward(keys)
+    if rope is not None:
+        rotate = sys.modules["timm.layers.pos_embed_sincos"].apply_rot_embed_cat  # loaded with the module
+        half = {"half": True} if getattr(module, "rotate_half", False) else {}
+        first = module.num_prefix_tokens
+        queries, keys = (
+            torch.cat([part[:, :, :first], rotate(part[:, :, first:], rope, **half)], 2).to(x.dtype)
+            for part in (queries, keys)
+        )
+    groups = queries.shape[1] // keys.shape[1]  # several heads of queries may share one of keys
+    return queries, keys.repeat_interleave(groups, 1) if groups > 1 else keys
 
 
 def _heads(projected: Tensor, heads: int) -> tuple[Tensor, ...]:
