@@ -292,6 +292,25 @@ def test_a_second_recording_inside_the_first_is_refused(make: Any) -> None:
     assert len(maps) in (1, 3)
 
 
+@pytest.mark.parametrize("make", [vit, lambda: nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)])
+def test_a_copy_made_while_recording_is_whole_and_can_be_recorded_later(make: Any) -> None:
+    model = make().eval()
+    x = images(1, 3, 32, 32) if make is vit else images(1, 4, 8)
+    with sc.record(model) as maps, torch.no_grad():
+        expected = model(x)
+        twin = copy.deepcopy(model)
+    kept = {**maps}
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.zero_()
+        assert not torch.equal(twin(x), expected)  # it runs with its own weights
+        assert torch.equal(model(x), expected)
+    with sc.record(twin) as theirs:
+        twin(x)
+    assert theirs.keys() == maps.keys()
+    assert {**maps} == kept
+
+
 def test_maps_of_training_are_detached_and_gradients_are_the_same() -> None:
     torch.manual_seed(0)
     model = vit(qk_norm=True).train()

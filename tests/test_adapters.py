@@ -349,6 +349,15 @@ def timm_swin(version: int, size: tuple[int, int]) -> nn.Module:
     return model
 
 
+def timm_swin_of_any_size(version: int, size: tuple[int, int]) -> nn.Module:  # noqa: ARG001
+    name = {1: "swin_tiny_patch4_window7_224", 2: "swinv2_tiny_window8_256"}[version]
+    options: Any = {"embed_dim": 16, "depths": (2, 2), "num_heads": (2, 4), "window_size": (4, 3)}
+    model: nn.Module = timm.create_model(
+        name, img_size=64, strict_img_size=False, always_partition=True, num_classes=5, **options
+    )
+    return model
+
+
 def values_of(attention: Any, x: Tensor) -> Tensor:
     """The values of all places `(B, H, W, C)`, `(B, heads, H * W, D)`, without their bias."""
     weight: Tensor = attention.qkv.weight.chunk(3)[2]
@@ -368,7 +377,9 @@ def noting(function: Callable[[Tensor], Tensor], calls: list[tuple[Tensor, Tenso
 
 
 @pytest.mark.parametrize("version", [1, 2])
-@pytest.mark.parametrize("make", [torchvision_swin, timm_swin], ids=["torchvision", "timm"])
+@pytest.mark.parametrize(
+    "make", [torchvision_swin, timm_swin, timm_swin_of_any_size], ids=["torchvision", "timm", "any size"]
+)
 @pytest.mark.parametrize("size", [(64, 48), (36, 56), (24, 20), (12, 8)], ids=str)
 def test_swin(make: Callable[..., nn.Module], version: int, size: tuple[int, int]) -> None:
     """Weights on the whole grid, times values, make the output of the attention: all that there is to it.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -46,13 +47,13 @@ def rollout(maps: Sequence[PairwiseMap]) -> SpatialMap:
         described = ", ".join(f"{m.query_shape[0]} x {m.key_shape[0]}" for m in layers)
         raise BadOption(f"rollout needs the same tokens in every layer, not weights of {described}")
     last, count = maps[-1], layers[-1].query_shape[0]
-    extra = count - torch.Size(last.key_shape).numel()
-    start = torch.zeros_like(layers[-1].queries[:, 0, :, 0], dtype=torch.float32)
+    extra = count - math.prod(last.query_shape)
+    dtype = torch.promote_types(last.queries.dtype, torch.float32)
+    shares = torch.zeros(len(last.queries), count, dtype=dtype, device=last.queries.device)
     if isinstance(last, ClassTokenMap):
-        start[:, 0] = 1
+        shares[:, 0] = 1
     else:
-        start[:, extra:] = 1 / (count - extra)
-    shares = start
+        shares[:, extra:] = 1 / (count - extra)
     for layer in reversed(layers):
         shares = (layer.carry(shares) + shares) / 2
-    return SpatialMap(shares[:, extra:].reshape(-1, *maps[0].key_shape))
+    return SpatialMap(shares[:, extra:].reshape(-1, *last.query_shape))

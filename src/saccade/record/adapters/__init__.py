@@ -25,7 +25,8 @@ dropout. Nothing is stored but the factors, whether attention is fused or not.
 
 The grid of the tokens is that of the feature map, made by a convolution or a pooling in the network, that
 has as many places; a square if the network made none; else a row. Tokens without a place are those that
-`num_prefix_tokens`, or a class token, of the network announce, and they come first.
+`num_prefix_tokens`, or a class token, of the network announce, and they come first; if nothing is announced,
+one token more than a feature map has places is taken for a class token.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from saccade.record.adapters.squeeze import squeeze
 from saccade.record.adapters.swin import timm_swin, torchvision_swin
 from saccade.record.adapters.tokens import FeatureShapes, Layout, Site
 from saccade.record.adapters.vit import beit, vit
-from saccade.record.adapters.watch import Adapter, Handle, Publish, is_watched, watch
+from saccade.record.adapters.watch import Adapter, Handle, Hook, Publish, is_watched
 from saccade.tap import Tap
 
 __all__ = ["COMPILED", "FAMILIES", "Adapter", "FeatureShapes", "find", "is_watched"]
@@ -110,7 +111,7 @@ def _adapted(adapter: Adapter, site: Site, publish: Publish) -> list[Handle]:
             )
         publish(attention)
 
-    return [watch(site.module, see)]
+    return [Hook(site.module, see)]
 
 
 def _owners(model: nn.Module, name: str) -> Iterator[nn.Module]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from saccade.maps import PairwiseMap
 from saccade.record.adapters.tokens import Layout, Site, bias_of
-from saccade.record.adapters.watch import Handle, OwnForward, Publish, watch
+from saccade.record.adapters.watch import Handle, Hook, OwnForward, Publish
 
 
 def multihead(site: Site, publish: Publish) -> list[Handle]:
@@ -35,7 +35,7 @@ def multihead(site: Site, publish: Publish) -> list[Handle]:
         masks = inputs.get("attn_mask"), inputs.get("key_padding_mask")
         publish(pairs(module, inputs["query"], inputs["key"], *masks, layout))
 
-    return [watch(attention, see)]
+    return [Hook(attention, see)]
 
 
 def _has_fast_path(layer: nn.Module, attention: nn.Module) -> bool:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from saccade.maps import ChannelMap
 from saccade.record.adapters.tokens import Site
-from saccade.record.adapters.watch import Handle, Publish, watch
+from saccade.record.adapters.watch import Handle, Hook, Publish
 
 
 def squeeze(site: Site, publish: Publish) -> list[Handle]:
@@ -29,4 +29,4 @@ def squeeze(site: Site, publish: Publish) -> list[Handle]:
         (features,) = inputs.values()
         publish(ChannelMap.of(latest.pop(), features.detach()))
 
-    return [gate.register_forward_hook(see_gate), watch(block, see)]
+    return [gate.register_forward_hook(see_gate), Hook(block, see)]

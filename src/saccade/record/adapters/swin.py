@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from saccade.errors import BadOption
 from saccade.record.adapters.tokens import Site
 from saccade.record.adapters.vit import qkv
-from saccade.record.adapters.watch import Handle, Publish, watch
+from saccade.record.adapters.watch import Handle, Hook, Publish
 from saccade.windows import WindowMap
 
 _HIDDEN = -100.0  # both libraries' logit for what a shifted window must not see
@@ -28,7 +28,7 @@ def torchvision_swin(site: Site, publish: Publish) -> list[Handle]:
         shift = [0 if step >= extent else moved for step, moved, extent in sizes]
         publish(_map(module, x, window, shift, pad_first=True))
 
-    return [watch(site.module, see)]
+    return [Hook(site.module, see)]
 
 
 def timm_swin(site: Site, publish: Publish) -> list[Handle]:
@@ -47,7 +47,7 @@ def timm_swin(site: Site, publish: Publish) -> list[Handle]:
             x = block.norm1.forward(x)
         publish(_map(block.attn, x, block.window_size, block.shift_size, pad_first=False))
 
-    return [watch(site.parent, see)]
+    return [Hook(site.parent, see)]
 
 
 def _map(

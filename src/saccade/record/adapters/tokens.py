@@ -40,9 +40,9 @@ class FeatureShapes:
         return [module.register_forward_hook(self._note)]
 
     def _note(self, _module: nn.Module, _args: Any, output: Tensor) -> None:
-        shape = tuple(output.shape[2:])
-        if len(shape) > 1 or math.prod(shape) not in self._shapes:  # a sequence may be an image in a row
-            self._shapes[math.prod(shape)] = shape
+        shape, count = tuple(output.shape[2:]), math.prod(output.shape[2:])
+        if count > 1 and (len(shape) > 1 or count not in self._shapes):  # a sequence may be an image in a row
+            self._shapes[count] = shape
 
     def __contains__(self, count: int) -> bool:
         return count in self._shapes

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saccade.record.adapters.tokens import Site, bias_of
-from saccade.record.adapters.watch import Handle, Publish, watch
+from saccade.record.adapters.watch import Handle, Hook, Publish
 
 
 def vit(site: Site, publish: Publish) -> list[Handle]:
@@ -28,7 +28,7 @@ def vit(site: Site, publish: Publish) -> list[Handle]:
             bias = bias.reshape((1,) * (4 - bias.ndim) + bias.shape)
         publish(site.layout.map(queries, keys, module.scale, bias))
 
-    return [watch(site.module, see)]
+    return [Hook(site.module, see)]
 
 
 def beit(site: Site, publish: Publish) -> list[Handle]:
@@ -42,7 +42,7 @@ def beit(site: Site, publish: Publish) -> list[Handle]:
             bias = own if bias is None else own + bias
         publish(site.layout.map(queries, keys, module.scale, bias))
 
-    return [watch(site.module, see)]
+    return [Hook(site.module, see)]
 
 
 def qkv(module: Any, x: Tensor) -> Tensor:

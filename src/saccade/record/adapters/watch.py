@@ -11,8 +11,9 @@ from torch import nn
 
 from saccade.maps import AttentionMap
 
-#: Makes a map of a module, its inputs by name and its output, without gradients.
+#: Makes a map of a module, its inputs by name and its output; it is called without gradients.
 Adapter = Callable[[nn.Module, Mapping[str, Any], Any], AttentionMap]
+See = Callable[[nn.Module, Mapping[str, Any], Any], None]
 Publish = Callable[[AttentionMap], None]
 
 
@@ -25,25 +26,39 @@ class Handle(Protocol):
 class Watcher:
     """A forward hook that hands the inputs, by name, and the output of a module to `see`."""
 
-    def __init__(self, module: nn.Module, see: Callable[[nn.Module, Mapping[str, Any], Any], None]) -> None:
+    def __init__(self, module: nn.Module, see: See) -> None:
         self.signature = inspect.signature(module.forward)
         self.see = see
+        self.active = True
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        with torch.no_grad():
-            self.see(module, self.signature.bind(*args, **kwargs).arguments, output)
+        if self.active:
+            with torch.no_grad():
+                self.see(module, self.signature.bind(*args, **kwargs).arguments, output)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Watcher:
+        """A network copied while it is recorded has the same watchers: they stop when recording ends."""
+        return self
 
 
-def watch(module: nn.Module, see: Callable[[nn.Module, Mapping[str, Any], Any], None]) -> Handle:
-    """Call `see(module, inputs, output)` after every call of `module`, until the handle is removed."""
-    return module.register_forward_hook(Watcher(module, see), with_kwargs=True)
+class Hook:
+    """A watcher as a forward hook."""
+
+    def __init__(self, module: nn.Module, see: See) -> None:
+        self.watcher = Watcher(module, see)
+        self.handle = module.register_forward_hook(self.watcher, with_kwargs=True)
+
+    def remove(self) -> None:
+        self.watcher.active = False
+        self.handle.remove()
 
 
 class OwnForward:
-    """A module's `forward` that tells a watcher, for modules that compute otherwise when they have hooks."""
+    """A watcher in a module's `forward`, for modules that compute otherwise when they have hooks."""
 
-    def __init__(self, module: nn.Module, see: Callable[[nn.Module, Mapping[str, Any], Any], None]) -> None:
-        self.module, self.plain, self.watcher = module, module.forward, Watcher(module, see)
+    def __init__(self, module: nn.Module, see: See) -> None:
+        self.watcher = Watcher(module, see)
+        self.module, self.plain = module, module.forward
         vars(module)["forward"] = self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -52,10 +67,13 @@ class OwnForward:
         return output
 
     def remove(self) -> None:
+        self.watcher.active = False
         del vars(self.module)["forward"]
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Whether a watcher is installed."""
-    own = isinstance(vars(module).get("forward"), OwnForward)
-    return own or any(isinstance(hook, Watcher) for hook in module._forward_hooks.values())
+    """Whether a watcher is at work."""
+    forward = vars(module).get("forward")
+    watchers = [forward.watcher] if isinstance(forward, OwnForward) else []
+    watchers += [hook for hook in module._forward_hooks.values() if isinstance(hook, Watcher)]
+    return any(watcher.active for watcher in watchers)
