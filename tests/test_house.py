@@ -49,15 +49,15 @@ WITHIN_VOCABULARY = {
 }
 #: The package gathers the core's names, for users and the layers above it; `python -m saccade` is the top.
 PACKAGE = {"saccade": 4.5, "__main__": 9.0}
-#: The contract checks that recording changes nothing, so it records; `saccade.look` is loaded when used.
-SIBLINGS = {("testing", "record"), ("saccade", "look")}
+#: The contract checks that recording changes nothing, so it records; `saccade.look` loads `see` when used.
+SIBLINGS = {("testing", "record"), ("saccade", "see")}
 #: The only part that may import each of these.
 OWNERS = {
     "lightning": "train",
     "pytorch_lightning": "train",
     "lightning_fabric": "train",
     "ray": "compare",
-    "captum": "look",
+    "captum": "see",
 }
 CORE = 3  # up to this layer, `attach` and `record`, nothing but torch is needed
 
