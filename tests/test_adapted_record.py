@@ -86,6 +86,16 @@ def test_without_a_feature_map_a_square_else_a_row() -> None:
         assert grid(attention, x, x, x) == expected
 
 
+def test_a_class_token_that_is_announced_needs_no_feature_map() -> None:
+    model = Tokens(nn.Identity(), "class_token")
+    with sc.record(model) as maps:
+        model(images(2, 8, 16))
+    attention = maps["attention"]
+    assert isinstance(attention, ClassTokenMap)
+    assert attention.query_shape == attention.key_shape == (4, 4)
+    assert attention.class_row().shape == (2, 4, 4)
+
+
 def test_queries_and_keys_of_their_own_shapes() -> None:
     """As in a detector: 9 objects, which are no 3 x 3 image, look at the image."""
 

@@ -23,10 +23,10 @@ def squeeze(site: Site, publish: Publish) -> list[Handle]:
     latest: list[Tensor] = []
 
     def see_gate(_module: nn.Module, _args: Any, output: Tensor) -> None:
-        latest[:] = [output.detach().flatten(1)]
+        latest[:] = [output.flatten(1)]
 
     def see(_block: Any, inputs: Mapping[str, Any], _output: Any) -> None:
         (features,) = inputs.values()
-        publish(ChannelMap.of(latest.pop(), features.detach()))
+        publish(ChannelMap.of(latest.pop(), features))
 
     return [gate.register_forward_hook(see_gate), Hook(block, see)]
