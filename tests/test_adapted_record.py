@@ -28,6 +28,11 @@ def vit(**options: Any) -> nn.Module:
     return model.eval()
 
 
+def swin() -> nn.Module:
+    model: nn.Module = torchvision.models.SwinTransformer([4, 4], 16, [1, 1], [2, 4], [4, 4], num_classes=5)
+    return model.eval()
+
+
 class Tokens(nn.Module):
     """Feature maps, flattened into tokens, under an attention; a class token if it is named."""
 
@@ -45,6 +50,11 @@ class Tokens(nn.Module):
             x = torch.cat([self.get_parameter(self.token).expand(len(x), -1, -1), x], 1)
         y: Tensor = self.attention(x, x, x)[0]
         return y
+
+
+class First(nn.Module):
+    def forward(self, parts: tuple[Tensor, Tensor]) -> Tensor:
+        return parts[0]
 
 
 def grid(model: nn.Module, *inputs: Tensor) -> tuple[int, ...]:
@@ -77,6 +87,8 @@ def test_feature_maps_of_any_number_of_axes_and_after_pooling() -> None:
     assert grid(sound, images(1, 3, 32)) == (16,)  # and not 4 x 4
     pooled = Tokens(nn.Sequential(nn.Conv2d(3, 8, 1), nn.MaxPool2d(2)))
     assert grid(pooled, images(1, 3, 4, 16)) == (2, 8)
+    indices = nn.Sequential(nn.MaxPool2d(2, return_indices=True), First(), nn.Conv2d(3, 8, 1))
+    assert grid(Tokens(indices), images(1, 3, 4, 16)) == (2, 8)
 
 
 def test_without_a_feature_map_a_square_else_a_row() -> None:
@@ -154,9 +166,9 @@ def test_rollout_is_the_product_of_the_layers(
 
 
 def test_rollout_ignores_maps_that_mix_no_tokens_and_refuses_what_is_no_stack() -> None:
-    swin = torchvision.models.SwinTransformer([4, 4], 16, [1, 1], [2, 4], [4, 4], num_classes=5).eval()
-    with sc.record(swin) as maps:
-        swin(images(1, 3, 32, 32))
+    windows = swin()
+    with sc.record(windows) as maps:
+        windows(images(1, 3, 32, 32))
     with pytest.raises(sc.BadOption, match="that sum to 1, not a WindowMap"):
         maps.rollout()
     gate = sc.create("se", 16)
@@ -370,6 +382,23 @@ def test_precisions_and_memory_formats() -> None:
     assert maps.rollout().weights.shape == (1, 4, 4)
 
 
+@pytest.mark.parametrize(
+    "make",
+    [vit, lambda: torchvision.models.SwinTransformer([4, 4], 16, [2], [2], [4, 4])],
+    ids=["vit", "swin"],
+)
+def test_maps_lie_where_the_network_does(make: Any) -> None:
+    with torch.device("meta"):
+        model = make().eval()
+    x = torch.empty(2, 3, 32, 32, device="meta")
+    with sc.record(model) as maps:
+        model(x)
+    for attention in maps.values():
+        held = [value for value in vars(attention).values() if isinstance(value, Tensor)]
+        assert {value.device.type for value in (*held, attention.saliency())} == {"meta"}
+        assert attention.heatmap((32, 32)).shape == (2, 32, 32)
+
+
 @pytest.fixture
 def _fresh_compiler() -> Iterator[None]:
     torch._dynamo.reset()
@@ -396,6 +425,10 @@ def test_a_compiled_network_is_refused_and_the_advice_helps() -> None:
     part(x)
     with pytest.raises(sc.BadOption, match=sentence), sc.record(part):
         pass
+    inside = torch.compile(lambda x: model(x), backend="eager")
+    inside(x)
+    with pytest.raises(sc.NothingRecorded, match="not through compiled code"), sc.record(model):
+        inside(x)
     plain = copy.deepcopy(part)
     with sc.record(plain) as maps:
         torch.testing.assert_close(plain(x), expected)

@@ -133,7 +133,7 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
         if not maps:
             raise NothingRecorded(
                 f"none of the {len(taps)} mechanisms of {type(model).__name__} ran; "
-                "call the model inside the block"
+                f"call the model inside the block{', not through compiled code' if found else ''}"
             )
     finally:
         maps._collect()  # before the taps are emptied

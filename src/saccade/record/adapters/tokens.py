@@ -39,7 +39,9 @@ class FeatureShapes:
             return []
         return [module.register_forward_hook(self._note)]
 
-    def _note(self, _module: nn.Module, _args: Any, output: Tensor) -> None:
+    def _note(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        if isinstance(output, tuple):  # a pooling that returns indices, too
+            output = output[0]
         shape, count = tuple(output.shape[2:]), math.prod(output.shape[2:])
         if count > 1 and (len(shape) > 1 or count not in self._shapes):  # a sequence may be an image in a row
             self._shapes[count] = shape
