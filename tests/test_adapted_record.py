@@ -267,6 +267,24 @@ def test_a_class_of_the_same_name_is_left_alone() -> None:
         pass
 
 
+def test_a_class_that_computes_otherwise_than_its_base_is_left_alone() -> None:
+    class Named(nn.MultiheadAttention):
+        pass
+
+    class Doubled(nn.MultiheadAttention):
+        def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+            y: Tensor = super().forward(2 * x, x, x)[0]
+            return y
+
+    x = images(2, 4, 8)
+    named = Named(8, 2, batch_first=True)
+    with sc.record(named) as maps:
+        named(x, x, x)
+    assert [*maps] == [""]
+    with pytest.raises(sc.NothingRecorded), sc.record(Doubled(8, 2, batch_first=True)):
+        pass
+
+
 # No trace, and what is refused.
 
 

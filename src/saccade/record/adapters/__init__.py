@@ -16,8 +16,9 @@
 A `PairwiseMap` is a `ClassTokenMap` if there is a class token, a `TokenMap` if there are other tokens without
 a place, a mask, or weights of relative positions.
 
-A module is known by its class or a base class, by full name: neither library is imported here, and a class
-that happens to have the same name is left alone. Classes of your own are added by `record(adapters=...)`.
+A module is known by the full name of the class whose `forward` it runs: neither library is imported here,
+and a class of the same name, or one that computes otherwise than its base, is left alone. Classes of your own
+are added by `record(adapters=...)`.
 
 Queries and keys are computed again from the module's inputs, with its own weights, without gradients and
 under the same autocast; the gate of a channel is taken as it was computed. The weights are those before
@@ -26,7 +27,8 @@ dropout. Nothing is stored but the factors, whether attention is fused or not.
 The grid of the tokens is that of the feature map, made by a convolution or a pooling in the network, that
 has as many places; a square if the network made none; else a row. Tokens without a place are those that
 `num_prefix_tokens`, or a class token, of the network announce, and they come first; if nothing is announced,
-one token more than a feature map has places is taken for a class token.
+one token more than a feature map has places is taken for a class token. A network that folds parts of an
+image into the batch (MobileViT) has maps of as many images.
 """
 
 from __future__ import annotations
@@ -53,10 +55,11 @@ COMPILED = "_orig_mod"  # the level that torch.compile inserts into module paths
 
 Family = Callable[[Site, Publish], list[Handle]]
 
-#: How each class is watched.
+#: How the modules that run the `forward` of each class are watched.
 FAMILIES: Mapping[str, Family] = {
     "torch.nn.modules.activation.MultiheadAttention": multihead,
     "torchvision.models.swin_transformer.ShiftedWindowAttention": torchvision_swin,
+    "torchvision.models.swin_transformer.ShiftedWindowAttentionV2": torchvision_swin,
     "torchvision.ops.misc.SqueezeExcitation": squeeze,
     "timm.layers.attention.Attention": vit,
     "timm.models.vision_transformer.Attention": vit,
@@ -98,8 +101,8 @@ def _family(module: nn.Module, adapters: Mapping[type[nn.Module], Adapter]) -> F
     for kind, adapter in adapters.items():
         if isinstance(module, kind):
             return functools.partial(_adapted, adapter)
-    names = (f"{kind.__module__}.{kind.__qualname__}" for kind in type(module).__mro__)
-    return next((FAMILIES[name] for name in names if name in FAMILIES), None)
+    computes = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
+    return FAMILIES.get(f"{computes.__module__}.{computes.__qualname__}")
 
 
 def _adapted(adapter: Adapter, site: Site, publish: Publish) -> list[Handle]:
