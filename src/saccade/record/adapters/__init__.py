@@ -16,6 +16,8 @@
 A `PairwiseMap` is a `ClassTokenMap` if there is a class token, a `TokenMap` if there are other tokens without
 a place, a mask, or weights of relative positions.
 
+Attention of any other class is passed over, also in a network of which parts are seen.
+
 A module is known by the full name of the class whose `forward` it runs: neither library is imported here,
 and a class of the same name, or one that computes otherwise than its base, is left alone. Classes of your own
 are added by `record(adapters=...)`.
