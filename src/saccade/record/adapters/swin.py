@@ -58,7 +58,8 @@ def _map(
     places, mask = windows(size, window, shift, x.device, pad_first=pad_first)
     inside = F.pad(x.flatten(1, 2), (0, 0, 0, 1))[:, places]  # padding, -1, is the row of zeros at the end
     projected = _project(attention, inside.flatten(0, 1))
-    queries, keys, _ = projected.reshape(batch, *places.shape, 3, heads, -1).permute(3, 0, 4, 1, 2, 5)
+    parts = projected.reshape(batch, *places.shape, 3, heads, -1)[:, :, :, :2]  # without the values
+    queries, keys = parts.permute(3, 0, 4, 1, 2, 5).contiguous()
     scale = (projected.shape[-1] // (3 * heads)) ** -0.5
     if _is_cosine(attention):
         factor = attention.logit_scale.clamp(max=math.log(100)).exp()[:, None]

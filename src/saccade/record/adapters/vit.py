@@ -35,7 +35,7 @@ def beit(site: Site, publish: Publish) -> list[Handle]:
     """Watch timm's `Attention` of BEiT: no bias of keys, and a weight for each relative position."""
 
     def see(module: Any, inputs: Mapping[str, Any], _output: Any) -> None:
-        queries, keys, _ = _heads(qkv(module, inputs["x"]), module.num_heads)
+        queries, keys = _heads(qkv(module, inputs["x"]), module.num_heads)
         bias = inputs.get("shared_rel_pos_bias")
         if module.relative_position_bias_table is not None:
             own = module._get_rel_pos_bias()
@@ -59,7 +59,7 @@ def qkv(module: Any, x: Tensor) -> Tensor:
 
 def _queries_and_keys(module: Any, x: Tensor, rope: Tensor | None) -> tuple[Tensor, Tensor]:
     if module.qkv is not None:
-        queries, keys, _ = _heads(qkv(module, x), module.num_heads)
+        queries, keys = _heads(qkv(module, x), module.num_heads)
     else:
         queries, keys = (
             layer.forward(x).unflatten(2, (-1, module.head_dim)).transpose(1, 2)
@@ -79,5 +79,7 @@ def _queries_and_keys(module: Any, x: Tensor, rope: Tensor | None) -> tuple[Tens
 
 
 def _heads(projected: Tensor, heads: int) -> tuple[Tensor, ...]:
+    """Return queries and keys `(B, heads, N, D)`; copied, since a view of them would keep the values, too."""
     batch, count, _ = projected.shape
-    return projected.reshape(batch, count, 3, heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    parts = projected.reshape(batch, count, 3, heads, -1)[:, :, :2]
+    return parts.permute(2, 0, 3, 1, 4).contiguous().unbind(0)
