@@ -1,0 +1,86 @@
+"""Painting: heat in colours over a picture, and the marks of mechanisms that choose places."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from saccade.data.images import Photograph
+from saccade.errors import BadOption, check_choice
+from saccade.maps import AttentionMap
+from saccade.places import FixationMap, GridMap
+
+COLOURS = ("magma", "viridis", "cividis")  # even to the eye; cividis also to the colour-blind
+OPACITY = 0.6
+LINES = 16  # of a sampling grid along each axis, at most
+
+Points = NDArray[np.float64]  # (..., 2), x and y as shares of the picture
+
+
+def palette(name: str) -> NDArray[np.uint8]:
+    """Return the 256 colours of one of matplotlib's colour maps, (256, 3)."""
+    check_choice("look", "colours", name, COLOURS)
+    import matplotlib
+
+    colours = matplotlib.colormaps[name](np.arange(256), bytes=True)
+    return np.asarray(colours[:, :3], dtype=np.uint8)
+
+
+def blend(
+    picture: Photograph, heat: NDArray[np.floating], colours: NDArray[np.uint8], opacity: float
+) -> Photograph:
+    """Return (1 - opacity) picture + opacity colour(heat), for heat in [0, 1] at the picture's size."""
+    if not 0 <= opacity <= 1:
+        raise BadOption(f"opacity={opacity!r} must lie between 0 and 1")
+    painted = colours[np.rint(255 * heat).astype(np.intp)]
+    return np.rint((1 - opacity) * picture.astype(np.float64) + opacity * painted).astype(np.uint8)
+
+
+def grid_lines(attention: GridMap, image: int) -> list[Points]:
+    """Return the lines of a sampling grid, rows then columns, some of them if there are many."""
+    height, width = attention.grid.shape[1:3]
+    rows, columns = (
+        np.unique(np.linspace(0, extent - 1, min(extent, LINES + 1)).round().astype(int))
+        for extent in (height, width)
+    )
+    points = attention.grid[image].detach().double().cpu()
+    if attention.align_corners:  # the edges are then the centres of the outermost pixels
+        extents = torch.tensor([attention.size[1], attention.size[0]], dtype=torch.float64)
+        points = points * (extents - 1) / extents
+    places = (points.numpy() + 1) / 2
+    return [*places[rows], *places[:, columns].transpose(1, 0, 2)]
+
+
+def fixations(attention: FixationMap, image: int) -> Points:
+    """Return where a mechanism looked, in order, (steps, 2)."""
+    return np.asarray((attention.locations[image].detach().double().cpu().numpy() + 1) / 2)
+
+
+def mark(picture: Photograph, attention: AttentionMap, image: int) -> Photograph:
+    """Draw the sampling grid of a `GridMap` or the path of a `FixationMap`; other maps need no marks."""
+    if not isinstance(attention, GridMap | FixationMap):
+        return picture
+    canvas = Image.fromarray(picture)
+    draw = ImageDraw.Draw(canvas)
+    size = np.array(canvas.size)
+    unit = max(1.0, min(canvas.size) / 160)
+    if isinstance(attention, GridMap):
+        for line in grid_lines(attention, image):
+            draw.line([(x, y) for x, y in line * size], fill="white", width=max(1, round(unit / 2)))
+        return np.asarray(canvas, dtype=np.uint8)
+    places = fixations(attention, image) * size
+    for high, wide in attention.extents:
+        half = np.array([wide, high]) * size / 2
+        for place in places:
+            corners = [*(place - half), *(place + half)]
+            draw.rectangle(corners, outline="white", width=max(1, round(unit / 2)))
+    draw.line([(x, y) for x, y in places], fill="white", width=round(unit))
+    radius = 6 * unit
+    for number, place in enumerate(places, start=1):
+        draw.ellipse(
+            [*(place - radius), *(place + radius)], fill="white", outline="black", width=round(unit / 2)
+        )
+        draw.text(tuple(place), str(number), fill="black", anchor="mm", font=ImageFont.load_default(8 * unit))
+    return np.asarray(canvas, dtype=np.uint8)
