@@ -42,12 +42,29 @@ def render(look: Look, budget: int = PAGE) -> str:
     return environment.get_template("look.html.j2").render(
         look=look,
         images=images,
+        labels=_short([layer["path"] or look.title for layer in data["layers"]]),
         total=len(look.shots.names),
         data=data,
         style=Markup(_read("look.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def _short(paths: list[str]) -> list[str]:
+    """Drop what all paths begin and end with, level by level.
+
+    >>> _short(["blocks.0.attn", "blocks.1.attn"])
+    ['0', '1']
+    >>> _short(["attention.1.channel", "attention.2"])
+    ['1.channel', '2']
+    """
+    levels = [path.split(".") for path in paths]
+    for end in (0, -1):
+        while min(map(len, levels)) > 1 and len({each[end] for each in levels}) == 1:
+            for each in levels:
+                del each[end]
+    return [".".join(each) for each in levels]
 
 
 def _read(name: str) -> str:

@@ -69,7 +69,7 @@
   };
 
   // ---- what the page shows now; a place is kept as fractions, so that layers share it ----
-  const state = { image: 0, layer: 0, place: null, head: layers.map(() => null), channel: null, colours: Object.keys(data.colours)[0], smooth: true, marks: true };
+  const state = { image: 0, layer: layers.length - 1, place: null, head: layers.map(() => null), channel: null, colours: Object.keys(data.colours)[0], smooth: true, marks: true };
   const cell = (fraction, extent) => Math.min(extent - 1, Math.floor(fraction * extent));
   const askable = (layer, image) => (layers[layer].pairs?.images ?? 0) > image;
   const gridOf = (layer) => (askable(layer, state.image) ? layers[layer].pairs.query_shape : layers[layer].heat.shape.slice(-2));
