@@ -13,7 +13,8 @@ from saccade.cli.train import BatchSize, Epochs, Json, LearningRate, Patience, R
 
 def compare(
     task: Annotated[
-        str | None, typer.Argument(help="NAME[:option=value,...]: white-patch, folder:PATH")
+        str | None,
+        typer.Argument(help="NAME[:option=value,...]: white-patch, folder:PATH, digits, mnist, cifar10 ..."),
     ] = None,
     attention: Annotated[
         list[str] | None, typer.Option("-a", "--attention", help="NAME[:option=value,...]; repeat for more.")

@@ -22,7 +22,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 
 def train(
     task: Annotated[
-        str | None, typer.Argument(help="NAME[:option=value,...]: white-patch, folder:PATH")
+        str | None,
+        typer.Argument(help="NAME[:option=value,...]: white-patch, folder:PATH, digits, mnist, cifar10 ..."),
     ] = None,
     attention: Annotated[
         str | None, typer.Option("-a", "--attention", help="NAME[:option=value,...]")
