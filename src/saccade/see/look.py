@@ -139,7 +139,7 @@ class Look:
     def save_png(
         self, folder: str | Path, *, colours: str = paint.COLOURS[0], opacity: float = paint.OPACITY
     ) -> list[Path]:
-        """Write one PNG for each image and layer, `NAME.LAYER.png`, at the image's own size, without a border.
+        """Write a PNG of each image and layer, `NAME.LAYER.png`, at the image's own size, without a border.
 
         Returns their paths. Raises `BadRun` if the folder cannot be written, `BadOption` for colours other
         than magma, viridis and cividis or an opacity outside of [0, 1].

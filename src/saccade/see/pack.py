@@ -53,13 +53,14 @@ def pack(look: Look, budget: int) -> Packed:
             cost = _cost(attention)
             if cost and packed[place] == image and spent + cost <= budget:
                 packed[place], spent = image + 1, spent + cost
-    for layer, attention, images in zip(layers, maps, packed, strict=True):
-        if isinstance(attention, PairwiseMap) and _cost(attention):
-            layer["pairs"] = _pairs(attention, images)
-        elif isinstance(attention, ChannelMap) and attention.features is not None:
-            layer["channels"] |= _features(attention, images)
-    shown = zip(look.shots.pictures[:count], look.shots.names, strict=False)
-    images = [{"name": name, **_picture(picture)} for picture, name in shown]
+    for layer, attention, fitting in zip(layers, maps, packed, strict=True):
+        match attention:
+            case PairwiseMap() if _cost(attention):
+                layer["pairs"] = _pairs(attention, fitting)
+            case ChannelMap(strongest=Tensor() as strongest, features=Tensor() as features):
+                layer["channels"] |= _channels(attention.weights, strongest, features, fitting)
+    names, pictures = look.shots.names[:count], look.shots.pictures[:count]
+    images = [{"name": name, **_picture(picture)} for name, picture in zip(names, pictures, strict=True)]
     return {"images": images, "layers": layers, "shown": count}
 
 
@@ -131,16 +132,12 @@ def _pairs(attention: PairwiseMap, images: int) -> Packed:
     }
 
 
-def _features(attention: ChannelMap, images: int) -> Packed:
+def _channels(weights: Tensor, strongest: Tensor, features: Tensor, images: int) -> Packed:
     """The strongest channels of the first images: their numbers, and what of them passes the gate."""
-    assert attention.features is not None
-    assert attention.strongest is not None
-    strongest = attention.strongest[:images]
-    weights = attention.weights[:images].gather(1, strongest)
-    passed = weights[:, :, None, None] * attention.features[:images].abs()
+    passed = weights.gather(1, strongest)[:images, :, None, None] * features[:images].abs()
     return {
         "images": images,
-        "strongest": strongest.tolist(),
+        "strongest": strongest[:images].tolist(),
         "features": _fields(_reduced(passed.float().cpu(), _TILE)) if images else None,
     }
 

@@ -24,8 +24,8 @@ def palette(name: str) -> NDArray[np.uint8]:
     check_choice("look", "colours", name, COLOURS)
     import matplotlib
 
-    colours = matplotlib.colormaps[name](np.arange(256), bytes=True)
-    return np.asarray(colours[:, :3], dtype=np.uint8)
+    colours = np.asarray(matplotlib.colormaps[name](np.arange(256), bytes=True), dtype=np.uint8)
+    return colours[:, :3]
 
 
 def blend(

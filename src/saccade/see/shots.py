@@ -72,10 +72,10 @@ def gather(
 
 
 def _several(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
-    single = isinstance(images, str | Path | Image.Image) or (
-        isinstance(images, np.ndarray) and images.ndim <= 3
-    )
-    several = [images] if single else list(images)  # type: ignore[arg-type,list-item]
+    if isinstance(images, np.ndarray):
+        several: list[ImageLike] = [images] if images.ndim <= 3 else [*images]
+    else:
+        several = [images] if isinstance(images, str | Path | Image.Image) else [*images]
     if not several:
         raise BadData("there is no image to look at")
     return several
@@ -133,10 +133,7 @@ def _visible(inputs: Tensor) -> list[Photograph]:
             f"images of {inputs.shape[1]} channels cannot be drawn; give pictures= to draw the maps over"
         )
     pixels = inputs.detach().cpu()
-    if pixels.dtype == torch.uint8:
-        unit = pixels.float() / 255
-    else:
-        unit = _unit(pixels.float())
+    unit = pixels.float() / 255 if pixels.dtype == torch.uint8 else _unit(pixels.float())
     levels = (255 * unit.clamp(0, 1)).round().to(torch.uint8).expand(-1, 3, -1, -1)
     return [np.ascontiguousarray(picture.permute(1, 2, 0).numpy()) for picture in levels]
 
