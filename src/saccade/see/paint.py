@@ -15,6 +15,7 @@ from saccade.places import FixationMap, GridMap
 COLOURS = ("magma", "viridis", "cividis")  # even to the eye; cividis also to the colour-blind
 OPACITY = 0.6
 LINES = 16  # of a sampling grid along each axis, at most
+_FINER, _LARGE = 3, 1 << 21  # marks are drawn finer and averaged, but over pictures of so many pixels
 
 Points = NDArray[np.float64]  # (..., 2), x and y as shares of the picture
 
@@ -24,8 +25,8 @@ def palette(name: str) -> NDArray[np.uint8]:
     check_choice("look", "colours", name, COLOURS)
     import matplotlib
 
-    colours = np.asarray(matplotlib.colormaps[name](np.arange(256), bytes=True), dtype=np.uint8)
-    return colours[:, :3]
+    colours = matplotlib.colormaps[name](np.arange(256), bytes=True)
+    return np.asarray(colours[:, :3], dtype=np.uint8)
 
 
 def blend(
@@ -35,7 +36,8 @@ def blend(
     if not 0 <= opacity <= 1:
         raise BadOption(f"opacity={opacity!r} must lie between 0 and 1")
     painted = colours[np.rint(255 * heat).astype(np.intp)]
-    return np.rint((1 - opacity) * picture.astype(np.float64) + opacity * painted).astype(np.uint8)
+    mixed = (1 - opacity) * picture.astype(np.float64) + opacity * painted
+    return np.asarray(np.rint(mixed), dtype=np.uint8)
 
 
 def grid_lines(attention: GridMap, image: int) -> list[Points]:
@@ -62,25 +64,28 @@ def mark(picture: Photograph, attention: AttentionMap, image: int) -> Photograph
     """Draw the sampling grid of a `GridMap` or the path of a `FixationMap`; other maps need no marks."""
     if not isinstance(attention, GridMap | FixationMap):
         return picture
-    canvas = Image.fromarray(picture)
-    draw = ImageDraw.Draw(canvas)
+    below = Image.fromarray(picture)
+    finer = _FINER if picture.size < 3 * _LARGE else 1
+    canvas = Image.new("RGBA", (finer * below.width, finer * below.height))
     size = np.array(canvas.size)
     unit = max(1.0, min(canvas.size) / 160)
+    draw = ImageDraw.Draw(canvas)
     if isinstance(attention, GridMap):
         for line in grid_lines(attention, image):
-            draw.line([(x, y) for x, y in line * size], fill="white", width=max(1, round(unit / 2)))
-        return np.asarray(canvas, dtype=np.uint8)
-    places = fixations(attention, image) * size
-    for high, wide in attention.extents:
-        half = np.array([wide, high]) * size / 2
-        for place in places:
-            corners = [*(place - half), *(place + half)]
-            draw.rectangle(corners, outline="white", width=max(1, round(unit / 2)))
-    draw.line([(x, y) for x, y in places], fill="white", width=round(unit))
-    radius = 6 * unit
-    for number, place in enumerate(places, start=1):
-        draw.ellipse(
-            [*(place - radius), *(place + radius)], fill="white", outline="black", width=round(unit / 2)
-        )
-        draw.text(tuple(place), str(number), fill="black", anchor="mm", font=ImageFont.load_default(8 * unit))
-    return np.asarray(canvas, dtype=np.uint8)
+            draw.line([(x, y) for x, y in line * size], fill="#ffffffc0", width=round(max(1.0, unit / 2)))
+    else:
+        _draw_path(draw, fixations(attention, image) * size, np.array(attention.extents) * size[::-1], unit)
+    smooth = canvas.resize(below.size, Image.Resampling.BOX)
+    return np.asarray(Image.alpha_composite(below.convert("RGBA"), smooth).convert("RGB"), dtype=np.uint8)
+
+
+def _draw_path(draw: ImageDraw.ImageDraw, places: Points, extents: Points, unit: float) -> None:
+    for place in places:
+        for high, wide in extents / 2:
+            corners = [place[0] - wide, place[1] - high, place[0] + wide, place[1] + high]
+            draw.rectangle(corners, outline="#ffffffc0", width=round(max(1.0, unit / 2)))
+    draw.line([(x, y) for x, y in places], fill="white", width=round(unit), joint="curve")
+    font = ImageFont.load_default(7 * unit)
+    for number, (x, y) in enumerate(places, start=1):
+        draw.circle((x, y), 5 * unit, fill="white", outline="black", width=round(max(1.0, unit / 2)))
+        draw.text((x, y), str(number), fill="black", anchor="mm", font=font)

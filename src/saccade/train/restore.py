@@ -56,7 +56,8 @@ def restore(path: Path) -> Classifier:
 def examples(path: Path, recipe: Recipe) -> tuple[Tensor, Tensor]:
     """Return test images (K, 3, H, W), uint8, and their labels (K,).
 
-    They are those of a complete run's gallery, else all of its task. `path` is that of the run's folder, or of a checkpoint in it.
+    They are those of a complete run's gallery, else all of its task. `path` is that of the run's folder,
+    or of a checkpoint in it.
     """
     folder = path if path.is_dir() else path.parent.parent
     try:

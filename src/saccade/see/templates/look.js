@@ -156,7 +156,7 @@
   };
 
   // ---- words ----
-  const written = (value) => (value === 0 ? "0" : Math.abs(value) >= 1e4 || Math.abs(value) < 1e-3 ? value.toExponential(1) : String(Number(value.toPrecision(3))));
+  const written = (value, digits = 3) => (value === 0 ? "0" : Math.abs(value) >= 1e4 || Math.abs(value) < 1e-3 ? value.toExponential(digits - 1) : value.toPrecision(digits));
   const ABOUT = {
     spatial: "One weight for each place.",
     channel: "A gate of channels, which have no place of their own. The map shows the energy that they let through.",
@@ -188,8 +188,10 @@
     const { values, grid: [rows, cols] } = shown(layer, state.image);
     const [y, x] = placeOf(layer);
     if (!askable(layer, state.image)) return `y=${y}, x=${x} of ${rows} × ${cols}: ${written(values[y * cols + x])}.`;
-    const top = values.indexOf(Math.max(...values));
-    return `y=${y}, x=${x} looks most at y=${Math.floor(top / cols)}, x=${top % cols} of ${rows} × ${cols}, weight ${values[top].toFixed(3)}${headName(layer)}.`;
+    const top = values.indexOf(values.reduce((a, b) => Math.max(a, b)));
+    const mean = values.reduce((a, b) => a + b) / values.length;
+    const times = mean > 0 ? `, ${written(values[top] / mean, 2)} times the mean` : "";
+    return `y=${y}, x=${x} looks most at y=${Math.floor(top / cols)}, x=${top % cols} of ${rows} × ${cols}: weight ${written(values[top])}${times}${headName(layer)}.`;
   };
 
   // ---- the parts of the page ----
@@ -278,9 +280,12 @@
   ];
   const update = () => {
     const [low, high] = paint(one("canvas", stage), shown(state.layer, state.image), 480);
-    one("[data-low]").textContent = written(low);
-    one("[data-high]").textContent = written(high);
-    one("[data-state]").textContent = describe();
+    let digits = 3; // as many as tell the ends apart
+    while (digits < 6 && low !== high && written(low, digits) === written(high, digits)) digits++;
+    one("[data-low]").textContent = written(low, digits);
+    one("[data-high]").textContent = written(high, digits);
+    const even = high - low < 0.01 * Math.max(Math.abs(low), Math.abs(high));
+    one("[data-state]").textContent = (even ? "Nearly the same everywhere. " : "") + describe();
     one("[data-reset]").disabled = !state.place && state.channel === null;
     tiles.forEach(({ button, canvas, layer = state.layer, image = state.image }) => {
       paint(canvas, shown(layer, image), 96);
