@@ -19,9 +19,6 @@ from saccade.registry import create, mechanisms, register, spec
 from saccade.spec import Example, Option, Paper, Spec
 from saccade.tap import Tap
 
-if TYPE_CHECKING:
-    from saccade.see import look
-
 __version__ = "0.1.0"
 
 __all__ = [
@@ -54,12 +51,15 @@ __all__ = [
     "spec",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    """Load `look` when it is first used: it draws, and the core needs nothing but torch."""
-    if name != "look":
-        raise AttributeError(f"module 'saccade' has no attribute {name!r}")
+if TYPE_CHECKING:
     from saccade.see import look
+else:
 
-    globals()["look"] = look
-    return look
+    def __getattr__(name: str) -> Any:
+        """Load `look` when it is first used: it draws, and the core needs nothing but torch."""
+        if name != "look":
+            raise AttributeError(f"module 'saccade' has no attribute {name!r}")
+        from saccade.see import look
+
+        globals()["look"] = look
+        return look

@@ -95,9 +95,9 @@ def _cost(attention: AttentionMap) -> int:
     match attention:
         case PairwiseMap() if len(attention.query_shape) == 2:
             _, heads, queries, width = attention.queries.shape
-            keys = attention.keys.shape[2]
+            keys = attention.keys.shape[2] + isinstance(attention, ClassTokenMap)
             if type(attention) in _ROWS:
-                return 2 * heads * (queries + keys + 2) * width
+                return 2 * heads * (queries + keys) * width
             return 2 * heads * queries * keys
         case ChannelMap(features=Tensor() as features):
             return 2 * _reduced(features[:1], _TILE).numel()
@@ -106,7 +106,7 @@ def _cost(attention: AttentionMap) -> int:
 
 
 def _pairs(attention: PairwiseMap, images: int) -> Packed:
-    """The factors of the first images, the class token before the places; or their weights."""
+    """The factors of the first images, the key of a class token before those of places; or all weights."""
     packed: Packed = {
         "images": images,
         "heads": attention.queries.shape[1],
@@ -117,17 +117,15 @@ def _pairs(attention: PairwiseMap, images: int) -> Packed:
     if how is None:
         weights = attention.weights()[:images] if images else attention.queries[:0]
         return packed | {"how": "weights", "weights": _halves(weights)}
-    queries, keys, token = attention.queries, attention.keys, 0
+    keys, token = attention.keys, 0
     if isinstance(attention, ClassTokenMap):
-        queries = torch.cat([attention.class_query, queries], 2)
-        keys = torch.cat([attention.class_key, keys], 2)
-        token = 1
+        keys, token = torch.cat([attention.class_key, keys], 2), 1
     return packed | {
         "how": how,
         "token": token,
         "scale": attention.scale,
-        "width": queries.shape[3],
-        "queries": _halves(queries[:images]),
+        "width": keys.shape[3],
+        "queries": _halves(attention.queries[:images]),
         "keys": _halves(keys[:images]),
     }
 
@@ -188,7 +186,7 @@ def _picture(picture: Photograph) -> Packed:
         image.save(file, "png", optimize=True)
         kind = "png"
     else:
-        image.save(file, "jpeg", quality=88, subsampling=0, optimize=True)
+        image.save(file, "jpeg", quality=88, subsampling=0)
         kind = "jpeg"
     return {
         "source": f"data:image/{kind};base64,{_base64(file.getvalue())}",

@@ -16,6 +16,7 @@ COLOURS = ("magma", "viridis", "cividis")  # even to the eye; cividis also to th
 OPACITY = 0.6
 LINES = 16  # of a sampling grid along each axis, at most
 _FINER, _LARGE = 3, 1 << 21  # marks are drawn finer and averaged, but over pictures of so many pixels
+_THIN = "#ffffffd0"
 
 Points = NDArray[np.float64]  # (..., 2), x and y as shares of the picture
 
@@ -68,24 +69,21 @@ def mark(picture: Photograph, attention: AttentionMap, image: int) -> Photograph
     finer = _FINER if picture.size < 3 * _LARGE else 1
     canvas = Image.new("RGBA", (finer * below.width, finer * below.height))
     size = np.array(canvas.size)
-    unit = max(1.0, min(canvas.size) / 160)
+    unit = max(1.0, min(below.size) / 160) * finer
     draw = ImageDraw.Draw(canvas)
     if isinstance(attention, GridMap):
         for line in grid_lines(attention, image):
-            draw.line([(x, y) for x, y in line * size], fill="#ffffffc0", width=round(max(1.0, unit / 2)))
+            draw.line([(x, y) for x, y in line * size], fill=_THIN, width=max(finer, round(unit / 2)))
     else:
-        _draw_path(draw, fixations(attention, image) * size, np.array(attention.extents) * size[::-1], unit)
+        places, extents = fixations(attention, image) * size, np.array(attention.extents) * size[::-1]
+        for high, wide in extents / 2:
+            for x, y in places:
+                corners = [x - wide, y - high, x + wide, y + high]
+                draw.rectangle(corners, outline=_THIN, width=max(finer, round(unit / 2)))
+        draw.line([(x, y) for x, y in places], fill="white", width=round(unit), joint="curve")
+        font = ImageFont.load_default(7 * unit)
+        for number, (x, y) in enumerate(places, start=1):
+            draw.circle((x, y), 5 * unit, fill="white", outline="black", width=max(finer, round(unit / 2)))
+            draw.text((x, y), str(number), fill="black", anchor="mm", font=font)
     smooth = canvas.resize(below.size, Image.Resampling.BOX)
     return np.asarray(Image.alpha_composite(below.convert("RGBA"), smooth).convert("RGB"), dtype=np.uint8)
-
-
-def _draw_path(draw: ImageDraw.ImageDraw, places: Points, extents: Points, unit: float) -> None:
-    for place in places:
-        for high, wide in extents / 2:
-            corners = [place[0] - wide, place[1] - high, place[0] + wide, place[1] + high]
-            draw.rectangle(corners, outline="#ffffffc0", width=round(max(1.0, unit / 2)))
-    draw.line([(x, y) for x, y in places], fill="white", width=round(unit), joint="curve")
-    font = ImageFont.load_default(7 * unit)
-    for number, (x, y) in enumerate(places, start=1):
-        draw.circle((x, y), 5 * unit, fill="white", outline="black", width=round(max(1.0, unit / 2)))
-        draw.text((x, y), str(number), fill="black", anchor="mm", font=font)

@@ -48,7 +48,7 @@
     const [queries, keys] = [halves(packed.queries), halves(packed.keys)];
     const values = new Float64Array(nk + token);
     for (const h of chosen) {
-      const q = ((image * heads + h) * (nq + token) + token + query) * width;
+      const q = ((image * heads + h) * nq + query) * width;
       const k = (image * heads + h) * (nk + token) * width;
       let top = -Infinity;
       for (let n = 0; n < values.length; n++) {
