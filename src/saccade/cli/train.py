@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +18,12 @@ RecipeFile = Annotated[
     Path | None, typer.Option("--recipe", help="A YAML recipe; options override its keys.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+
+
+def name_skipped(task: dict[str, Any]) -> None:
+    """Say on standard error which images were left out."""
+    for image in task.get("skipped", ()):  # results of older versions have no such list
+        typer.echo(f"saccade: skipped: {image}", err=True)
 
 
 def train(
@@ -59,6 +65,7 @@ def train(
     values |= {key: value for key, value in given.items() if value is not None}
     with RunDisplay() as display:
         result = run(Recipe.from_mapping(values), out, resume=resume, report=display.progressed)
+    name_skipped(result["task"])
     if as_json:
         typer.echo(json.dumps(result, indent=1))
     else:

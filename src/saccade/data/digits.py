@@ -74,7 +74,7 @@ def digits(
             torch.from_numpy(labels),
             None if masks is None else torch.from_numpy(masks),
         )
-    return Task(f"digits-{variant}", tuple(map(str, range(10))), **splits)
+    return Task(f"digits-{variant}", tuple(map(str, range(10))), *splits.values())
 
 
 def _read(source: str, root: str, seed: int) -> dict[str, Labelled]:

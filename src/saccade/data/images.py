@@ -87,6 +87,12 @@ def fit(photograph: Photograph, size: int) -> Photograph:
     return np.asarray(image, dtype=np.uint8)
 
 
+def fit_mask(photograph: Photograph, size: int) -> NDArray[np.bool_]:
+    """Return the mask that an image draws, true where it is not black, cut as `fit` cuts a photograph."""
+    drawn = Image.fromarray((photograph.max(2) > 0).astype(np.uint8) * 255)
+    return np.asarray(ImageOps.fit(drawn, (size, size), Image.Resampling.BOX)) >= 128
+
+
 def resize(image: Image.Image, shorter: int) -> Image.Image:
     """Return an image whose shorter side measures `shorter` pixels."""
     scale = shorter / min(image.size)

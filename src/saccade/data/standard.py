@@ -65,7 +65,7 @@ def standard(
         )
         for part, (its, answers, chosen) in parts.items()
     }
-    return Task(name, classes, **splits)
+    return Task(name, classes, *splits.values())
 
 
 def read_standard(

@@ -64,7 +64,7 @@ def white_patch(
         name: _crops(photographs[name], count, size, (patch[0], patch[1]), level, contrast, (seed, index))
         for index, (name, count) in enumerate(counts.items())
     }
-    return Task("white-patch", CLASSES, **splits)
+    return Task("white-patch", CLASSES, *splits.values())
 
 
 def _photographs(
