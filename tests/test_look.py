@@ -178,9 +178,9 @@ def test_marks_lie_where_the_coordinates_say() -> None:
 
 def test_the_corners_of_an_aligned_grid_are_centres_of_pixels() -> None:
     corners = torch.tensor([[[-1.0, -1.0], [1.0, -1.0]], [[-1.0, 1.0], [1.0, 1.0]]])[None]
-    lines = paint.grid_lines(GridMap(corners, size=(4, 8), align_corners=True), 0)
+    lines, _ = paint.grid_lines(GridMap(corners, size=(4, 8), align_corners=True), 0)
     np.testing.assert_allclose(lines[0], [[1 / 16, 1 / 8], [15 / 16, 1 / 8]])
-    lines = paint.grid_lines(GridMap(corners, size=(4, 8)), 0)
+    lines, _ = paint.grid_lines(GridMap(corners, size=(4, 8)), 0)
     np.testing.assert_allclose(lines[0], [[0, 0], [1, 0]])
 
 

@@ -173,7 +173,7 @@ def test_channels_branches_grids_and_fixations_are_shown(show: Opener) -> None:
     choose(page, 0)
     lines = page.locator("[data-stage] svg path.thin")
     expect(lines).to_have_count(2)
-    page.get_by_label("grid").uncheck()
+    page.get_by_role("checkbox", name="grid").uncheck()
     expect(lines).to_have_count(0)
 
     ram = show(sc.look(RecurrentAttention(4, in_channels=3, glimpses=3, size=8), images))

@@ -81,7 +81,15 @@ def _layer(path: str, attention: AttentionMap, saliency: Tensor) -> Packed:
         case BranchMap():
             packed["branches"] = _rounded(attention.weights[: len(saliency)].mean(2))
         case GridMap():
-            packed["grid"] = [[_rounded(line) for line in paint.grid_lines(attention, i)] for i in images]
+            packed["grid"] = [
+                [[_rounded(line) for line in lines] for lines in paint.grid_lines(attention, i)]
+                for i in images
+            ]
+            across, down = (
+                attention.grid.shape[2] / attention.size[1],
+                attention.grid.shape[1] / attention.size[0],
+            )
+            packed["aspect"] = across / down  # of what is passed on, to that of the picture
         case FixationMap():
             packed["fixations"] = [_rounded(paint.fixations(attention, i)) for i in images]
             packed["extents"] = attention.extents

@@ -41,8 +41,8 @@ def blend(
     return np.asarray(np.rint(mixed), dtype=np.uint8)
 
 
-def grid_lines(attention: GridMap, image: int) -> list[Points]:
-    """Return the lines of a sampling grid, rows then columns, some of them if there are many."""
+def grid_lines(attention: GridMap, image: int) -> tuple[list[Points], list[Points]]:
+    """Return the rows and the columns of a sampling grid as lines, some of them if there are many."""
     height, width = attention.grid.shape[1:3]
     rows, columns = (
         np.unique(np.linspace(0, extent - 1, min(extent, LINES + 1)).round().astype(int))
@@ -53,7 +53,7 @@ def grid_lines(attention: GridMap, image: int) -> list[Points]:
         extents = torch.tensor([attention.size[1], attention.size[0]], dtype=torch.float64)
         points = points * (extents - 1) / extents
     places = (points.numpy() + 1) / 2
-    return [*places[rows], *places[:, columns].transpose(1, 0, 2)]
+    return [*places[rows]], [*places[:, columns].transpose(1, 0, 2)]
 
 
 def fixations(attention: FixationMap, image: int) -> Points:
@@ -72,7 +72,8 @@ def mark(picture: Photograph, attention: AttentionMap, image: int) -> Photograph
     unit = max(1.0, min(below.size) / 160) * finer
     draw = ImageDraw.Draw(canvas)
     if isinstance(attention, GridMap):
-        for line in grid_lines(attention, image):
+        rows, columns = grid_lines(attention, image)
+        for line in rows + columns:
             draw.line([(x, y) for x, y in line * size], fill=_THIN, width=max(finer, round(unit / 2)))
     else:
         places, extents = fixations(attention, image) * size, np.array(attention.extents) * size[::-1]

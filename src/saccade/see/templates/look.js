@@ -136,7 +136,7 @@
     svg.replaceChildren();
     const at = ([x, y]) => `${(x * box.width).toFixed(1)} ${(y * box.height).toFixed(1)}`;
     const line = (points) => "M" + points.map(at).join("L");
-    if (grid && state.marks) twice(grid[state.image].map(line).join(""), "thin");
+    if (grid && state.marks) twice(grid[state.image].flat().map(line).join(""), "thin");
     if (fixations && state.marks) {
       const places = fixations[state.image];
       const frames = extents.flatMap(([high, wide]) => places.map(([x, y]) => [[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]].map(([dx, dy]) => [x + (dx * wide) / 2, y + (dy * high) / 2])));
@@ -222,11 +222,35 @@
     title.append(element("small", {}, aside));
     return title;
   };
+  // What a grid samples of the picture; between the rows that were kept it is interpolated.
+  const sampled = (canvas, rows, aspect) => {
+    const picture = thumbnails[state.image];
+    const [width, height] = [picture.naturalWidth, picture.naturalHeight];
+    const whole = new OffscreenCanvas(width, height).getContext("2d");
+    whole.drawImage(picture, 0, 0);
+    const pixels = whole.getImageData(0, 0, width, height).data;
+    canvas.width = 240;
+    canvas.height = Math.round((240 * height) / width / aspect);
+    const context = canvas.getContext("2d");
+    const made = context.createImageData(canvas.width, canvas.height);
+    const between = (at, count) => [Math.floor(at * (count - 1)), Math.min(count - 1, Math.floor(at * (count - 1)) + 1), (at * (count - 1)) % 1];
+    for (let i = 0; i < canvas.height; i++) {
+      const [above, below, v] = between(i / (canvas.height - 1), rows.length);
+      for (let j = 0; j < canvas.width; j++) {
+        const [left, right, u] = between(j / (canvas.width - 1), rows[0].length);
+        const [x, y] = [0, 1].map((axis) => (rows[above][left][axis] * (1 - u) + rows[above][right][axis] * u) * (1 - v) + (rows[below][left][axis] * (1 - u) + rows[below][right][axis] * u) * v);
+        if (x < 0 || y < 0 || x >= 1 || y >= 1) continue; // outside there is nothing
+        const from = 4 * (Math.floor(y * height) * width + Math.floor(x * width));
+        made.data.set(pixels.subarray(from, from + 4), 4 * (i * canvas.width + j));
+      }
+    }
+    context.putImageData(made, 0, 0);
+  };
   let refresh = () => {}; // repaints the tiles of heads or channels
 
   const detail = () => {
     const box = one("[data-detail]");
-    const { heads, channels, branches } = layers[state.layer];
+    const { heads, channels, branches, grid, aspect } = layers[state.layer];
     box.replaceChildren();
     refresh = () => {};
     if (heads) {
@@ -247,6 +271,11 @@
         bars.append(element("span", {}, `branch ${m + 1}`), bar, element("span", {}, `${(100 * share).toFixed(1)}%`));
       });
       box.append(bars);
+    }
+    if (grid) {
+      const canvas = element("canvas", { class: "sampled", role: "img", "aria-label": "What the grid samples of the image" });
+      box.append(titled("Passed on", "what the grid samples"), canvas);
+      sampled(canvas, grid[state.image][0], aspect);
     }
     if (channels) {
       const weights = halves(channels.weights).slice(state.image * channels.count, (state.image + 1) * channels.count);
