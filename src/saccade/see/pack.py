@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+import math
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +17,10 @@ from torch import Tensor
 
 from saccade.data.images import Photograph
 from saccade.maps import AttentionMap, BranchMap, ChannelMap, PairwiseMap
-from saccade.pairwise_maps import ClassTokenMap, DotProductMap, RectifiedSumMap
+from saccade.pairwise_maps import ClassTokenMap, DotProductMap, RectifiedSumMap, TokenMap
 from saccade.places import FixationMap, GridMap
 from saccade.see import paint
+from saccade.windows import WindowMap
 
 if TYPE_CHECKING:
     from saccade.see.look import Look
@@ -30,6 +33,7 @@ _LOSSLESS = 200  # a picture whose longer side measures at most this is kept bit
 #: Maps whose rows the script computes from their factors, and how; of others it gets all weights.
 _ROWS = {
     PairwiseMap: "softmax",
+    TokenMap: "softmax",
     ClassTokenMap: "softmax",
     DotProductMap: "product",
     RectifiedSumMap: "rectified sum",
@@ -102,40 +106,63 @@ def _cost(attention: AttentionMap) -> int:
     """The bytes of what one image adds to a layer's heat."""
     match attention:
         case PairwiseMap() if len(attention.query_shape) == 2:
-            _, heads, queries, width = attention.queries.shape
-            keys = attention.keys.shape[2] + isinstance(attention, ClassTokenMap)
-            if type(attention) in _ROWS:
-                return 2 * heads * (queries + keys) * width
-            return 2 * heads * queries * keys
+            heads, width = attention.queries.shape[1], attention.queries.shape[-1]
+            queries, keys = math.prod(attention.query_shape), math.prod(attention.key_shape)
+            if isinstance(attention, WindowMap):
+                return 2 * heads * len(attention.places) * attention.places.shape[1] ** 2
+            if _how(attention) is None:
+                return 2 * heads * queries * keys
+            extra = attention.extra_keys.shape[2] if isinstance(attention, TokenMap) else 0
+            return 2 * heads * (queries + extra + keys) * width
         case ChannelMap(features=Tensor() as features):
             return 2 * _reduced(features[:1], _TILE).numel()
         case _:
             return 0
 
 
+def _how(attention: PairwiseMap) -> str | None:
+    """How the script computes rows from factors; None if it needs the weights."""
+    biased = isinstance(attention, TokenMap) and attention.bias is not None
+    return None if biased else _ROWS.get(type(attention))
+
+
 def _pairs(attention: PairwiseMap, images: int) -> Packed:
-    """The factors of the first images, the key of a class token before those of places; or all weights."""
+    """The factors of the first images, keys of tokens without a place before those of places; or weights."""
     packed: Packed = {
         "images": images,
         "heads": attention.queries.shape[1],
         "query_shape": attention.query_shape,
         "key_shape": attention.key_shape,
     }
-    how = _ROWS.get(type(attention))
+    first = _first(attention, images)
+    if isinstance(first, WindowMap):
+        weights = _halves(first.window_weights()) if images else ""
+        return packed | {"how": "windows", "weights": weights, "places": first.places.tolist()}
+    how = _how(attention)
     if how is None:
-        weights = attention.weights()[:images] if images else attention.queries[:0]
-        return packed | {"how": "weights", "weights": _halves(weights)}
-    keys, token = attention.keys, 0
-    if isinstance(attention, ClassTokenMap):
-        keys, token = torch.cat([attention.class_key, keys], 2), 1
+        return packed | {"how": "weights", "weights": _halves(first.weights()) if images else ""}
+    keys = torch.cat([first.extra_keys, first.keys], 2) if isinstance(first, TokenMap) else first.keys
     return packed | {
         "how": how,
-        "token": token,
+        "extra": keys.shape[2] - first.keys.shape[2],
         "scale": attention.scale,
         "width": keys.shape[3],
-        "queries": _halves(attention.queries[:images]),
-        "keys": _halves(keys[:images]),
+        "queries": _halves(first.queries),
+        "keys": _halves(keys),
     }
+
+
+def _first(attention: PairwiseMap, images: int) -> PairwiseMap:
+    """The map of the first images alone."""
+    shared = ("places", "bias") if isinstance(attention, WindowMap) else ()
+    tensors: dict[str, Any] = {
+        field.name: value[:images]
+        for field in fields(attention)
+        if isinstance(value := getattr(attention, field.name), Tensor)
+        and field.name not in shared
+        and len(value) == len(attention.queries)
+    }
+    return replace(attention, **tensors)
 
 
 def _channels(weights: Tensor, strongest: Tensor, features: Tensor, images: int) -> Packed:

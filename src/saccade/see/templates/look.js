@@ -33,7 +33,7 @@
 
   // The weights that one query gives to all keys, for one head or the mean over heads (head = null).
   const row = (layer, image, query, head = null) => {
-    const { how, heads, width, scale, token = 0, query_shape, key_shape, ...packed } = layers[layer].pairs;
+    const { how, heads, width, scale, extra = 0, query_shape, key_shape, ...packed } = layers[layer].pairs;
     const [nq, nk] = [area(query_shape), area(key_shape)];
     const chosen = head === null ? Array.from({ length: heads }, (_, h) => h) : [head];
     const mean = new Float64Array(nk);
@@ -45,11 +45,21 @@
       }
       return mean;
     }
+    if (how === "windows") {
+      const [weights, places, n] = [halves(packed.weights), packed.places.flat(), packed.places[0].length];
+      const from = places.indexOf(query); // window * n + position
+      const window = from - (from % n);
+      for (const h of chosen) {
+        const start = ((image * heads + h) * places.length + from) * n;
+        for (let to = 0; to < n; to++) if (places[window + to] >= 0) mean[places[window + to]] += weights[start + to] / chosen.length;
+      }
+      return mean;
+    }
     const [queries, keys] = [halves(packed.queries), halves(packed.keys)];
-    const values = new Float64Array(nk + token);
+    const values = new Float64Array(nk + extra);
     for (const h of chosen) {
       const q = ((image * heads + h) * nq + query) * width;
-      const k = (image * heads + h) * (nk + token) * width;
+      const k = (image * heads + h) * (nk + extra) * width;
       let top = -Infinity;
       for (let n = 0; n < values.length; n++) {
         let value = 0;
@@ -63,7 +73,7 @@
         sum = 0;
         for (let n = 0; n < values.length; n++) sum += values[n] = Math.exp(values[n] - top);
       }
-      for (let n = 0; n < nk; n++) mean[n] += values[n + token] / (sum * chosen.length);
+      for (let n = 0; n < nk; n++) mean[n] += values[n + extra] / (sum * chosen.length);
     }
     return mean;
   };
