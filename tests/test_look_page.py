@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +13,10 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 import saccade as sc
 from browser import chromium
 from saccade.models import RecurrentAttention, SmallCNN, ViT
-from saccade.pairwise_maps import AdditiveMap, DotProductMap, RectifiedSumMap
+from saccade.pairwise_maps import AdditiveMap, DotProductMap, RectifiedSumMap, TokenMap
 from saccade.see import Look
+from saccade.windows import WindowMap
+from test_look import Published
 
 Opener = Callable[..., Page]
 
@@ -44,7 +45,8 @@ def show(browser: Browser, tmp_path: Path) -> Iterator[Opener]:
         page.on("request", lambda request: requested.append(request.url))
         path = tmp_path / "look.html"
         if notebook:
-            path.write_text(f"<!doctype html><style>canvas, img {{ display: none !important }}</style>{seen._repr_html_()}")
+            style = "<style>canvas, img { display: none !important }</style>"
+            path.write_text(f"<!doctype html>{style}{seen._repr_html_()}")
         else:
             seen.save_html(path)
         own.update([path.as_uri(), "about:srcdoc"])
@@ -132,19 +134,35 @@ def test_arrow_keys_move_the_place_and_layers_share_it(show: Opener) -> None:
     expect(state).to_contain_text("Click a place to read its value.")
 
 
-@pytest.mark.parametrize("kind", [DotProductMap, RectifiedSumMap, AdditiveMap])
-def test_rows_of_other_weights_are_right_too(show: Opener, kind: type[sc.PairwiseMap]) -> None:
-    from test_look import Published
-
+def pairs_of(kind: str) -> sc.PairwiseMap:
+    """Two images, two heads, queries on 3 x 4 places; keys on 2 x 3, or the same places."""
     torch.manual_seed(1)
-    width = 1 if kind is RectifiedSumMap else 4
-    q, k = torch.randn(2, 2, 12, width), torch.randn(2, 2, 6, width)
-    more: dict[str, Any] = {"direction": torch.randn(2, width)} if kind is AdditiveMap else {}
-    pairs = kind(q, k, 0.5, (3, 4), (2, 3), **more)
+    q, k = torch.randn(2, 2, 12, 4), torch.randn(2, 2, 6, 4)
+    own = (q, torch.randn(2, 2, 12, 4), 0.5, (3, 4), (3, 4))
+    match kind:
+        case "product":
+            return DotProductMap(q, k, 0.5, (3, 4), (2, 3))
+        case "rectified sum":
+            return RectifiedSumMap(q[..., :1], k[..., :1], 0.5, (3, 4), (2, 3))
+        case "additive":
+            return AdditiveMap(q, k, 0.5, (3, 4), (2, 3), direction=torch.randn(2, 4))
+        case "tokens":
+            return TokenMap(*own, extra_queries=q[:, :, :3], extra_keys=q[:, :, 3:6])
+        case "bias":
+            bias = torch.randn(1, 2, 13, 13)
+            return TokenMap(*own, extra_queries=q[:, :, :1], extra_keys=q[:, :, :1], bias=bias)
+    windows = torch.randn(2, 2, 2, 8, 4)  # the second window holds four places of padding
+    places = torch.tensor([[0, 1, 4, 5, 8, 9, 2, 6], [3, 7, 10, 11, -1, -1, -1, -1]])
+    return WindowMap(windows, windows, 0.5, (3, 4), (3, 4), places=places, bias=torch.randn(2, 2, 8, 8))
+
+
+@pytest.mark.parametrize("kind", ["product", "rectified sum", "additive", "tokens", "bias", "windows"])
+def test_rows_of_other_weights_are_right_too(show: Opener, kind: str) -> None:
+    pairs = pairs_of(kind)
     page = show(sc.look(Published(pairs), torch.rand(2, 3, 24, 32)))
     for head in (None, 1):
-        row = page.evaluate("h => [...saccade.row(0, 1, 2 * 4 + 3, h)]", head)
-        exact = pairs.attend(y=2, x=3, head=head)[1].flatten()
+        row = page.evaluate("h => [...saccade.row(0, 1, 2 * 4 + 2, h)]", head)
+        exact = pairs.attend(y=2, x=2, head=head)[1].flatten()
         np.testing.assert_allclose(row, exact, rtol=4e-3, atol=2e-3)
 
 

@@ -78,7 +78,8 @@ def _layer(path: str, attention: AttentionMap, saliency: Tensor) -> Packed:
             if len(heads) > 1:
                 each = torch.stack([one(head)[: len(saliency)] for head in heads], 1)
                 packed["heads"] = _fields(_reduced(each, _TILE))
-            packed["from"] = "class token" if isinstance(attention, ClassTokenMap) else "mean"
+            if isinstance(attention, ClassTokenMap | WindowMap):
+                packed["variant"] = "class token" if isinstance(attention, ClassTokenMap) else "window"
         case ChannelMap():
             packed["channels"] = {"weights": _halves(attention.weights[: len(saliency)])}
             packed["channels"]["count"] = attention.weights.shape[1]

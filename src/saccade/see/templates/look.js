@@ -172,13 +172,15 @@
     channel: "A gate of channels, which have no place of their own. The map shows the energy that they let through.",
     branch: "A choice among branches, not among places. The map shows the energy that they let through.",
     pairwise: "Every place compares itself with every other. The map shows the weight that each place receives.",
+    "class token": "The map shows where the class token looks, from which the network answers.",
+    window: "Every place compares itself with those in its window. The map shows the weight that each place receives.",
     grid: "Samples the image at the points of a grid. The map shows how densely.",
     fixation: "Looks at one place after the other, in the order of the numbers. The map counts what was seen.",
   };
   const about = (layer) => {
-    const { kind, from, pairs } = layers[layer];
+    const { kind, variant, pairs } = layers[layer];
     if (data.method === "grad_cam") return "Grad-CAM of the class that the network predicts.";
-    const text = from === "class token" ? "The map shows where the class token looks, from which the network answers." : ABOUT[kind] ?? "";
+    const text = ABOUT[variant ?? kind] ?? "";
     if (!pairs) return text;
     return text + (askable(layer, state.image) ? " Click a place of the image to see where it looks." : " The places of this image cannot be asked; see below.");
   };
@@ -317,6 +319,13 @@
     ...all("[data-layer]").map((button) => ({ button, canvas: one("canvas", button), layer: Number(button.dataset.layer) })),
     ...all("[data-image]").map((button) => ({ button, canvas: one("canvas", button), image: Number(button.dataset.image) })),
   ];
+  // Scroll a list, and not the page, to its chosen tile.
+  const reveal = (button) => {
+    const list = button.closest("ol");
+    const [its, box] = [button, list].map((node) => node.getBoundingClientRect());
+    if (its.bottom > box.bottom || its.top < box.top) list.scrollTop += its.bottom - box.bottom + 8;
+    if (its.right > box.right || its.left < box.left) list.scrollLeft += its.right - box.right + 24;
+  };
   const update = () => {
     const [low, high] = paint(one("canvas", stage), shown(state.layer, state.image), 480);
     let digits = 3; // as many as tell the ends apart
@@ -328,7 +337,9 @@
     one("[data-reset]").disabled = !state.place && state.channel === null;
     tiles.forEach(({ button, canvas, layer = state.layer, image = state.image }) => {
       paint(canvas, shown(layer, image), 96);
-      button.setAttribute("aria-pressed", String(layer === state.layer && image === state.image));
+      const chosen = layer === state.layer && image === state.image;
+      button.setAttribute("aria-pressed", String(chosen));
+      if (chosen) reveal(button);
     });
     refresh();
     mark();
