@@ -93,6 +93,13 @@ for order in {ORDERS}:
     assert run.stdout.splitlines() == ORDERS, run.stderr
 
 
+def test_without_pillow_the_sentence_says_what_to_install() -> None:
+    code = "import sys; sys.modules['PIL'] = None; import saccade; print(saccade.create); saccade.look"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "create" in run.stdout
+    assert "saccade.look needs 'PIL'; pip install 'saccade[report]'" in run.stderr
+
+
 def test_other_names_are_still_missing() -> None:
     with pytest.raises(AttributeError, match="no attribute 'lok'"):
         _ = sc.lok  # type: ignore[attr-defined]

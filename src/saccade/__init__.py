@@ -59,7 +59,10 @@ else:
         """Load `look` when it is first used: it draws, and the core needs nothing but torch."""
         if name != "look":
             raise AttributeError(f"module 'saccade' has no attribute {name!r}")
-        from saccade.see import look
-
+        try:
+            from saccade.see import look
+        except ModuleNotFoundError as error:
+            needed = f"saccade.look needs {error.name!r}; pip install 'saccade[report]'"
+            raise ModuleNotFoundError(needed, name=error.name) from error
         globals()["look"] = look
         return look
