@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.errors import BadOption, BadShape, check_choice, check_positive, check_shape
+from saccade.errors import BadOption, BadShape, UnknownName, check_choice, check_positive, check_shape
 
 Predict = Callable[[Tensor], Tensor]
 RANKINGS = ("bright", "dark", "random", "centre")
@@ -42,6 +42,14 @@ class Curves:
         """The area under the insertion curve by the trapezoidal rule, (B,)."""
         return torch.trapezoid(self.insertion, self.shares)
 
+    def gain(self, over: Curves) -> Tensor:
+        """Return by how much these curves beat others, (B,), -1 to 1: 0 is no better than they are.
+
+        gain = 1/2 (insertion area - theirs) + 1/2 (their deletion area - deletion area)
+        """
+        inserted = self.insertion_area - over.insertion_area
+        return (inserted + over.deletion_area - self.deletion_area) / 2
+
     def mean(self) -> dict[str, Any]:
         """Return areas and curves, averaged over the images."""
         return {
@@ -63,15 +71,11 @@ class Faithfulness:
     target: Tensor
     rankings: Mapping[str, Curves]
 
-    def gain(self, ranking: str = "bright", against: str = "random") -> Tensor:
-        """Return by how much a ranking beats another, (B,): above 0 is better, 0 is no better than chance.
-
-        gain = 1/2 (insertion area - its) + 1/2 (its deletion area - deletion area)
-        """
-        ours, theirs = self.rankings[ranking], self.rankings[against]
-        inserted = ours.insertion_area - theirs.insertion_area
-        deleted = theirs.deletion_area - ours.deletion_area
-        return (inserted + deleted) / 2
+    def __getitem__(self, ranking: str) -> Curves:
+        """Return the curves of a ranking. Raises `UnknownName` for one that was not followed."""
+        if ranking not in self.rankings:
+            raise UnknownName("ranking", ranking, self.rankings)
+        return self.rankings[ranking]
 
     def mean(self) -> dict[str, Any]:
         """Return areas and curves of each ranking, averaged over the images, for a result file."""
@@ -134,9 +138,9 @@ def faithfulness(
     >>> def brightness_there(images):                # a model whose answer rests on four pixels
     ...     return (images * truth[:, None]).sum((1, 2, 3), keepdim=True)[:, :, 0, 0] / 4
     >>> scores = faithfulness(brightness_there, truth[:, None], truth, steps=16)
-    >>> scores.rankings["bright"].deletion_area.item() < scores.rankings["random"].deletion_area.item()
+    >>> scores["bright"].deletion_area.item() < scores["random"].deletion_area.item()
     True
-    >>> scores.gain("bright").item() > 0 > scores.gain("dark").item()
+    >>> scores["bright"].gain(over=scores["random"]).item() > 0
     True
     """
     _check(images, heatmap, rankings, steps, batch_size)

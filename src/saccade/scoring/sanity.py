@@ -123,6 +123,7 @@ def sanity(
             return _checked(heat(model), when)
 
         original, order = find_layers(model, lambda: look("before anything was randomised"), at, layers)
+        ranks = _ranks(original)
         for number, layer in enumerate(order, start=1):
             draw(number)
             randomise(layer)
@@ -132,7 +133,7 @@ def sanity(
                     f"sanity: heat returned {tuple(original.shape)}, then {tuple(changed.shape)}; "
                     "it must show the same images each time"
                 )
-            rank.append(_rank_correlation(original, changed))
+            rank.append(_correlation(ranks, _ranks(changed)))
             ssim.append(_structural_similarity(original, changed))
     return Sanity(
         tuple(layer.path for layer in order),
@@ -151,15 +152,20 @@ def _checked(heatmap: Tensor, when: str) -> Tensor:
     return heatmap.detach().double().cpu()
 
 
-def _rank_correlation(one: Tensor, other: Tensor) -> Tensor:
-    """Return Spearman's correlation, image by image: that of the ranks, equals at their mean rank."""
+def _ranks(heat: Tensor) -> Tensor:
+    """Return the rank of each pixel in its image, equals at their mean rank, less the mean rank: (B, N)."""
     from scipy.stats import rankdata
 
-    a, b = (torch.from_numpy(rankdata(heat.flatten(1).numpy(), axis=1)) for heat in (one, other))
-    a, b = a - a.mean(1, keepdim=True), b - b.mean(1, keepdim=True)
-    norm = a.norm(dim=1) * b.norm(dim=1)
-    both_flat = (a.norm(dim=1) == 0) & (b.norm(dim=1) == 0)
-    return torch.where(norm > 0, (a * b).sum(1) / norm, both_flat.double()).clamp(-1, 1)
+    ranks = torch.from_numpy(rankdata(heat.flatten(1).numpy(), axis=1))
+    return ranks - ranks.mean(1, keepdim=True)
+
+
+def _correlation(one: Tensor, other: Tensor) -> Tensor:
+    """Return Pearson's correlation of centred values, image by image: of ranks it is Spearman's."""
+    squares = one.square().sum(1), other.square().sum(1)
+    norm = (squares[0] * squares[1]).sqrt()
+    both_flat = (squares[0] == 0) & (squares[1] == 0)
+    return torch.where(norm > 0, (one * other).sum(1) / norm, both_flat.double()).clamp(-1, 1)
 
 
 def _structural_similarity(one: Tensor, other: Tensor) -> Tensor:
