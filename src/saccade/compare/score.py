@@ -26,7 +26,7 @@ from saccade.train.run import RESULT, load, read_result
 _T = TypeVar("_T")
 Report = Callable[[str, float], None]  # what is being done, and the share that is done
 
-_BATCH = 100
+_BATCH = 25  # few enough that their pixels stay in the cache
 _DRAWS = 3  # of random weights; how alike a map stays depends on the draw more than on the image
 
 

@@ -93,7 +93,7 @@ def faithfulness(
     steps: int = 20,
     blank: Tensor | None = None,
     blurred: Tensor | None = None,
-    batch_size: int = 100,
+    batch_size: int = 32,
     seed: int = 0,
 ) -> Faithfulness:
     """Follow a model's answer while pixels are deleted, and while they are inserted, in the map's order.
