@@ -144,17 +144,17 @@ def scores_table(rows: list[dict[str, Any]]) -> Table:
     """Return the scores of all maps as the terminal shows them."""
     out = Table(caption=_SCORED, caption_justify="left", box=None, pad_edge=False)
     out.add_column("attention", overflow="fold", ratio=1)
-    for column in ("map", "faithful", "deletion", "insertion", "on target", "sanity", "ssim"):
+    for column in ("map", "faithful", "on target", "sanity", "ssim"):
         out.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         for name, its in (row["scores"] or {}).items():
             out.add_row(
                 row["attention"],
-                ("Grad-CAM" if name == "grad_cam" else "attention") + f", {its['sign']}",
+                f"{'Grad-CAM' if name == 'grad_cam' else 'its own'}, {its['sign']}",
                 f"{its['faithfulness']['mean']:+.2f}",
                 *(
                     "" if its[key] is None else f"{its[key]['mean']:.2f}"
-                    for key in ("deletion", "insertion", "precision", "rank", "ssim")
+                    for key in ("precision", "rank", "ssim")
                 ),
             )
     return out
