@@ -215,11 +215,8 @@ def test_the_blank_is_the_mean_colour_and_the_blur_hides_what_is_small() -> None
     torch.testing.assert_close(blank, images.float().mean((2, 3), keepdim=True).expand_as(blank))
     assert blurred.max() < 255 / 5
     for y, x in ((24, 34), (0, 63)):  # a Gaussian of standard deviation 64 / 8, cut at the edges
-        weights = {
-            (v, u): math.exp(-((v - y) ** 2 + (u - x) ** 2) / (2 * 8**2))
-            for v in range(64)
-            for u in range(64)
-        }
+        places = product(range(64), range(64))
+        weights = {(v, u): math.exp(-((v - y) ** 2 + (u - x) ** 2) / (2 * 8**2)) for v, u in places}
         expected = sum(w * int(images[0, 1, v, u]) for (v, u), w in weights.items()) / sum(weights.values())
         assert blurred[0, 1, y, x].item() == pytest.approx(expected, rel=1e-4)
     torch.testing.assert_close(blurred[:, [0, 2]], torch.zeros(1, 2, 64, 64))
