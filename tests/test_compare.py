@@ -290,3 +290,23 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
     (tmp_path / "file").touch()
     with pytest.raises(BadRun, match="cannot be written: Not a directory"):
         compare(Comparison.from_mapping(VALUES), tmp_path / "file" / "out")
+
+
+def test_images_that_were_skipped_are_named(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for label, level in (("cat", 0), ("dog", 255)):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for index in range(8):
+            Image.new("L", (24, 24), level).save(tmp_path / "images" / label / f"{index}.png")
+    (tmp_path / "images" / "dog" / "8.png").write_text("no image")
+    task = f"folder:{tmp_path / 'images'},size=24,on_bad_image=skip"
+    done = saccade(
+        "compare", task, "-a", "none", "--seeds", "1", "--epochs", "1", "--batch-size", "4",
+        "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "saccade: skipped: " in done.stderr
+    assert "dog/8.png' cannot be read" in done.stderr
+    (skipped,) = json.loads((tmp_path / "out" / "results.json").read_text())["task"]["skipped"]
+    assert "dog/8.png" in skipped

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from saccade.data import Split, Task, check_task, folder, load_task, white_patch
-from saccade.data.photographs import BUNDLED, at_least, bundled, read_image
+from saccade.data.images import read_image
+from saccade.data.photographs import BUNDLED, at_least, bundled
 from saccade.errors import BadData, BadOption, UnknownName
 
 SMALL: dict[str, Any] = {"size": 32, "patch": (4, 8), "train": 20, "validation": 10, "test": 10}
@@ -222,6 +223,57 @@ def test_folder_with_and_without_a_test_part(tmp_path: Path) -> None:
     assert task.train.masks is None
     task = folder(str(tmp_path / "split"), size=16)
     assert [len(split) for split in (task.train, task.validation, task.test)] == [16, 4, 2]
+
+
+def test_a_folder_with_a_validation_part_is_left_as_it_is_split(tmp_path: Path) -> None:
+    counts = {"train": 5, "val": 3, "test": 2}
+    for offset, (part, count) in enumerate(counts.items()):
+        for label in ("cat", "dog"):
+            for index in range(count):
+                level = 80 * offset + 10 * index
+                (tmp_path / part / label).mkdir(parents=True, exist_ok=True)
+                Image.new("L", (20, 20), level).save(tmp_path / part / label / f"{index}.png")
+    task = folder(str(tmp_path), size=16)
+    levels = [split.images.unique().tolist() for split in (task.train, task.validation, task.test)]
+    assert levels == [[0, 10, 20, 30, 40], [80, 90, 100], [160, 170]]
+    assert len(folder(str(tmp_path), size=16, limit=3).train) == 3
+
+
+def test_masks_from_a_parallel_folder(tmp_path: Path) -> None:
+    for index in range(10):
+        for label in ("cat", "dog"):
+            path = photograph(tmp_path / "images" / label / f"{index}.png", index, (64, 32))
+        drawn = np.zeros((32, 64), np.uint8)
+        drawn[8:16, 24 : 24 + 8] = 1  # any number but 0
+        path = tmp_path / "masks" / "cat" / f"{index}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(drawn).save(path)
+    task = folder(str(tmp_path / "images"), size=16, masks=str(tmp_path / "masks"))
+    for split in (task.train, task.validation, task.test):
+        assert split.masks is not None
+        expected = torch.zeros(16, 16, dtype=torch.bool)
+        expected[4:8, 4:8] = True  # the centre of the image, halved
+        for mask, label in zip(split.masks, split.labels, strict=True):
+            assert torch.equal(mask, expected & (label == 0))
+    (tmp_path / "other").mkdir()
+    Image.fromarray(drawn).save(tmp_path / "other" / "cat.png")
+    with pytest.raises(BadData, match=r"no mask below .* has the name of an image"):
+        folder(str(tmp_path / "images"), masks=str(tmp_path / "other"))
+
+
+def test_unreadable_images_are_fatal_or_skipped_by_name(tmp_path: Path) -> None:
+    for label in ("cat", "dog"):
+        for index in range(6):
+            path = photograph(tmp_path / label / f"{index}.png", index)
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(BadData, match=r"dog/5\.png' cannot be read"):
+        folder(str(tmp_path), size=16)
+    task = folder(str(tmp_path), size=16, on_bad_image="skip")
+    assert len(task.train) + len(task.validation) + len(task.test) == 11
+    (skipped,) = task.skipped
+    assert "dog/5.png" in skipped
+    with pytest.raises(BadOption, match="on_bad_image='ignore' is not one of 'fail', 'skip'"):
+        folder(str(tmp_path), on_bad_image="ignore")  # type: ignore[arg-type]
 
 
 def test_bad_class_folders_are_named(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from saccade.errors import BadShape
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
+_STRONGEST = 8  # channels of which a channel map keeps the features
 _CHUNK = 1 << 22  # weights held at a time when pairwise rows are reduced
 
 
@@ -55,11 +56,15 @@ class ChannelMap(AttentionMap):
     """One weight per channel, `weights` `(B, C)`, and the `energy` `(B, S...)` that they let through.
 
     A channel gate has no place of its own. Its heat map is the energy sum_c w_c |x_c| of the features
-    that it re-weights, which `ChannelMap.of` computes.
+    that it re-weights, which `ChannelMap.of` computes. It also keeps the channels that add most to it:
+    their numbers `strongest` `(B, k)`, by the mean of w_c |x_c|, and their `features` x_c `(B, k, S...)`;
+    a few of them, since all would keep the memory of the forward pass alive.
     """
 
     weights: Tensor
     energy: Tensor
+    strongest: Tensor | None = None
+    features: Tensor | None = None
     kind = "channel"
 
     @classmethod
@@ -67,11 +72,17 @@ class ChannelMap(AttentionMap):
         """Build the map from weights `(B, C)` and the features `(B, C, S...)` that they multiply.
 
         >>> import torch
-        >>> ChannelMap.of(torch.tensor([[1.0, 0.0]]), torch.ones(1, 2, 3, 3)).heatmap().shape
-        torch.Size([1, 3, 3])
+        >>> recorded = ChannelMap.of(torch.tensor([[1.0, 0.0]]), torch.ones(1, 2, 3, 3))
+        >>> recorded.heatmap().shape, recorded.strongest.tolist()
+        (torch.Size([1, 3, 3]), [[0, 1]])
         """
-        energy = torch.einsum("bc,bc...->b...", weights, features.abs())
-        return cls(weights.detach(), energy.detach())
+        weights, features = weights.detach(), features.detach()
+        size = features.abs()
+        energy = torch.einsum("bc,bc...->b...", weights, size)
+        share = weights * size.flatten(2).mean(2)
+        strongest = share.topk(min(_STRONGEST, share.shape[1])).indices
+        image = torch.arange(len(share), device=share.device).unsqueeze(1)
+        return cls(weights, energy, strongest, features[image, strongest])
 
     def saliency(self) -> Tensor:
         return self.energy

@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from saccade.cli.train import BatchSize, Epochs, Json, LearningRate, Patience, RecipeFile, Stage
+from saccade.cli.train import BatchSize, Epochs, Json, LearningRate, Patience, RecipeFile, Stage, name_skipped
 
 
 def compare(
     task: Annotated[
-        str | None, typer.Argument(help="NAME[:option=value,...]: white-patch, folder:PATH")
+        str | None,
+        typer.Argument(help="NAME[:option=value,...]: white-patch, folder:PATH, digits, mnist, cifar10 ..."),
     ] = None,
     attention: Annotated[
         list[str] | None, typer.Option("-a", "--attention", help="NAME[:option=value,...]; repeat for more.")
@@ -54,6 +55,7 @@ def compare(
     with ComparisonDisplay(comparison.training.task, to_stderr=as_json) as display:
         summary = run(comparison, out, display)
     page = write(out)
+    name_skipped(summary["task"])
     if as_json:
         typer.echo(json.dumps(summary, indent=1))
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,9 +20,16 @@ RecipeFile = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
 
+def name_skipped(task: dict[str, Any]) -> None:
+    """Say on standard error which images were left out."""
+    for image in task.get("skipped", ()):  # results of older versions have no such list
+        typer.echo(f"saccade: skipped: {image}", err=True)
+
+
 def train(
     task: Annotated[
-        str | None, typer.Argument(help="NAME[:option=value,...]: white-patch, folder:PATH")
+        str | None,
+        typer.Argument(help="NAME[:option=value,...]: white-patch, folder:PATH, digits, mnist, cifar10 ..."),
     ] = None,
     attention: Annotated[
         str | None, typer.Option("-a", "--attention", help="NAME[:option=value,...]")
@@ -58,6 +65,7 @@ def train(
     values |= {key: value for key, value in given.items() if value is not None}
     with RunDisplay() as display:
         result = run(Recipe.from_mapping(values), out, resume=resume, report=display.progressed)
+    name_skipped(result["task"])
     if as_json:
         typer.echo(json.dumps(result, indent=1))
     else:

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from saccade.data.images import Photograph, resize
 from saccade.errors import BadData
-
-Photograph = NDArray[np.uint8]  # (H, W, 3)
 
 #: Which photograph serves which split; no photograph serves two. Those with blown-out white areas, which
 #: look most like a white square, are there to learn from.
@@ -66,35 +65,11 @@ def image_files(folder: Path) -> list[Path]:
     return files
 
 
-def read_image(path: Path, at_most: int | None = None) -> Photograph:
-    """Return an image as RGB, upright as its EXIF data say; its shorter side reduced to `at_most`.
-
-    Raises `BadData`, naming the file, if it cannot be read as an image.
-    """
-    try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):  # 16 bits, which `convert` would clip instead of scaling
-                image = Image.fromarray(np.rint(np.asarray(image) / 257).clip(0, 255).astype(np.uint8))
-            image = image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise BadData(f"{str(path)!r} cannot be read as an image: {error}") from error
-    if at_most is not None and min(image.size) > at_most:
-        image = _resize(image, at_most)
-    return np.asarray(image, dtype=np.uint8)
-
-
 def at_least(photograph: Photograph, side: int) -> Photograph:
     """Return the photograph, enlarged if need be so that its shorter side measures `side` pixels."""
     if min(photograph.shape[:2]) >= side:
         return photograph
-    return np.asarray(_resize(Image.fromarray(photograph), side), dtype=np.uint8)
-
-
-def _resize(image: Image.Image, shorter: int) -> Image.Image:
-    scale = shorter / min(image.size)
-    width, height = (max(shorter, round(extent * scale)) for extent in image.size)
-    return image.resize((width, height), Image.Resampling.BILINEAR)
+    return np.asarray(resize(Image.fromarray(photograph), side), dtype=np.uint8)
 
 
 def downloaded(name: str, root: Path, limit: int, rng: np.random.Generator) -> dict[str, list[Photograph]]:

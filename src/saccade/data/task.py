@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -26,6 +26,8 @@ class Split:
 class Task:
     """Three splits of labelled images that fit in memory.
 
+    skipped     of images that could not be read and were left out, if that was asked for: which, and why
+
     Raises `BadData` if a split is empty or the training images are of a single class.
     """
 
@@ -34,6 +36,7 @@ class Task:
     train: Split
     validation: Split
     test: Split
+    skipped: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):

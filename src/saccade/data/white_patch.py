@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from saccade.data.photographs import Photograph, at_least, bundled, downloaded, image_files, read_image
+from saccade.data.images import Photograph, read_image
+from saccade.data.photographs import at_least, bundled, downloaded, image_files
 from saccade.data.task import Split, Task
 from saccade.errors import BadData, BadOption, check_positive
 
@@ -63,7 +64,7 @@ def white_patch(
         name: _crops(photographs[name], count, size, (patch[0], patch[1]), level, contrast, (seed, index))
         for index, (name, count) in enumerate(counts.items())
     }
-    return Task("white-patch", CLASSES, **splits)
+    return Task("white-patch", CLASSES, *splits.values())
 
 
 def _photographs(

@@ -191,6 +191,7 @@ def _result(classifier: Classifier, task: Task, folder: Path, history: History) 
             "test": len(task.test),
             "chance_error": task.chance_error(),
             "masks": task.test.masks is not None,
+            "skipped": list(task.skipped),
         },
     }
 

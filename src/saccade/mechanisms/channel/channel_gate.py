@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import BadOption, check_choice, check_positive, check_shape
+from saccade.kernels.gates import mean, mean_and_maximum, scale
 from saccade.maps import ChannelMap
 from saccade.spec import Example, Paper, Spec
 from saccade.tap import Tap
 
 #: Descriptors of a map (B, C, N): avg and max are the paper's, lp and lse are in the authors' code.
 POOLS: Mapping[str, Callable[[Tensor], Tensor]] = {
-    "avg": lambda x: x.mean(-1),
+    "avg": mean,
     "max": lambda x: x.max(-1).values,
     "lp": lambda x: x.norm(dim=-1),
     "lse": lambda x: x.logsumexp(-1),
@@ -24,7 +25,9 @@ POOLS: Mapping[str, Callable[[Tensor], Tensor]] = {
 def channel_gate(x: Tensor, mlp: nn.Module, pools: Sequence[str] = ("avg", "max")) -> Tensor:
     """Return the channel weights sigma(sum over pools of mlp(pool(x))). x (B, C, ...) -> (B, C)."""
     positions = x.flatten(2)
-    descriptors = torch.stack([POOLS[pool](positions) for pool in pools])
+    both = {"avg", "max"} <= set(pools)
+    known = dict(zip(("avg", "max"), mean_and_maximum(positions, 2), strict=True)) if both else {}
+    descriptors = torch.stack([known[p] if p in known else POOLS[p](positions) for p in pools])
     return torch.sigmoid(mlp(descriptors).sum(0))
 
 
@@ -67,7 +70,7 @@ class ChannelGate(nn.Module):
         gate = channel_gate(x, self.mlp, self.pools)
         if self.tap.recording:
             self.tap.publish(ChannelMap.of(gate, x))
-        return x * gate.reshape(*gate.shape, *[1] * (x.ndim - 2))
+        return scale(x, gate.reshape(*gate.shape, *[1] * (x.ndim - 2)))
 
 
 SPEC = Spec(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import BadOption, check_positive, check_shape
+from saccade.kernels.gates import mean, scale
 from saccade.maps import ChannelMap
 from saccade.spec import Example, Paper, Spec
 from saccade.tap import Tap
@@ -18,7 +19,7 @@ def eca(x: Tensor, conv: nn.Module) -> Tensor:
 
     x (B, C, ...), conv (B, 1, C) -> (B, 1, C); returns (B, C).
     """
-    means = x.flatten(2).mean(-1)
+    means = mean(x.flatten(2))
     return torch.sigmoid(conv(means.unsqueeze(1))).squeeze(1)
 
 
@@ -64,7 +65,7 @@ class ECA(nn.Module):
         gate = eca(x, self.conv)
         if self.tap.recording:
             self.tap.publish(ChannelMap.of(gate, x))
-        return x * gate.reshape(*gate.shape, *[1] * (x.ndim - 2))
+        return scale(x, gate.reshape(*gate.shape, *[1] * (x.ndim - 2)))
 
 
 SPEC = Spec(

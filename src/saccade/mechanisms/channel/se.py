@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from saccade.errors import BadOption, check_positive, check_shape
+from saccade.kernels.gates import mean, scale
 from saccade.maps import ChannelMap
 from saccade.spec import Example, Paper, Spec
 from saccade.tap import Tap
@@ -17,7 +18,7 @@ def se(x: Tensor, reduce: nn.Linear, expand: nn.Linear) -> Tensor:
 
     x (B, C, ...), W1 = `reduce` (C/r, C), W2 = `expand` (C, C/r) -> (B, C).
     """
-    squeezed = x.flatten(2).mean(-1)
+    squeezed = mean(x.flatten(2))
     return torch.sigmoid(expand(F.relu(reduce(squeezed))))
 
 
@@ -55,7 +56,7 @@ class SE(nn.Module):
         gate = se(x, self.reduce, self.expand)
         if self.tap.recording:
             self.tap.publish(ChannelMap.of(gate, x))
-        return x * gate.reshape(*gate.shape, *[1] * (x.ndim - 2))
+        return scale(x, gate.reshape(*gate.shape, *[1] * (x.ndim - 2)))
 
 
 SPEC = Spec(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from saccade.errors import BadShape, check_choice, check_positive, check_shape
+from saccade.kernels.gates import scale
 from saccade.maps import SpatialMap
 from saccade.spec import Example, Paper, Spec
 from saccade.tap import Tap
@@ -100,7 +101,7 @@ class AttentionGate(nn.Module):
         alpha = attention_gate(x, g, self.theta, self.phi, self.psi)
         if self.tap.recording:
             self.tap.publish(SpatialMap(alpha[:, 0].detach()))
-        gated = x * alpha
+        gated = scale(x, alpha)
         return gated if self.output is None else self.output(gated)
 
 

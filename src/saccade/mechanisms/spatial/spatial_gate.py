@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import BadOption, BadShape, check_positive, check_shape
+from saccade.kernels.gates import mean_and_maximum, scale
 from saccade.maps import SpatialMap
 from saccade.spec import Example, Paper, Spec
 from saccade.tap import Tap
@@ -13,7 +14,8 @@ from saccade.tap import Tap
 
 def spatial_gate(x: Tensor, layers: nn.Module) -> Tensor:
     """Return the spatial weights sigma(layers([max; mean] over channels)). x (B, C, H, W) -> (B, 1, H, W)."""
-    compressed = torch.stack([x.max(1).values, x.mean(1)], dim=1)
+    average, maximum = mean_and_maximum(x, 1)
+    compressed = torch.stack([maximum, average], dim=1)
     return torch.sigmoid(layers(compressed))
 
 
@@ -60,7 +62,7 @@ class SpatialGate(nn.Module):
         gate = spatial_gate(x, nn.Sequential(self.conv, self.norm, self.activation))
         if self.tap.recording:
             self.tap.publish(SpatialMap(gate[:, 0].detach()))
-        return x * gate
+        return scale(x, gate)
 
 
 SPEC = Spec(

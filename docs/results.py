@@ -1,0 +1,142 @@
+"""Write docs/results.md, the page of measured results, from the files in benchmarks/results.
+
+python docs/results.py
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PAGE, FILES = ROOT / "docs" / "results.md", ROOT / "benchmarks" / "results"
+
+HEAD = """# Results
+
+<!-- written by docs/results.py from benchmarks/results -->
+
+What was measured, with the command that repeats it. Every table is written from a result file, and the
+file by the command. Compare figures within a table, not between machines."""
+
+Result = Mapping[str, Any]
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
+    """Return a Markdown table, all columns but the first aligned to the right."""
+    names = list(head)
+    rule = ["---", *["---:"] * (len(names) - 1)]
+    return ["", *(f"| {' | '.join(row)} |" for row in (names, rule, *rows)), ""]
+
+
+def measured(result: Result) -> str:
+    machine = result["hardware"]
+    where = f"{machine['gpu'] or machine['cpu']}, {machine['cores']} cores, torch {machine['torch']}"
+    return f"`{result['command']}`, on {where}."
+
+
+def white_patch(result: Result) -> list[str]:
+    rows = (
+        (
+            f"`{row['attention']}`",
+            interval(row["error"]),
+            "" if row["difference"] is None else interval(row["difference"]),
+            f"{row['latency_ms']:.1f} ms",
+        )
+        for row in sorted(result["leaderboard"], key=lambda row: row["error"]["mean"])
+    )
+    return [
+        "Half of the photographs hold a white square; the network is told only whether there is one. "
+        f"{result['leaderboard'][0]['seeds']} seeds, 95% intervals; differences are paired.",
+        *table(("attention", "test error, %", "against none, points", "latency"), rows),
+    ]
+
+
+def interval(its: Mapping[str, float]) -> str:
+    return f"{100 * its['mean']:.1f} [{100 * its['low']:.1f}, {100 * its['high']:.1f}]"
+
+
+def ram_mnist(result: Result) -> list[str]:
+    curve = result["curve"]
+    last = curve["epoch"][-1]
+    rows = [(look, f"{100 * error:.2f}%") for look, error in result["test_error"].items()]
+    rows.append(("the paper", f"{100 * result['paper']:.2f}%"))
+    return [
+        f"Digits read by {result['model']}, trained by reinforcement for {last} epochs "
+        f"({result['seconds'] / 60:.0f} minutes); all {result['test_images']:,} test images, "
+        f"seed {result['seed']}.",
+        *table(("", "test error"), rows),
+    ]
+
+
+def stn_mnist(result: Result) -> list[str]:
+    rows = (
+        (
+            form,
+            f"{result['parameters'][form]:,}",
+            ", ".join(map(str, result["errors"][form])),
+            f"{result['seconds'][form] / 60:.1f}",
+        )
+        for form in ("with", "without")
+    )
+    return [
+        f"MNIST digits rotated by up to 90 degrees, {result['test_images']:,} test images, one number for "
+        f"each seed. The net with the transformer makes {result['ratio']:.2f} times the errors.",
+        *table(("transformer", "parameters", "wrong images", "minutes"), rows),
+    ]
+
+
+def mechanisms(result: Result) -> list[str]:
+    columns = list(dict.fromkeys(name for row in result["rows"] for name in row["milliseconds"]))
+    rows = (
+        (
+            f"`{row['mechanism']}` {tuple(row['shape'])}",
+            *(f"{row['milliseconds'][name]:.1f}" if name in row["milliseconds"] else "" for name in columns),
+        )
+        for row in result["rows"]
+    )
+    return [f"{result['what'].capitalize()}.", *table(("", *columns), rows)]
+
+
+def pairwise(result: Result) -> list[str]:
+    def cells(row: Result, unit: str, number: str) -> tuple[str, str]:
+        ours, naive = row["ours"], row["naive"]
+        return f"{ours[unit]:{number}}", "too large" if "skipped" in naive else f"{naive[unit]:{number}}"
+
+    rows = (
+        (
+            f"`{row['mechanism']}`",
+            f"{row['side']} x {row['side']}"
+            + (f", {row['queries']} queries" * (row["queries"] < row["keys"])),
+            *cells(row, "megabytes", ",.0f"),
+            *cells(row, "seconds", ".3f"),
+        )
+        for row in result["rows"]
+    )
+    return [
+        f"{result['what'].capitalize()}; {result['threads']} threads. *Naive* is the same module with all "
+        "its weights written out, left out where they would not fit.",
+        *table(("", "map", "MB", "naive MB", "s", "naive s"), rows),
+    ]
+
+
+SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
+    "white-patch": ("The white patch", white_patch),
+    "ram-mnist": ("Recurrent attention on MNIST", ram_mnist),
+    "stn-mnist": ("A spatial transformer on rotated MNIST", stn_mnist),
+    "mechanisms-cpu": ("Speed on a CPU", mechanisms),
+    "pairwise-cpu": ("Memory and time of attention between positions", pairwise),
+}
+
+
+def page() -> str:
+    lines = [HEAD]
+    for name, (title, section) in SECTIONS.items():
+        result = json.loads((FILES / f"{name}.json").read_text())
+        lines += ["", f"## {title}", "", *section(result), measured(result)]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
