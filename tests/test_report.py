@@ -466,12 +466,18 @@ def test_scores_are_columns_and_charts_where_there_are_any(
     expect(page.locator(".panels figure").nth(column(out, "none"))).to_contain_text("Grad-CAM, bright")
     expect(page.locator(".panels figure").nth(column(out, "cbam"))).to_contain_text("attention, dark")
     assert "at random 0.50" in (figure.locator("desc").text_content() or "")
-    shown = figure.locator(".line path").nth(0).get_attribute("d") or ""
-    runs = [r["scores"] for r in read(out)["runs"] if r["attention"] == MULTI_HEAD and r["scores"]]
-    heights = np.mean([run["attention"]["bright"]["deletion_curve"] for run in runs], axis=0)
+    assert page.locator(".board .best").count() == 9
+    for key, pick in (("faithfulness", max), ("rank", min)):
+        worth = [(its.get("attention") or its["grad_cam"])[key]["mean"] for its in rows.values()]
+        expect(page.locator(f'.board .best[data-value="{pick(worth)}"]')).to_have_count(1)
     bottom, top = removal.PANEL.y
-    drawn = [float(point.split(",")[1]) for point in shown.removeprefix("M").split("L")]
-    np.testing.assert_allclose(drawn, bottom + (top - bottom) * heights, atol=0.01)
+    for attention, sign in ((MULTI_HEAD, "bright"), ("cbam", "dark")):
+        figure = page.locator(".panels figure").nth(column(out, attention))
+        path = figure.locator(".line path").nth(0).get_attribute("d") or ""
+        drawn = [float(point.split(",")[1]) for point in path.removeprefix("M").split("L")]
+        runs: list[Any] = [r["scores"] for r in read(out)["runs"] if r["attention"] == attention]
+        heights = np.mean([run["attention"][sign]["deletion_curve"] for run in runs], axis=0)
+        np.testing.assert_allclose(drawn, bottom + (top - bottom) * heights, atol=0.01)
 
 
 def test_scores_of_some_runs_alone_are_said_to_be(tmp_path: Path, show: Opener) -> None:

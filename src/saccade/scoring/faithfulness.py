@@ -148,10 +148,9 @@ def faithfulness(
     blank = images.mean((2, 3), keepdim=True) if blank is None else blank
     blurred = _blur(images, max(images.shape[2:]) / 8) if blurred is None else blurred
     blank, blurred = (_base(name, b, images) for name, b in (("blank", blank), ("blurred", blurred)))
-    order = torch.randperm(heatmap[0].numel(), generator=torch.Generator().manual_seed(seed)).to(
-        images.device
-    )
-    counts = torch.linspace(0, len(order), steps + 1, dtype=torch.float64, device=images.device).round()
+    pixels = heatmap[0].numel()
+    order = torch.randperm(pixels, generator=torch.Generator().manual_seed(seed)).to(images.device)
+    counts = torch.linspace(0, pixels, steps + 1, dtype=torch.float64, device=images.device).round()
     with torch.no_grad():
         if target is None:
             target = torch.cat([_scores(predict, part).argmax(1) for part in images.split(batch_size)])
@@ -164,7 +163,7 @@ def faithfulness(
         for name in dict.fromkeys(rankings):
             ranks = _ranks(_heat(name, heatmap.to(images.device)), order)
             deletion, insertion = curve(images, blank, ranks), curve(blurred, images, ranks)
-            found[name] = Curves(counts / len(order), deletion, insertion)
+            found[name] = Curves(counts / pixels, deletion, insertion)
     return Faithfulness(target, found)
 
 
