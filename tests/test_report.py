@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Dialog, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Dialog, Page, expect
 
+from browser import chromium
 from make_report_fixture import ATTENTIONS, CONVOLVED, make
 from saccade.compare import leaderboard
 from saccade.errors import BadRun
@@ -192,19 +193,8 @@ def test_galleries_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        names = ("chromium", "chromium-browser", "google-chrome", playwright.chromium.executable_path)
-        path = next(filter(None, map(shutil.which, names)), None)
-        if path is None:
-            pytest.fail(
-                "the report's tests need Chromium: apt-get install chromium, or playwright install chromium"
-            )
-        switches = (
-            "no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update"
-        )
-        arguments = [f"--{switch}" for switch in f"{switches} disable-sync".split()]
-        with playwright.chromium.launch(executable_path=path, args=arguments) as launched:
-            yield launched
+    with chromium() as launched:
+        yield launched
 
 
 Opener = Callable[..., Page]

@@ -1,5 +1,7 @@
 """Visual attention for PyTorch: put it in, see where it looks, measure whether it helps."""
 
+from typing import TYPE_CHECKING, Any
+
 from saccade.errors import (
     BadData,
     BadOption,
@@ -42,8 +44,22 @@ __all__ = [
     "Tap",
     "UnknownName",
     "create",
+    "look",
     "mechanisms",
     "record",
     "register",
     "spec",
 ]
+
+if TYPE_CHECKING:
+    from saccade.see import look
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Load `look` when it is first used: it draws, and the core needs nothing but torch."""
+        if name != "look":
+            raise AttributeError(f"module 'saccade' has no attribute {name!r}")
+        from saccade.see import look
+
+        globals()["look"] = look
+        return look

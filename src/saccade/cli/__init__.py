@@ -11,6 +11,7 @@ except ModuleNotFoundError:  # the core was installed alone
 
 from saccade.cli.catalogue import list_mechanisms, show
 from saccade.cli.compare import compare, report
+from saccade.cli.look import look
 from saccade.cli.score import score
 from saccade.cli.train import train
 from saccade.errors import SaccadeError
@@ -25,6 +26,7 @@ app.command("list")(list_mechanisms)
 app.command()(show)
 app.command()(compare)
 app.command()(train)
+app.command()(look)
 app.command()(score)
 app.command()(report)
 

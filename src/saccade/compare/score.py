@@ -14,14 +14,15 @@ from torch import Tensor, nn
 
 from saccade.compare.compare import entry
 from saccade.compare.leaderboard import leaderboard, to_csv
-from saccade.data import Split
+from saccade.data import Split, load_task
 from saccade.errors import BadRun, check_positive
 from saccade.files import write_json, write_text
 from saccade.scoring import RANKINGS, Curves, Sanity, faithfulness, localisation, sanity
 from saccade.see import grad_cam
 from saccade.train.classifier import Classifier
 from saccade.train.evaluate import look
-from saccade.train.run import RESULT, load, read_result
+from saccade.train.restore import restore
+from saccade.train.run import RESULT, read_result
 
 _T = TypeVar("_T")
 Report = Callable[[str, float], None]  # what is being done, and the share that is done
@@ -75,9 +76,9 @@ def score(
 def score_run(folder: Path, images: int, steps: int, report: Report) -> dict[str, Any]:
     """Score the maps of one run, write them into its result.json, and return all that it holds."""
     result = read_result(folder)
-    classifier, task = load(folder)
+    classifier = restore(folder)
     classifier.to("cuda" if torch.cuda.is_available() else "cpu")
-    split = _choose(task.test, images)
+    split = _choose(load_task(classifier.recipe.task).test, images)
     result["scores"] = _scores(classifier, split, steps, report)
     write_json(folder / RESULT, result)
     return result

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 import lightning
 import torch
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from saccade.data import Split, Task
+from saccade.data import Split
 from saccade.models import SmallCNN
 from saccade.train.recipe import Recipe
 
@@ -26,13 +26,22 @@ def build(recipe: Recipe, classes: int) -> SmallCNN:
     return SmallCNN(classes, attention=attention)
 
 
+class Described(Protocol):
+    """What a classifier is told of its task."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    def normalisation(self) -> tuple[Tensor, Tensor]: ...
+
+
 class Classifier(lightning.LightningModule):
     """A classifier of uint8 images (B, 3, H, W) that carries its own normalisation."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, recipe: Recipe, task: Task) -> None:
+    def __init__(self, recipe: Recipe, task: Described) -> None:
         super().__init__()
         self.save_hyperparameters({"recipe": asdict(recipe), "classes": list(task.classes)})
         self.recipe = recipe

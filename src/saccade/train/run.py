@@ -24,7 +24,7 @@ from saccade.train.evaluate import evaluate, localise, write_gallery
 from saccade.train.history import History, Progress
 from saccade.train.recipe import Recipe, read_yaml
 
-RESULT, CHECKPOINT, BEST = "result.json", Path("checkpoints/last.ckpt"), Path("checkpoints/best.ckpt")
+RESULT, CHECKPOINT = "result.json", Path("checkpoints") / "last.ckpt"
 
 
 def prepare(recipe: Recipe) -> Task:
@@ -81,25 +81,6 @@ def read_result(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise BadRun(f"{str(folder / RESULT)!r} is not a run's result: {error}") from error
     return result
-
-
-def load(folder: Path) -> tuple[Classifier, Task]:
-    """Return the network of a complete run, in evaluation mode, and its task.
-
-    Raises `BadRun` if the folder holds no complete run, or weights of another network.
-    """
-    if not (folder / RESULT).exists():
-        raise BadRun(f"{str(folder)!r} holds no {RESULT}; is it the folder of a run that is complete?")
-    recipe = Recipe.from_mapping(read_yaml(folder / "recipe.yaml"))
-    task = load_task(recipe.task)
-    with torch.random.fork_rng(devices=[]):
-        classifier = Classifier(recipe, task)
-    weights = CHECKPOINT if recipe.patience is None else BEST
-    try:
-        classifier.load_state_dict(load_checkpoint(folder / weights)["state_dict"])
-    except RuntimeError as error:
-        raise BadRun(f"{str(folder / weights)!r} is a checkpoint of another network") from error
-    return classifier.eval(), task
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -162,7 +143,7 @@ def _fit(
         except SystemExit as stop:  # Lightning's answer to Ctrl-C
             raise KeyboardInterrupt from stop
     if recipe.patience is not None:
-        classifier.load_state_dict(load_checkpoint(folder / BEST)["state_dict"])
+        classifier.load_state_dict(load_checkpoint(folder / "checkpoints" / "best.ckpt")["state_dict"])
     return history
 
 
