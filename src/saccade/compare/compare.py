@@ -67,13 +67,16 @@ def summarise(comparison: Comparison, results: list[Result]) -> dict[str, Any]:
         "hardware": hardware(),
         "task": results[0]["task"],
         "leaderboard": leaderboard(results),
-        "runs": [
-            {
-                **{key: run[key] for key in KEPT_FROM_RUN},
-                "folder": f"runs/{names[run['attention'], run['seed']]}",
-            }
-            for run in results
-        ],
+        "runs": [entry(run, f"runs/{names[run['attention'], run['seed']]}") for run in results],
+    }
+
+
+def entry(result: Result, folder: str) -> dict[str, Any]:
+    """Return what results.json keeps of a run."""
+    return {
+        **{key: result[key] for key in KEPT_FROM_RUN},
+        "scores": result.get("scores"),  # `saccade score` adds them
+        "folder": folder,
     }
 
 
