@@ -41,7 +41,9 @@ def resnet(pretrained: bool, images: torch.Tensor, out: Path) -> None:
     # %% In: on every residual branch, and the network answers as it did, bit for bit.
     plan = sc.attach(model, "cbam", example=images)
     added = set(model.state_dict()) - keys
-    print(f"{len(plan)} x CBAM, {sum(site.parameters or 0 for site in plan):,} parameters in {len(added)} keys")
+    print(
+        f"{len(plan)} x CBAM, {sum(site.parameters or 0 for site in plan):,} parameters in {len(added)} keys"
+    )
     assert torch.equal(model(images), before)
     assert keys < set(model.state_dict())  # a checkpoint of the plain network fits: load with strict=False
 

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from saccade.attach import Site, Sites, attach, detach, sites
 from saccade.errors import (
     BadData,
     BadOption,
@@ -39,15 +40,20 @@ __all__ = [
     "PairwiseMap",
     "Paper",
     "SaccadeError",
+    "Site",
+    "Sites",
     "SpatialMap",
     "Spec",
     "Tap",
     "UnknownName",
+    "attach",
     "create",
+    "detach",
     "look",
     "mechanisms",
     "record",
     "register",
+    "sites",
     "spec",
 ]
 

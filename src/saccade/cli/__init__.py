@@ -13,6 +13,7 @@ from saccade.cli.catalogue import list_mechanisms, show
 from saccade.cli.compare import compare, report
 from saccade.cli.look import look
 from saccade.cli.score import score
+from saccade.cli.sites import sites
 from saccade.cli.train import train
 from saccade.errors import SaccadeError
 
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command("list")(list_mechanisms)
 app.command()(show)
+app.command()(sites)
 app.command()(compare)
 app.command()(train)
 app.command()(look)
