@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from saccade.cli.train import BatchSize, Epochs, Json, LearningRate, Patience, RecipeFile, Stage, name_skipped
+from saccade.cli.train import (
+    BatchSize,
+    Epochs,
+    Json,
+    LearningRate,
+    Patience,
+    PrintRecipe,
+    RecipeFile,
+    Settings,
+    Stage,
+    name_skipped,
+)
 
 
 def compare(
@@ -27,6 +38,8 @@ def compare(
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     patience: Patience = None,
+    settings: Settings = None,
+    print_recipe: PrintRecipe = False,
     as_json: Json = False,
 ) -> None:
     """Train a network with and without attention, over several seeds, and write leaderboard and report.
@@ -37,7 +50,7 @@ def compare(
     from saccade.compare import FIRST_EXPERIMENT, Comparison
     from saccade.compare import compare as run
     from saccade.report import write
-    from saccade.train.recipe import read_yaml
+    from saccade.train.recipe import read_settings, read_yaml
 
     given = {
         "task": task,
@@ -50,8 +63,13 @@ def compare(
         "patience": patience,
     }
     values = read_yaml(recipe) if recipe else {"attentions": list(FIRST_EXPERIMENT)}
-    values |= {key: value for key, value in given.items() if value is not None}
+    values |= {key: value for key, value in given.items() if value is not None} | read_settings(
+        settings or []
+    )
     comparison = Comparison.from_mapping(values)
+    if print_recipe:
+        typer.echo(comparison.to_yaml(), nl=False)
+        return
     with ComparisonDisplay(comparison.training.task, to_stderr=as_json) as display:
         summary = run(comparison, out, display)
     page = write(out)
