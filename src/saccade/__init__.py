@@ -1,5 +1,6 @@
 """Visual attention for PyTorch: put it in, see where it looks, measure whether it helps."""
 
+from saccade.attach import Site, Sites, attach, detach, sites
 from saccade.errors import (
     BadData,
     BadOption,
@@ -37,13 +38,18 @@ __all__ = [
     "PairwiseMap",
     "Paper",
     "SaccadeError",
+    "Site",
+    "Sites",
     "SpatialMap",
     "Spec",
     "Tap",
     "UnknownName",
+    "attach",
     "create",
+    "detach",
     "mechanisms",
     "record",
     "register",
+    "sites",
     "spec",
 ]

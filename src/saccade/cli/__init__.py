@@ -11,6 +11,7 @@ except ModuleNotFoundError:  # the core was installed alone
 
 from saccade.cli.catalogue import list_mechanisms, show
 from saccade.cli.compare import compare, report
+from saccade.cli.sites import sites
 from saccade.cli.train import train
 from saccade.errors import SaccadeError
 
@@ -22,6 +23,7 @@ app = typer.Typer(
 )
 app.command("list")(list_mechanisms)
 app.command()(show)
+app.command()(sites)
 app.command()(compare)
 app.command()(train)
 app.command()(report)

@@ -1,0 +1,6 @@
+"""Attention into any network in one line, and out again without a trace."""
+
+from saccade.attach.attach import attach, detach, sites
+from saccade.attach.site import Site, Sites
+
+__all__ = ["Site", "Sites", "attach", "detach", "sites"]

@@ -1,0 +1,65 @@
+"""saccade sites: where attention can go in a known network, and what it would cost there."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+
+def sites(
+    model: Annotated[str, typer.Argument(help="A network of torchvision or timm, as timm:resnet50.")],
+    attention: Annotated[
+        str | None, typer.Option("-a", "--attention", help="A mechanism, NAME[:option=value,...].")
+    ] = None,
+    image_size: Annotated[int, typer.Option(help="Height and width of the images.")] = 224,
+    where: Annotated[
+        str | None, typer.Option(help="Only places of this kind: input, stem, residual, stage or head.")
+    ] = None,
+) -> None:
+    """List where attention can be put into a network and, for a mechanism, what it would cost there."""
+    import torch
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from saccade import Sites
+    from saccade import sites as find
+    from saccade.attach.site import KINDS
+    from saccade.errors import check_choice, check_positive
+    from saccade.models.backbone import load_backbone
+
+    check_positive("sites", image_size=image_size)
+    if where is not None:
+        check_choice("sites", "where", where, KINDS)
+    with torch.device("meta"):  # shapes and costs need no weights
+        network = load_backbone(model)
+        example = torch.zeros(1, 3, image_size, image_size)
+    found = find(network, example) if attention is None else find(network, example, attention)
+    shown = Sites(site for site in found if where in (None, site.kind))
+
+    size = sum(p.numel() for p in network.parameters())
+    title = f"{model}, {size:,} parameters" + (f", with {attention} in" if attention else "")
+    table = Table(box=None, pad_edge=False)
+    columns = [column for column in shown.columns if column != "refused"]
+    for column in columns:
+        is_number = column in ("parameters", "flops", "share")
+        table.add_column(column, justify="right" if is_number else "left", no_wrap=column != "path")
+    for row in shown.rows:
+        table.add_row(*map(Text, row[: len(columns)]))
+    console = Console(highlight=False)
+    console.print(f"{title}\n", markup=False)
+    console.print(table)
+    for refused in dict.fromkeys(site.refused for site in shown if site.refused):
+        paths = ", ".join(dict.fromkeys(site.path for site in shown if site.refused == refused))
+        console.print(Text(f"\nnot at {paths}: {refused}"))
+    console.print()
+    for kind in KINDS if attention else ():
+        fitting = [site for site in shown.of(kind) if site.refused is None]
+        parameters = sum(site.parameters or 0 for site in fitting)
+        share = sum(site.share or 0.0 for site in fitting)
+        if fitting:
+            console.print(
+                f"{kind:<9}{len(fitting):>3} x {attention}: {parameters:,} parameters "
+                f"(+{parameters / size:.1%}), FLOPs +{share:.1%}"
+            )

@@ -1,0 +1,74 @@
+"""Networks of torchvision and timm by their names."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from torch import nn
+
+from saccade.errors import BadOption, UnknownName
+
+SOURCES = ("torchvision", "timm")
+
+
+def load_backbone(
+    name: str, *, classes: int | None = None, pretrained: bool = False, **options: Any
+) -> nn.Module:
+    """Build a network by its name in torchvision or, where it is not there, in timm.
+
+    name        as these libraries list it, with "torchvision:" or "timm:" before it to choose the library
+    classes     outputs of a new head; by default as many as the library gives the network
+    pretrained  load the library's default weights, which it may have to download
+    options     of the library's own function, such as timm's `drop_path_rate`
+
+    Raises `UnknownName`, with the nearest names, if there is no such network; `BadOption` for a source that
+    is neither library and for options that the network does not take.
+
+    >>> load_backbone("resnet18", classes=5).fc.out_features
+    5
+    >>> load_backbone("timm:resnet1O")
+    Traceback (most recent call last):
+    saccade.errors.UnknownName: unknown network of timm 'resnet1O'; did you mean 'resnet18' or ...?
+    """
+    source, colon, bare = name.rpartition(":")
+    if colon and source not in SOURCES:
+        raise BadOption(f"{name!r}: {source!r} is neither 'torchvision' nor 'timm'")
+    sources = (source,) if colon else SOURCES
+    for library in sources:
+        if bare in _names(library):
+            heads = {} if classes is None else {"num_classes": classes}
+            build = _torchvision if library == "torchvision" else _timm
+            try:
+                return build(bare, pretrained, **heads, **options)
+            except TypeError as error:
+                raise BadOption(f"{name} cannot be built with {options}: {error}") from error
+    known = {network for library in sources for network in _names(library)}
+    raise UnknownName(f"network of {' or '.join(sources)}", bare, known)
+
+
+def _names(library: str) -> list[str]:
+    if library == "torchvision":
+        import torchvision
+
+        return list(torchvision.models.list_models())
+    import timm
+
+    return list(timm.list_models())
+
+
+def _torchvision(name: str, pretrained: bool, **options: Any) -> nn.Module:
+    import torchvision
+
+    builder = torchvision.models.get_model_builder(name)
+    if "weights_backbone" in inspect.signature(builder).parameters:  # which would be downloaded by default
+        options = {"weights_backbone": None, **options}
+    model: nn.Module = builder(weights="DEFAULT" if pretrained else None, **options)
+    return model
+
+
+def _timm(name: str, pretrained: bool, **options: Any) -> nn.Module:
+    import timm
+
+    model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
+    return model
