@@ -16,9 +16,10 @@ import yaml
 from torch import nn
 
 from saccade.data import Split, load_task
-from saccade.errors import BadRecipe, BadRun, UnknownName
+from saccade.errors import BadRecipe, BadRun, SaccadeError, UnknownName
 from saccade.train import Progress, Recipe, load_checkpoint, prepare, train
 from saccade.train.classifier import Classifier, Images, augmentation, schedule_of
+from saccade.train.network import build
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 PLAIN = Recipe(task=TASK, attention="se", epochs=2, batch_size=20)
@@ -68,6 +69,70 @@ def test_a_compiled_network_trains_alike(plain: dict[str, torch.Tensor], tmp_pat
     assert found.keys() == plain.keys()
     for name, its in plain.items():
         torch.testing.assert_close(found[name], its, rtol=1e-3, atol=1e-4)
+
+
+DIGITS = "digits:limit=20"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "attention", "where", "stem"),
+    [
+        ("timm:resnet10t", "eca", "residual", "own"),
+        ("timm:test_resnet", "cbam:reduction=4", "stage", "own"),
+        ("mobilenet_v3_small", "none", "residual", "own"),
+    ],
+)
+def test_backbones(backbone: str, attention: str, where: Any, stem: Any, tmp_path: Path) -> None:
+    recipe = Recipe(
+        task=DIGITS, backbone=backbone, attention=attention, where=where, stem=stem, epochs=1, batch_size=10
+    )
+    result = train(recipe, tmp_path)
+    assert 0 <= result["error"] <= 1
+    names = [name for name in weights(tmp_path) if ".attention." in name]
+    assert bool(names) == (attention != "none")
+
+
+@pytest.mark.parametrize("identity", [True, False])
+def test_attention_in_a_backbone_starts_as_asked(identity: bool) -> None:
+    recipe = Recipe(task=DIGITS, backbone="timm:test_resnet", attention="eca", identity=identity)
+    x = torch.randn(2, 3, 32, 32)
+    outputs = []
+    for its in (recipe, replace(recipe, attention="none")):
+        torch.manual_seed(0)
+        outputs.append(build(its, 10, (3, 32, 32)).eval()(x))
+    assert torch.equal(*outputs) == identity
+
+
+def test_a_small_stem_keeps_the_size() -> None:
+    recipe = Recipe(backbone="resnet18", stem="small")
+    with torch.device("meta"):
+        model = build(recipe, 10, (3, 32, 32))
+        sizes: list[torch.Size] = []
+        model.get_submodule("layer1").register_forward_hook(lambda _module, _inputs, y: sizes.append(y.shape))
+        assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    assert sizes == [(1, 64, 32, 32)]
+    with pytest.raises(BadRecipe, match=r"stem='small' is for ResNets, .*; 'vgg11' does not"):
+        build(Recipe(backbone="vgg11", stem="small"), 10, (3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"backbone": "resnet81"}, "unknown network of torchvision or timm 'resnet81'; did you mean"),
+        ({"backbone": "timm:test_vit"}, "the forward of VisionTransformer fails on the example"),
+        (
+            {"backbone": "timm:test_resnet", "attention": "se", "where": "input"},
+            "channels=3 must be at least",
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_said_before_a_run(
+    changed: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    recipe = replace(Recipe(task=DIGITS, attention="se"), **changed)
+    with pytest.raises(SaccadeError, match=said):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 class Stopped(Exception):
@@ -168,6 +233,10 @@ def test_a_loss_that_is_no_number_stops_at_its_step(tmp_path: Path, monkeypatch:
     ("values", "said"),
     [
         ({"schedule": "linear"}, "schedule='linear' is not one of 'one-cycle', 'cosine'"),
+        ({"stem": "large"}, "stem='large' is not one of"),
+        ({"where": "middle"}, "where='middle' is not one of"),
+        ({"identity": "yes"}, "identity='yes' must be true or false"),
+        ({"backbone": 18}, "backbone=18 must be a name"),
         ({"augment": "rotate"}, "augment='rotate' is not one of"),
         ({"precision": 16}, "precision=16 is not one of"),
         ({"label_smoothing": 1.0}, r"label_smoothing=1\.0 must be a number of at least 0 and below 1"),

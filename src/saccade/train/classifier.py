@@ -17,16 +17,10 @@ from torchvision.transforms import v2
 
 from saccade.data import Split, Task
 from saccade.errors import UnknownName
-from saccade.models import SmallCNN
+from saccade.train.network import build
 from saccade.train.recipe import Recipe
 
 Batch = tuple[Tensor, Tensor]
-
-
-def build(recipe: Recipe, classes: int) -> SmallCNN:
-    """Build the recipe's model."""
-    attention = {} if recipe.attention == "none" else {recipe.stage: recipe.attention}
-    return SmallCNN(classes, attention=attention)
 
 
 class Classifier(lightning.LightningModule):
@@ -39,7 +33,8 @@ class Classifier(lightning.LightningModule):
         super().__init__()
         self.save_hyperparameters({"recipe": asdict(recipe), "classes": list(task.classes)})
         self.recipe = recipe
-        self.model = build(recipe, len(task.classes)).to(memory_format=torch.channels_last)
+        network = build(recipe, len(task.classes), tuple(task.train.images.shape[1:]))
+        self.model = network.to(memory_format=torch.channels_last)
         mean, std = task.normalisation()
         self.register_buffer("mean", mean[:, None, None])
         self.register_buffer("std", std[:, None, None])

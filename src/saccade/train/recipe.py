@@ -9,9 +9,11 @@ from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
+from saccade.attach.site import Kind
 from saccade.errors import BadRecipe, UnknownName
 from saccade.files import write_text
 
+Stem = Literal["own", "small"]
 Schedule = Literal["one-cycle", "cosine", "step", "constant"]
 Augment = Literal["none", "flip", "crop", "crop-flip"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"]
@@ -23,7 +25,12 @@ class Recipe:
 
     task            NAME[:option=value,...], see `saccade.data`
     attention       NAME[:option=value,...] of a mechanism, or "none"
+    backbone        "small", the first experiment's `SmallCNN`, or a network of torchvision or timm by name
+    stem            of a backbone: "own", or "small" for images of 32 pixels: a ResNet's first convolution
+                    becomes 3 x 3 without a stride, and its pooling is left out
     stage           the stage of `SmallCNN` after which the attention stands, 1 to 3
+    where           the kind of place of a backbone in which the attention stands, see `saccade.attach`
+    identity        whether attention in a backbone starts as the identity, or as its paper says
     seed            of the initial weights and of the order of the images
     epochs, batch_size
     optimizer       a name of timm's, as adamw, sgd, lamb; with learning_rate and weight_decay
@@ -48,7 +55,11 @@ class Recipe:
 
     task: str = "white-patch"
     attention: str = "none"
+    backbone: str = "small"
+    stem: Stem = "own"
     stage: int = 2
+    where: Kind = "residual"
+    identity: bool = False
     seed: int = 0
     epochs: int = 6
     batch_size: int = 50
@@ -78,17 +89,19 @@ class Recipe:
             check_number(name, getattr(self, name), below=1)
         if self.clip is not None:
             check_number("clip", self.clip)
-        for name in ("task", "attention", "optimizer"):
+        for name in ("task", "attention", "backbone", "optimizer"):
             if not isinstance(getattr(self, name), str):
-                form = "a name" if name == "optimizer" else "text of the form NAME[:option=value,...]"
+                is_choice = name in ("task", "attention")
+                form = "text of the form NAME[:option=value,...]" if is_choice else "a name"
                 raise BadRecipe(f"{name}={getattr(self, name)!r} must be {form}")
         hints = get_type_hints(type(self))
-        for name in ("schedule", "augment", "precision"):
+        for name in ("stem", "where", "schedule", "augment", "precision"):
             if getattr(self, name) not in get_args(hints[name]):
                 among = ", ".join(map(repr, get_args(hints[name])))
                 raise BadRecipe(f"{name}={getattr(self, name)!r} is not one of {among}")
-        if not isinstance(self.compile, bool):
-            raise BadRecipe(f"compile={self.compile!r} must be true or false")
+        for name in ("identity", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                raise BadRecipe(f"{name}={getattr(self, name)!r} must be true or false")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Recipe:

@@ -19,9 +19,10 @@ from saccade.bench import cost
 from saccade.data import Task, check_task, load_task
 from saccade.errors import BadRecipe, BadRun
 from saccade.files import write_json
-from saccade.train.classifier import Classifier, augmentation, build, check_optimizer, loader
+from saccade.train.classifier import Classifier, augmentation, check_optimizer, loader
 from saccade.train.evaluate import evaluate, localise, write_gallery
 from saccade.train.history import History, Progress
+from saccade.train.network import build
 from saccade.train.recipe import Recipe, read_yaml
 
 RESULT, CHECKPOINT = "result.json", Path("checkpoints") / "last.ckpt"
@@ -37,14 +38,15 @@ def prepare(recipe: Recipe) -> Task:
     check_optimizer(recipe.optimizer)
     if recipe.precision == "16-mixed" and not torch.cuda.is_available():
         raise BadRecipe("precision='16-mixed' needs a GPU; on a CPU there is 'bf16-mixed'")
-    with torch.device("meta"):
-        model = build(recipe, classes=2)
     task = load_task(recipe.task)
+    shape = tuple(task.train.images.shape[1:])
+    with torch.device("meta"):
+        model = build(recipe, len(task.classes), shape)
     if recipe.batch_size > len(task.train):
         raise BadRecipe(
             f"batch_size={recipe.batch_size} is larger than the {len(task.train)} training images"
         )
-    model(torch.empty(2, *task.train.images.shape[1:], device="meta"))
+    model(torch.empty(2, *shape, device="meta"))
     return task
 
 
