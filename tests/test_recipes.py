@@ -94,7 +94,9 @@ def test_backbones(backbone: str, attention: str, where: Any, stem: Any, tmp_pat
 
 @pytest.mark.parametrize("identity", [True, False])
 def test_attention_in_a_backbone_starts_as_asked(identity: bool) -> None:
-    recipe = Recipe(task=DIGITS, backbone="timm:test_resnet", attention="eca", identity=identity)
+    recipe = Recipe(
+        task=DIGITS, backbone="timm:test_resnet", attention="eca", where="stage", identity=identity
+    )
     x = torch.randn(2, 3, 32, 32)
     outputs = []
     for its in (recipe, replace(recipe, attention="none")):
