@@ -111,11 +111,11 @@ def fine_tune(result: Result) -> list[str]:
     strengths = [abs(s) for row in result["rows"] for s in row["strengths"]]
     seeds = len({row["seed"] for row in result["rows"]})
     return [
-        f"A ResNet-20 is trained on {result['train_images']:,} images of CIFAR-10 for {result['epochs']} epochs; "
-        "then attention is put on every residual branch, and the whole goes on training for "
-        f"{result['fine_tuning']} more. Test error in percent on {result['test_images']:,} images, mean and range "
-        f"over {seeds} seeds. From the identity nothing is lost at the start, and the strengths do not stay at "
-        f"zero: their size is {statistics.median(strengths):.3f} in the median after fine-tuning.",
+        f"A ResNet-20 is trained on {result['train_images']:,} images of CIFAR-10 for {result['epochs']} "
+        "epochs; then attention is put on every residual branch, and the whole goes on training for "
+        f"{result['fine_tuning']} more. Test error in percent on {result['test_images']:,} images, mean and "
+        f"range over {seeds} seeds. From the identity nothing is lost at the start, and the strengths do not "
+        f"stay at zero: their size is {statistics.median(strengths):.3f} in the median after fine-tuning.",
         *table(("", "start", "error as put in", "after fine-tuning"), rows),
     ]
 

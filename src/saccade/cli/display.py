@@ -87,8 +87,9 @@ class ComparisonDisplay(RunDisplay):
     def finished(self, results: list[dict[str, Any]]) -> None:
         self.rows = leaderboard(results)
         elapsed = time.monotonic() - self.began
-        left = elapsed / self.number * (self.of - self.number)
-        self.total = Text(f"{self.number}/{self.of} runs in {_clock(elapsed)}, about {_clock(left)} left")
+        done = len(results)
+        left = elapsed / done * (self.of - done)
+        self.total = Text(f"{done}/{self.of} runs in {_clock(elapsed)}, about {_clock(left)} left")
         self.refresh()
         if not self.console.is_terminal:
             last = results[-1]

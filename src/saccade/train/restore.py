@@ -22,6 +22,7 @@ class _Kept:
     """What a checkpoint keeps of its task."""
 
     classes: tuple[str, ...]
+    shape: tuple[int, ...]
     mean: Tensor
     std: Tensor
 
@@ -46,7 +47,8 @@ def restore(path: Path) -> Classifier:
         kept, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
         recipe = Recipe.from_mapping(kept["recipe"])
         with torch.random.fork_rng(devices=[]):
-            classifier = Classifier(recipe, _Kept(tuple(kept["classes"]), state["mean"], state["std"]))
+            task = _Kept(tuple(kept["classes"]), tuple(kept["shape"]), state["mean"], state["std"])
+            classifier = Classifier(recipe, task)
         classifier.load_state_dict(state)
     except (KeyError, TypeError, RuntimeError) as error:
         raise BadRun(f"{str(path)!r} is not a checkpoint of a run of saccade") from error
