@@ -35,7 +35,7 @@ def photographs(side: int) -> torch.Tensor:
             v2.Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
         ]
     )
-    images = [Image.fromarray(read()) for read in (skimage.data.chelsea, skimage.data.coffee)]
+    images = [Image.fromarray(skimage.data.chelsea()), Image.fromarray(skimage.data.coffee())]
     return torch.stack([transform(image) for image in images])
 
 
