@@ -130,6 +130,18 @@ def test_dtype_and_memory_format_are_those_of_the_features() -> None:
             assert seen[1].is_contiguous(memory_format=torch.channels_last)
 
 
+def test_the_memory_format_is_kept_of_a_mechanism_that_changes_it() -> None:
+    class Contiguous(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.contiguous() * 2
+
+    x = torch.randn(2, 8, 5, 4).to(memory_format=torch.channels_last)
+    for strength in (True, False):
+        y = Attached(Contiguous(), strength=strength)(x)
+        assert y.stride() == x.stride()
+        torch.testing.assert_close(y, x if strength else 2 * x)
+
+
 def test_what_it_computes() -> None:
     model, x = residual().eval(), images()
     sc.attach(model, "se", where=["stage1.0.norm2"], example=x)

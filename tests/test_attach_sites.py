@@ -83,7 +83,11 @@ def test_features_with_the_channels_last_are_found() -> None:
     assert by_path["features.1.1"].channels_last
     assert not by_path["permute"].channels_last
     vit = timm.create_model("vit_tiny_patch16_224", img_size=64).to("meta")
-    tokens = sc.sites(vit, torch.zeros(1, 3, 64, 64, device="meta")).of("residual")
+    everywhere = sc.sites(vit, torch.zeros(1, 3, 64, 64, device="meta"))
+    assert [(site.path, site.shape, site.channels_last) for site in everywhere.of("stem")] == [
+        ("pos_drop", (192, 17), True)
+    ]
+    tokens = everywhere.of("residual")
     assert len(tokens) == 24
     assert {(site.shape, site.channels_last) for site in tokens} == {((192, 17), True)}
 
@@ -114,6 +118,25 @@ def test_a_u_net_has_stages_down_and_up() -> None:
     found = sc.sites(UNet(), torch.randn(1, 3, 16, 16))
     assert [site.shape[1] for site in found.of("stage")] == [16, 8, 4, 8, 16]
     assert [site.path for site in found.of("head")] == ["up1.3"]
+
+
+def test_a_network_without_a_head_ends_with_its_last_map() -> None:
+    whole, x = tv.resnet18(), torch.randn(1, 3, 64, 64)
+    headless = nn.Sequential(*list(whole.children())[:-2])
+    assert [site.path for site in sc.sites(headless, x).of("head")] == ["7.1"]
+    assert len(sc.sites(headless, x).of("residual")) == 8
+    encoder = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 2)
+    tokens = sc.sites(encoder, torch.randn(2, 5, 16))
+    assert [site.path for site in tokens.of("head")] == ["layers.1"]
+    assert {(site.shape, site.channels_last) for site in tokens.of("residual")} == {((16, 5), True)}
+
+
+def test_scores_are_no_features() -> None:
+    with torch.device("meta"):
+        model = tv.segmentation.lraspp_mobilenet_v3_large(weights_backbone=None, num_classes=3)
+        found = sc.sites(model, torch.zeros(1, 3, 64, 64))
+    assert not any("high_classifier" in site.path or "low_classifier" in site.path for site in found)
+    assert [site.shape[0] for site in found.of("head")] == [128]
 
 
 def test_the_longer_side_is_the_branch_whatever_the_order_of_the_sum() -> None:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from saccade.attach.site import Site, Start
-from saccade.bench import flops
 from saccade.errors import BadOption, BadShape, SaccadeError, UnknownName
 from saccade.registry import create, mechanisms, parse, spec
 from saccade.spec import Spec
@@ -59,6 +58,8 @@ class Fitter:
 
         Raises `BadOption` if it fails there or returns another shape.
         """
+        from saccade.bench import flops  # its counter takes as long to load as the rest of the package
+
         if site.shape not in self._fits:
             module, is_map = self.build(site)
             channels, *extents = site.shape

@@ -17,6 +17,7 @@ from saccade.errors import BadOption
 
 _ADDITIONS = ("add", "add_", "__iadd__")
 _WEIGHTED = ("conv", "linear")
+_AFTER_SCORES = ("interpolate", "sigmoid", "softmax", "log_softmax", "permute", "dropout")
 _POOLING = ("mean", "sum", "amax", "max", "logsumexp")
 
 
@@ -147,14 +148,12 @@ class Anatomy:
 
     @cached_property
     def head(self) -> Spot | None:
-        """The last map before positions are pooled or, if the answer is a map, before the last layer."""
+        """The last map before positions are pooled or, where the answer is a map, before the scores."""
         node = self.trace.output
-        is_dense = node is not None and len(node.shape) >= 3 and node.positions > 1
-        while node is not None and node.parent is not None:
-            parent = node.parent
-            if is_dense and any(part in node.operation for part in _WEIGHTED):
-                return self._nearest(parent, "head")
-            if not is_dense and len(parent.shape) >= 3 and _collapses(node, parent):
+        if node is not None and len(node.shape) >= 3 and node.positions > 1:
+            return self._nearest(_before_scores(node), "head")
+        while node is not None and (parent := node.parent) is not None:
+            if len(parent.shape) >= 3 and _collapses(node, parent):
                 while _is_pool(parent) and parent.parent is not None:  # VGG pools, then flattens
                     parent = parent.parent
                 return self._nearest(parent, "head")
@@ -214,6 +213,23 @@ def _within(inner: Call, outer: Call) -> bool:
 def _level(path: str) -> str:
     """The path of the parent, whatever its numbers: `blocks.1.0` -> `blocks.#`."""
     return ".".join("#" if part.isdigit() else part for part in path.split(".")[:-1])
+
+
+def _before_scores(output: Node) -> Node:
+    """Go back from a map of scores, resized or summed, to what its layer took; from other maps nowhere."""
+    node = output
+    while node.parent is not None:
+        if _is_weighted(node):
+            return node.parent
+        sums_scores = node.operation in _ADDITIONS and all(map(_is_weighted, node.parents))
+        if not (sums_scores or node.operation in _AFTER_SCORES):
+            break
+        node = node.parent
+    return output
+
+
+def _is_weighted(node: Node) -> bool:
+    return any(part in node.operation for part in _WEIGHTED)
 
 
 def _is_pool(node: Node) -> bool:

@@ -30,6 +30,9 @@ class Site:
     start         from `attach`, the first output: "strength 0": x + s (A(x) - x) with s = 0; "identity":
                   A(x), which is x; "nearly": A(x), which is x but for rounding; "paper": A(x), as it comes
     refused       why the mechanism does not fit there, else None
+
+    >>> Site("layer1.0.bn2", "residual", (64, 56, 56)).channels
+    64
     """
 
     path: str

@@ -220,7 +220,7 @@ def _name(function: Any) -> str:
 
 
 _FIRST = ("conv", "batch_norm", "group_norm", "instance_norm", "pool", "interpolate")
-_LAST = ("linear", "layer_norm", "rms_norm", "scaled_dot_product_attention", "matmul")
+_LAST = ("linear", "layer_norm", "rms_norm", "attention", "matmul")
 _MOVES = ("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "T", "mT")
 
 
@@ -228,7 +228,8 @@ def _axis(
     function: Any, args: Any, kwargs: Any, before: list[tuple[Tensor, int, Node]], result: Tensor
 ) -> int:
     """Tell which axis of a result holds the channels; 1 where nothing tells."""
-    name, (tensor, _, node) = _name(function), before[0]
+    alike = [entry for entry in before if entry[0].ndim == result.ndim]  # the deepest of them knows most
+    name, (tensor, _, node) = _name(function), max(alike or before, key=lambda entry: entry[2].depth)
     last = result.ndim - 1
     if any(part in name for part in _FIRST):
         return 1

@@ -1,0 +1,85 @@
+"""How far attention moves a network at the start: the scale of ResNet-50's last features.
+
+    python benchmarks/attach_scale.py
+
+Each drop-in mechanism goes on every residual branch, as its paper starts and with saccade's start at the
+identity. The network has random weights; batch norm has seen the images, so that the plain network keeps the
+scale of its features. The figure is the standard deviation of the features before pooling, as a multiple of
+that without attention, in evaluation mode. The results go to benchmarks/results/attach-scale.json.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+import saccade as sc
+
+RESULTS = Path(__file__).parent / "results" / "attach-scale.json"
+SEED, BATCH, SIZE = 0, 16, 64
+
+
+def features(model: nn.Module, x: Tensor) -> Tensor:
+    """What comes out of the last stage."""
+    found: list[Tensor] = []
+    handle = model.get_submodule("layer4").register_forward_hook(lambda _, __, y: found.append(y))
+    with handle, torch.no_grad():
+        model(x)
+    return found[0]
+
+
+def plain(x: Tensor) -> nn.Module:
+    torch.manual_seed(SEED)
+    model: nn.Module = torchvision.models.resnet50(weights=None)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the statistics of what it sees, not a running mixture
+    with torch.no_grad():
+        model.train()(x)
+    return model.eval()
+
+
+def main() -> None:
+    torch.manual_seed(SEED)
+    x = torch.randn(BATCH, 3, SIZE, SIZE)
+    model = plain(x)
+    without = features(model, x)
+    rows: list[dict[str, Any]] = []
+    for name in (name for name in sc.mechanisms() if sc.spec(name).drop_in):
+        row: dict[str, Any] = {"mechanism": name}
+        for identity in (False, True):
+            torch.manual_seed(SEED)
+            plan = sc.attach(model, name, example=x[:2], identity=identity)
+            attended = features(model, x)
+            key = "identity" if identity else "paper"
+            row[key] = round((attended.std() / without.std()).item(), 4)
+            row[f"{key}_bit_identical"] = torch.equal(attended, without)
+            row["start"] = sorted({site.start for site in plan if site.start})
+            sc.detach(model)
+        rows.append(row)
+        print(
+            f"{name:<20} paper {row['paper']:>9.4f}   identity {row['identity']:.4f}   "
+            f"{'bit-identical' if row['identity_bit_identical'] else 'but for rounding'}"
+        )
+    result = {
+        "command": "python benchmarks/attach_scale.py",
+        "network": "torchvision resnet50, random weights, batch-norm statistics of the images",
+        "images": [BATCH, 3, SIZE, SIZE],
+        "seed": SEED,
+        "std_without_attention": without.std().item(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "rows": rows,
+    }
+    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
