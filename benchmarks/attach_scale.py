@@ -11,7 +11,6 @@ that without attention, in evaluation mode. The results go to benchmarks/results
 from __future__ import annotations
 
 import json
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import torchvision
 from torch import Tensor, nn
 
 import saccade as sc
+from saccade.compare.compare import hardware
 
 RESULTS = Path(__file__).parent / "results" / "attach-scale.json"
 SEED, BATCH, SIZE = 0, 16, 64
@@ -73,9 +73,7 @@ def main() -> None:
         "images": [BATCH, 3, SIZE, SIZE],
         "seed": SEED,
         "std_without_attention": without.std().item(),
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "platform": platform.platform(),
+        "hardware": hardware(),
         "rows": rows,
     }
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")

@@ -88,6 +88,19 @@ def stn_mnist(result: Result) -> list[str]:
     ]
 
 
+def attach_scale(result: Result) -> list[str]:
+    def cell(row: Result, form: str) -> str:
+        return f"{row[form]:,.2f}" + (", bit-identical" if row[f"{form}_bit_identical"] else "")
+
+    rows = ((f"`{row['mechanism']}`", cell(row, "paper"), cell(row, "identity")) for row in result["rows"])
+    return [
+        "Standard deviation of the last feature map of a ResNet-50 "
+        f"({result['network'].partition(', ')[2]}), "
+        "relative to the network without attention, with each mechanism on all its residual branches.",
+        *table(("", "the paper's start", "identity"), rows),
+    ]
+
+
 def fine_tune(result: Result) -> list[str]:
     forms = dict.fromkeys((row["attention"], row["identity"]) for row in result["rows"])
 
@@ -111,11 +124,11 @@ def fine_tune(result: Result) -> list[str]:
     strengths = [abs(s) for row in result["rows"] for s in row["strengths"]]
     seeds = len({row["seed"] for row in result["rows"]})
     return [
-        f"A ResNet-20 is trained on {result['train_images']:,} images of CIFAR-10 for {result['epochs']} epochs; "
-        "then attention is put on every residual branch, and the whole goes on training for "
-        f"{result['fine_tuning']} more. Test error in percent on {result['test_images']:,} images, mean and range "
-        f"over {seeds} seeds. From the identity nothing is lost at the start, and the strengths do not stay at "
-        f"zero: their size is {statistics.median(strengths):.3f} in the median after fine-tuning.",
+        f"A ResNet-20 is trained on {result['train_images']:,} images of CIFAR-10 for {result['epochs']} "
+        "epochs; then attention is put on every residual branch, and the whole goes on training for "
+        f"{result['fine_tuning']} more. Test error in percent on {result['test_images']:,} images, mean and "
+        f"range over {seeds} seeds. From the identity nothing is lost at the start, and the strengths do not "
+        f"stay at zero: their size is {statistics.median(strengths):.3f} in the median after fine-tuning.",
         *table(("", "start", "error as put in", "after fine-tuning"), rows),
     ]
 
@@ -158,7 +171,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
     "white-patch": ("The white patch", white_patch),
     "ram-mnist": ("Recurrent attention on MNIST", ram_mnist),
     "stn-mnist": ("A spatial transformer on rotated MNIST", stn_mnist),
-    "fine-tune": ("Attention in a trained network", fine_tune),
+    "attach-scale": ("The scale of features at the start", attach_scale),
     "mechanisms-cpu": ("Speed on a CPU", mechanisms),
     "pairwise-cpu": ("Memory and time of attention between positions", pairwise),
 }

@@ -17,31 +17,41 @@ import skimage.data
 import timm
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 import saccade as sc
 from saccade.scoring import faithfulness, sanity
 from saccade.see import grad_cam
 
-SIDE = 224
 
-
-def photographs() -> torch.Tensor:
-    """Two photographs, (2, 3, 224, 224), normalised as ImageNet's networks want them."""
-    transform = timm.data.create_transform((3, SIDE, SIDE))
-    images = [Image.fromarray(read()) for read in (skimage.data.chelsea, skimage.data.coffee)]
+def photographs(side: int) -> torch.Tensor:
+    """Two photographs, (2, 3, side, side), normalised as ImageNet's networks want them."""
+    transform = v2.Compose(
+        [
+            v2.ToImage(),
+            v2.Resize(side),
+            v2.CenterCrop(side),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)),
+        ]
+    )
+    images = [Image.fromarray(skimage.data.chelsea()), Image.fromarray(skimage.data.coffee())]
     return torch.stack([transform(image) for image in images])
 
 
 def resnet(pretrained: bool, images: torch.Tensor, out: Path) -> None:
     # %% Where can attention go, and what would it cost?
-    model = timm.create_model("resnet50", pretrained=pretrained).eval()
+    side = images.shape[-1]
+    model = timm.create_model("resnet50", pretrained=pretrained, zero_init_last=False).eval()
     print(sc.sites(model, images, "cbam").of("stage"))
     before, keys = model(images), set(model.state_dict())
 
     # %% In: on every residual branch, and the network answers as it did, bit for bit.
     plan = sc.attach(model, "cbam", example=images)
     added = set(model.state_dict()) - keys
-    print(f"{len(plan)} x CBAM, {sum(site.parameters or 0 for site in plan):,} parameters in {len(added)} keys")
+    print(
+        f"{len(plan)} x CBAM, {sum(site.parameters or 0 for site in plan):,} parameters in {len(added)} keys"
+    )
     assert torch.equal(model(images), before)
     assert keys < set(model.state_dict())  # a checkpoint of the plain network fits: load with strict=False
 
@@ -50,7 +60,7 @@ def resnet(pretrained: bool, images: torch.Tensor, out: Path) -> None:
     for _ in range(2):
         model.train()(images).logsumexp(1).sum().backward()
         optimizer.step()
-    strength = model.layer4[2].bn3.attention.strength.item()
+    strength = model.get_parameter("layer4.2.bn3.attention.strength").item()
     print(f"the strength of the last place after two steps: {strength:+.1e}")
 
     # %% See where it looks.
@@ -62,12 +72,13 @@ def resnet(pretrained: bool, images: torch.Tensor, out: Path) -> None:
     def attention(network: torch.nn.Module) -> torch.Tensor:
         with torch.no_grad(), sc.record(network) as maps:
             network(images)
-        return maps["layer4.2"].heatmap((SIDE, SIDE))
+        return maps["layer4.2"].heatmap((side, side))
 
     def predict(x: torch.Tensor) -> torch.Tensor:
-        return model(x).softmax(1)
+        probabilities: torch.Tensor = model(x).softmax(1)
+        return probabilities
 
-    heats = {"attention": attention(model), "Grad-CAM": grad_cam(model, images).heatmap((SIDE, SIDE))}
+    heats = {"attention": attention(model), "Grad-CAM": grad_cam(model, images).heatmap((side, side))}
     for name, heat in heats.items():
         curves = faithfulness(predict, images, heat, steps=4)
         gain = curves["bright"].gain(over=curves["random"]).mean().item()
@@ -82,16 +93,17 @@ def resnet(pretrained: bool, images: torch.Tensor, out: Path) -> None:
 
 def vit(pretrained: bool, images: torch.Tensor, out: Path) -> None:
     # %% A ViT has attention already; it is recorded as it is, with fused kernels on.
-    model = timm.create_model("vit_tiny_patch16_224", pretrained=pretrained).eval()
+    side = images.shape[-1]
+    model = timm.create_model("vit_tiny_patch16_224", pretrained=pretrained, img_size=side).eval()
     with torch.no_grad(), sc.record(model) as maps:
         model(images)
     last = maps["blocks.11.attn"]
     assert isinstance(last, sc.PairwiseMap)
-    print(f"{len(maps)} maps; where row 7, column 7 looks in the last: {tuple(last.attend(y=7, x=7).shape)}")
+    print(f"{len(maps)} maps; where row 1, column 2 looks in the last: {tuple(last.attend(y=1, x=2).shape)}")
 
     # %% All layers in one map: attention rollout.
     rolled = maps.rollout()
-    print(f"rollout: {tuple(rolled.heatmap((SIDE, SIDE)).shape)}")
+    print(f"rollout: {tuple(rolled.heatmap((side, side)).shape)}")
 
     # %% Click a patch to see where it looks.
     sc.look(model, images, names=["cat", "coffee"]).save_html(out / "vit.html")
@@ -103,10 +115,11 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--pretrained", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("backbones"))
+    parser.add_argument("--side", type=int, default=224, help="of the images, a multiple of 16")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    images = photographs()
+    images = photographs(options.side)
     resnet(options.pretrained, images, options.out)
     vit(options.pretrained, images, options.out)
     print(f"pages and pictures: {options.out}")

@@ -13,6 +13,8 @@ import numpy as np
 import skimage.data
 from numpy.typing import NDArray
 
+from saccade.compare import leaderboard
+
 CONVOLVED = "multi_head:heads=4,projection=conv1d,kernel_size=3"
 ATTENTIONS = ("none", "se", "multi_head:heads=4", CONVOLVED, "cbam")
 SIDE, TOKENS, HEADS, WIDTH, IMAGES = 96, 24, 4, 8, 16
@@ -36,6 +38,7 @@ def make(
     seeds: int = 3,
     epochs: int = 12,
     masks: bool = True,
+    scored: bool = False,
 ) -> Path:
     """Write `results.json` and the galleries of a comparison and return its folder."""
     rng = np.random.default_rng(0)
@@ -49,13 +52,15 @@ def make(
             run = _run(attention, number, seed, epochs, rng)
             run["folder"] = f"runs/{number}-seed{seed}"
             run["localisation"] = _score(kind, rng) if masks and kind else None
+            if scored:
+                run["scores"] = _scores(kind, run["localisation"], rng)
             runs.append(run)
             out = folder / run["folder"]
             out.mkdir(parents=True)
             arrays = {"images": images, "labels": labels} | ({"masks": truth} if masks else {})
             arrays |= _answers(labels, run["error"], rng) | maps
             np.savez(out / "gallery.npz", allow_pickle=False, **arrays)
-    results = {
+    results: dict[str, Any] = {
         "schema": 1,
         "saccade": "0.1.0",
         "command": f"saccade compare white-patch {' '.join(f'-a {a}' for a in attentions)} --seeds {seeds}",
@@ -80,6 +85,9 @@ def make(
         "leaderboard": [_row(attention, runs) for attention in attentions],
         "runs": runs,
     }
+    if scored:
+        for row, joined in zip(results["leaderboard"], leaderboard(runs), strict=True):
+            row["scores"] = joined["scores"]
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     return folder
 
@@ -136,6 +144,37 @@ def _score(kind: str, rng: np.random.Generator) -> dict[str, Any]:
     poor = {"pointing": 0.01, "energy": 0.01, "precision": 0.012}
     bright, dark = (poor, good) if kind == "spatial" else (good, poor)
     return {"path": "attention", "kind": kind, "chance": 0.017, "bright": bright, "dark": dark}
+
+
+def _scores(kind: str | None, where: dict[str, Any] | None, rng: np.random.Generator) -> dict[str, Any]:
+    """Scores of one run's maps, pairwise ones more faithful than the rest, and of Grad-CAM."""
+    shares = np.linspace(0, 1, 11)
+
+    def ranked(sharpness: float, **more: float) -> dict[str, Any]:
+        rise = 1 - (1 - shares) ** sharpness
+        insertion, deletion = rise.clip(0, 0.97), (1 - rise).clip(0.02, 1)
+        areas = {"deletion": float(deletion.mean()), "insertion": float(insertion.mean())}
+        return {**areas, "deletion_curve": deletion.tolist(), "insertion_curve": insertion.tolist(), **more}
+
+    def judged(sharpness: float) -> dict[str, Any]:
+        gain = 0.5 - 1 / (1 + sharpness) + float(rng.normal(0, 0.02))
+        layers = [
+            {"path": "head", "reaches": False, "rank": 1.0, "ssim": 1.0},
+            {"path": "stages.0", "reaches": True, "rank": 0.3, "ssim": 0.1},
+        ]
+        return {
+            "path": "attention",
+            "kind": kind or "spatial",
+            "localisation": where and {key: where[key] for key in ("chance", "bright", "dark")},
+            "bright": ranked(sharpness, gain=gain),
+            "dark": ranked(1 / sharpness, gain=-gain),
+            "sanity": {"rank": 0.3 + float(rng.normal(0, 0.05)), "ssim": 0.1, "layers": layers},
+        }
+
+    own = {"attention": judged({"pairwise": 9.0, "spatial": 0.5, "channel": 1.1}[kind])} if kind else {}
+    chance = ranked(1.0)
+    facts = {"images": 100, "steps": 10, "shares": shares.tolist(), "random": chance, "centre": chance}
+    return {**facts, **own, "grad_cam": judged(2.0)}
 
 
 def _row(attention: str, runs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import torch
 import saccade as sc
 from saccade.models import SmallCNN
 from saccade.train import Recipe, load_checkpoint, train
-from saccade.train.classifier import build
+from saccade.train.network import build
 
 DROP_INS = [name for name in sc.mechanisms() if sc.spec(name).drop_in]
 TASK = "white-patch:size=32,patch=[6,12],train=24,validation=8,test=8"
@@ -40,7 +40,9 @@ def test_an_epoch_by_name(name: str, tmp_path: Path) -> None:
     assert heat.max() <= 1
 
     torch.manual_seed(recipe.seed)
-    start = {key: p for key, p in build(recipe, 2).named_parameters() if key.startswith("attention.")}
+    start = {
+        key: p for key, p in build(recipe, 2, (3, 32, 32)).named_parameters() if key.startswith("attention.")
+    }
     after = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]
     moved = [key for key, p in start.items() if not torch.equal(p, after[f"model.{key}"])]
     assert moved or not start, f"no weight of {name} was trained"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
+import backbones
 import same_or_different as example
 
 
@@ -32,3 +34,18 @@ def test_pairs_are_what_their_labels_say() -> None:
     assert same.double().mean() == 0.5
     assert ((differences.flatten().abs() < 50) == (same == 1)).all()
     assert (differences != 0).all()  # never an image and itself
+
+
+def test_attention_goes_into_a_resnet_is_seen_and_comes_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with torch.random.fork_rng(devices=()):
+        backbones.main(["--side", "64", "--out", str(tmp_path)])
+    said = capsys.readouterr().out
+    assert "16 x CBAM" in said
+    assert "12 maps; where row 1, column 2 looks in the last: (2, 4, 4)" in said
+    strength = float(said.split("after two steps: ")[1].split()[0])
+    assert abs(strength) > 1e-6
+    names = {path.name for path in tmp_path.iterdir()}
+    assert {"resnet50-cbam.html", "vit.html"} < names
+    assert sum(name.endswith(".png") for name in names) == 4

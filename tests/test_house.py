@@ -45,6 +45,7 @@ WITHIN_VOCABULARY = {
     "places": 0.2,
     "spec": 0.2,
     "tap": 0.2,
+    "windows": 0.2,
 }
 #: The package gathers the core's names, for users and the layers above it; `python -m saccade` is the top.
 PACKAGE = {"saccade": 4.5, "__main__": 9.0}

@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Dialog, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Dialog, Page, expect
 
+from browser import chromium
 from make_report_fixture import ATTENTIONS, CONVOLVED, make
+from saccade.compare import leaderboard
 from saccade.errors import BadRun
-from saccade.report import charts, gallery, text, write
+from saccade.report import charts, gallery, removal, text, write
 from saccade.report.results import Row, read
 
 MULTI_HEAD = "multi_head:heads=4"
@@ -152,6 +154,7 @@ def test_page_appears_by_rename(folder: Path, tmp_path: Path, monkeypatch: pytes
         (lambda r: r["task"].update(classes="two"), "task.classes='two' must be of type list"),
         (lambda r: r["leaderboard"][0].update(error=None), r"leaderboard\[0\].error=None must be"),
         (lambda r: r["leaderboard"].clear(), "leaderboard is empty"),
+        (lambda r: r["runs"][0].update(scores={}), r"runs\[0\].scores lacks 'images'"),
     ],
 )
 def test_results_that_cannot_be_used(
@@ -190,19 +193,8 @@ def test_galleries_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        names = ("chromium", "chromium-browser", "google-chrome", playwright.chromium.executable_path)
-        path = next(filter(None, map(shutil.which, names)), None)
-        if path is None:
-            pytest.fail(
-                "the report's tests need Chromium: apt-get install chromium, or playwright install chromium"
-            )
-        switches = (
-            "no-sandbox disable-gpu no-first-run disable-background-networking disable-component-update"
-        )
-        arguments = [f"--{switch}" for switch in f"{switches} disable-sync".split()]
-        with playwright.chromium.launch(executable_path=path, args=arguments) as launched:
-            yield launched
+    with chromium() as launched:
+        yield launched
 
 
 Opener = Callable[..., Page]
@@ -433,6 +425,64 @@ def test_dark_mode_has_colours_of_its_own(folder: Path, show: Opener) -> None:
     })"""
     light, dark = (show(folder, color_scheme=scheme).evaluate(script) for scheme in ("light", "dark"))
     assert all(a != b for a, b in zip(light, dark, strict=True))
+
+
+def test_scores_are_columns_and_charts_where_there_are_any(
+    folder: Path, tmp_path: Path, show: Opener
+) -> None:
+    page = show(folder)
+    assert page.locator('[data-key="faithfulness"], [data-key="rank"], .panels').count() == 0
+    out = make(tmp_path / "out", seeds=2, scored=True)
+    write(out)
+    rows = {
+        row["attention"]: row["scores"]
+        for row in json.loads((out / "results.json").read_text())["leaderboard"]
+    }
+    for width, scheme in ((375, "dark"), (1280, "light")):
+        page = show(out, width, color_scheme=scheme)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        expect(page.locator(".panels figure")).to_have_count(len(ATTENTIONS))
+    for key in ("faithfulness", "rank"):
+        page.locator(f'[data-key="{key}"]').click()
+        worth = [(rows[n].get("attention") or rows[n]["grad_cam"])[key]["mean"] for n in names(page)]
+        assert worth == sorted(worth, reverse=key == "faithfulness")
+    place = column(out, MULTI_HEAD)
+    cells = page.locator(f'.board tr:has([data-value="{MULTI_HEAD}"])')
+    its = rows[MULTI_HEAD]
+    expect(cells).to_contain_text(f"+{its['attention']['faithfulness']['mean']:.2f}")
+    expect(cells).to_contain_text(f"Grad-CAM +{its['grad_cam']['faithfulness']['mean']:.2f}")
+    figure = page.locator(".panels figure").nth(place)
+    expect(figure).to_contain_text("attention, bright")
+    expect(page.locator(".panels figure").nth(column(out, "none"))).to_contain_text("Grad-CAM, bright")
+    expect(page.locator(".panels figure").nth(column(out, "cbam"))).to_contain_text("attention, dark")
+    assert "at random 0.50" in (figure.locator("desc").text_content() or "")
+    assert page.locator(".board .best").count() == 9
+    for key, pick in (("faithfulness", max), ("rank", min)):
+        worth = [(its.get("attention") or its["grad_cam"])[key]["mean"] for its in rows.values()]
+        expect(page.locator(f'.board .best[data-value="{pick(worth)}"]')).to_have_count(1)
+    bottom, top = removal.PANEL.y
+    for attention, sign in ((MULTI_HEAD, "bright"), ("cbam", "dark")):
+        figure = page.locator(".panels figure").nth(column(out, attention))
+        path = figure.locator(".line path").nth(0).get_attribute("d") or ""
+        drawn = [float(point.split(",")[1]) for point in path.removeprefix("M").split("L")]
+        runs: list[Any] = [r["scores"] for r in read(out)["runs"] if r["attention"] == attention]
+        heights = np.mean([run["attention"][sign]["deletion_curve"] for run in runs], axis=0)
+        np.testing.assert_allclose(drawn, bottom + (top - bottom) * heights, atol=0.01)
+
+
+def test_scores_of_some_runs_alone_are_said_to_be(tmp_path: Path, show: Opener) -> None:
+    def forget(results: dict[str, Any]) -> None:
+        for run in results["runs"]:
+            if run["seed"] or run["attention"] == "se":
+                run.pop("scores")
+        for row, joined in zip(results["leaderboard"], leaderboard(results["runs"]), strict=True):
+            row["scores"] = joined["scores"]
+
+    out = copy(make(tmp_path / "made", seeds=2, scored=True), tmp_path / "out", forget)
+    page = show(write(out).parent)
+    expect(page.locator(".panels figure")).to_have_count(len(ATTENTIONS) - 1)
+    expect(page.locator('.board tr:has([data-value="cbam"])')).to_contain_text("1 of 2 seeds")
+    assert page.locator('.board tr:has([data-value="se"]) .absent').count() == 2
 
 
 def test_hostile_names_are_inert(tmp_path: Path, show: Opener) -> None:

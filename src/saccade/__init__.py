@@ -1,5 +1,7 @@
 """Visual attention for PyTorch: put it in, see where it looks, measure whether it helps."""
 
+from typing import TYPE_CHECKING, Any
+
 from saccade.attach import Site, Sites, attach, detach, sites
 from saccade.errors import (
     BadData,
@@ -47,9 +49,26 @@ __all__ = [
     "attach",
     "create",
     "detach",
+    "look",
     "mechanisms",
     "record",
     "register",
     "sites",
     "spec",
 ]
+
+if TYPE_CHECKING:
+    from saccade.see import look
+else:
+
+    def __getattr__(name: str) -> Any:
+        """Load `look` when it is first used: it draws, and the core needs nothing but torch."""
+        if name != "look":
+            raise AttributeError(f"module 'saccade' has no attribute {name!r}")
+        try:
+            from saccade.see import look
+        except ModuleNotFoundError as error:
+            needed = f"saccade.look needs {error.name!r}; pip install 'saccade[report]'"
+            raise ModuleNotFoundError(needed, name=error.name) from error
+        globals()["look"] = look
+        return look

@@ -34,6 +34,9 @@ class UnknownName(SaccadeError, KeyError):
             hint = "there are none"
         super().__init__(f"unknown {kind} {name!r}; {hint}")
 
+    def __reduce__(self) -> tuple[type[UnknownName], tuple[str, str, list[str]]]:
+        return type(self), (self.kind, self.name, self.known)  # it crosses from one process to another
+
     def __str__(self) -> str:
         return str(self.args[0])  # KeyError would put it into quotes
 

@@ -6,9 +6,10 @@ three of them (`L` of a sequence, `H, W` of an image, `T, H, W` of a clip).
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -140,7 +141,7 @@ class PairwiseMap(AttentionMap):
 
     def weights(self) -> Tensor:
         """Return all weights, `(B, heads, Nq, Nk)`. This is the large tensor that nothing else builds."""
-        return self.rows(self.queries)
+        return self._rows_at(slice(None))
 
     def attend(
         self, *, y: int | None = None, x: int | None = None, t: int | None = None, head: int | None = None
@@ -151,23 +152,54 @@ class PairwiseMap(AttentionMap):
 
         Raises `BadShape` if an axis is missing, superfluous or out of range.
         """
-        row = self.queries[:, :, self._index(t, y, x)].unsqueeze(2)
-        return self._heads(self.rows(row), head).reshape(-1, *self.key_shape)
+        place = self._index(t, y, x)
+        row = self._rows_at(slice(place, place + 1))
+        return self._heads(row, head).reshape(-1, *self.key_shape)
 
     def received(self, head: int | None = None) -> Tensor:
         """Return the weight that each position receives, the mean over queries, `(B, *key_shape)`.
 
         It sums to 1 if rows do. The queries are taken a few at a time: memory grows with Nk, not Nq * Nk.
         """
-        parts = self._chunks(self.queries)
-        sums = torch.stack([self._heads(self.rows(part), head).sum(1) for part in parts])
-        return (sums.sum(0) / self.queries.shape[2]).reshape(-1, *self.key_shape)
+        batch, count = self.queries.shape[0], math.prod(self.query_shape)
+        dtype = torch.promote_types(self.queries.dtype, torch.float32)
+        equal = torch.full((batch, count), 1 / count, dtype=dtype, device=self.queries.device)
+        return self.carry(equal, head).reshape(-1, *self.key_shape)
+
+    def carry(self, shares: Tensor, head: int | None = None) -> Tensor:
+        """Return shares @ A, where `shares` `(B, Nq)`, looking through the weights A, end up: `(B, Nk)`.
+
+        A is the mean over heads unless one is named. Memory grows with Nk, not Nq * Nk.
+        """
+        sums = [
+            (shares[:, None, part].to(rows) @ rows).squeeze(1)
+            for part in self._parts(math.prod(self.query_shape))
+            for rows in [self._heads(self._rows_at(part), head)]
+        ]
+        return torch.stack(sums).sum(0)
+
+    def tokens(self) -> PairwiseMap:
+        """Return the same weights among all tokens in a row, those without a place, if any, first.
+
+        >>> import torch
+        >>> q = torch.randn(1, 2, 16, 8)
+        >>> PairwiseMap(q, q, 8**-0.5, (4, 4), (4, 4)).tokens().query_shape
+        (16,)
+        """
+        shapes = (math.prod(self.query_shape),), (math.prod(self.key_shape),)
+        return replace(self, query_shape=shapes[0], key_shape=shapes[1])
 
     def saliency(self) -> Tensor:
         return self.received()
 
-    def _chunks(self, queries: Tensor) -> Iterator[Tensor]:
-        yield from queries.split(max(1, _CHUNK // self._row_size), dim=2)
+    def _rows_at(self, places: slice) -> Tensor:
+        """Return the weights of the queries at these places, `(B, heads, n, Nk)`."""
+        return self.rows(self.queries[:, :, places])
+
+    def _parts(self, count: int) -> Iterator[slice]:
+        """Split `count` queries into as many at a time as memory allows."""
+        step = max(1, _CHUNK // self._row_size)
+        return (slice(start, start + step) for start in range(0, count, step))
 
     @property
     def _row_size(self) -> int:

@@ -11,6 +11,8 @@ except ModuleNotFoundError:  # the core was installed alone
 
 from saccade.cli.catalogue import list_mechanisms, show
 from saccade.cli.compare import compare, report
+from saccade.cli.look import look
+from saccade.cli.score import score
 from saccade.cli.sites import sites
 from saccade.cli.train import train
 from saccade.errors import SaccadeError
@@ -26,6 +28,8 @@ app.command()(show)
 app.command()(sites)
 app.command()(compare)
 app.command()(train)
+app.command()(look)
+app.command()(score)
 app.command()(report)
 
 

@@ -3,12 +3,30 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from saccade.cli.train import BatchSize, Epochs, Json, LearningRate, Patience, RecipeFile, Stage, name_skipped
+from saccade.cli.train import (
+    BatchSize,
+    Epochs,
+    Json,
+    LearningRate,
+    Patience,
+    PrintRecipe,
+    RecipeFile,
+    Settings,
+    Stage,
+    name_skipped,
+)
+
+
+class ExecutorName(StrEnum):
+    local = "local"
+    processes = "processes"
+    ray = "ray"
 
 
 def compare(
@@ -27,6 +45,17 @@ def compare(
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     patience: Patience = None,
+    executor: Annotated[
+        ExecutorName, typer.Option(help="Where runs are trained: local, processes or ray.")
+    ] = ExecutorName.local,
+    workers: Annotated[int, typer.Option(help="Runs at a time, with --executor processes.")] = 2,
+    address: Annotated[
+        str | None, typer.Option(help="HOST:PORT of a Ray cluster; by default a new one of this machine.")
+    ] = None,
+    cpus_per_run: Annotated[float, typer.Option(help="CPUs of a run on a Ray cluster.")] = 1,
+    gpus_per_run: Annotated[float, typer.Option(help="GPUs of a run there; 0.25 lets four share one.")] = 0,
+    settings: Settings = None,
+    print_recipe: PrintRecipe = False,
     as_json: Json = False,
 ) -> None:
     """Train a network with and without attention, over several seeds, and write leaderboard and report.
@@ -36,8 +65,9 @@ def compare(
     from saccade.cli.display import ComparisonDisplay
     from saccade.compare import FIRST_EXPERIMENT, Comparison
     from saccade.compare import compare as run
+    from saccade.compare.executors import Executor, Local, Processes
     from saccade.report import write
-    from saccade.train.recipe import read_yaml
+    from saccade.train.recipe import read_settings, read_yaml
 
     given = {
         "task": task,
@@ -50,10 +80,22 @@ def compare(
         "patience": patience,
     }
     values = read_yaml(recipe) if recipe else {"attentions": list(FIRST_EXPERIMENT)}
-    values |= {key: value for key, value in given.items() if value is not None}
+    values |= {key: value for key, value in given.items() if value is not None} | read_settings(
+        settings or []
+    )
     comparison = Comparison.from_mapping(values)
+    if print_recipe:
+        typer.echo(comparison.to_yaml(), nl=False)
+        return
+    chosen: Executor = Local()
+    if executor is ExecutorName.processes:
+        chosen = Processes(workers)
+    elif executor is ExecutorName.ray:
+        from saccade.compare.executors.ray import Ray
+
+        chosen = Ray(address, cpus_per_run, gpus_per_run)
     with ComparisonDisplay(comparison.training.task, to_stderr=as_json) as display:
-        summary = run(comparison, out, display)
+        summary = run(comparison, out, display, chosen)
     page = write(out)
     name_skipped(summary["task"])
     if as_json:

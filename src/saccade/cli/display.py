@@ -16,6 +16,11 @@ from saccade.compare import leaderboard
 from saccade.train import Progress as RunProgress
 from saccade.train import Recipe
 
+_SCORED = (
+    "faithful: how much better than at random the map orders the pixels that the answer rests on; "
+    "sanity: rank correlation with the map of random weights, where 1 means that nothing learned shows"
+)
+
 
 class RunDisplay:
     """A progress bar with loss, error and time left. Where there is no terminal, it stays silent."""
@@ -50,6 +55,10 @@ class RunDisplay:
         self.bar.update(self.task, completed=progress.fraction, numbers=numbers)
         self.refresh()
 
+    def told(self, what: str, share: float) -> None:
+        self.bar.update(self.task, description=what, completed=share)
+        self.refresh()
+
     def render(self) -> RenderableType:
         return self.bar
 
@@ -78,8 +87,9 @@ class ComparisonDisplay(RunDisplay):
     def finished(self, results: list[dict[str, Any]]) -> None:
         self.rows = leaderboard(results)
         elapsed = time.monotonic() - self.began
-        left = elapsed / self.number * (self.of - self.number)
-        self.total = Text(f"{self.number}/{self.of} runs in {_clock(elapsed)}, about {_clock(left)} left")
+        done = len(results)
+        left = elapsed / done * (self.of - done)
+        self.total = Text(f"{done}/{self.of} runs in {_clock(elapsed)}, about {_clock(left)} left")
         self.refresh()
         if not self.console.is_terminal:
             last = results[-1]
@@ -104,11 +114,15 @@ def table(title: str, rows: list[dict[str, Any]]) -> Table:
     caption = "± half of a 95% interval over seeds; vs none: paired difference, in points"
     if chance:
         caption += f"; on target: average precision of the map, chance {max(chance):.2f}"
+    scored = any(row.get("scores") for row in rows)
+    if scored:
+        caption += f"; {_SCORED}"
     out = Table(
         title=title, caption=caption, title_justify="left", caption_justify="left", box=None, pad_edge=False
     )
     out.add_column("attention", overflow="fold", ratio=1)
-    for column in ("error %", "vs none", "on target", "params", "MFLOPs", "ms", "train"):
+    scores = ("faithful", "sanity") if scored else ()
+    for column in ("error %", "vs none", "on target", *scores, "params", "MFLOPs", "ms", "train"):
         out.add_column(column, justify="right", no_wrap=True)
     for row in sorted(rows, key=lambda row: row["error"]["mean"]):
         out.add_row(
@@ -118,12 +132,41 @@ def table(title: str, rows: list[dict[str, Any]]) -> Table:
             ""
             if row["localisation"] is None
             else "{precision[mean]:.2f} {sign}".format(**row["localisation"]),
+            *(_scores(row["scores"]) if scored else ()),
             f"{row['parameters'] / 1e3:.1f}k",
             f"{row['flops'] / 1e6:.1f}",
             f"{row['latency_ms']:.2f}",
             f"{row['train_seconds']:.0f}s",
         )
     return out
+
+
+def scores_table(rows: list[dict[str, Any]]) -> Table:
+    """Return the scores of all maps as the terminal shows them."""
+    out = Table(caption=_SCORED, caption_justify="left", box=None, pad_edge=False)
+    out.add_column("attention", overflow="fold", ratio=1)
+    for column in ("map", "faithful", "on target", "sanity", "ssim"):
+        out.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        for name, its in (row["scores"] or {}).items():
+            out.add_row(
+                row["attention"],
+                f"{'Grad-CAM' if name == 'grad_cam' else 'its own'}, {its['sign']}",
+                f"{its['faithfulness']['mean']:+.2f}",
+                *(
+                    "" if its[key] is None else f"{its[key]['mean']:.2f}"
+                    for key in ("precision", "rank", "ssim")
+                ),
+            )
+    return out
+
+
+def _scores(scores: dict[str, Any] | None) -> tuple[str, str]:
+    """Return faithfulness and sanity of the attention's map or, where there is none, of Grad-CAM's."""
+    if not scores:
+        return "", ""
+    its = scores.get("attention") or scores["grad_cam"]
+    return f"{its['faithfulness']['mean']:+.2f}", f"{its['rank']['mean']:.2f}"
 
 
 def _points(interval: dict[str, float | None] | None, *, signed: bool = False) -> str:

@@ -17,6 +17,11 @@ Patience = Annotated[int | None, typer.Option(help="Stop after so many epochs wi
 RecipeFile = Annotated[
     Path | None, typer.Option("--recipe", help="A YAML recipe; options override its keys.")
 ]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any other key of the recipe; repeat for more."),
+]
+PrintRecipe = Annotated[bool, typer.Option("--print-recipe", help="Print the whole recipe and stop.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
 
@@ -43,13 +48,15 @@ def train(
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     patience: Patience = None,
+    settings: Settings = None,
+    print_recipe: PrintRecipe = False,
     as_json: Json = False,
 ) -> None:
     """Train one network, test it, and look where it looks."""
     from saccade.cli.display import RunDisplay
     from saccade.train import Recipe
     from saccade.train import train as run
-    from saccade.train.recipe import read_yaml
+    from saccade.train.recipe import read_settings, read_yaml
 
     given = {
         "task": task,
@@ -62,9 +69,15 @@ def train(
         "patience": patience,
     }
     values = read_yaml(recipe) if recipe else {}
-    values |= {key: value for key, value in given.items() if value is not None}
+    values |= {key: value for key, value in given.items() if value is not None} | read_settings(
+        settings or []
+    )
+    chosen = Recipe.from_mapping(values)
+    if print_recipe:
+        typer.echo(chosen.to_yaml(), nl=False)
+        return
     with RunDisplay() as display:
-        result = run(Recipe.from_mapping(values), out, resume=resume, report=display.progressed)
+        result = run(chosen, out, resume=resume, report=display.progressed)
     name_skipped(result["task"])
     if as_json:
         typer.echo(json.dumps(result, indent=1))

@@ -3,5 +3,6 @@
 from saccade.compare.compare import Watcher, compare
 from saccade.compare.grid import FIRST_EXPERIMENT, Comparison
 from saccade.compare.leaderboard import interval, leaderboard
+from saccade.compare.score import score
 
-__all__ = ["FIRST_EXPERIMENT", "Comparison", "Watcher", "compare", "interval", "leaderboard"]
+__all__ = ["FIRST_EXPERIMENT", "Comparison", "Watcher", "compare", "interval", "leaderboard", "score"]

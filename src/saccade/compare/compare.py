@@ -12,11 +12,12 @@ from typing import Any, Protocol
 import torch
 
 import saccade
+from saccade.compare.executors import Executor, Job, Local
 from saccade.compare.grid import Comparison, folder_name
 from saccade.compare.leaderboard import Result, leaderboard, to_csv
 from saccade.errors import BadRun
 from saccade.files import write_json, write_text
-from saccade.train import Progress, Recipe, train
+from saccade.train import Progress, Recipe
 
 SCHEMA = 1
 COSTS = ("parameters", "flops", "latency_ms", "train_seconds")
@@ -31,25 +32,30 @@ class Watcher(Protocol):
     def finished(self, results: list[Result]) -> None: ...
 
 
-def compare(comparison: Comparison, out: Path, watcher: Watcher | None = None) -> dict[str, Any]:
+def compare(
+    comparison: Comparison, out: Path, watcher: Watcher | None = None, executor: Executor | None = None
+) -> dict[str, Any]:
     """Train all runs that `out` does not hold yet, and return what is written to its results.json.
 
-    Killed at any moment and started again, it does only what is missing.
+    Killed at any moment and started again, it does only what is missing. By default the runs are trained
+    one after another in this process; see `saccade.compare.executors` for others.
 
     Raises `BadRun` if the folder belongs to another comparison or cannot be written.
     """
     comparison.check()
     _claim(comparison, out)
-    recipes = comparison.runs()
-    results: list[Result] = []
-    for number, recipe in enumerate(recipes, start=1):
+    jobs = [Job(recipe, out / "runs" / folder_name(recipe)) for recipe in comparison.runs()]
+
+    def begin(number: int) -> None:
         if watcher:
-            watcher.started(recipe, number, len(recipes))
-        folder = out / "runs" / folder_name(recipe)
-        result = train(recipe, folder, resume=True, report=watcher.progressed if watcher else None)
-        results.append(result)
+            watcher.started(jobs[number].recipe, number + 1, len(jobs))
+
+    found: dict[int, Result] = {}
+    for number, result in (executor or Local()).run(jobs, begin, watcher.progressed if watcher else None):
+        found[number] = result
         if watcher:
-            watcher.finished(results)
+            watcher.finished([*found.values()])
+    results = [found[number] for number in sorted(found)]
     summary = summarise(comparison, results)
     write_json(out / "results.json", summary)
     write_text(out / "leaderboard.csv", to_csv(summary["leaderboard"]))
@@ -67,13 +73,16 @@ def summarise(comparison: Comparison, results: list[Result]) -> dict[str, Any]:
         "hardware": hardware(),
         "task": results[0]["task"],
         "leaderboard": leaderboard(results),
-        "runs": [
-            {
-                **{key: run[key] for key in KEPT_FROM_RUN},
-                "folder": f"runs/{names[run['attention'], run['seed']]}",
-            }
-            for run in results
-        ],
+        "runs": [entry(run, f"runs/{names[run['attention'], run['seed']]}") for run in results],
+    }
+
+
+def entry(result: Result, folder: str) -> dict[str, Any]:
+    """Return what results.json keeps of a run."""
+    return {
+        **{key: result[key] for key in KEPT_FROM_RUN},
+        "scores": result.get("scores"),  # `saccade score` adds them
+        "folder": folder,
     }
 
 

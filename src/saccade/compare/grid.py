@@ -76,7 +76,11 @@ class Comparison:
         return cls.from_mapping(read_yaml(path))
 
     def write(self, path: Path) -> None:
-        write_text(path, yaml.safe_dump(self.to_mapping(), sort_keys=False))
+        write_text(path, self.to_yaml())
+
+    def to_yaml(self) -> str:
+        text: str = yaml.safe_dump(self.to_mapping(), sort_keys=False)
+        return text
 
     def check(self) -> None:
         """Raise, before anything is written, for whatever a run would stumble over."""

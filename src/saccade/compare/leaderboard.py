@@ -42,13 +42,15 @@ def leaderboard(results: Sequence[Result]) -> list[Row]:
 
 
 def _row(attention: str, runs: Sequence[Result], plain: dict[int, float]) -> Row:
+    where = _localisation([run["localisation"] for run in runs if run["localisation"]])
     paired = [run["error"] - plain[run["seed"]] for run in runs if run["seed"] in plain]
     return {
         "attention": attention,
         "seeds": len(runs),
         "error": interval([run["error"] for run in runs], least=0.0),
         "difference": interval(paired) if paired and attention != "none" else None,
-        "localisation": _localisation([run["localisation"] for run in runs if run["localisation"]]),
+        "localisation": where,
+        "scores": _scores([run["scores"] for run in runs if run.get("scores")], where),
         "parameters": runs[0]["parameters"],
         "flops": runs[0]["flops"],
         "latency_ms": statistics.median(run["latency_ms"] for run in runs),
@@ -69,6 +71,39 @@ def _localisation(scores: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
         "chance": statistics.fmean(s["chance"] for s in scores),
         **{measure: interval([s[sign][measure] for s in scores], least=0.0) for measure in _MEASURES},
     }
+
+
+def _scores(scores: Sequence[dict[str, Any]], where: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Join the scores of the runs that have them, for the attention and for Grad-CAM.
+
+    A map counts under the sign under which it finds the target, the attention's being that of its row;
+    where no target is known, under the sign under which it is more faithful.
+    """
+    if not scores:
+        return None
+    rows: dict[str, Any] = {}
+    for name in ("attention", "grad_cam"):
+        maps = [its[name] for its in scores if name in its]
+        if not maps:
+            continue
+        found = _localisation([its["localisation"] for its in maps if its["localisation"]])
+        gain = {sign: statistics.fmean(its[sign]["gain"] for its in maps) for sign in ("bright", "dark")}
+        best = "bright" if gain["bright"] >= gain["dark"] else "dark"
+        place = where if name == "attention" and where else found
+        sign = place["sign"] if place else best
+        rows[name] = {
+            "runs": len(maps),
+            "sign": sign,
+            "faithfulness": interval([its[sign]["gain"] for its in maps]),
+            "deletion": interval([its[sign]["deletion"] for its in maps], least=0.0),
+            "insertion": interval([its[sign]["insertion"] for its in maps], least=0.0),
+            "rank": interval([its["sanity"]["rank"] for its in maps], least=0.0),
+            "ssim": interval([its["sanity"]["ssim"] for its in maps]),
+            "precision": interval([its["localisation"][sign]["precision"] for its in maps], least=0.0)
+            if found
+            else None,
+        }
+    return rows
 
 
 def to_csv(rows: Sequence[Row]) -> str:

@@ -46,6 +46,11 @@ class Task:
             only = self.classes[int(self.train.labels[0])]
             raise BadData(f"{self.name}: the training images are of a single class, {only!r}; two are needed")
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of an image, (3, H, W)."""
+        return tuple(self.train.images.shape[1:])
+
     def normalisation(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of each channel of the training images, on the scale [0, 1]."""
         pixels = self.train.images.float().div_(255)

@@ -77,7 +77,9 @@ class SelfAttention(nn.Module):
         (class_query, queries), (class_key, keys) = (
             x.split([1, x.shape[2] - 1], dim=2) for x in (queries, keys)
         )
-        return ClassTokenMap(queries, keys, scale, grid, grid, class_query=class_query, class_key=class_key)
+        return ClassTokenMap(
+            queries, keys, scale, grid, grid, extra_queries=class_query, extra_keys=class_key
+        )
 
 
 class Block(nn.Module):

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import nn
 
 from saccade.errors import BadOption, NothingRecorded, UnknownName
-from saccade.maps import AttentionMap
+from saccade.maps import AttentionMap, PairwiseMap, SpatialMap
+from saccade.record.adapters import COMPILED, Adapter, FeatureShapes, find, is_watched
+from saccade.record.adapters.watch import Handle
+from saccade.record.rollout import rollout
 from saccade.tap import Tap
 
-_COMPILED = "_orig_mod"  # the level that torch.compile inserts into module paths
 _PLACELESS = ("channel", "branch")  # kinds whose weights belong to no place
 
 
@@ -52,6 +54,10 @@ class Maps(Mapping[str, AttentionMap]):
     def __repr__(self) -> str:
         return f"Maps({', '.join(f'{path!r}: {m.kind}' for path, m in self.items())})"
 
+    def rollout(self) -> SpatialMap:
+        """Return the attention rollout of the pairwise maps, in the order of their modules; see `rollout`."""
+        return rollout([m for m in self.values() if isinstance(m, PairwiseMap)])
+
     def _collect(self) -> dict[str, AttentionMap]:
         """Read the taps while they record; what was read last stays after they are off."""
         for path, tap in self._taps.items():
@@ -61,14 +67,21 @@ class Maps(Mapping[str, AttentionMap]):
 
 
 @contextmanager
-def record(model: nn.Module) -> Iterator[Maps]:
+def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None = None) -> Iterator[Maps]:
     """Collect the attention maps of the forward passes that run inside the `with` block.
 
-    The result of the model is the same with and without. When the block ends, normally or by an
-    exception, the model is as it was. A compiled model is compiled once more, with its maps.
+    Seen are this package's mechanisms and attention that is already in a network: `nn.MultiheadAttention`,
+    the vision and Swin transformers of torchvision and timm, squeeze-and-excitation; the table is in
+    `saccade.record.adapters`. `adapters` adds classes of your own: functions of the module, its inputs by
+    name and its output that return a map.
 
-    Raises `NothingRecorded` at once if the model holds no mechanism, and at the end if none of them
-    ran; `BadOption` if the model is scripted, or is being recorded already.
+    The result of the model is the same with and without. When the block ends, normally or by an
+    exception, the model is as it was. A compiled model of this package's mechanisms is compiled once more,
+    with its maps.
+
+    Raises `NothingRecorded` at once if the model holds no attention that is known, and at the end if none
+    of it ran; `BadOption` if the model is scripted, is being recorded already, or is compiled and holds
+    attention that only hooks can see.
 
     >>> import torch, saccade as sc
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), sc.create("multi_head", 16))
@@ -76,25 +89,51 @@ def record(model: nn.Module) -> Iterator[Maps]:
     ...     y = model(torch.randn(2, 3, 8, 8))
     >>> maps["1"].heatmap(size=(8, 8)).shape
     torch.Size([2, 8, 8])
+
+    Attention of others, and how a class of your own is added:
+
+    >>> model = torch.nn.TransformerEncoderLayer(32, 4, 64, batch_first=True).eval()
+    >>> with sc.record(model) as maps:
+    ...     y = model(torch.randn(2, 16, 32))
+    >>> maps["self_attn"].attend(y=3, x=0, head=2).shape
+    torch.Size([2, 4, 4])
+    >>> gate = torch.nn.Sigmoid()
+    >>> with sc.record(gate, {torch.nn.Sigmoid: lambda gate, inputs, output: sc.SpatialMap(output)}) as maps:
+    ...     y = gate(torch.randn(2, 8, 8))
+    >>> maps
+    Maps('': spatial)
     """
     if isinstance(model, torch.jit.ScriptModule):
         raise BadOption("a scripted model cannot be recorded; record the module it was scripted from")
-    taps = {_path(name): module for name, module in model.named_modules() if isinstance(module, Tap)}
+    features = FeatureShapes()
+    found = find(model, adapters or {}, features)
+    taps: dict[str, Tap] = {}
+    for name, module in model.named_modules():
+        if isinstance(module, Tap):
+            taps[_path(name.rpartition(".")[0])] = module
+        elif name in found:
+            taps[_path(name)] = Tap()
     if not taps:
         raise NothingRecorded(
-            f"{type(model).__name__} holds no attention mechanism, so there is nothing to record"
+            f"{type(model).__name__} holds no attention mechanism that is known, so there is nothing "
+            "to record"
         )
-    if any(tap.recording for tap in taps.values()):
+    if any(tap.recording for tap in taps.values()) or any(is_watched(module) for module in model.modules()):
         raise BadOption(f"{type(model).__name__} is being recorded already; leave the outer block first")
     maps = Maps(taps)
     for tap in taps.values():
         tap.recording = True
     try:
-        yield maps
+        with ExitStack() as stack:
+            for module in model.modules() if found else ():
+                _remove_with(stack, features.watch(module))
+            for name, watch in found.items():
+                _remove_with(stack, watch(taps[_path(name)].publish))
+            yield maps
         if not maps:
             raise NothingRecorded(
                 f"none of the {len(taps)} mechanisms of {type(model).__name__} ran; "
-                "call the model inside the block"
+                f"call the model inside the block{', not through compiled code' if found else ''}"
             )
     finally:
         maps._collect()  # before the taps are emptied
@@ -102,6 +141,11 @@ def record(model: nn.Module) -> Iterator[Maps]:
             tap.recording, tap.latest = False, None
 
 
-def _path(tap: str) -> str:
-    """The path of the mechanism that owns a tap, without the levels that torch.compile adds."""
-    return ".".join(part for part in tap.split(".")[:-1] if part != _COMPILED)
+def _remove_with(stack: ExitStack, handles: Iterable[Handle]) -> None:
+    for handle in handles:
+        stack.callback(handle.remove)
+
+
+def _path(name: str) -> str:
+    """The path of a module, without the levels that torch.compile adds."""
+    return ".".join(part for part in name.split(".") if part != COMPILED)

@@ -14,7 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from saccade.files import replacing
-from saccade.report import charts, gallery, table, text
+from saccade.report import charts, gallery, removal, table, text
 from saccade.report.results import read
 
 _TEMPLATES = files("saccade.report") / "templates"
@@ -65,6 +65,8 @@ def render(folder: Path) -> str:
             finding=text.finding(results["leaderboard"]),
             consequence=text.consequence(results["leaderboard"]),
             localised=any(row["localisation"] for row in results["leaderboard"]),
+            main_maps=[table.main_map(row) for row in results["leaderboard"]],
+            removals=removal.removals(results),
             best=table.best(results),
             strips=table.strips(results),
             labels=labels,
@@ -82,6 +84,7 @@ def render(folder: Path) -> str:
             },
             recipe=json.dumps(results["recipe"], indent=2, ensure_ascii=False),
             charts=charts,
+            removal=removal,
             style=Markup(_read("style.css")),
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

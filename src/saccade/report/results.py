@@ -31,7 +31,31 @@ class Localisation(TypedDict):
     precision: Interval
 
 
-class Row(TypedDict):
+class MapScores(TypedDict):
+    """What the maps of all scored seeds are worth, under one sign."""
+
+    runs: int
+    sign: Literal["bright", "dark"]
+    faithfulness: Interval
+    deletion: Interval
+    insertion: Interval
+    rank: Interval
+    ssim: Interval
+    precision: Interval | None
+
+
+class Scores(TypedDict, total=False):
+    """The scores of the attention, if there is one, and of Grad-CAM."""
+
+    attention: MapScores
+    grad_cam: MapScores
+
+
+class _Row(TypedDict, total=False):
+    scores: Scores | None
+
+
+class Row(_Row):
     """One attention of the leaderboard. `difference` is its error less that of "none", paired by seed."""
 
     attention: str
@@ -53,17 +77,84 @@ class Score(TypedDict):
     precision: float
 
 
-class RunLocalisation(TypedDict):
-    """The scores of one run's maps, bright and dark."""
+class MapLocalisation(TypedDict):
+    """How well some maps of one run point at the target, bright and dark."""
 
-    path: str
-    kind: str
     chance: float
     bright: Score
     dark: Score
 
 
-class Run(TypedDict):
+class RunLocalisation(MapLocalisation):
+    """How well the attention of one run points at the target."""
+
+    path: str
+    kind: str
+
+
+class Ranking(TypedDict):
+    """The answer of a network while pixels are deleted and inserted in some order; areas and curves."""
+
+    deletion: float
+    insertion: float
+    deletion_curve: list[float]
+    insertion_curve: list[float]
+
+
+class MapRanking(Ranking):
+    """The same in the order of a map, and by how much it is better than a random order."""
+
+    gain: float
+
+
+class Similarity(TypedDict):
+    """How like the original a map is after a layer, and all before it, lost their weights."""
+
+    path: str
+    reaches: bool
+    rank: float
+    ssim: float
+
+
+class Sanity(TypedDict):
+    """How like the original a map is after all layers lost their weights, and after each."""
+
+    rank: float
+    ssim: float
+    layers: list[Similarity]
+
+
+class RunMap(TypedDict):
+    """The scores of one map of a run, as it is and inverted."""
+
+    path: str | None
+    kind: str
+    localisation: MapLocalisation | None
+    bright: MapRanking
+    dark: MapRanking
+    sanity: Sanity
+
+
+class _RunScores(TypedDict, total=False):
+    attention: RunMap
+    grad_cam: RunMap
+
+
+class RunScores(_RunScores):
+    """What `saccade score` found about a run."""
+
+    images: int
+    steps: int
+    shares: list[float]
+    random: Ranking
+    centre: Ranking
+
+
+class _Run(TypedDict, total=False):
+    scores: RunScores | None
+
+
+class Run(_Run):
     """One training: an attention and a seed."""
 
     attention: str
@@ -131,6 +222,10 @@ def read(folder: Path) -> Results:
         if not found[section]:
             raise BadRun(f"{path}: {section} is empty")
     results = cast(Results, found)
+    for row in results["leaderboard"]:
+        row.setdefault("scores", None)  # those of `saccade score`, if it has been called
+    for run in results["runs"]:
+        run.setdefault("scores", None)
     results["leaderboard"].sort(key=lambda row: row["error"]["mean"])
     return results
 
@@ -151,9 +246,10 @@ def _check(path: Path, where: str, value: Any, form: Any) -> None:
         raise BadRun(f"{path}: {where}={value!r} must be of type {kind.__name__}")
     if is_typeddict(form):
         for key, its in get_type_hints(form).items():
-            if key not in value:
+            if key in value:
+                _check(path, f"{where}.{key}" if where else key, value[key], its)
+            elif key in form.__required_keys__:
                 raise BadRun(f"{path}: {where or 'the file'} lacks {key!r}")
-            _check(path, f"{where}.{key}" if where else key, value[key], its)
     elif kind is list:
         for number, item in enumerate(value):
             _check(path, f"{where}[{number}]", item, parts[0])

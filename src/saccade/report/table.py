@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from saccade.report.results import Interval, Results
+from saccade.report.results import Interval, MapScores, Results, Row
 
 
 def best(results: Results) -> dict[str, float]:
@@ -19,7 +19,17 @@ def best(results: Results) -> dict[str, float]:
     if found:
         values["precision"] = max(where["precision"]["mean"] for where in found)
         values["pointing"] = max(where["pointing"]["mean"] for where in found)
+    maps = [its for its in map(main_map, rows) if its]
+    if maps:
+        values["faithfulness"] = max(its["faithfulness"]["mean"] for its in maps)
+        values["rank"] = min(its["rank"]["mean"] for its in maps)
     return values
+
+
+def main_map(row: Row) -> MapScores | None:
+    """Return the scores of the attention's map or, where there is none, of Grad-CAM's."""
+    scores = row.get("scores") or {}
+    return scores.get("attention") or scores.get("grad_cam")
 
 
 def strips(results: Results) -> list[dict[str, Any]]:

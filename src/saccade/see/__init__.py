@@ -4,5 +4,6 @@
 """
 
 from saccade.see.grad_cam import grad_cam
+from saccade.see.look import Look, look
 
-__all__ = ["grad_cam"]
+__all__ = ["Look", "grad_cam", "look"]

@@ -65,6 +65,14 @@ def grad_cam(
     return SpatialMap(heat[:, 0].detach())
 
 
+def last_layer(model: nn.Module, images: Tensor) -> str:
+    """Return the path of the layer that `grad_cam` takes by default."""
+    model = getattr(model, "_orig_mod", model)
+    with borrowed(model, (images,)):
+        _, outputs = _run(model, images)
+    return _layer(type(model).__name__, {}, outputs, None)
+
+
 def _run(model: nn.Module, images: Tensor) -> tuple[object, dict[str, object]]:
     """Return the model's output, and the latest output of each module, in the order in which they ended."""
     outputs: dict[str, object] = {}

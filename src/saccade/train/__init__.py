@@ -2,6 +2,7 @@
 
 from saccade.train.history import Progress
 from saccade.train.recipe import Recipe
+from saccade.train.restore import examples, restore
 from saccade.train.run import load_checkpoint, prepare, train
 
-__all__ = ["Progress", "Recipe", "load_checkpoint", "prepare", "train"]
+__all__ = ["Progress", "Recipe", "examples", "load_checkpoint", "prepare", "restore", "train"]

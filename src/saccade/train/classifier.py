@@ -4,26 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Protocol
 
 import lightning
 import torch
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr-defined]
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim import Optimizer, lr_scheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torchvision.transforms import v2
 
-from saccade.data import Split, Task
-from saccade.models import SmallCNN
+from saccade.data import Split
+from saccade.errors import UnknownName
+from saccade.train.network import build
 from saccade.train.recipe import Recipe
 
 Batch = tuple[Tensor, Tensor]
 
 
-def build(recipe: Recipe, classes: int) -> SmallCNN:
-    """Build the recipe's model."""
-    attention = {} if recipe.attention == "none" else {recipe.stage: recipe.attention}
-    return SmallCNN(classes, attention=attention)
+class Described(Protocol):
+    """What a classifier is told of its task."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def normalisation(self) -> tuple[Tensor, Tensor]: ...
 
 
 class Classifier(lightning.LightningModule):
@@ -32,44 +42,87 @@ class Classifier(lightning.LightningModule):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, recipe: Recipe, task: Task) -> None:
+    def __init__(self, recipe: Recipe, task: Described) -> None:
         super().__init__()
-        self.save_hyperparameters({"recipe": asdict(recipe), "classes": list(task.classes)})
+        known = {"recipe": asdict(recipe), "classes": list(task.classes), "shape": list(task.shape)}
+        self.save_hyperparameters(known)
         self.recipe = recipe
-        self.model = build(recipe, len(task.classes)).to(memory_format=torch.channels_last)
+        network = build(recipe, len(task.classes), task.shape)
+        self.model = network.to(memory_format=torch.channels_last)
         mean, std = task.normalisation()
         self.register_buffer("mean", mean[:, None, None])
         self.register_buffer("std", std[:, None, None])
+        self.mixup = v2.MixUp(alpha=recipe.mixup, num_classes=len(task.classes)) if recipe.mixup else None
+        self._compiled: list[nn.Module] = []  # a list, so that the network keeps its one place
 
     def forward(self, images: Tensor) -> Tensor:
-        normalised = (images.float() / 255 - self.mean) / self.std
-        logits: Tensor = self.model(normalised.contiguous(memory_format=torch.channels_last))
+        return self._logits(self.model, images)
+
+    def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
+        normalised = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+        logits: Tensor = model(normalised.contiguous(memory_format=torch.channels_last))
         return logits
 
-    def on_train_epoch_start(self) -> None:
-        # Any draw is a function of seed and epoch, so that a resumed run repeats an uninterrupted one.
-        torch.manual_seed(self.recipe.seed * 100_003 + self.current_epoch)
+    def on_fit_start(self) -> None:
+        self._compiled = [torch.compile(self.model)] if self.recipe.compile else []  # type: ignore[list-item]
+
+    def on_fit_end(self) -> None:
+        self._compiled = []
+
+    def on_train_batch_start(self, _batch: Batch, index: int) -> None:
+        # Any draw is a function of seed and step, so that a resumed run repeats an uninterrupted one. Once an
+        # epoch would not do: what Lightning draws before the first step differs between the two.
+        torch.manual_seed((self.recipe.seed * 100_003 + self.current_epoch) * 1_000_003 + index)
 
     def training_step(self, batch: Batch, _index: int) -> dict[str, Tensor]:
-        return self._step(batch)
+        images, labels = batch
+        targets = labels
+        if self.mixup is not None:
+            images, targets = self.mixup(images.to(self.mean.dtype), labels)
+        logits = self._logits(self._compiled[0] if self._compiled else self.model, images)
+        loss = F.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
+        return {"loss": loss, "wrong": (logits.argmax(1) != labels).sum()}
 
     def validation_step(self, batch: Batch, _index: int) -> dict[str, Tensor]:
-        return self._step(batch)
-
-    def _step(self, batch: Batch) -> dict[str, Tensor]:
         images, labels = batch
         logits = self(images)
-        wrong = (logits.argmax(1) != labels).sum()
-        return {"loss": F.cross_entropy(logits, labels), "wrong": wrong}
+        return {"loss": F.cross_entropy(logits, labels), "wrong": (logits.argmax(1) != labels).sum()}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         recipe = self.recipe
-        optimizer = torch.optim.AdamW(
-            self.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+        optimizer = create_optimizer_v2(
+            self.parameters(), recipe.optimizer, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
         )
-        steps = int(self.trainer.estimated_stepping_batches)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps)
+        schedule = schedule_of(recipe, optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def schedule_of(recipe: Recipe, optimizer: Optimizer, steps: int) -> lr_scheduler.LRScheduler:
+    """Return the recipe's schedule of the learning rate over so many steps of the optimiser."""
+    if recipe.schedule == "one-cycle":
+        return lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps)
+    if recipe.schedule == "cosine":
+        return lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+    if recipe.schedule == "step":
+        return lr_scheduler.MultiStepLR(optimizer, [steps // 2, steps * 3 // 4])
+    return lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+def check_optimizer(name: str) -> None:
+    """Raise `UnknownName` unless timm has such an optimiser."""
+    known = [str(one) for one in list_optimizers()]
+    if name not in known:
+        raise UnknownName("optimizer", name, known)
+
+
+def augmentation(recipe: Recipe, side: int) -> v2.Transform | None:
+    """Return the recipe's random transform of one image."""
+    steps: list[v2.Transform] = []
+    if "crop" in recipe.augment:
+        steps.append(v2.RandomCrop(side, padding=max(1, side // 8)))
+    if "flip" in recipe.augment:
+        steps.append(v2.RandomHorizontalFlip())
+    return v2.Compose(steps) if steps else None
 
 
 class Batches(Sampler[list[int]]):
@@ -99,16 +152,25 @@ class Batches(Sampler[list[int]]):
 class Images(Dataset[Batch]):
     """A split, indexed by whole batches."""
 
-    def __init__(self, split: Split) -> None:
-        self.split = split
+    def __init__(self, split: Split, transform: v2.Transform | None = None) -> None:
+        self.split, self.transform = split, transform
 
-    def __getitem__(self, indices: Any) -> Batch:
-        return self.split.images[indices], self.split.labels[indices]
+    def __getitem__(self, indices: list[int]) -> Batch:
+        images, labels = self.split.images[indices], self.split.labels[indices]
+        if self.transform is not None:
+            with torch.random.fork_rng(devices=[]):
+                # A function of the batch, whose order is one of seed and epoch: a resumed run repeats it.
+                torch.manual_seed(hash(tuple(indices)))
+                images = torch.stack([self.transform(image) for image in images])
+        return images, labels
 
     def __len__(self) -> int:
         return len(self.split)
 
 
-def loader(split: Split, batch_size: int, seed: int | None = None) -> DataLoader[Batch]:
+def loader(
+    split: Split, batch_size: int, seed: int | None = None, transform: v2.Transform | None = None
+) -> DataLoader[Batch]:
     """Serve a split that lies in memory, a batch at a time, without workers or collation."""
-    return DataLoader(Images(split), sampler=Batches(len(split), batch_size, seed), batch_size=None)
+    sampler = Batches(len(split), batch_size, seed)
+    return DataLoader(Images(split, transform), sampler=sampler, batch_size=None)

@@ -17,9 +17,9 @@ from saccade.maps import AttentionMap, PairwiseMap
 from saccade.record import record
 from saccade.scoring import Localisation, Score, localisation
 from saccade.train.classifier import Classifier
+from saccade.train.network import attention_path
 
 _BATCH = 100
-_SLOT = "model.attention"
 GALLERY = 24  # images of the gallery, half of each class if there are two
 
 
@@ -50,7 +50,7 @@ def look(classifier: Classifier, images: Tensor) -> tuple[str, AttentionMap, Ten
     """Return path and map of the attention for these images, and their logits."""
     with record(classifier) as maps:
         logits = classifier(images)
-    attention = maps[_SLOT]
+    attention = maps[f"model.{attention_path(classifier.model)}"]
     path = next(path for path, recorded in maps.items() if recorded is attention)
     return path.removeprefix("model."), attention, logits
 

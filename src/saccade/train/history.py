@@ -68,8 +68,11 @@ class History(lightning.Callback):
         self._started = time.perf_counter()
 
     def on_train_batch_end(
-        self, trainer: lightning.Trainer, _module: Any, outputs: Any, batch: Any, _index: int
+        self, trainer: lightning.Trainer, _module: Any, outputs: Any, batch: Any, index: int
     ) -> None:
+        loss = outputs["loss"].item()
+        if not math.isfinite(loss):
+            raise BadRun(self._no_number(trainer, loss, index))
         self._train.add(outputs, len(batch[1]))
         now = time.perf_counter()
         if self._report and now - self._reported > 0.2:
@@ -85,13 +88,19 @@ class History(lightning.Callback):
     def on_train_epoch_end(self, trainer: lightning.Trainer, _module: Any) -> None:
         self.seconds += time.perf_counter() - self._started
         values = (trainer.current_epoch + 1, *self._train.means(), *self._validation.means())
-        if not math.isfinite(values[1]):
-            raise BadRun(f"the training loss is {values[1]} in epoch {values[0]}; lower the learning rate")
         self.rows.append(dict(zip(COLUMNS, values, strict=True)))
         lines = [COLUMNS, *(tuple(row.values()) for row in self.rows)]
         write_text(self._csv, "".join(",".join(map(str, line)) + "\n" for line in lines))
         if self._report:
             self._report(self._progress(trainer, self.seconds))
+
+    def _no_number(self, trainer: lightning.Trainer, loss: float, index: int) -> str:
+        done = trainer.current_epoch
+        kept = f"the checkpoint of epoch {done} is good" if done else "no epoch was complete"
+        return (
+            f"the training loss is {loss} at step {trainer.global_step} "
+            f"(epoch {done + 1}, batch {index + 1}); {kept}; lower learning_rate, or set clip"
+        )
 
     def curves(self) -> dict[str, list[float]]:
         """Return the rows as columns."""

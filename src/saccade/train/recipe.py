@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
+from saccade.attach.site import Kind
 from saccade.errors import BadRecipe, UnknownName
 from saccade.files import write_text
+
+Stem = Literal["own", "small"]
+Schedule = Literal["one-cycle", "cosine", "step", "constant"]
+Augment = Literal["none", "flip", "crop", "crop-flip"]
+Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"]
 
 
 @dataclass(frozen=True)
@@ -19,39 +25,83 @@ class Recipe:
 
     task            NAME[:option=value,...], see `saccade.data`
     attention       NAME[:option=value,...] of a mechanism, or "none"
+    backbone        "small", the first experiment's `SmallCNN`, or a network of torchvision or timm by name
+    stem            of a backbone: "own", or "small" for images of 32 pixels: a ResNet's first convolution
+                    becomes 3 x 3 without a stride, and its pooling is left out
     stage           the stage of `SmallCNN` after which the attention stands, 1 to 3
+    where           the kind of place of a backbone in which the attention stands, see `saccade.attach`
+    identity        whether attention in a backbone starts as the identity, or as its paper says
     seed            of the initial weights and of the order of the images
-    epochs, batch_size, learning_rate, weight_decay     AdamW under a one-cycle schedule
+    epochs, batch_size
+    optimizer       a name of timm's, as adamw, sgd, lamb; with learning_rate and weight_decay
+    schedule        of the learning rate, which is its peak: "one-cycle", "cosine" to 0, "step" down to a
+                    tenth after half and after three quarters of the epochs, "constant"
+    augment         of training images: "flip" left and right, "crop" at random after a padding of an eighth,
+                    both, or "none"
+    label_smoothing the share of each label that is spread over all classes
+    mixup           alpha of the mixtures of pairs of images, Zhang et al. 2018; 0: none
+    ema             decay of the running average of the weights that is validated and tested; 0: none
+    clip            largest norm of the gradient; null: any
+    accumulate      batches per step of the optimiser
+    precision       as Lightning names it: "32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"
+    compile         whether the network is compiled
     patience        stop after this many epochs without a better validation error; null: never
 
     Raises `BadRecipe` for a value that is out of range.
+
+    >>> Recipe(optimizer="sgd", learning_rate=0.1, schedule="cosine", augment="crop-flip").epochs
+    6
     """
 
     task: str = "white-patch"
     attention: str = "none"
+    backbone: str = "small"
+    stem: Stem = "own"
     stage: int = 2
+    where: Kind = "residual"
+    identity: bool = False
     seed: int = 0
     epochs: int = 6
     batch_size: int = 50
+    optimizer: str = "adamw"
     learning_rate: float = 3e-3
     weight_decay: float = 0.01
+    schedule: Schedule = "one-cycle"
+    augment: Augment = "none"
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    ema: float = 0.0
+    clip: float | None = None
+    accumulate: int = 1
+    precision: Precision = "32-true"
+    compile: bool = False
     patience: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("stage", "epochs", "batch_size"):
+        for name in ("stage", "epochs", "batch_size", "accumulate"):
             check_integer(name, getattr(self, name), at_least=1)
         check_integer("seed", self.seed, at_least=0)
         if self.patience is not None:
             check_integer("patience", self.patience, at_least=1)
-        for name in ("learning_rate", "weight_decay"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                raise BadRecipe(f"{name}={value!r} must be a number of at least 0")
-        for name in ("task", "attention"):
+        for name in ("learning_rate", "weight_decay", "mixup"):
+            check_number(name, getattr(self, name))
+        for name in ("label_smoothing", "ema"):
+            check_number(name, getattr(self, name), below=1)
+        if self.clip is not None:
+            check_number("clip", self.clip)
+        for name in ("task", "attention", "backbone", "optimizer"):
             if not isinstance(getattr(self, name), str):
-                raise BadRecipe(
-                    f"{name}={getattr(self, name)!r} must be text of the form NAME[:option=value,...]"
-                )
+                is_choice = name in ("task", "attention")
+                form = "text of the form NAME[:option=value,...]" if is_choice else "a name"
+                raise BadRecipe(f"{name}={getattr(self, name)!r} must be {form}")
+        hints = get_type_hints(type(self))
+        for name in ("stem", "where", "schedule", "augment", "precision"):
+            if getattr(self, name) not in get_args(hints[name]):
+                among = ", ".join(map(repr, get_args(hints[name])))
+                raise BadRecipe(f"{name}={getattr(self, name)!r} is not one of {among}")
+        for name in ("identity", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                raise BadRecipe(f"{name}={getattr(self, name)!r} must be true or false")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Recipe:
@@ -60,7 +110,11 @@ class Recipe:
         return cls(**values)
 
     def write(self, path: Path) -> None:
-        write_text(path, yaml.safe_dump(asdict(self), sort_keys=False))
+        write_text(path, self.to_yaml())
+
+    def to_yaml(self) -> str:
+        text: str = yaml.safe_dump(asdict(self), sort_keys=False)
+        return text
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -76,6 +130,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
+def read_settings(texts: list[str]) -> dict[str, Any]:
+    """Read settings KEY=VALUE, each value as YAML writes it. Raises `BadRecipe` for another form.
+
+    >>> read_settings(["optimizer=sgd", "learning_rate=0.1", "clip=null"])
+    {'optimizer': 'sgd', 'learning_rate': 0.1, 'clip': None}
+    """
+    settings = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise BadRecipe(f"{text!r} is not of the form KEY=VALUE")
+        try:
+            settings[key] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise BadRecipe(f"{text!r}: {value!r} is not a value of YAML") from error
+    return settings
+
+
 def check_keys(values: Mapping[str, Any], known: list[str]) -> None:
     """Raise `UnknownName` for a key that is not known."""
     for key in values:
@@ -87,3 +159,10 @@ def check_integer(name: str, value: object, *, at_least: int) -> None:
     """Raise `BadRecipe` unless the value is an integer of at least so much."""
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
         raise BadRecipe(f"{name}={value!r} must be an integer of at least {at_least}")
+
+
+def check_number(name: str, value: object, *, below: float = float("inf")) -> None:
+    """Raise `BadRecipe` unless the value is a number from 0 to below a bound."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
+        bound = "" if below == float("inf") else f" and below {below:g}"
+        raise BadRecipe(f"{name}={value!r} must be a number of at least 0{bound}")

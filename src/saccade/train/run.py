@@ -13,15 +13,16 @@ from typing import Any
 
 import lightning
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 
 from saccade.bench import cost
 from saccade.data import Task, check_task, load_task
 from saccade.errors import BadRecipe, BadRun
 from saccade.files import write_json
-from saccade.train.classifier import Classifier, build, loader
+from saccade.train.classifier import Classifier, augmentation, check_optimizer, loader
 from saccade.train.evaluate import evaluate, localise, write_gallery
 from saccade.train.history import History, Progress
+from saccade.train.network import build
 from saccade.train.recipe import Recipe, read_yaml
 
 RESULT, CHECKPOINT = "result.json", Path("checkpoints") / "last.ckpt"
@@ -34,14 +35,17 @@ def prepare(recipe: Recipe) -> Task:
     computed. Writes nothing.
     """
     check_task(recipe.task)
-    with torch.device("meta"):
-        model = build(recipe, classes=2)
+    check_optimizer(recipe.optimizer)
+    if recipe.precision == "16-mixed" and not torch.cuda.is_available():
+        raise BadRecipe("precision='16-mixed' needs a GPU; on a CPU there is 'bf16-mixed'")
     task = load_task(recipe.task)
+    with torch.device("meta"):
+        model = build(recipe, len(task.classes), task.shape)
     if recipe.batch_size > len(task.train):
         raise BadRecipe(
             f"batch_size={recipe.batch_size} is larger than the {len(task.train)} training images"
         )
-    model(torch.empty(2, *task.train.images.shape[1:], device="meta"))
+    model(torch.empty(2, *task.shape, device="meta"))
     return task
 
 
@@ -107,6 +111,7 @@ def _fit(
     classifier: Classifier, task: Task, folder: Path, report: Callable[[Progress], None] | None
 ) -> History:
     recipe = classifier.recipe
+    side = task.train.images.shape[-1]
     history = History(folder / "metrics.csv", report)
     last = ModelCheckpoint(
         folder / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False
@@ -117,12 +122,17 @@ def _fit(
             folder / "checkpoints", "best", monitor="val_error", enable_version_counter=False
         )
         callbacks += [EarlyStopping("val_error", patience=recipe.patience), best]
+    if recipe.ema:
+        callbacks.append(EMAWeightAveraging(decay=recipe.ema))
     checkpoint = folder / CHECKPOINT
     resumed = checkpoint.exists() and bool(load_checkpoint(checkpoint))
     with _quiet():
         trainer = lightning.Trainer(
             max_epochs=recipe.epochs,
             devices=1,
+            precision=recipe.precision,
+            gradient_clip_val=recipe.clip,
+            accumulate_grad_batches=recipe.accumulate,
             callbacks=callbacks,
             logger=False,
             enable_progress_bar=False,
@@ -133,7 +143,7 @@ def _fit(
         try:
             trainer.fit(
                 classifier,
-                loader(task.train, recipe.batch_size, recipe.seed),
+                loader(task.train, recipe.batch_size, recipe.seed, augmentation(recipe, side)),
                 loader(task.validation, 100),
                 ckpt_path=checkpoint if resumed else None,
                 weights_only=True,

@@ -1,0 +1,318 @@
+"""What a recipe can ask of training: optimisers, schedules, augmentation, averages, precision."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from saccade.data import Split, load_task
+from saccade.errors import BadRecipe, BadRun, SaccadeError, UnknownName
+from saccade.train import Progress, Recipe, load_checkpoint, prepare, train
+from saccade.train.classifier import Classifier, Images, augmentation, schedule_of
+from saccade.train.network import build
+
+TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
+PLAIN = Recipe(task=TASK, attention="se", epochs=2, batch_size=20)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = load_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]
+    return state
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    folder = tmp_path_factory.mktemp("plain")
+    train(PLAIN, folder)
+    return weights(folder)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"optimizer": "sgd"},
+        {"schedule": "cosine"},
+        {"augment": "crop-flip"},
+        {"label_smoothing": 0.1},
+        {"mixup": 0.2},
+        {"ema": 0.9},
+        {"clip": 0.01},
+        {"accumulate": 2},
+        {"precision": "bf16-mixed"},
+        {"precision": "64-true"},
+    ],
+    ids=str,
+)
+def test_every_setting_trains_and_matters(
+    changed: dict[str, Any], plain: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    result = train(replace(PLAIN, **changed), tmp_path)
+    assert 0 <= result["error"] <= 1
+    found = weights(tmp_path)
+    assert found.keys() == plain.keys()
+    assert any(not torch.equal(found[name].float(), plain[name].float()) for name in plain)
+
+
+def test_a_compiled_network_trains_alike(plain: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    train(replace(PLAIN, compile=True), tmp_path)
+    found = weights(tmp_path)
+    assert found.keys() == plain.keys()
+    for name, its in plain.items():
+        torch.testing.assert_close(found[name], its, rtol=1e-3, atol=1e-4)
+
+
+DIGITS = "digits:limit=20"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "attention", "where", "stem"),
+    [
+        ("timm:resnet10t", "eca", "residual", "own"),
+        ("timm:test_resnet", "cbam:reduction=4", "stage", "own"),
+        ("mobilenet_v3_small", "none", "residual", "own"),
+    ],
+)
+def test_backbones(backbone: str, attention: str, where: Any, stem: Any, tmp_path: Path) -> None:
+    recipe = Recipe(
+        task=DIGITS, backbone=backbone, attention=attention, where=where, stem=stem, epochs=1, batch_size=10
+    )
+    result = train(recipe, tmp_path)
+    assert 0 <= result["error"] <= 1
+    names = [name for name in weights(tmp_path) if ".attention." in name]
+    assert bool(names) == (attention != "none")
+
+
+@pytest.mark.parametrize("identity", [True, False])
+def test_attention_in_a_backbone_starts_as_asked(identity: bool) -> None:
+    recipe = Recipe(
+        task=DIGITS, backbone="timm:test_resnet", attention="eca", where="stage", identity=identity
+    )
+    x = torch.randn(2, 3, 32, 32)
+    outputs = []
+    for its in (recipe, replace(recipe, attention="none")):
+        torch.manual_seed(0)
+        outputs.append(build(its, 10, (3, 32, 32)).eval()(x))
+    assert torch.equal(*outputs) == identity
+
+
+def test_a_small_stem_keeps_the_size() -> None:
+    recipe = Recipe(backbone="resnet18", stem="small")
+    with torch.device("meta"):
+        model = build(recipe, 10, (3, 32, 32))
+        sizes: list[torch.Size] = []
+        model.get_submodule("layer1").register_forward_hook(lambda _module, _inputs, y: sizes.append(y.shape))
+        assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    assert sizes == [(1, 64, 32, 32)]
+    with pytest.raises(BadRecipe, match=r"stem='small' is for ResNets, .*; 'vgg11' does not"):
+        build(Recipe(backbone="vgg11", stem="small"), 10, (3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"backbone": "resnet81"}, "unknown network of torchvision or timm 'resnet81'; did you mean"),
+        ({"backbone": "timm:test_vit"}, "the forward of VisionTransformer fails on the example"),
+        (
+            {"backbone": "timm:test_resnet", "attention": "se", "where": "input"},
+            "channels=3 must be at least",
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_said_before_a_run(
+    changed: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    recipe = replace(Recipe(task=DIGITS, attention="se"), **changed)
+    with pytest.raises(SaccadeError, match=said):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class Stopped(Exception):
+    """Raised in the middle of a run, as if it had been killed there."""
+
+
+def test_a_resumed_run_repeats_all_that_is_random(tmp_path: Path) -> None:
+    recipe = replace(PLAIN, epochs=3, augment="crop-flip", mixup=0.3, ema=0.9, attention="none")
+
+    def stop(progress: Progress) -> None:
+        if progress.epoch == 2:
+            raise Stopped
+
+    train(recipe, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        train(recipe, tmp_path / "parts", report=stop)
+    train(recipe, tmp_path / "parts", resume=True)
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("cosine", [0.5 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]),
+        ("step", [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]),
+        ("constant", [1] * 8),
+    ],
+)
+def test_schedules(schedule: Any, expected: list[float]) -> None:
+    recipe = Recipe(schedule=schedule, learning_rate=0.5)
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), recipe.learning_rate)
+    its = schedule_of(recipe, optimizer, 8)
+    rates = []
+    for _ in range(8):
+        rates.append(optimizer.param_groups[0]["lr"] / 0.5)
+        optimizer.step()
+        its.step()
+    assert rates == pytest.approx(expected)
+
+
+def test_the_average_of_the_weights_is_what_is_tested(tmp_path: Path) -> None:
+    """With a decay of nearly 1 the average stays where it began, however long the run."""
+    for ema in (0.0, 0.999999):
+        for epochs in (1, 3):
+            recipe = replace(PLAIN, ema=ema, epochs=epochs, attention="none", schedule="constant")
+            train(recipe, tmp_path / f"{ema}-{epochs}")
+
+    def moved(ema: float) -> float:
+        one, other = (weights(tmp_path / f"{ema}-{epochs}")["model.head.weight"] for epochs in (1, 3))
+        return (one - other).abs().max().item()
+
+    assert moved(0.0) > 1e-3
+    assert moved(0.999999) < 1e-5
+
+
+def test_crops_and_flips_move_what_is_there() -> None:
+    ramp = torch.arange(16, dtype=torch.uint8).repeat(3, 16, 1)[None] + 1
+    split = Split(ramp.expand(50, -1, -1, -1), torch.zeros(50, dtype=torch.int64))
+    flipped, _ = Images(split, augmentation(Recipe(augment="flip"), 16))[list(range(50))]
+    first = flipped[:, 0, 0, 0].tolist()
+    assert set(first) == {1, 16}
+    cropped, _ = Images(split, augmentation(Recipe(augment="crop"), 16))[list(range(50))]
+    assert cropped.shape == (50, 3, 16, 16)
+    assert len(set(cropped[:, 0, 8, 8].tolist())) == 5  # moved by -2 to 2 pixels
+    again, _ = Images(split, augmentation(Recipe(augment="crop"), 16))[list(range(50))]
+    assert torch.equal(again, cropped)  # the same batch, the same draw
+    assert augmentation(Recipe(), 16) is None
+
+
+def test_augmentation_leaves_the_global_generator_alone() -> None:
+    split = load_task(TASK).train
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    Images(split, augmentation(Recipe(augment="crop-flip"), 32))[[1, 2]]
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_loss_that_is_no_number_stops_at_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Classifier.training_step
+
+    def broken(self: Classifier, batch: Any, index: int) -> Any:
+        outputs = original(self, batch, index)
+        if self.current_epoch == 1 and index == 1:
+            outputs["loss"] = outputs["loss"] * float("nan")
+        return outputs
+
+    monkeypatch.setattr(Classifier, "training_step", broken)
+    with pytest.raises(
+        BadRun, match=r"loss is nan at step \d+ \(epoch 2, batch 2\); the checkpoint of epoch 1 is good"
+    ):
+        train(PLAIN, tmp_path)
+    assert load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["epoch"] == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"schedule": "linear"}, "schedule='linear' is not one of 'one-cycle', 'cosine'"),
+        ({"stem": "large"}, "stem='large' is not one of"),
+        ({"where": "middle"}, "where='middle' is not one of"),
+        ({"identity": "yes"}, "identity='yes' must be true or false"),
+        ({"backbone": 18}, "backbone=18 must be a name"),
+        ({"augment": "rotate"}, "augment='rotate' is not one of"),
+        ({"precision": 16}, "precision=16 is not one of"),
+        ({"label_smoothing": 1.0}, r"label_smoothing=1\.0 must be a number of at least 0 and below 1"),
+        ({"ema": -0.1}, r"ema=-0\.1 must be"),
+        ({"mixup": "yes"}, "mixup='yes' must be a number of at least 0"),
+        ({"clip": -1}, "clip=-1 must be"),
+        ({"accumulate": 0}, "accumulate=0 must be an integer of at least 1"),
+        ({"compile": 1}, "compile=1 must be true or false"),
+        ({"optimizer": None}, "optimizer=None must be a name"),
+    ],
+)
+def test_bad_values(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadRecipe, match=said):
+        Recipe(**values)
+
+
+def test_an_unknown_optimizer_has_near_names() -> None:
+    with pytest.raises(UnknownName, match="unknown optimizer 'adamww'; did you mean 'adamw'"):
+        prepare(replace(PLAIN, optimizer="adamww"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_half_precision_needs_a_gpu() -> None:
+    with pytest.raises(BadRecipe, match="precision='16-mixed' needs a GPU"):
+        prepare(replace(PLAIN, precision="16-mixed"))
+
+
+def saccade(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "saccade", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_printed_recipe_is_whole_and_can_be_used(tmp_path: Path) -> None:
+    done = saccade(
+        "train", TASK, "--set", "optimizer=sgd", "--set", "clip=0.5", "--epochs", "3", "--print-recipe"
+    )
+    assert done.returncode == 0, done.stderr
+    values = yaml.safe_load(done.stdout)
+    assert set(values) == {field.name for field in fields(Recipe)}
+    assert (values["task"], values["optimizer"], values["clip"], values["epochs"]) == (TASK, "sgd", 0.5, 3)
+    (tmp_path / "recipe.yaml").write_text(done.stdout)
+    again = saccade("train", "--recipe", str(tmp_path / "recipe.yaml"), "--print-recipe")
+    assert again.stdout == done.stdout
+    compared = saccade("compare", TASK, "-a", "none", "--set", "augment=flip", "--print-recipe")
+    assert yaml.safe_load(compared.stdout)["augment"] == "flip"
+
+
+def test_settings_that_are_none() -> None:
+    for setting, said in (
+        ("optimizer", "not of the form KEY=VALUE"),
+        ("optimiser=sgd", "did you mean 'optimizer'"),
+    ):
+        done = saccade("train", TASK, "--set", setting, "--print-recipe")
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_lightning_is_given_what_the_recipe_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    class Noted(Exception):
+        pass
+
+    def note(**options: Any) -> None:
+        given.update(options)
+        raise Noted
+
+    monkeypatch.setattr(lightning, "Trainer", note)
+    with pytest.raises(Noted):
+        train(replace(PLAIN, clip=0.5, accumulate=3, precision="bf16-mixed"), tmp_path)
+    assert (given["gradient_clip_val"], given["accumulate_grad_batches"], given["precision"]) == (
+        0.5,
+        3,
+        "bf16-mixed",
+    )
+    assert given["max_epochs"] == 2
