@@ -89,9 +89,9 @@ def attach(
     identity exactly 1 for all (`benchmarks/attach_scale.py`).
 
     Each place gets a module of its own, the child `attention` of the one whose output it attends to, and a
-    hook: nothing is replaced, so keys, classes and references of the network stay. Build, attach, load the
-    weights of an attached network; compile, wrap or convert (`SyncBatchNorm.convert_sync_batchnorm` drops
-    hooks) last.
+    hook: nothing is replaced, so keys, classes and references of the network stay. Convert a network before
+    (`SyncBatchNorm.convert_sync_batchnorm` makes new modules, which lose their hooks and so the attention),
+    then attach, load the weights of an attached network, and compile or wrap.
 
     name      "NAME[:option=value,...]"; further options of the mechanism as keywords
     where     a kind of `Site`, "residual" being the papers' place; or a list of module paths, in which *, ?
