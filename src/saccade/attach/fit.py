@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,7 +64,7 @@ class Fitter:
             channels, *extents = site.shape
             x = torch.randn((2, channels, *extents) if is_map else (2, *extents, channels))
             with _named(site.path), torch.no_grad():
-                evaluated, trained = (copy.deepcopy(module).train(mode)(x) for mode in (False, True))
+                evaluated, trained = (module.train(mode)(x) for mode in (False, True))
                 for y in (evaluated, trained):
                     if not isinstance(y, Tensor) or y.shape != x.shape:
                         got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
