@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import subprocess
 import sys
@@ -17,8 +18,8 @@ from torch import nn
 
 from saccade.data import Split, load_task
 from saccade.errors import BadRecipe, BadRun, SaccadeError, UnknownName
-from saccade.train import Progress, Recipe, load_checkpoint, prepare, train
-from saccade.train.classifier import Classifier, Images, augmentation, schedule_of
+from saccade.train import Hardware, Progress, Recipe, load_checkpoint, prepare, train
+from saccade.train.classifier import Batches, Classifier, Images, augmentation, schedule_of
 from saccade.train.network import build
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
@@ -316,3 +317,36 @@ def test_lightning_is_given_what_the_recipe_says(tmp_path: Path, monkeypatch: py
         "bf16-mixed",
     )
     assert given["max_epochs"] == 2
+
+
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+    """Without batch norm, of which each process would take its own statistics."""
+    task = "white-patch:size=160,train=32,validation=8,test=8"
+    settings = ("backbone=timm:test_vit", "optimizer=sgd", "schedule=constant", "learning_rate=0.1")
+    for devices in (1, 2):
+        chosen = [word for setting in settings for word in ("--set", setting)]
+        options = ("--epochs", "2", "--batch-size", "8", "--devices", str(devices))
+        done = saccade("train", task, *chosen, *options, "--out", str(tmp_path / str(devices)))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("test error") == 1  # one process speaks and writes
+    one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
+    for name, its in one.items():
+        torch.testing.assert_close(two[name], its, rtol=1e-4, atol=1e-6)
+    results = [json.loads((tmp_path / devices / "result.json").read_text()) for devices in "12"]
+    assert results[0]["error"] == results[1]["error"]
+    for name, curve in results[0]["curves"].items():
+        assert results[1]["curves"][name] == pytest.approx(curve, abs=1e-5), name
+
+
+def test_the_shares_of_two_processes_make_the_batches_of_one() -> None:
+    whole = list(Batches(11, 4, seed=1))
+    shares = [list(Batches(11, 4, seed=1, rank=rank, world=2)) for rank in (0, 1)]
+    assert [sorted(a + b) for a, b in zip(*shares, strict=True)] == [sorted(batch) for batch in whole]
+    assert all(len(batch) == 2 for share in shares for batch in share)
+
+
+def test_hardware_that_cannot_share() -> None:
+    with pytest.raises(BadRecipe, match="batch_size=20 cannot be shared equally by 3 devices"):
+        train(PLAIN, Path("nowhere"), hardware=Hardware(devices=3))
+    with pytest.raises(BadRecipe, match="devices=0 must be an integer of at least 1"):
+        Hardware(devices=0)

@@ -48,13 +48,16 @@ def train(
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     patience: Patience = None,
+    devices: Annotated[int, typer.Option(help="GPUs, or processes of a CPU, on each machine.")] = 1,
+    nodes: Annotated[int, typer.Option(help="Machines; start the same command on each.")] = 1,
+    strategy: Annotated[str, typer.Option(help="How devices share the work: auto, ddp, fsdp.")] = "auto",
     settings: Settings = None,
     print_recipe: PrintRecipe = False,
     as_json: Json = False,
 ) -> None:
     """Train one network, test it, and look where it looks."""
     from saccade.cli.display import RunDisplay
-    from saccade.train import Recipe
+    from saccade.train import Hardware, Recipe
     from saccade.train import train as run
     from saccade.train.recipe import read_settings, read_yaml
 
@@ -77,7 +80,8 @@ def train(
         typer.echo(chosen.to_yaml(), nl=False)
         return
     with RunDisplay() as display:
-        result = run(chosen, out, resume=resume, report=display.progressed)
+        hardware = Hardware(devices, nodes, strategy)
+        result = run(chosen, out, resume=resume, report=display.progressed, hardware=hardware)
     name_skipped(result["task"])
     if as_json:
         typer.echo(json.dumps(result, indent=1))

@@ -127,11 +127,15 @@ def augmentation(recipe: Recipe, side: int) -> v2.Transform | None:
 
 class Batches(Sampler[list[int]]):
     """Batches of indices. With a seed, for training: in an order that is a function of seed and epoch, and
-    without an incomplete last batch, of whose one image, say, no batch norm could learn.
+    without an incomplete last batch, of whose one image, say, no batch norm could learn. Of `world`
+    processes each takes an equal share of every batch, the one of its `rank`.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int | None = None) -> None:
+    def __init__(
+        self, length: int, batch_size: int, seed: int | None = None, rank: int = 0, world: int = 1
+    ) -> None:
         self.length, self.batch_size, self.seed, self.epoch = length, batch_size, seed, 0
+        self.rank, self.world = rank, world
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -142,7 +146,8 @@ class Batches(Sampler[list[int]]):
         if self.seed is not None:
             generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
             order = torch.randperm(self.length, generator=generator)
-        yield from (part.tolist() for part in order[: len(self) * self.batch_size].split(self.batch_size))
+        for batch in order[: len(self) * self.batch_size].split(self.batch_size):
+            yield batch[self.rank :: self.world].tolist()
 
     def __len__(self) -> int:
         whole, rest = divmod(self.length, self.batch_size)
@@ -168,9 +173,6 @@ class Images(Dataset[Batch]):
         return len(self.split)
 
 
-def loader(
-    split: Split, batch_size: int, seed: int | None = None, transform: v2.Transform | None = None
-) -> DataLoader[Batch]:
+def loader(split: Split, batches: Batches, transform: v2.Transform | None = None) -> DataLoader[Batch]:
     """Serve a split that lies in memory, a batch at a time, without workers or collation."""
-    sampler = Batches(len(split), batch_size, seed)
-    return DataLoader(Images(split, transform), sampler=sampler, batch_size=None)
+    return DataLoader(Images(split, transform), sampler=batches, batch_size=None)

@@ -43,6 +43,13 @@ class Sums:
         self.wrong = self.wrong + outputs["wrong"]
         self.images += images
 
+    def gather(self, trainer: lightning.Trainer) -> None:
+        """Add up the sums of all processes."""
+        if trainer.world_size > 1:
+            sums = torch.stack([self.loss, self.wrong, torch.full_like(self.loss, self.images)])
+            self.loss, self.wrong, images = trainer.strategy.reduce(sums, reduce_op="sum").unbind()
+            self.images = int(images)
+
     def means(self) -> tuple[float, float]:
         return float(self.loss) / max(self.images, 1), float(self.wrong) / max(self.images, 1)
 
@@ -87,9 +94,12 @@ class History(lightning.Callback):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, _module: Any) -> None:
         self.seconds += time.perf_counter() - self._started
+        self._train.gather(trainer)
         values = (trainer.current_epoch + 1, *self._train.means(), *self._validation.means())
         self.rows.append(dict(zip(COLUMNS, values, strict=True)))
         lines = [COLUMNS, *(tuple(row.values()) for row in self.rows)]
+        if not trainer.is_global_zero:
+            return
         write_text(self._csv, "".join(",".join(map(str, line)) + "\n" for line in lines))
         if self._report:
             self._report(self._progress(trainer, self.seconds))

@@ -7,23 +7,24 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
 
 from saccade.bench import cost
 from saccade.data import Task, check_task, load_task
 from saccade.errors import BadRecipe, BadRun
 from saccade.files import write_json
-from saccade.train.classifier import Classifier, augmentation, check_optimizer, loader
+from saccade.train.classifier import Batches, Classifier, augmentation, check_optimizer, loader
 from saccade.train.evaluate import evaluate, localise, write_gallery
 from saccade.train.history import History, Progress
 from saccade.train.network import build
-from saccade.train.recipe import Recipe, read_yaml
+from saccade.train.recipe import Recipe, check_integer, read_yaml
 
 RESULT, CHECKPOINT = "result.json", Path("checkpoints") / "last.ckpt"
 
@@ -49,30 +50,72 @@ def prepare(recipe: Recipe) -> Task:
     return task
 
 
+@dataclass(frozen=True)
+class Hardware:
+    """What a run is trained on, in Lightning's terms.
+
+    devices     how many GPUs, or processes of a CPU, on each node
+    nodes       how many machines; each is to start the same command, as torchrun and SLURM do
+    strategy    "auto", "ddp", "fsdp" ...: how several devices share the work
+
+    Each device trains on an equal share of every batch. Where there is a GPU, batch norm takes its statistics
+    from the whole batch; processes of a CPU cannot, and take them from their share.
+    """
+
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
+
+    def __post_init__(self) -> None:
+        check_integer("devices", self.devices, at_least=1)
+        check_integer("nodes", self.nodes, at_least=1)
+
+    def check(self, batch_size: int) -> None:
+        """Raise `BadRecipe` if a machine lacks the devices, or if they cannot share a batch equally."""
+        if torch.cuda.is_available() and self.devices > torch.cuda.device_count():
+            raise BadRecipe(f"devices={self.devices}: this machine has {torch.cuda.device_count()} GPUs")
+        world = self.devices * self.nodes
+        if batch_size % world:
+            raise BadRecipe(f"batch_size={batch_size} cannot be shared equally by {world} devices")
+
+
 def train(
-    recipe: Recipe, folder: Path, *, resume: bool = False, report: Callable[[Progress], None] | None = None
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    report: Callable[[Progress], None] | None = None,
+    hardware: Hardware = Hardware(),
 ) -> dict[str, Any]:
     """Train, test and record a recipe in `folder`; return what is written to its result.json.
 
     With `resume`, a run that was interrupted goes on after its last whole epoch and ends with the weights
     of an uninterrupted one; a run that is complete is returned as it stands.
 
-    Raises `BadRun` if the folder holds another recipe's run, or any run without `resume`.
+    On several devices, only the first process writes and returns; the others end with `SystemExit(0)`.
+
+    Raises `BadRun` if the folder holds another recipe's run, or any run without `resume`; `BadRecipe` for a
+    batch that the devices cannot share equally.
     """
-    if (folder / "recipe.yaml").exists():
+    hardware.check(recipe.batch_size)
+    is_first = getattr(rank_zero_only, "rank", 0) == 0
+    if is_first and (folder / "recipe.yaml").exists():
         theirs = Recipe.from_mapping(read_yaml(folder / "recipe.yaml"))
         if theirs != recipe:
             raise BadRun(f"{str(folder)!r} belongs to another recipe: {difference(theirs, recipe)}")
         if not resume:
             raise BadRun(f"{str(folder)!r} holds a run already; resume it, or choose another folder")
-    if (folder / RESULT).exists():
+    if is_first and (folder / RESULT).exists():
         return read_result(folder)
     task = prepare(recipe)
-    recipe.write(folder / "recipe.yaml")
+    if is_first:
+        recipe.write(folder / "recipe.yaml")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.seed)
         classifier = Classifier(recipe, task)
-        history = _fit(classifier, task, folder, report)
+        history = _fit(classifier, task, folder, report, hardware)
+    if getattr(rank_zero_only, "rank", 0) != 0:
+        raise SystemExit(0)
     result = _result(classifier.eval(), task, folder, history)
     write_json(folder / RESULT, result)
     return result
@@ -108,7 +151,11 @@ def difference(theirs: Recipe, ours: Recipe) -> str:
 
 
 def _fit(
-    classifier: Classifier, task: Task, folder: Path, report: Callable[[Progress], None] | None
+    classifier: Classifier,
+    task: Task,
+    folder: Path,
+    report: Callable[[Progress], None] | None,
+    hardware: Hardware,
 ) -> History:
     recipe = classifier.recipe
     side = task.train.images.shape[-1]
@@ -129,7 +176,11 @@ def _fit(
     with _quiet():
         trainer = lightning.Trainer(
             max_epochs=recipe.epochs,
-            devices=1,
+            devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            strategy=hardware.strategy,
+            use_distributed_sampler=False,
+            sync_batchnorm=torch.cuda.is_available() and hardware.devices * hardware.nodes > 1,
             precision=recipe.precision,
             gradient_clip_val=recipe.clip,
             accumulate_grad_batches=recipe.accumulate,
@@ -140,11 +191,13 @@ def _fit(
             num_sanity_val_steps=0,
             default_root_dir=folder,
         )
+        share = trainer.global_rank, trainer.world_size
+        batches = Batches(len(task.train), recipe.batch_size, recipe.seed, *share)
         try:
             trainer.fit(
                 classifier,
-                loader(task.train, recipe.batch_size, recipe.seed, augmentation(recipe, side)),
-                loader(task.validation, 100),
+                loader(task.train, batches, augmentation(recipe, side)),
+                loader(task.validation, Batches(len(task.validation), 100)),
                 ckpt_path=checkpoint if resumed else None,
                 weights_only=True,
             )
@@ -190,12 +243,14 @@ def _result(classifier: Classifier, task: Task, folder: Path, history: History) 
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Hold back Lightning's remarks: a run reports through its history."""
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="lightning")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
