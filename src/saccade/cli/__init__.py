@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+from typing import Any, NoReturn
 
 try:
     import typer
@@ -33,8 +35,20 @@ app.command()(score)
 app.command()(report)
 
 
+#: How a command that was stopped is taken up again.
+_AGAIN = {
+    "compare": "; the same command goes on where it stopped",
+    "train": "; with --resume the same command goes on where it stopped",
+}
+
+
+def _terminated(number: int, _frame: Any) -> NoReturn:
+    sys.exit(128 + number)
+
+
 def main() -> None:
-    """Run the command line. A user's mistake is one sentence and exit code 2."""
+    """Run the command line. A user's mistake is one sentence and exit code 2; Ctrl-C is 130, SIGTERM 143."""
+    before = signal.signal(signal.SIGTERM, _terminated)
     try:
         app()
     except SaccadeError as error:
@@ -44,6 +58,9 @@ def main() -> None:
         typer.echo(f"saccade: {error.name!r} is not installed; pip install 'saccade[all]'", err=True)
         sys.exit(2)
     except SystemExit as stop:
-        if stop.code == 130:  # typer's answer to Ctrl-C
-            typer.echo("saccade: interrupted; the same command goes on where it stopped", err=True)
+        how = {130: "interrupted", 143: "terminated"}.get(stop.code if isinstance(stop.code, int) else 0)
+        if how:  # 130 is typer's answer to Ctrl-C
+            typer.echo(f"saccade: {how}{_AGAIN.get(sys.argv[1], '')}", err=True)
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)

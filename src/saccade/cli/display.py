@@ -50,7 +50,8 @@ class RunDisplay:
     def progressed(self, progress: RunProgress) -> None:
         numbers = (
             f"epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.3f}  "
-            f"error {progress.error:.1%}  {_clock(progress.seconds_left)} left"
+            f"error {progress.error:.1%}  {progress.images_per_second:,.0f} images/s  "
+            f"{_clock(progress.seconds_left)} left"
         )
         self.bar.update(self.task, completed=progress.fraction, numbers=numbers)
         self.refresh()

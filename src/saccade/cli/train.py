@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,6 +24,13 @@ Settings = Annotated[
 ]
 PrintRecipe = Annotated[bool, typer.Option("--print-recipe", help="Print the whole recipe and stop.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+
+
+class LoggerName(StrEnum):
+    csv = "csv"
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+    mlflow = "mlflow"
 
 
 def name_skipped(task: dict[str, Any]) -> None:
@@ -51,11 +59,18 @@ def train(
     devices: Annotated[int, typer.Option(help="GPUs, or processes of a CPU, on each machine.")] = 1,
     nodes: Annotated[int, typer.Option(help="Machines; start the same command on each.")] = 1,
     strategy: Annotated[str, typer.Option(help="How devices share the work: auto, ddp, fsdp.")] = "auto",
+    logger: Annotated[
+        LoggerName, typer.Option(help="Where the curves go besides metrics.csv; csv: nowhere.")
+    ] = LoggerName.csv,
     settings: Settings = None,
     print_recipe: PrintRecipe = False,
     as_json: Json = False,
 ) -> None:
-    """Train one network, test it, and look where it looks."""
+    """Train one network, test it, and look where it looks.
+
+    Asked to stop (Ctrl-C, SIGTERM), it writes a checkpoint first; killed, it has that of the last whole
+    epoch. With --resume it goes on from there, to the same weights.
+    """
     from saccade.cli.display import RunDisplay
     from saccade.train import Hardware, Recipe
     from saccade.train import train as run
@@ -81,7 +96,14 @@ def train(
         return
     with RunDisplay() as display:
         hardware = Hardware(devices, nodes, strategy)
-        result = run(chosen, out, resume=resume, report=display.progressed, hardware=hardware)
+        result = run(
+            chosen,
+            out,
+            resume=resume,
+            report=display.progressed,
+            hardware=hardware,
+            logger=logger.value,
+        )
     name_skipped(result["task"])
     if as_json:
         typer.echo(json.dumps(result, indent=1))

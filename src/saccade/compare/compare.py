@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shlex
 import sys
 from pathlib import Path
 from typing import Any, Protocol
-
-import torch
 
 import saccade
 from saccade.compare.executors import Executor, Job, Local
@@ -18,6 +14,8 @@ from saccade.compare.leaderboard import Result, leaderboard, to_csv
 from saccade.errors import BadRun
 from saccade.files import write_json, write_text
 from saccade.train import Progress, Recipe
+from saccade.train.lock import LOCK, held
+from saccade.train.provenance import hardware as hardware  # as the benchmarks know it
 
 SCHEMA = 1
 COSTS = ("parameters", "flops", "latency_ms", "train_seconds")
@@ -40,26 +38,28 @@ def compare(
     Killed at any moment and started again, it does only what is missing. By default the runs are trained
     one after another in this process; see `saccade.compare.executors` for others.
 
-    Raises `BadRun` if the folder belongs to another comparison or cannot be written.
+    Raises `BadRun` if the folder belongs to another comparison, another process writes there, or it cannot be
+    written.
     """
     comparison.check()
-    _claim(comparison, out)
-    jobs = [Job(recipe, out / "runs" / folder_name(recipe)) for recipe in comparison.runs()]
+    with held(out):
+        _claim(comparison, out)
+        jobs = [Job(recipe, out / "runs" / folder_name(recipe)) for recipe in comparison.runs()]
 
-    def begin(number: int) -> None:
-        if watcher:
-            watcher.started(jobs[number].recipe, number + 1, len(jobs))
+        def begin(number: int) -> None:
+            if watcher:
+                watcher.started(jobs[number].recipe, number + 1, len(jobs))
 
-    found: dict[int, Result] = {}
-    for number, result in (executor or Local()).run(jobs, begin, watcher.progressed if watcher else None):
-        found[number] = result
-        if watcher:
-            watcher.finished([*found.values()])
-    results = [found[number] for number in sorted(found)]
-    summary = summarise(comparison, results)
-    write_json(out / "results.json", summary)
-    write_text(out / "leaderboard.csv", to_csv(summary["leaderboard"]))
-    return summary
+        found: dict[int, Result] = {}
+        for number, result in (executor or Local()).run(jobs, begin, watcher.progressed if watcher else None):
+            found[number] = result
+            if watcher:
+                watcher.finished([*found.values()])
+        results = [found[number] for number in sorted(found)]
+        summary = summarise(comparison, results)
+        write_json(out / "results.json", summary)
+        write_text(out / "leaderboard.csv", to_csv(summary["leaderboard"]))
+        return summary
 
 
 def summarise(comparison: Comparison, results: list[Result]) -> dict[str, Any]:
@@ -86,26 +86,6 @@ def entry(result: Result, folder: str) -> dict[str, Any]:
     }
 
 
-def hardware() -> dict[str, Any]:
-    """Name the machine and the versions that matter for timings."""
-    return {
-        "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "platform": platform.system(),
-    }
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def _claim(comparison: Comparison, out: Path) -> None:
     """Write the recipe into a new folder, or see that it is the one that an old folder belongs to."""
     path = out / "recipe.yaml"
@@ -116,7 +96,7 @@ def _claim(comparison: Comparison, out: Path) -> None:
         )
         if unlike:
             raise BadRun(f"{str(out)!r} belongs to another comparison: {unlike}; choose another --out")
-    elif out.is_dir() and any(out.iterdir()):
+    elif any(path.name != LOCK for path in out.iterdir()):
         raise BadRun(f"{str(out)!r} is not empty and holds no comparison; choose another --out")
     else:
         comparison.write(path)

@@ -128,14 +128,15 @@ def augmentation(recipe: Recipe, side: int) -> v2.Transform | None:
 class Batches(Sampler[list[int]]):
     """Batches of indices. With a seed, for training: in an order that is a function of seed and epoch, and
     without an incomplete last batch, of whose one image, say, no batch norm could learn. Of `world`
-    processes each takes an equal share of every batch, the one of its `rank`.
+    processes each takes an equal share of every batch, the one of its `rank`. The first `skip` batches are
+    left out, once: those that a run that is resumed has learned from.
     """
 
     def __init__(
         self, length: int, batch_size: int, seed: int | None = None, rank: int = 0, world: int = 1
     ) -> None:
         self.length, self.batch_size, self.seed, self.epoch = length, batch_size, seed, 0
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.skip = rank, world, 0
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -146,7 +147,8 @@ class Batches(Sampler[list[int]]):
         if self.seed is not None:
             generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
             order = torch.randperm(self.length, generator=generator)
-        for batch in order[: len(self) * self.batch_size].split(self.batch_size):
+        first, self.skip = self.skip, 0
+        for batch in order[: len(self) * self.batch_size].split(self.batch_size)[first:]:
             yield batch[self.rank :: self.world].tolist()
 
     def __len__(self) -> int:

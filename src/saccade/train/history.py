@@ -21,7 +21,8 @@ COLUMNS = ("epoch", "train_loss", "train_error", "val_loss", "val_error")
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: `fraction` of its steps done, loss and error of the epoch so far, seconds left."""
+    """Where a run stands: `fraction` of its steps done, loss and error of the epoch so far, seconds left, and
+    how many images it learns from in a second."""
 
     fraction: float
     epoch: int
@@ -29,6 +30,7 @@ class Progress:
     loss: float
     error: float
     seconds_left: float
+    images_per_second: float
 
 
 class Sums:
@@ -50,6 +52,12 @@ class Sums:
             self.loss, self.wrong, images = trainer.strategy.reduce(sums, reduce_op="sum").unbind()
             self.images = int(images)
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"loss": self.loss, "wrong": self.wrong, "images": self.images}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.loss, self.wrong, self.images = state["loss"], state["wrong"], state["images"]
+
     def means(self) -> tuple[float, float]:
         return float(self.loss) / max(self.images, 1), float(self.wrong) / max(self.images, 1)
 
@@ -62,13 +70,26 @@ class History(lightning.Callback):
         self.seconds = 0.0
         self._csv, self._report = csv, report
         self._train, self._validation = Sums(), Sums()
-        self._started = self._reported = 0.0
+        self._started = self._reported = self._rate = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rows": self.rows, "seconds": self.seconds}
+        under_way = time.perf_counter() - self._started if self._train.images else 0.0
+        epoch = {"sums": self._train.state_dict(), "seconds": under_way}
+        return {"rows": self.rows, "seconds": self.seconds, "epoch": epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows, self.seconds = list(state_dict["rows"]), state_dict["seconds"]
+        epoch = state_dict["epoch"]
+        self._train.load_state_dict(epoch["sums"])
+        self._started = time.perf_counter() - epoch["seconds"]
+
+    def join(self, trainer: lightning.Trainer) -> None:
+        """Add up what all processes have seen of the epoch, before a checkpoint in the midst of it."""
+        self._train.gather(trainer)
+
+    def on_train_start(self, trainer: lightning.Trainer, _module: Any) -> None:
+        if not trainer.is_global_zero:
+            self._train = Sums()  # the first process has the sums of all
 
     def on_train_epoch_start(self, *_: Any) -> None:
         self._train, self._validation = Sums(), Sums()
@@ -82,6 +103,7 @@ class History(lightning.Callback):
             raise BadRun(self._no_number(trainer, loss, index))
         self._train.add(outputs, len(batch[1]))
         now = time.perf_counter()
+        self._rate = self._train.images * trainer.world_size / (now - self._started)
         if self._report and now - self._reported > 0.2:
             self._reported = now
             self._report(self._progress(trainer, self.seconds + now - self._started))
@@ -90,17 +112,22 @@ class History(lightning.Callback):
         self._validation.add(outputs, len(batch[1]))
 
     def on_validation_epoch_end(self, _trainer: Any, module: lightning.LightningModule) -> None:
-        module.log("val_error", self._validation.means()[1])  # for early stopping
+        module.log("val_error", self._validation.means()[1], logger=False)  # for early stopping
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, _module: Any) -> None:
         self.seconds += time.perf_counter() - self._started
         self._train.gather(trainer)
         values = (trainer.current_epoch + 1, *self._train.means(), *self._validation.means())
         self.rows.append(dict(zip(COLUMNS, values, strict=True)))
+        if trainer.is_global_zero:
+            self._write(trainer)
+        self._train = Sums()  # the checkpoint that follows holds no part of an epoch
+
+    def _write(self, trainer: lightning.Trainer) -> None:
         lines = [COLUMNS, *(tuple(row.values()) for row in self.rows)]
-        if not trainer.is_global_zero:
-            return
         write_text(self._csv, "".join(",".join(map(str, line)) + "\n" for line in lines))
+        for logger in trainer.loggers:
+            logger.log_metrics(self.rows[-1], step=trainer.global_step)
         if self._report:
             self._report(self._progress(trainer, self.seconds))
 
@@ -122,4 +149,5 @@ class History(lightning.Callback):
         loss, error = self._train.means()
         epochs = trainer.max_epochs or 1
         epoch = min(trainer.current_epoch + 1, epochs)
-        return Progress(done / total, epoch, epochs, loss, error, seconds * (total - done) / done)
+        left = seconds * (total - done) / done
+        return Progress(done / total, epoch, epochs, loss, error, left, self._rate)

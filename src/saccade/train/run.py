@@ -6,8 +6,8 @@ import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,14 @@ from saccade.errors import BadRecipe, BadRun
 from saccade.files import write_json
 from saccade.train.classifier import Batches, Classifier, augmentation, check_optimizer, loader
 from saccade.train.evaluate import evaluate, localise, write_gallery
+from saccade.train.hardware import ONE_DEVICE, Hardware
 from saccade.train.history import History, Progress
+from saccade.train.lock import held
+from saccade.train.logs import LoggerName, check_logger, logger_of
 from saccade.train.network import build
-from saccade.train.recipe import Recipe, check_integer, read_yaml
+from saccade.train.provenance import provenance
+from saccade.train.recipe import Recipe, read_yaml
+from saccade.train.stop import Stop, Stopping, obey
 
 RESULT, CHECKPOINT = "result.json", Path("checkpoints") / "last.ckpt"
 
@@ -50,74 +55,59 @@ def prepare(recipe: Recipe) -> Task:
     return task
 
 
-@dataclass(frozen=True)
-class Hardware:
-    """What a run is trained on, in Lightning's terms.
-
-    devices     how many GPUs, or processes of a CPU, on each node
-    nodes       how many machines; each is to start the same command, as torchrun and SLURM do
-    strategy    "auto", "ddp", "fsdp" ...: how several devices share the work
-
-    Each device trains on an equal share of every batch. Where there is a GPU, batch norm takes its statistics
-    from the whole batch; processes of a CPU cannot, and take them from their share.
-    """
-
-    devices: int = 1
-    nodes: int = 1
-    strategy: str = "auto"
-
-    def __post_init__(self) -> None:
-        check_integer("devices", self.devices, at_least=1)
-        check_integer("nodes", self.nodes, at_least=1)
-
-    def check(self, batch_size: int) -> None:
-        """Raise `BadRecipe` if a machine lacks the devices, or if they cannot share a batch equally."""
-        if torch.cuda.is_available() and self.devices > torch.cuda.device_count():
-            raise BadRecipe(f"devices={self.devices}: this machine has {torch.cuda.device_count()} GPUs")
-        world = self.devices * self.nodes
-        if batch_size % world:
-            raise BadRecipe(f"batch_size={batch_size} cannot be shared equally by {world} devices")
-
-
 def train(
     recipe: Recipe,
     folder: Path,
     *,
     resume: bool = False,
     report: Callable[[Progress], None] | None = None,
-    hardware: Hardware = Hardware(),
+    hardware: Hardware = ONE_DEVICE,
+    logger: LoggerName = "csv",
 ) -> dict[str, Any]:
     """Train, test and record a recipe in `folder`; return what is written to its result.json.
 
-    With `resume`, a run that was interrupted goes on after its last whole epoch and ends with the weights
-    of an uninterrupted one; a run that is complete is returned as it stands.
+    With `resume`, a run that was interrupted goes on after its last checkpoint, and a run that is complete is
+    returned as it stands. There is a checkpoint of every epoch and, of a run that was asked to stop (SIGTERM,
+    Ctrl-C), of the step at which it did; a run that was killed goes on after its last whole epoch.
+
+    A resumed run ends with the very weights of an uninterrupted one, bit for bit, on CPUs of the same kind
+    with the same number of threads and the same versions (run.json has them). On GPUs, on several devices, or
+    with `compile` it sees the same batches with the same draws, and rounding may differ.
 
     On several devices, only the first process writes and returns; the others end with `SystemExit(0)`.
 
-    Raises `BadRun` if the folder holds another recipe's run, or any run without `resume`; `BadRecipe` for a
-    batch that the devices cannot share equally.
+    logger      "tensorboard", "wandb" or "mlflow" gets the curves besides metrics.csv, which is always
+                written; "csv": none
+
+    Raises `BadRun` if the folder holds another recipe's run, or any run without `resume`, or if another
+    process writes there; `BadRecipe` for a batch that the devices cannot share equally; `BadOption` for a
+    logger that is not installed.
     """
     hardware.check(recipe.batch_size)
+    check_logger(logger)
     is_first = getattr(rank_zero_only, "rank", 0) == 0
-    if is_first and (folder / "recipe.yaml").exists():
-        theirs = Recipe.from_mapping(read_yaml(folder / "recipe.yaml"))
-        if theirs != recipe:
-            raise BadRun(f"{str(folder)!r} belongs to another recipe: {difference(theirs, recipe)}")
-        if not resume:
-            raise BadRun(f"{str(folder)!r} holds a run already; resume it, or choose another folder")
-    if is_first and (folder / RESULT).exists():
-        return read_result(folder)
-    task = prepare(recipe)
-    if is_first:
-        recipe.write(folder / "recipe.yaml")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(recipe.seed)
-        classifier = Classifier(recipe, task)
-        history = _fit(classifier, task, folder, report, hardware)
-    if getattr(rank_zero_only, "rank", 0) != 0:
-        raise SystemExit(0)
-    result = _result(classifier.eval(), task, folder, history)
-    write_json(folder / RESULT, result)
+    with held(folder) if is_first else nullcontext():
+        if is_first and (folder / "recipe.yaml").exists():
+            theirs = Recipe.from_mapping(read_yaml(folder / "recipe.yaml"))
+            if theirs != recipe:
+                raise BadRun(f"{str(folder)!r} belongs to another recipe: {difference(theirs, recipe)}")
+            if not resume:
+                raise BadRun(f"{str(folder)!r} holds a run already; resume it, or choose another folder")
+        if is_first and (folder / RESULT).exists():
+            return read_result(folder)
+        task = prepare(recipe)
+        if is_first:
+            recipe.write(folder / "recipe.yaml")
+            if not (folder / "run.json").exists():
+                write_json(folder / "run.json", provenance(folder, hardware))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            classifier = Classifier(recipe, task)
+            history = _fit(classifier, task, folder, report, hardware, logger)
+        if getattr(rank_zero_only, "rank", 0) != 0:
+            raise SystemExit(0)
+        result = _result(classifier.eval(), task, folder, history)
+        write_json(folder / RESULT, result)
     return result
 
 
@@ -156,6 +146,7 @@ def _fit(
     folder: Path,
     report: Callable[[Progress], None] | None,
     hardware: Hardware,
+    logger: LoggerName,
 ) -> History:
     recipe = classifier.recipe
     side = task.train.images.shape[-1]
@@ -173,26 +164,23 @@ def _fit(
         callbacks.append(EMAWeightAveraging(decay=recipe.ema))
     checkpoint = folder / CHECKPOINT
     resumed = checkpoint.exists() and bool(load_checkpoint(checkpoint))
+    batches = Batches(len(task.train), recipe.batch_size, recipe.seed)
+    stopping = Stopping(checkpoint, batches, history)
     with _quiet():
         trainer = lightning.Trainer(
             max_epochs=recipe.epochs,
-            devices=hardware.devices,
-            num_nodes=hardware.nodes,
-            strategy=hardware.strategy,
-            use_distributed_sampler=False,
-            sync_batchnorm=torch.cuda.is_available() and hardware.devices * hardware.nodes > 1,
+            **hardware.options(),
             precision=recipe.precision,
             gradient_clip_val=recipe.clip,
             accumulate_grad_batches=recipe.accumulate,
-            callbacks=callbacks,
-            logger=False,
+            callbacks=[*callbacks, stopping],
+            logger=logger_of(logger, folder) or False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
             default_root_dir=folder,
         )
-        share = trainer.global_rank, trainer.world_size
-        batches = Batches(len(task.train), recipe.batch_size, recipe.seed, *share)
+        batches.rank, batches.world = trainer.global_rank, trainer.world_size
         try:
             trainer.fit(
                 classifier,
@@ -201,10 +189,16 @@ def _fit(
                 ckpt_path=checkpoint if resumed else None,
                 weights_only=True,
             )
+        except Stop:
+            pass
         except OSError as error:  # the data lie in memory, so only a checkpoint can have failed
             raise BadRun(f"{str(folder)!r} cannot be written: {error.strerror or error}") from error
-        except SystemExit as stop:  # Lightning's answer to Ctrl-C
-            raise KeyboardInterrupt from stop
+        except SystemExit as stop:
+            if stop.code == 1:  # Lightning's answer to Ctrl-C
+                raise KeyboardInterrupt from stop
+            raise
+    if stopping.asked is not None:
+        obey(stopping.asked)
     if recipe.patience is not None:
         classifier.load_state_dict(load_checkpoint(folder / "checkpoints" / "best.ckpt")["state_dict"])
     return history
