@@ -278,7 +278,7 @@ def test_the_printed_recipe_is_whole_and_can_be_used(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     values = yaml.safe_load(done.stdout)
-    assert set(values) == {field.name for field in fields(Recipe)}
+    assert set(values) == {"schema", *(field.name for field in fields(Recipe))}
     assert (values["task"], values["optimizer"], values["clip"], values["epochs"]) == (TASK, "sgd", 0.5, 3)
     (tmp_path / "recipe.yaml").write_text(done.stdout)
     again = saccade("train", "--recipe", str(tmp_path / "recipe.yaml"), "--print-recipe")

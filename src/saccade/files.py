@@ -38,6 +38,18 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
 
 
+def check_schema(path: Path, found: object, newest: int) -> None:
+    """Raise `BadRun` if a file's schema is a later one than this version of saccade knows.
+
+    >>> check_schema(Path("result.json"), 2, newest=1)
+    Traceback (most recent call last):
+    saccade.errors.BadRun: 'result.json' has schema 2, of a newer saccade; this version reads schemas up to 1
+    """
+    if not isinstance(found, int) or found > newest:
+        newer = f"{str(path)!r} has schema {found!r}, of a newer saccade"
+        raise BadRun(f"{newer}; this version reads schemas up to {newest}")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text as `replacing` does."""
     with replacing(path) as file:

@@ -13,6 +13,7 @@ except ModuleNotFoundError:  # the core was installed alone
 
 from saccade.cli.catalogue import list_mechanisms, show
 from saccade.cli.compare import compare, report
+from saccade.cli.evaluate import evaluate
 from saccade.cli.look import look
 from saccade.cli.score import score
 from saccade.cli.sites import sites
@@ -30,6 +31,7 @@ app.command()(show)
 app.command()(sites)
 app.command()(compare)
 app.command()(train)
+app.command()(evaluate)
 app.command()(look)
 app.command()(score)
 app.command()(report)

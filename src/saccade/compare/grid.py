@@ -8,11 +8,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from saccade.errors import BadRecipe
 from saccade.files import write_text
-from saccade.train.recipe import Recipe, check_integer, check_keys, read_yaml
+from saccade.train.recipe import Recipe, check_integer, check_keys, read_yaml, to_yaml
 from saccade.train.run import prepare
 
 _PER_RUN = ("attention", "seed")
@@ -79,8 +77,7 @@ class Comparison:
         write_text(path, self.to_yaml())
 
     def to_yaml(self) -> str:
-        text: str = yaml.safe_dump(self.to_mapping(), sort_keys=False)
-        return text
+        return to_yaml(self.to_mapping())
 
     def check(self) -> None:
         """Raise, before anything is written, for whatever a run would stumble over."""

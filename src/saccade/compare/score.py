@@ -12,15 +12,16 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from saccade.compare.compare import entry
+from saccade.compare.compare import SCHEMA, entry
 from saccade.compare.leaderboard import leaderboard, to_csv
 from saccade.data import Split, load_task
 from saccade.errors import BadRun, check_positive
-from saccade.files import write_json, write_text
+from saccade.files import check_schema, write_json, write_text
 from saccade.scoring import RANKINGS, Curves, Sanity, faithfulness, localisation, sanity
 from saccade.see import grad_cam
 from saccade.train.classifier import Classifier
 from saccade.train.evaluate import look
+from saccade.train.lock import held
 from saccade.train.restore import restore
 from saccade.train.run import RESULT, read_result
 
@@ -42,7 +43,8 @@ def score(
     Each run's result.json gets its scores when they are complete, by rename, in place of older ones. After
     the last run of a comparison, its results.json and leaderboard.csv are written again with them.
 
-    Raises `BadRun` if the folder holds neither a complete run nor a finished comparison.
+    Raises `BadRun` if the folder holds neither a complete run nor a finished comparison, or another process
+    writes there.
     """
     check_positive("score", images=images, steps=steps)
     if (folder / RESULT).exists():
@@ -50,37 +52,42 @@ def score(
     path = folder / "results.json"
     try:
         summary: dict[str, Any] = json.loads(path.read_text())
+        check_schema(path, summary["schema"], SCHEMA)
         runs = [(folder / run["folder"], run) for run in summary["runs"]]
     except FileNotFoundError as error:
         raise BadRun(
             f"{str(folder)!r} holds neither a complete run, with result.json, nor a finished comparison, "
             "with results.json"
         ) from error
+    except BadRun:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BadRun(f"{str(path)!r} is not the result of a comparison: {error}") from error
-    results = []
-    for number, (place, run) in enumerate(runs):
+    with held(folder):
+        results = []
+        for number, (place, run) in enumerate(runs):
 
-        def tell(what: str, share: float, number: int = number, run: dict[str, Any] = run) -> None:
-            title = f"run {number + 1}/{len(runs)}: {run['attention']}, seed {run['seed']}: {what}"
-            report(title, (number + share) / len(runs))
+            def tell(what: str, share: float, number: int = number, run: dict[str, Any] = run) -> None:
+                title = f"run {number + 1}/{len(runs)}: {run['attention']}, seed {run['seed']}: {what}"
+                report(title, (number + share) / len(runs))
 
-        results.append(score_run(place, images, steps, tell))
-    summary["leaderboard"] = leaderboard(results)
-    summary["runs"] = [entry(its, run["folder"]) for its, (_, run) in zip(results, runs, strict=True)]
-    write_json(path, summary)
-    write_text(folder / "leaderboard.csv", to_csv(summary["leaderboard"]))
+            results.append(score_run(place, images, steps, tell))
+        summary["leaderboard"] = leaderboard(results)
+        summary["runs"] = [entry(its, run["folder"]) for its, (_, run) in zip(results, runs, strict=True)]
+        write_json(path, summary)
+        write_text(folder / "leaderboard.csv", to_csv(summary["leaderboard"]))
     return summary
 
 
 def score_run(folder: Path, images: int, steps: int, report: Report) -> dict[str, Any]:
     """Score the maps of one run, write them into its result.json, and return all that it holds."""
-    result = read_result(folder)
-    classifier = restore(folder)
-    classifier.to("cuda" if torch.cuda.is_available() else "cpu")
-    split = _choose(load_task(classifier.recipe.task).test, images)
-    result["scores"] = _scores(classifier, split, steps, report)
-    write_json(folder / RESULT, result)
+    with held(folder):
+        result = read_result(folder)
+        classifier = restore(folder)
+        classifier.to("cuda" if torch.cuda.is_available() else "cpu")
+        split = _choose(load_task(classifier.recipe.task).test, images)
+        result["scores"] = _scores(classifier, split, steps, report)
+        write_json(folder / RESULT, result)
     return result
 
 

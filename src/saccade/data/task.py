@@ -28,7 +28,8 @@ class Task:
 
     skipped     of images that could not be read and were left out, if that was asked for: which, and why
 
-    Raises `BadData` if a split is empty or the training images are of a single class.
+    Raises `BadData` if a split is empty, has other than one label for each image or a label without a class,
+    or if the training images are of a single class.
     """
 
     name: str
@@ -40,8 +41,19 @@ class Task:
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):
-            if not len(getattr(self, part)):
+            split: Split = getattr(self, part)
+            if not len(split):
                 raise BadData(f"{self.name}: the {part} split holds no image")
+            if len(split.images) != len(split.labels):
+                raise BadData(
+                    f"{self.name}: the {part} split holds {len(split.images)} images and {len(split)} labels"
+                )
+            least, most = (int(label) for label in split.labels.aminmax())
+            if least < 0 or most >= len(self.classes):
+                raise BadData(
+                    f"{self.name}: the labels of the {part} split reach from {least} to {most}; "
+                    f"those of {len(self.classes)} classes are 0 to {len(self.classes) - 1}"
+                )
         if len(self.train.labels.unique()) < 2:
             only = self.classes[int(self.train.labels[0])]
             raise BadData(f"{self.name}: the training images are of a single class, {only!r}; two are needed")

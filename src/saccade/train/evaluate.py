@@ -26,9 +26,15 @@ GALLERY = 24  # images of the gallery, half of each class if there are two
 @torch.inference_mode()
 def evaluate(classifier: Classifier, split: Split) -> tuple[float, float]:
     """Return error and mean loss on a split."""
-    logits = torch.cat([classifier(images) for images in _batches(classifier, split.images)]).cpu()
+    logits = predict(classifier, split.images)
     wrong = (logits.argmax(1) != split.labels).double().mean()
     return wrong.item(), F.cross_entropy(logits, split.labels).item()
+
+
+@torch.inference_mode()
+def predict(classifier: Classifier, images: Tensor) -> Tensor:
+    """Return the logits (N, classes) of images, on the CPU."""
+    return torch.cat([classifier(batch) for batch in _batches(classifier, images)]).cpu()
 
 
 def localise(classifier: Classifier, split: Split) -> dict[str, Any] | None:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import StrategyRegistry
 
-from saccade.errors import BadRecipe
+from saccade.errors import BadRecipe, UnknownName
 from saccade.train.recipe import check_integer
 
 
@@ -33,14 +34,18 @@ class Hardware:
         check_integer("nodes", self.nodes, at_least=1)
 
     def check(self, batch_size: int) -> None:
-        """Raise `BadRecipe` if a machine lacks the devices or has no such strategy, or if the devices cannot
-        share a batch equally.
+        """Raise `UnknownName` if Lightning has no such strategy, `BadRecipe` if the machine lacks the devices,
+        or they cannot share a batch equally.
         """
+        if self.strategy != "auto" and self.strategy not in StrategyRegistry:
+            raise UnknownName("strategy", self.strategy, ["auto", *StrategyRegistry.available_strategies()])
         gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
         if gpus and self.devices > gpus:
             raise BadRecipe(f"devices={self.devices}: this machine has {gpus} GPUs")
         if not gpus and self.devices > cores:
             raise BadRecipe(f"devices={self.devices}: this machine has no GPU and {cores} cores")
+        if not gpus and "fsdp" in self.strategy:
+            raise BadRecipe(f"strategy={self.strategy!r} needs a GPU; on a CPU there is 'ddp'")
         world = self.devices * self.nodes
         if batch_size % world:
             raise BadRecipe(f"batch_size={batch_size} cannot be shared equally by {world} devices")

@@ -11,12 +11,15 @@ import yaml
 
 from saccade.attach.site import Kind
 from saccade.errors import BadRecipe, UnknownName
-from saccade.files import write_text
+from saccade.files import check_schema, write_text
 
 Stem = Literal["own", "small"]
 Schedule = Literal["one-cycle", "cosine", "step", "constant"]
 Augment = Literal["none", "flip", "crop", "crop-flip"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"]
+
+
+SCHEMA = 1  # of recipe files
 
 
 @dataclass(frozen=True)
@@ -113,12 +116,19 @@ class Recipe:
         write_text(path, self.to_yaml())
 
     def to_yaml(self) -> str:
-        text: str = yaml.safe_dump(asdict(self), sort_keys=False)
-        return text
+        return to_yaml(asdict(self))
+
+
+def to_yaml(values: Mapping[str, Any]) -> str:
+    """Return the keys and values of a recipe as the text of its file."""
+    text: str = yaml.safe_dump({"schema": SCHEMA, **values}, sort_keys=False)
+    return text
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read a YAML file of keys and values. Raises `BadRecipe` if it is none."""
+    """Read the keys and values of a recipe's file. Raises `BadRecipe` if it is none, `BadRun` if it is of a
+    newer version of saccade.
+    """
     try:
         values = yaml.safe_load(path.read_text())
     except OSError as error:
@@ -127,6 +137,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise BadRecipe(f"recipe {str(path)!r} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise BadRecipe(f"recipe {str(path)!r} holds no keys, but {values!r}")
+    check_schema(path, values.pop("schema", SCHEMA), SCHEMA)
     return values
 
 

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from saccade.bench import cost
 from saccade.data import Task, check_task, load_task
 from saccade.errors import BadRecipe, BadRun
-from saccade.files import write_json
+from saccade.files import check_schema, write_json
 from saccade.train.classifier import Batches, Classifier, augmentation, check_optimizer, loader
 from saccade.train.evaluate import evaluate, localise, write_gallery
 from saccade.train.hardware import ONE_DEVICE, Hardware
@@ -31,6 +31,7 @@ from saccade.train.provenance import provenance
 from saccade.train.recipe import Recipe, read_yaml
 from saccade.train.stop import Stop, Stopping, obey
 
+SCHEMA = 1  # of result.json
 RESULT, CHECKPOINT = "result.json", Path("checkpoints") / "last.ckpt"
 
 
@@ -117,6 +118,7 @@ def read_result(folder: Path) -> dict[str, Any]:
         result: dict[str, Any] = json.loads((folder / RESULT).read_text())
     except (OSError, ValueError) as error:
         raise BadRun(f"{str(folder / RESULT)!r} is not a run's result: {error}") from error
+    check_schema(folder / RESULT, result.get("schema", SCHEMA), SCHEMA)
     return result
 
 
@@ -151,15 +153,16 @@ def _fit(
     recipe = classifier.recipe
     side = task.train.images.shape[-1]
     history = History(folder / "metrics.csv", report)
-    last = ModelCheckpoint(
-        folder / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    callbacks: list[lightning.Callback] = [history, last]
+    callbacks: list[lightning.Callback] = [history]
     if recipe.patience is not None:
         best = ModelCheckpoint(
             folder / "checkpoints", "best", monitor="val_error", enable_version_counter=False
         )
         callbacks += [EarlyStopping("val_error", patience=recipe.patience), best]
+    last = ModelCheckpoint(
+        folder / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    callbacks.append(last)  # after the best one, so that it knows which that is
     if recipe.ema:
         callbacks.append(EMAWeightAveraging(decay=recipe.ema))
     checkpoint = folder / CHECKPOINT
@@ -211,6 +214,7 @@ def _result(classifier: Classifier, task: Task, folder: Path, history: History) 
     example = task.test.images[:1].to(classifier.device)
     measured = cost(classifier, example)
     return {
+        "schema": SCHEMA,
         "attention": recipe.attention,
         "seed": recipe.seed,
         "error": error,

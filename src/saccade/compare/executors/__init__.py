@@ -54,7 +54,8 @@ class Local:
 class Processes:
     """Several runs at a time, each in a process of its own that shares the cores with the others.
 
-    A run whose process dies goes on after its last whole epoch in another, at most `RETRIES` times.
+    A run whose process dies goes on after its last whole epoch in another, at most `RETRIES` times. When this
+    process is interrupted, or a run fails, the others are asked to stop, and write a checkpoint first.
 
     Raises `BadRun` if a run's processes die that often.
     """
@@ -68,7 +69,7 @@ class Processes:
         threads = max(1, torch.get_num_threads() // self.count)
         waiting, deaths = list(range(len(jobs))), [0] * len(jobs)
         while waiting:
-            context = multiprocessing.get_context("spawn")
+            context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
             with ProcessPoolExecutor(self.count, context, torch.set_num_threads, (threads,)) as pool:
                 # As many as run, so that when one dies those that are lost with it are known.
                 running: dict[Future[Result], int] = {}
@@ -90,6 +91,11 @@ class Processes:
                             folder = str(jobs[number].folder)
                             raise BadRun(f"{folder!r}: its process died {deaths[number]} times") from error
                     waiting = [*running.values(), *waiting]
+                except BaseException:
+                    for process in multiprocessing.active_children():
+                        if process not in others:
+                            process.terminate()
+                    raise
 
 
 def _train(job: Job) -> Result:
