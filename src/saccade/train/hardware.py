@@ -34,8 +34,8 @@ class Hardware:
         check_integer("nodes", self.nodes, at_least=1)
 
     def check(self, batch_size: int) -> None:
-        """Raise `UnknownName` if Lightning has no such strategy, `BadRecipe` if the machine lacks the devices,
-        or they cannot share a batch equally.
+        """Raise `UnknownName` if Lightning has no such strategy, `BadRecipe` if the machine lacks devices for
+        it or they cannot share a batch equally.
         """
         if self.strategy != "auto" and self.strategy not in StrategyRegistry:
             raise UnknownName("strategy", self.strategy, ["auto", *StrategyRegistry.available_strategies()])
