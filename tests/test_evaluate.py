@@ -90,17 +90,14 @@ def test_images_of_another_size_are_tested_where_the_network_takes_them(run: Pat
     assert evaluation(run, larger)["images"] == 10
     small = "white-patch:size=160,train=8,validation=4,test=4"
     train(Recipe(task=small, backbone="timm:test_vit", epochs=1, batch_size=4), tmp_path)
-    with pytest.raises(
-        BadData, match=r"the network takes images \(3, 160, 160\), and those of .* \(3, 48, 48"
-    ):
-        evaluation(tmp_path, larger)
+    said = r"the network takes images \(3, 160, 160\), and those of .* are \(3, 50, 50\)"
+    with pytest.raises(BadData, match=said):
+        evaluation(tmp_path, larger.replace("48", "50"))  # not a multiple of the patches
 
 
 def test_what_cannot_be_evaluated_is_named(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(
-        BadData,
-        match=r"tells 2 classes, 'without', 'with' apart, and 'digits' has 10 classes, '0', '1'.* \.\.\.",
-    ):
+    said = r"tells 2 classes, 'without', 'with' apart, and 'digits' has 10 classes, '0', .*'4' \.\.\.$"
+    with pytest.raises(BadData, match=said):
         evaluation(run, "digits")
     with pytest.raises(UnknownName, match="did you mean 'digits'"):
         evaluation(run, "digts")
