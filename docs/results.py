@@ -167,12 +167,32 @@ def pairwise(result: Result) -> list[str]:
     ]
 
 
+def loader(result: Result) -> list[str]:
+    rows = (
+        (
+            row["task"],
+            f"`{row['backbone']}`, {row['batch_size']}",
+            *(f"{row['loader'][augment]:,.0f}" for augment in ("none", "crop-flip")),
+            f"{row['step']:,.0f}",
+        )
+        for row in result["rows"]
+    )
+    reading = next(row["read_once"] for row in result["rows"] if row["read_once"])
+    return [
+        "Images per second that the loader serves, as they are and with crops and flips, against those that "
+        f"training steps alone learn from; {result['threads']} threads. The images lie in memory; those of the "
+        f"folder were read once before, {reading:,.0f} a second.",
+        *table(("", "network, batch", "loader", "with crops and flips", "training step"), rows),
+    ]
+
+
 SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
     "white-patch": ("The white patch", white_patch),
     "ram-mnist": ("Recurrent attention on MNIST", ram_mnist),
     "stn-mnist": ("A spatial transformer on rotated MNIST", stn_mnist),
     "attach-scale": ("The scale of features at the start", attach_scale),
     "mechanisms-cpu": ("Speed on a CPU", mechanisms),
+    "loader-cpu": ("The loader against the training step", loader),
     "pairwise-cpu": ("Memory and time of attention between positions", pairwise),
 }
 
