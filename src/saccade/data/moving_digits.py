@@ -28,19 +28,19 @@ def moving_digits(
 ) -> Task:
     """Clips (3, T, H, W) of a digit that moves on straight lines and bounces. For a moment it is another one.
 
-    The label is that other digit: the one that is seen in fewer frames. So a network has to read the digits,
-    wherever they are, and to compare the frames. With K classes, T frames and a moment of m:
+    The label is that other digit, the one of fewer frames. So a network has to read the digits, wherever
+    they are, and to compare the frames. For K digits, T frames and a moment of m of them the error is
 
-        chance                                            error 1 - 1/K                   90% by default
-        a single frame, whose digit is named              error 1 - m/T                   75%
-        a score per frame and class, summed over frames   see below
+        1 - 1/K     by chance: 90% by default
+        1 - m/T     from a single frame, by naming the digit that it shows: 75%
+        1/4         at least, from any sum of scores s_k(frame), one for each class k
 
-    Such sums are all that a linear classifier can make of a mean over frames, and also of their mean under
-    weights that each frame has from itself alone (`temporal_pool`), since a common factor changes no order
-    of scores. They cannot solve the task: let a be the digit of most frames, b and c two others. Where both
-    (a, b) and (a, c) are answered rightly, the scores of b and c that the frames of a add are no help to
-    either, and so the frames of b must say "b rather than c"; but (b, c) and (c, b) ask that they say the
-    contrary, T/m - 1 times.
+    The last is all that a linear classifier makes of a mean over frames. It is also all that it makes of a
+    mean under weights that each frame has from itself alone, as those of `temporal_pool`: their common
+    divisor leaves the order of the scores. Let (a, b) be a clip of a with a moment of b. To tell b from c in
+    (a, b) and in (a, c), whose frames of a are the same, the m frames of b must favour b and those of c
+    favour c, taken together; but in (b, c) and (c, b) the T - m frames of b and of c must do the contrary.
+    So of these four clips a sum fails at one. What compares frames with one another does not.
 
     The mask is the box around the digit in the frames of the moment. The same arguments give the same task,
     bit for bit; no digit is in two splits.
@@ -48,7 +48,7 @@ def moving_digits(
     frames      T
     size        side of a frame in pixels; that of the digit is half of it
     moment      m, less than half of the frames, one after the other
-    classes     the digits that occur, two or more of 0 to 9
+    classes     the digits that occur, three or more of 0 to 9
     source      as of `digits`: "scikit-learn", offline; "mnist", "fashion_mnist", or a folder
     train, validation, test     numbers of clips
 
@@ -71,8 +71,9 @@ def moving_digits(
         raise BadOption(f"moving-digits: size={size} must be at least 8, of which the digit has half")
     if 2 * moment >= frames:
         raise BadOption(f"moving-digits: moment={moment} must be less than half of the frames={frames}")
-    if len(set(classes)) != len(classes) or len(classes) < 2 or not set(classes) <= set(range(10)):
-        raise BadOption(f"moving-digits: classes={[*classes]} must be two or more different digits, 0 to 9")
+    distinct = {*classes} if isinstance(classes, Sequence) else set()
+    if len(distinct) < 3 or len(distinct) < len(classes) or not distinct <= {*range(10)}:
+        raise BadOption(f"moving-digits: classes={classes!r} must be three or more different digits, 0 to 9")
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise BadOption(f"moving-digits: seed={seed!r} must be an integer of at least 0")
     splits = {}
@@ -100,9 +101,7 @@ def _clips(
     labels = rng.permutation(np.arange(count) % len(classes))
     for clip, mask, label in zip(clips, masks, labels, strict=True):
         usual = (label + rng.integers(1, len(classes))) % len(classes)
-        rare_one, usual_one = (
-            _resized(images[rng.choice(members[which])], side) for which in (label, usual)
-        )
+        rare_one, usual_one = (_resized(images[rng.choice(members[which])], side) for which in (label, usual))
         begin = rng.integers(frames - moment + 1)
         for frame, (top, left) in enumerate(_path(frames, size - side, rng)):
             is_rare = begin <= frame < begin + moment

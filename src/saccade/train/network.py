@@ -41,7 +41,7 @@ def attention_path(model: nn.Module) -> str:
 
 
 def _slot_of_clips(recipe: Recipe) -> dict[int | Literal["time"], str]:
-    """Return the recipe's attention by its slot: what pools a sequence stands in place of the mean over time."""
+    """Return the recipe's attention by its slot: one that pools a sequence replaces the mean over time."""
     if recipe.attention == "none":
         return {}
     return {"time" if pools_time(parse(recipe.attention)[0]) else recipe.stage: recipe.attention}
