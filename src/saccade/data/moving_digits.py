@@ -122,7 +122,7 @@ def _path(frames: int, room: int, rng: np.random.Generator) -> NDArray[np.int64]
     angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.25) * room
     start = rng.uniform(0, room, 2)
     straight = start + np.arange(frames)[:, None] * speed * np.array([np.sin(angle), np.cos(angle)])
-    return np.rint(room - np.abs(room - straight % (2 * room))).astype(np.int64)
+    return np.asarray(np.rint(room - np.abs(room - straight % (2 * room))), dtype=np.int64)
 
 
 def _resized(image: Grey, side: int) -> Grey:

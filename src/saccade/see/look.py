@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from saccade.borrow import borrowed
-from saccade.data.clips import contact_sheet
+from saccade.data.clips import heat_sheet
 from saccade.data.images import Photograph
 from saccade.errors import BadData, BadShape, NothingRecorded, UnknownName, check_choice
 from saccade.files import replacing
@@ -87,7 +87,7 @@ def look(
                 raise
     attention = bool(maps)
     if inputs.ndim == 5:
-        maps = {path: _on_sheets(its) for path, its in maps.items()}
+        maps = {path: _on_sheets(its, tuple(inputs.shape[2:])) for path, its in maps.items()}
     if not attention:
         if inputs.ndim == 5:
             raise BadShape("Grad-CAM is of images, not of clips, and no attention was recorded")
@@ -200,12 +200,10 @@ def _attention(model: nn.Module, inputs: Tensor, layers: Sequence[str] | None) -
     return maps
 
 
-def _on_sheets(attention: AttentionMap) -> AttentionMap:
+def _on_sheets(attention: AttentionMap, frames: tuple[int, ...]) -> AttentionMap:
     """Return the map of clips, of space-time or of time alone, over the sheets of their frames."""
-    weight = attention.saliency()
-    if weight.ndim == 2:
-        weight = weight[..., None, None]
-    return SpatialMap(contact_sheet(weight)) if weight.ndim == 4 else attention
+    weights = attention.saliency()
+    return SpatialMap(heat_sheet(weights, frames)) if weights.ndim in (2, 4) else attention
 
 
 def _drawable(

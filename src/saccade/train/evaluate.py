@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from saccade.data import Split
-from saccade.data.clips import contact_sheet
+from saccade.data.clips import contact_sheet, heat_sheet
 from saccade.files import replacing
 from saccade.maps import AttentionMap, PairwiseMap
 from saccade.record import record
@@ -76,8 +76,8 @@ def write_gallery(classifier: Classifier, split: Split, path: Path) -> None:
     else:
         _, attention, logits = look(classifier, images.to(classifier.device))
         heat = attention.heatmap()
-        if is_clip:  # of time alone, a place for each frame
-            heat = contact_sheet(heat if heat.ndim == 4 else heat[..., None, None])
+        if is_clip:
+            heat = heat_sheet(heat, tuple(images.shape[2:]))
         arrays |= {"kind": attention.kind, "heat": heat.half().cpu().numpy()}
         # The page computes softmax rows, and of its subclasses no others, at the places of an image.
         if type(attention) is PairwiseMap and not is_clip:
