@@ -55,42 +55,49 @@ def white_patch(result: Result) -> list[str]:
 
 
 def moving_digits(result: Result) -> list[str]:
-    """A table of errors, and of how well each map finds the moment."""
-
-    def found(row: Result) -> str:
-        its = row["localisation"]
+    def points(its: Result | None) -> str:
         if its is None:
             return ""
-        mean, chance = its["precision"]["mean"], its["chance"]
-        return f"{100 * mean:.0f} ({100 * chance:.0f}), {its['sign']} in {its['agree']} of {row['seeds']}"
+        share, chance = 100 * its["pointing"]["mean"], 100 * its["chance"]
+        return f"{share:.0f} (chance {chance:.0f}), {its['sign']} in {its['agree']}"
+
+    def seconds(attention: str) -> float:
+        return sum(run["train_seconds"] for run in result["runs"] if run["attention"] == attention)
 
     rows = (
         (
             f"`{row['attention']}`",
             interval(row["error"]),
+            ", ".join(
+                f"{100 * run['error']:.1f}" for run in result["runs"] if run["attention"] == row["attention"]
+            ),
             "" if row["difference"] is None else interval(row["difference"]),
-            found(row),
+            points(row["localisation"]),
+            f"{seconds(row['attention']) / seconds('none'):.1f}",
         )
         for row in sorted(result["leaderboard"], key=lambda row: row["error"]["mean"])
     )
     task, seeds = result["task"], result["leaderboard"][0]["seeds"]
-    slower = [
-        f"`{row['attention']}` {row['train_seconds'] / base['train_seconds']:.1f} times"
-        for base in result["leaderboard"]
-        if base["attention"] == "none"
-        for row in result["leaderboard"]
-        if row is not base
-    ]
     return [
         "A digit moves through a clip, and for a moment it is another one: which? The frames have to be "
-        "compared, which neither a mean of them nor a mean under weights of each frame by itself "
-        "(`temporal_pool`) can do: such sums err in a quarter of the clips at least "
-        f"(`saccade.data.moving_digits` says why). Chance is an error of {100 * task['chance_error']:.0f}%. "
-        f"{task['train']:,} clips to train, {task['test']:,} to test; {seeds} seeds, 95% intervals; "
-        "differences are paired. *Finds the moment* is the average precision of the map, and that of "
-        "chance in brackets, over frames or over the pixels of all frames. Training takes longer: "
-        f"{', '.join(slower)} as long as without attention.",
-        *table(("attention", "test error, %", "against none, points", "finds the moment, %"), rows),
+        "compared. Neither their mean nor a mean under weights of each frame by itself (`temporal_pool`) can: "
+        "such sums err in a quarter of the clips at least, as `saccade.data.moving_digits` shows. Chance is "
+        f"an error of {100 * task['chance_error']:.0f}%. {task['train']:,} clips to train, {task['test']:,} "
+        f"to test; {seeds} seeds, 95% intervals, which cannot leave 0 to 100; differences are paired. Seeds "
+        "lie far apart where a run has not left the level of chance within its epochs. *Points at the moment* "
+        "is the share of clips in which the map's peak, or its lowest place if dark, lies on the other digit, "
+        "of `temporal_pool` on its frames, with the number of seeds whose map is of that sign.",
+        *table(
+            (
+                "attention",
+                "test error, %",
+                "each seed",
+                "against none, points",
+                "points at the moment, %",
+                "training, times none",
+            ),
+            rows,
+        ),
     ]
 
 
