@@ -39,6 +39,8 @@ def look(
 
     import torch
 
+    from saccade.data.clips import contact_sheet
+    from saccade.errors import BadOption
     from saccade.see import look as see
     from saccade.see.paint import palette
     from saccade.train import examples, restore
@@ -47,11 +49,15 @@ def look(
     classifier = restore(run)
     inputs, labels = examples(run, classifier.recipe)
     classes = classifier.hparams["classes"]
+    is_clip = inputs.ndim == 5
+    if images and is_clip:
+        raise BadOption(f"{str(run)!r} takes clips, and its own test clips alone can be shown, no IMAGE")
     if images:
         inputs, pictures, names = _photographs(images, inputs.shape[-1])
     else:
         inputs, labels = inputs[:count], labels[:count]
-        pictures = [*inputs.permute(0, 2, 3, 1).contiguous().numpy()]
+        shown = contact_sheet(inputs) if is_clip else inputs
+        pictures = [*shown.permute(0, 2, 3, 1).contiguous().numpy()]
     with torch.inference_mode():
         chances, answers = classifier(inputs).softmax(1).max(1)
     if images:

@@ -86,8 +86,10 @@ def score_run(folder: Path, images: int, steps: int, report: Report) -> dict[str
         result = read_result(folder)
         classifier = restore(folder)
         classifier.to("cuda" if torch.cuda.is_available() else "cpu")
-        split = _choose(load_task(classifier.recipe.task).test, images)
-        result["scores"] = _scores(classifier, split, steps, report)
+        test = load_task(classifier.recipe.task).test
+        if test.images.ndim != 4:
+            raise BadRun(f"{str(folder)!r} is a run on clips; the scores take pixels out of images")
+        result["scores"] = _scores(classifier, _choose(test, images), steps, report)
         write_json(folder / RESULT, result)
     return result
 

@@ -9,18 +9,31 @@ from typing import Any
 
 from saccade.data.digits import digits
 from saccade.data.folder import folder
+from saccade.data.moving_digits import moving_digits
 from saccade.data.standard import SETS, standard
 from saccade.data.task import Split, Task
 from saccade.data.white_patch import white_patch
 from saccade.errors import BadOption, UnknownName
 from saccade.registry import parse
 
-__all__ = ["TASKS", "Split", "Task", "check_task", "digits", "folder", "load_task", "standard", "white_patch"]
+__all__ = [
+    "TASKS",
+    "Split",
+    "Task",
+    "check_task",
+    "digits",
+    "folder",
+    "load_task",
+    "moving_digits",
+    "standard",
+    "white_patch",
+]
 
 TASKS: Mapping[str, Callable[..., Task]] = {
     "white-patch": white_patch,
     "folder": folder,
     "digits": digits,
+    "moving-digits": moving_digits,
     **{name: functools.partial(standard, name) for name in SETS},
 }
 

@@ -14,7 +14,7 @@ from saccade.data.standard import SETS, read_standard
 from saccade.data.task import Split, Task
 from saccade.errors import BadOption, check_choice, check_positive
 
-Grey = NDArray[np.uint8]  # (N, side, side), ink on black
+Grey = NDArray[np.uint8]  # ink on black, (N, side, side) or one of them
 Labelled = tuple[Grey, NDArray[np.int64]]
 
 SIDE = 28  # of a digit, in pixels
@@ -61,7 +61,7 @@ def digits(
     if isinstance(clutter, bool) or not isinstance(clutter, int) or clutter < 0:
         raise BadOption(f"digits: clutter={clutter!r} must be an integer of at least 0")
     splits = {}
-    for index, (part, (images, labels)) in enumerate(_read(source, root, seed).items()):
+    for index, (part, (images, labels)) in enumerate(read_digits(source, root, seed).items()):
         rng = np.random.default_rng((seed, index))
         chosen = rng.permutation(len(labels))[:limit] if limit else np.arange(len(labels))
         images, labels, masks = images[chosen], labels[chosen], None
@@ -77,7 +77,7 @@ def digits(
     return Task(f"digits-{variant}", tuple(map(str, range(10))), *splits.values())
 
 
-def _read(source: str, root: str, seed: int) -> dict[str, Labelled]:
+def read_digits(source: str, root: str, seed: int) -> dict[str, Labelled]:
     """Return the digits of each split."""
     rng = np.random.default_rng((seed, 3))
     if source == "scikit-learn":
@@ -112,6 +112,13 @@ def _read(source: str, root: str, seed: int) -> dict[str, Labelled]:
     return {part: (split.images[:, 0].numpy(), split.labels.numpy()) for part, split in splits.items()}
 
 
+def ink_box(image: Grey) -> tuple[slice, slice]:
+    """Return rows and columns of the box around the ink of an image (H, W); empty ones if there is none."""
+    inked = (np.flatnonzero(image.any(axis)) for axis in (1, 0))
+    rows, columns = (slice(it[0], it[-1] + 1) if len(it) else slice(0) for it in inked)
+    return rows, columns
+
+
 def _rotated(images: Grey, angle: float, rng: np.random.Generator) -> Grey:
     angles = rng.uniform(-angle, angle, len(images))
     return np.stack(
@@ -131,9 +138,7 @@ def _placed(
     for image, canvas, mask in zip(images, canvases, masks, strict=True):
         top, left = rng.integers(size - SIDE + 1, size=2)
         canvas[top : top + SIDE, left : left + SIDE] = image
-        rows, columns = (np.flatnonzero(image.any(axis)) for axis in (1, 0))
-        if len(rows):
-            mask[top + rows[0] : top + rows[-1] + 1, left + columns[0] : left + columns[-1] + 1] = True
+        mask[top : top + SIDE, left : left + SIDE][ink_box(image)] = True
         for _ in range(clutter):
             other = images[rng.integers(len(images))]
             y, x = rng.integers(SIDE - PIECE + 1, size=2)

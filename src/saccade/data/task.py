@@ -1,4 +1,4 @@
-"""The task: images with labels and, where it is known, a mask of the true place to look."""
+"""The task: images or clips with labels and, where it is known, a mask of the true place to look."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from saccade.errors import BadData
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a task: `images` uint8 (N, 3, H, W), `labels` (N,), `masks` bool (N, H, W) or None."""
+    """One part of a task: `images` uint8 (N, 3, H, W), `labels` (N,), `masks` bool (N, H, W) or None.
+
+    Of clips the images are (N, 3, T, H, W) and the masks (N, T, H, W).
+    """
 
     images: Tensor
     labels: Tensor
@@ -60,13 +63,14 @@ class Task:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of an image, (3, H, W)."""
+        """The shape of an image, (3, H, W), or of a clip, (3, T, H, W)."""
         return tuple(self.train.images.shape[1:])
 
     def normalisation(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of each channel of the training images, on the scale [0, 1]."""
         pixels = self.train.images.float().div_(255)
-        return pixels.mean((0, 2, 3)), pixels.std((0, 2, 3)).clamp_min(1e-3)
+        others = [axis for axis in range(pixels.ndim) if axis != 1]
+        return pixels.mean(others), pixels.std(others).clamp_min(1e-3)
 
     def chance_error(self) -> float:
         """Return the test error of always answering the most frequent class of the test images."""

@@ -1,6 +1,7 @@
 """Models that are built around attention, and the losses `info_nce` for what they learn from pairs."""
 
 from saccade.models import info_nce
+from saccade.models.clip_cnn import ClipCNN
 from saccade.models.recurrent_attention import RecurrentAttention, Trajectory, hybrid_loss
 from saccade.models.residual_attention_network import ResidualAttentionNetwork
 from saccade.models.simple_vit import SimpleViT
@@ -8,6 +9,7 @@ from saccade.models.small_cnn import SmallCNN
 from saccade.models.vit import ViT
 
 __all__ = [
+    "ClipCNN",
     "RecurrentAttention",
     "ResidualAttentionNetwork",
     "SimpleViT",

@@ -38,30 +38,30 @@ class SmallCNN(nn.Module):
         super().__init__()
         self.in_channels = in_channels
         before = (in_channels, *widths)
-        self.stages = nn.ModuleList(
-            nn.Sequential(
-                nn.Conv2d(before[i], width, 3, stride=2, padding=1, bias=False),
-                nn.BatchNorm2d(width),
-                nn.ReLU(),
-            )
-            for i, width in enumerate(widths)
-        )
+        self.stages = nn.ModuleList(stage(before[i], width) for i, width in enumerate(widths))
         self.attention = nn.ModuleDict()
-        for stage, choice in sorted((attention or {}).items()):
-            if not 1 <= stage <= len(widths):
-                raise BadOption(f"SmallCNN has stages 1 to {len(widths)}, not {stage}")
-            self.attention[str(stage)] = _mechanism(choice, widths[stage - 1])
+        for number, choice in sorted((attention or {}).items()):
+            if not 1 <= number <= len(widths):
+                raise BadOption(f"SmallCNN has stages 1 to {len(widths)}, not {number}")
+            self.attention[str(number)] = _mechanism(choice, widths[number - 1])
         self.head = nn.Linear(widths[-1], classes)
 
     def forward(self, images: Tensor) -> Tensor:
         check_shape("SmallCNN", images, "B C H W", C=self.in_channels)
         x = images
-        for number, stage in enumerate(self.stages, start=1):
-            x = stage(x)
+        for number, convolution in enumerate(self.stages, start=1):
+            x = convolution(x)
             if str(number) in self.attention:
                 x = self.attention[str(number)](x)
         logits: Tensor = self.head(x.mean((2, 3)))
         return logits
+
+
+def stage(channels: int, width: int) -> nn.Sequential:
+    """Return a convolution that halves height and width, with its norm and nonlinearity."""
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+    )
 
 
 def _mechanism(choice: str | Callable[[int], nn.Module], channels: int) -> nn.Module:

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from saccade.borrow import borrowed
+from saccade.data.clips import heat_sheet
 from saccade.data.images import Photograph
 from saccade.errors import BadData, BadShape, NothingRecorded, UnknownName, check_choice
 from saccade.files import replacing
@@ -44,7 +45,8 @@ def look(
     chosen. `save_html` writes that page, `save_png` pictures, and `maps` holds the numbers.
 
     images      a tensor (B, 3, H, W) as the model takes it; or one or several paths, PIL images or arrays
-                (H, W, 3) of uint8
+                (H, W, 3) of uint8. Of a tensor of clips, (B, 3, T, H, W), each is shown as one sheet of its
+                frames, see `saccade.data.clips`, with the heat of every frame in its place
     layers      paths of the mechanisms to show, as `record` names them; by default all. For Grad-CAM, paths
                 of modules; by default the last one with places, see `grad_cam`
     method      "attention" or "grad_cam"; by default attention where the model has any, else Grad-CAM of
@@ -84,7 +86,11 @@ def look(
             if method == "attention":
                 raise
     attention = bool(maps)
+    if inputs.ndim == 5:
+        maps = {path: _on_sheets(its, tuple(inputs.shape[2:])) for path, its in maps.items()}
     if not attention:
+        if inputs.ndim == 5:
+            raise BadShape("Grad-CAM is of images, not of clips, and no attention was recorded")
         paths = [last_layer(model, inputs)] if chosen is None else chosen
         maps = {path: grad_cam(model, inputs, path) for path in paths}
     return Look(
@@ -192,6 +198,12 @@ def _attention(model: nn.Module, inputs: Tensor, layers: Sequence[str] | None) -
         attention = recorded[layer]
         maps[next(path for path, its in recorded.items() if its is attention)] = attention
     return maps
+
+
+def _on_sheets(attention: AttentionMap, frames: tuple[int, ...]) -> AttentionMap:
+    """Return the map of clips, of space-time or of time alone, over the sheets of their frames."""
+    weights = attention.saliency()
+    return SpatialMap(heat_sheet(weights, frames)) if weights.ndim in (2, 4) else attention
 
 
 def _drawable(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from saccade.data.clips import contact_sheet
 from saccade.data.images import Photograph, as_rgb, read_image
 from saccade.errors import BadData, BadOption, BadShape
 
@@ -27,7 +28,7 @@ _TOLERANCE = 0.02  # how far beyond [0, 1] an interpolated picture may reach
 
 @dataclass(frozen=True, eq=False)
 class Shots:
-    """`inputs` (B, C, H, W) for the model; of each the `pictures` (h, w, 3) and `names`.
+    """`inputs` (B, C, H, W), or (B, C, T, H, W), for the model; of each the `pictures` (h, w, 3) and `names`.
 
     A picture shows the field of its input, no more and no less, at any resolution.
     """
@@ -49,8 +50,10 @@ def gather(
     if isinstance(images, Tensor):
         if transform is not None:
             raise BadOption("transform is for paths, PIL images and arrays; a tensor is taken as it is")
-        if images.ndim != 4 or 0 in images.shape:
-            raise BadShape(f"images of shape {tuple(images.shape)}; a batch is (B, C, H, W)")
+        if images.ndim not in (4, 5) or 0 in images.shape:
+            raise BadShape(
+                f"images of shape {tuple(images.shape)}; a batch is (B, C, H, W), of clips (B, C, T, H, W)"
+            )
         inputs, shown = images, None
         found = [f"image {number}" for number in range(1, len(images) + 1)]
     else:
@@ -64,7 +67,7 @@ def gather(
     if pictures is not None:
         shown = [_photograph(picture) for picture in pictures]
     elif shown is None:
-        shown = _visible(inputs)
+        shown = _visible(inputs if inputs.ndim == 4 else contact_sheet(inputs))
     for what, given in (("pictures", shown), ("names", names if names is not None else found)):
         if len(given) != len(inputs):
             raise BadOption(f"{len(given)} {what} for {len(inputs)} images")

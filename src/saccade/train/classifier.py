@@ -37,7 +37,7 @@ class Described(Protocol):
 
 
 class Classifier(lightning.LightningModule):
-    """A classifier of uint8 images (B, 3, H, W) that carries its own normalisation."""
+    """A classifier of uint8 images (B, 3, H, W), or clips (B, 3, T, H, W), that carries its normalisation."""
 
     mean: Tensor
     std: Tensor
@@ -48,10 +48,13 @@ class Classifier(lightning.LightningModule):
         self.save_hyperparameters(known)
         self.recipe = recipe
         network = build(recipe, len(task.classes), task.shape)
-        self.model = network.to(memory_format=torch.channels_last)
+        # A layout of images: torch knows none of clips.
+        self.layout = torch.channels_last if len(task.shape) == 3 else torch.contiguous_format
+        self.model = network.to(memory_format=self.layout)
         mean, std = task.normalisation()
-        self.register_buffer("mean", mean[:, None, None])
-        self.register_buffer("std", std[:, None, None])
+        channels = (-1, *[1 for _ in task.shape[1:]])
+        self.register_buffer("mean", mean.view(channels))
+        self.register_buffer("std", std.view(channels))
         self.mixup = v2.MixUp(alpha=recipe.mixup, num_classes=len(task.classes)) if recipe.mixup else None
         self._compiled: list[nn.Module] = []  # a list, so that the network keeps its one place
 
@@ -60,7 +63,7 @@ class Classifier(lightning.LightningModule):
 
     def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
         normalised = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
-        logits: Tensor = model(normalised.contiguous(memory_format=torch.channels_last))
+        logits: Tensor = model(normalised.contiguous(memory_format=self.layout))
         return logits
 
     def on_fit_start(self) -> None:
@@ -78,7 +81,8 @@ class Classifier(lightning.LightningModule):
         images, labels = batch
         targets = labels
         if self.mixup is not None:
-            images, targets = self.mixup(images.to(self.mean.dtype), labels)
+            frames, targets = self.mixup(images.flatten(1, -3).to(self.mean.dtype), labels)
+            images = frames.view(images.shape)
         logits = self._logits(self._compiled[0] if self._compiled else self.model, images)
         loss = F.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
         return {"loss": loss, "wrong": (logits.argmax(1) != labels).sum()}
@@ -116,7 +120,7 @@ def check_optimizer(name: str) -> None:
 
 
 def augmentation(recipe: Recipe, side: int) -> v2.Transform | None:
-    """Return the recipe's random transform of one image."""
+    """Return the recipe's random transform of one image, or of all frames of a clip at once."""
     steps: list[v2.Transform] = []
     if "crop" in recipe.augment:
         steps.append(v2.RandomCrop(side, padding=max(1, side // 8)))

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from saccade.data import Split
+from saccade.data.clips import contact_sheet, heat_sheet
 from saccade.files import replacing
 from saccade.maps import AttentionMap, PairwiseMap
 from saccade.record import record
@@ -47,7 +48,7 @@ def localise(classifier: Classifier, split: Split) -> dict[str, Any] | None:
     for batch, mask in zip(_batches(classifier, images), masks.split(_BATCH), strict=True):
         path, attention, _ = look(classifier, batch)
         kind = attention.kind
-        scores.append(localisation(attention.heatmap(tuple(mask.shape[1:])).cpu(), mask))
+        scores.append(localisation(*_on_one_grid(attention, mask)))
     return {"path": path, "kind": kind, **_joined(scores).mean()}
 
 
@@ -66,18 +67,26 @@ def write_gallery(classifier: Classifier, split: Split, path: Path) -> None:
     """Write test images, predictions and attention maps for the report."""
     chosen = _gallery(split.labels)
     images = split.images[chosen]
+    is_clip = images.ndim == 5
     arrays: dict[str, Any] = {
-        "images": images.permute(0, 2, 3, 1).numpy(),
+        "images": (contact_sheet(images) if is_clip else images).permute(0, 2, 3, 1).numpy(),
         "labels": split.labels[chosen].numpy(),
     }
+    if is_clip:
+        arrays["clips"] = images.numpy()
     if split.masks is not None:
-        arrays["masks"] = split.masks[chosen].numpy()
+        masks = split.masks[chosen]
+        arrays["masks"] = (contact_sheet(masks) if is_clip else masks).numpy()
     if classifier.recipe.attention == "none":
         logits = classifier(images.to(classifier.device))
     else:
         _, attention, logits = look(classifier, images.to(classifier.device))
-        arrays |= {"kind": attention.kind, "heat": attention.heatmap().half().cpu().numpy()}
-        if type(attention) is PairwiseMap:  # the page computes softmax rows, and of its subclasses no others
+        heat = attention.heatmap()
+        if is_clip:
+            heat = heat_sheet(heat, tuple(images.shape[2:]))
+        arrays |= {"kind": attention.kind, "heat": heat.half().cpu().numpy()}
+        # The page computes softmax rows, and of its subclasses no others, at the places of an image.
+        if type(attention) is PairwiseMap and not is_clip:
             arrays |= {
                 "queries": attention.queries.half().cpu().numpy(),
                 "keys": attention.keys.half().cpu().numpy(),
@@ -89,6 +98,18 @@ def write_gallery(classifier: Classifier, split: Split, path: Path) -> None:
     arrays["predictions"] = logits.argmax(1).cpu().numpy()
     with replacing(path) as file:
         np.savez_compressed(file, **arrays)
+
+
+def _on_one_grid(attention: AttentionMap, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return heat and mask at the same places, both (B, H, W): a clip's frames become rows.
+
+    Of a map over time alone the mask says in which frames the target is.
+    """
+    if mask.ndim == 4 and attention.saliency().ndim == 2:
+        mask = mask.flatten(2).any(2)
+    heat = attention.heatmap(tuple(mask.shape[1:])).cpu()
+    rows = (len(mask), -1, mask.shape[-1])
+    return heat.reshape(rows), mask.reshape(rows)
 
 
 def _gallery(labels: Tensor) -> list[int]:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import nn
 
 from saccade.attach import Attached, attach
 from saccade.errors import BadRecipe
-from saccade.models import SmallCNN
+from saccade.models import ClipCNN, SmallCNN
 from saccade.models.backbone import load_backbone
+from saccade.models.clip_cnn import pools_time
+from saccade.registry import parse
 from saccade.train.recipe import Recipe
 
 
 def build(recipe: Recipe, classes: int, shape: tuple[int, ...]) -> nn.Module:
-    """Build the recipe's network for images of a shape (3, H, W), with its attention in it."""
+    """Build the recipe's network for images (3, H, W) or clips (3, T, H, W), with its attention in it."""
+    if recipe.backbone == "small" and len(shape) == 4:
+        return ClipCNN(classes, attention=_slot_of_clips(recipe))
     if recipe.backbone == "small":
         attention = {} if recipe.attention == "none" else {recipe.stage: recipe.attention}
         return SmallCNN(classes, attention=attention)
@@ -28,10 +34,17 @@ def build(recipe: Recipe, classes: int, shape: tuple[int, ...]) -> nn.Module:
 
 def attention_path(model: nn.Module) -> str:
     """Return the path of the network's attention: of several the last, which is nearest to the answer."""
-    if isinstance(model, SmallCNN):
+    if isinstance(model, SmallCNN | ClipCNN):
         return "attention"
     paths: list[str] = [path for path, module in model.named_modules() if isinstance(module, Attached)]
     return paths[-1]
+
+
+def _slot_of_clips(recipe: Recipe) -> dict[int | Literal["time"], str]:
+    """Return the recipe's attention by its slot: one that pools a sequence replaces the mean over time."""
+    if recipe.attention == "none":
+        return {}
+    return {"time" if pools_time(parse(recipe.attention)[0]) else recipe.stage: recipe.attention}
 
 
 def _keep_small_images(model: nn.Module, name: str) -> None:

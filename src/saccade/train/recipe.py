@@ -28,10 +28,12 @@ class Recipe:
 
     task            NAME[:option=value,...], see `saccade.data`
     attention       NAME[:option=value,...] of a mechanism, or "none"
-    backbone        "small", the first experiment's `SmallCNN`, or a network of torchvision or timm by name
+    backbone        "small", the first experiment's `SmallCNN` or, for clips, `ClipCNN`; or a network of
+                    torchvision or timm by name
     stem            of a backbone: "own", or "small" for images of 32 pixels: a ResNet's first convolution
                     becomes 3 x 3 without a stride, and its pooling is left out
-    stage           the stage of `SmallCNN` after which the attention stands, 1 to 3
+    stage           the stage of the small network after which the attention stands, 1 to 3; one that pools
+                    a sequence takes the place of the mean over the frames of a clip
     where           the kind of place of a backbone in which the attention stands, see `saccade.attach`
     identity        whether attention in a backbone starts as the identity, or as its paper says
     seed            of the initial weights and of the order of the images

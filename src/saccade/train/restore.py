@@ -57,7 +57,7 @@ def restore(path: Path) -> Classifier:
 
 
 def examples(path: Path, recipe: Recipe) -> tuple[Tensor, Tensor]:
-    """Return test images (K, 3, H, W), uint8, and their labels (K,).
+    """Return test images (K, 3, H, W), or clips (K, 3, T, H, W), uint8, and their labels (K,).
 
     They are those of a complete run's gallery, else all of its task. `path` is that of the run's folder,
     or of a checkpoint in it.
@@ -65,10 +65,13 @@ def examples(path: Path, recipe: Recipe) -> tuple[Tensor, Tensor]:
     folder = path if path.is_dir() else path.parent.parent
     try:
         with np.load(folder / "gallery.npz", allow_pickle=False) as archive:
-            images, labels = archive["images"], archive["labels"]
+            labels = torch.from_numpy(archive["labels"])
+            if "clips" in archive:  # whose images are sheets of frames
+                return torch.from_numpy(archive["clips"]), labels
+            images = torch.from_numpy(archive["images"])
     except FileNotFoundError:
         test = load_task(recipe.task).test
         return test.images, test.labels
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BadRun(f"{str(folder / 'gallery.npz')!r} cannot be read: {error}") from error
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels)
+    return images.permute(0, 3, 1, 2).contiguous(), labels

@@ -52,7 +52,11 @@ def prepare(recipe: Recipe) -> Task:
         raise BadRecipe(
             f"batch_size={recipe.batch_size} is larger than the {len(task.train)} training images"
         )
-    model(torch.empty(2, *task.shape, device="meta"))
+    try:
+        model(torch.empty(2, *task.shape, device="meta"))
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise BadRecipe(f"backbone={recipe.backbone!r} takes no input of {task.shape}: {reason}") from error
     return task
 
 
