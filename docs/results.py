@@ -227,8 +227,8 @@ def loader(result: Result) -> list[str]:
     reading = next(row["read_once"] for row in result["rows"] if row["read_once"])
     return [
         "Images per second that the loader serves, as they are and with crops and flips, against those that "
-        f"training steps alone learn from; {result['threads']} threads. The images lie in memory; those of the "
-        f"folder were read once before, {reading:,.0f} a second.",
+        f"training steps alone learn from; threads: {result['threads']}. The images lie in memory; those of "
+        f"the folder were read once before, {reading:,.0f} a second.",
         *table(("", "network, batch", "loader", "with crops and flips", "training step"), rows),
     ]
 

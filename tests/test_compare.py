@@ -280,7 +280,7 @@ def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
     assert done.returncode == 2, done.stderr
     assert "cannot be written: File too large" in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
-    assert not list(out.rglob("*.json"))
+    assert not list(out.rglob("result*.json"))
     assert not [path for path in out.rglob("*") if path.is_file() and path.name.startswith(".")]
     compare(Comparison.read(recipe), out)
     assert (out / "results.json").exists()
