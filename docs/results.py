@@ -61,9 +61,6 @@ def moving_digits(result: Result) -> list[str]:
         share, chance = 100 * its["pointing"]["mean"], 100 * its["chance"]
         return f"{share:.0f} (chance {chance:.0f}), {its['sign']} in {its['agree']}"
 
-    def seconds(attention: str) -> float:
-        return sum(run["train_seconds"] for run in result["runs"] if run["attention"] == attention)
-
     rows = (
         (
             f"`{row['attention']}`",
@@ -73,20 +70,19 @@ def moving_digits(result: Result) -> list[str]:
             ),
             "" if row["difference"] is None else interval(row["difference"]),
             points(row["localisation"]),
-            f"{seconds(row['attention']) / seconds('none'):.1f}",
         )
         for row in sorted(result["leaderboard"], key=lambda row: row["error"]["mean"])
     )
     task, seeds = result["task"], result["leaderboard"][0]["seeds"]
     return [
         "A digit moves through a clip, and for a moment it is another one: which? The frames have to be "
-        "compared. Neither their mean nor a mean under weights of each frame by itself (`temporal_pool`) can: "
-        "such sums err in a quarter of the clips at least, as `saccade.data.moving_digits` shows. Chance is "
-        f"an error of {100 * task['chance_error']:.0f}%. {task['train']:,} clips to train, {task['test']:,} "
-        f"to test; {seeds} seeds, 95% intervals, which cannot leave 0 to 100; differences are paired. Seeds "
-        "lie far apart where a run has not left the level of chance within its epochs. *Points at the moment* "
-        "is the share of clips in which the map's peak, or its lowest place if dark, lies on the other digit, "
-        "of `temporal_pool` on its frames, with the number of seeds whose map is of that sign.",
+        "compared. Neither their mean nor a mean under weights of each frame by itself, `temporal_pool`, "
+        "can: such sums err in a quarter of the clips at least, as `saccade.data.moving_digits` shows. "
+        f"Chance is an error of {100 * task['chance_error']:.0f}%. {task['train']:,} clips to train, "
+        f"{task['test']:,} to test; {seeds} seeds, 95% intervals, cut at 0 and 100; differences are paired. "
+        "Seeds lie far apart where a run has not left the level of chance within its epochs. *Points at the "
+        "moment* is the share of clips in which the map's peak, or its lowest place if dark, lies on the "
+        "other digit, of `temporal_pool` on its frames, with the number of seeds whose map has that sign.",
         *table(
             (
                 "attention",
@@ -94,7 +90,6 @@ def moving_digits(result: Result) -> list[str]:
                 "each seed",
                 "against none, points",
                 "points at the moment, %",
-                "training, times none",
             ),
             rows,
         ),

@@ -339,9 +339,11 @@ def test_a_run_on_clips_comes_back_and_can_be_looked_at(compared: Path, tmp_path
     folder = compared / "runs" / "non_local-dims=3-seed0"
     classifier = restore(folder)
     result = json.loads((folder / "result.json").read_text())
-    assert evaluate(classifier, load_task(TASK).test)[0] == result["error"]
-    clips, _ = examples(folder, classifier.recipe)
-    assert clips.shape[1:] == (3, 8, 32, 32)
+    test = load_task(TASK).test
+    assert evaluate(classifier, test)[0] == result["error"]
+    clips, labels = examples(folder, classifier.recipe)
+    assert torch.equal(clips, test.images)  # two of each class, which is all there are
+    assert torch.equal(labels, test.labels)
     seen = look(classifier, clips[:2].float())
     heat = seen.heatmaps("model.attention.2")
     assert [picture.shape for picture in seen.shots.pictures] == [(64, 128, 3)] * 2
