@@ -65,7 +65,7 @@ def look(
         ]
     seen = see(
         classifier.model,
-        (inputs.float() / 255 - classifier.mean) / classifier.std,
+        classifier.normalised(inputs).detach(),
         layers=layer or None,
         method="grad_cam" if grad_cam else None,
         pictures=pictures,

@@ -21,6 +21,7 @@ from saccade.scoring import RANKINGS, Curves, Sanity, faithfulness, localisation
 from saccade.see import grad_cam
 from saccade.train.classifier import Classifier
 from saccade.train.evaluate import look
+from saccade.train.network import attention_path
 from saccade.train.restore import restore
 from saccade.train.run import RESULT, read_result
 
@@ -114,7 +115,7 @@ def _maps(classifier: Classifier, images: Tensor) -> list[_Map]:
         return torch.cat([look(classifier, part)[1].heatmap(size) for part in parts])
 
     baseline = _Map("grad_cam", None, "spatial", cam)
-    if classifier.recipe.attention == "none":
+    if attention_path(classifier.model) is None:
         return [baseline]
     path, found, _ = look(classifier, images[:1])
     return [_Map("attention", path, found.kind, attention), baseline]
