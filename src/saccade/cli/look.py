@@ -63,6 +63,7 @@ def look(
             f"{number}: {classes[label]}" + ("" if answer == label else f", taken for {classes[answer]}")
             for number, (label, answer) in enumerate(pairs, start=1)
         ]
+    torch.manual_seed(classifier.recipe.seed)  # some networks look at random places
     seen = see(
         classifier.model,
         classifier.normalised(inputs).detach(),

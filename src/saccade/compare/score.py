@@ -17,6 +17,7 @@ from saccade.compare.leaderboard import leaderboard, to_csv
 from saccade.data import Split, load_task
 from saccade.errors import BadRun, check_positive
 from saccade.files import write_json, write_text
+from saccade.models import RecurrentAttention
 from saccade.scoring import RANKINGS, Curves, Sanity, faithfulness, localisation, sanity
 from saccade.see import grad_cam
 from saccade.train.classifier import Classifier
@@ -114,15 +115,17 @@ def _maps(classifier: Classifier, images: Tensor) -> list[_Map]:
     def attention(_: nn.Module) -> Tensor:
         return torch.cat([look(classifier, part)[1].heatmap(size) for part in parts])
 
-    baseline = _Map("grad_cam", None, "spatial", cam)
-    if attention_path(classifier.model) is None:
-        return [baseline]
-    path, found, _ = look(classifier, images[:1])
-    return [_Map("attention", path, found.kind, attention), baseline]
+    maps = []
+    if attention_path(classifier.model) is not None:
+        path, found, _ = look(classifier, images[:1])
+        maps.append(_Map("attention", path, found.kind, attention))
+    if not isinstance(classifier.model, RecurrentAttention):  # it has no layer with places
+        maps.append(_Map("grad_cam", None, "spatial", cam))
+    return maps
 
 
 def _scores(classifier: Classifier, split: Split, steps: int, report: Report) -> dict[str, Any]:
-    """Return the scores of the attention, if there is one, and of Grad-CAM, on the same images."""
+    """Return the scores of the attention and of Grad-CAM, of those that there are, on the same images."""
     images = split.images.to(classifier.device).float()
     maps = _maps(classifier, images)
     progress = _Progress(report, stages=2 * len(maps))

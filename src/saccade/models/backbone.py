@@ -55,7 +55,7 @@ def head_path(model: nn.Module, classes: int) -> str:
     >>> head_path(load_backbone("vgg11", classes=5), 5)
     'classifier.6'
     """
-    paths = [
+    paths: list[str] = [
         path
         for path, module in model.named_modules()
         if isinstance(module, nn.Linear) and module.out_features == classes

@@ -15,7 +15,7 @@ CHECKPOINT = Path("checkpoints") / "last.ckpt"
 
 
 def checkpoint_of(path: Path) -> Path:
-    """Return the checkpoint of the network that a run tested: the best one of a run with patience, else the last.
+    """Return the checkpoint that a run tested: the best one of a run with patience, else the last.
 
     `path` is the folder of the run, or of a checkpoint, which is returned as it is.
 

@@ -100,7 +100,7 @@ class Classifier(lightning.LightningModule):
         masks = None if split.masks is None else split.masks[kept]
         return Split(split.images[kept], split.labels[kept], masks)
 
-    def augmentation(self, side: int) -> v2.Transform | None:
+    def augmentation(self, side: int) -> nn.Module | None:
         """Return the random transform of one training image."""
         return augmentation(self.recipe, side)
 
@@ -225,7 +225,7 @@ class Batches(Sampler[list[int]]):
 class Images(Dataset[Batch]):
     """A split, indexed by whole batches."""
 
-    def __init__(self, split: Split, transform: v2.Transform | None = None) -> None:
+    def __init__(self, split: Split, transform: nn.Module | None = None) -> None:
         self.split, self.transform = split, transform
 
     def __getitem__(self, indices: list[int]) -> Batch:
@@ -241,6 +241,6 @@ class Images(Dataset[Batch]):
         return len(self.split)
 
 
-def loader(split: Split, batches: Batches, transform: v2.Transform | None = None) -> DataLoader[Batch]:
+def loader(split: Split, batches: Batches, transform: nn.Module | None = None) -> DataLoader[Batch]:
     """Serve a split that lies in memory, a batch at a time, without workers or collation."""
     return DataLoader(Images(split, transform), sampler=batches, batch_size=None)

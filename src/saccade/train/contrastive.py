@@ -12,7 +12,7 @@ from torchvision.transforms import v2
 
 from saccade.data import Split
 from saccade.errors import check_positive
-from saccade.models.info_nce import nt_xent
+from saccade.models.info_nce import check_temperature, nt_xent
 from saccade.train.classifier import Batch, Classifier, Described, labelled
 from saccade.train.recipe import Recipe
 
@@ -36,7 +36,7 @@ class Head(nn.Module):
         return (self.projection(features), logits) if self.training else logits
 
 
-class Views(v2.Transform):
+class Views(nn.Module):
     """Two random views of an image: a part of it resized, in other colours. (3, H, W) -> (2, 3, H, W).
 
     Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of Visual Representations,
@@ -63,14 +63,14 @@ class Views(v2.Transform):
 class Contrastive(Classifier):
     """A network that learns to find, among the views of all images of a batch, the other view of an image.
 
-        L = NT-Xent(z, z', temperature) + cross entropy of the probe        z = W_2 ReLU(W_1 h)
+        L = NT-Xent(z, z', temperature)        z = W_2 ReLU(W_1 h)
 
     Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of Visual Representations,
     ICML 2020; see `saccade.models.info_nce.nt_xent`. h is what the network's head is given. In place of the
-    head stand the projection, W_1 and W_2, and a linear probe of h with a gradient of its own: the classes it
-    names are the network's answers in evaluation. It is taught the recipe's share of the labels. No label
-    changes any other weight, also not through `clip`, which leaves the probe out; only an optimiser that
-    looks at the norm of all gradients, as lamb does, would let it.
+    head stand the projection, W_1 and W_2, and a linear probe of h with a cross entropy of its own: the
+    classes it names are the network's answers in evaluation. It is taught the recipe's share of the labels.
+    No label changes any other weight, also not through `clip`, which leaves the probe out; only an optimiser
+    that looks at the norm of all gradients, as lamb does, would let it.
 
     temperature    of the similarities
     width          of z
@@ -82,10 +82,11 @@ class Contrastive(Classifier):
 
     def __init__(self, recipe: Recipe, task: Described, temperature: float = 0.5, width: int = 128) -> None:
         check_positive("contrastive", width=width)
+        check_temperature("contrastive", temperature)
         super().__init__(recipe, task)
         self.temperature = temperature
         self._head = super().head()
-        channels = self.model.get_submodule(self._head).in_features
+        channels = self.model.get_parameter(f"{self._head}.weight").shape[1]
         self.model.set_submodule(self._head, Head(channels, width, len(task.classes)))
 
     def head(self) -> str:
@@ -96,7 +97,7 @@ class Contrastive(Classifier):
         known = labelled(split.labels, self.recipe.labels, self.recipe.seed)
         return Split(split.images, split.labels.where(known, UNKNOWN), split.masks)
 
-    def augmentation(self, side: int) -> v2.Transform:
+    def augmentation(self, side: int) -> nn.Module:
         return Views(side, flip="flip" in self.recipe.augment)
 
     def training_step(self, batch: Batch, _index: int) -> dict[str, Tensor]:
@@ -107,7 +108,9 @@ class Contrastive(Classifier):
         loss = nt_xent(first, second, self.temperature)
         taught = F.cross_entropy(logits, labels, ignore_index=UNKNOWN, reduction="sum")
         wrong = ((logits.argmax(1) != labels) & known).sum()
-        return {"loss": loss + taught / known.sum().clamp_min(1), "wrong": wrong, "answers": known.sum()}
+        taught = taught / known.sum().clamp_min(1)
+        loss = loss + taught - taught.detach()  # its gradient, but not its value: some batches have no labels
+        return {"loss": loss, "wrong": wrong, "answers": known.sum()}
 
     def configure_gradient_clipping(
         self,

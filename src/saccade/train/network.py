@@ -64,10 +64,10 @@ def _ram(classes: int, _shape: tuple[int, ...], **options: Any) -> nn.Module:
 def _vit(classes: int, shape: tuple[int, ...], **options: Any) -> nn.Module:
     """A ViT of the patches of an image, or of groups of the channels that the small network ends with."""
     if options.get("tokens") != "channels":
-        return ViT(shape[1:], classes=classes, channels=shape[0], **options)
+        return ViT((shape[1], shape[2]), classes=classes, channels=shape[0], **options)
     stages = SmallCNN(classes, shape[0]).stages
-    side = tuple(-(-extent // 2 ** len(stages)) for extent in shape[1:])
-    vit = ViT(side, classes=classes, channels=64, **options)
+    height, width = (-(-extent // 2 ** len(stages)) for extent in shape[1:])
+    vit = ViT((height, width), classes=classes, channels=64, **options)
     return nn.Sequential(OrderedDict(features=nn.Sequential(*stages), vit=vit))
 
 

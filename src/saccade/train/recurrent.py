@@ -11,7 +11,7 @@ from saccade.borrow import gpus_of
 from saccade.errors import BadRecipe, check_positive
 from saccade.models import RecurrentAttention, hybrid_loss
 from saccade.train.classifier import Batch, Classifier, Described
-from saccade.train.recipe import Recipe
+from saccade.train.recipe import Recipe, check_number
 
 
 class Recurrent(Classifier):
@@ -42,6 +42,7 @@ class Recurrent(Classifier):
         self, recipe: Recipe, task: Described, looks: int = 10, copies: int = 1, policy_weight: float = 1.0
     ) -> None:
         check_positive("recurrent", looks=looks, copies=copies)
+        check_number("policy_weight", policy_weight)
         super().__init__(recipe, task)
         if not isinstance(self.model, RecurrentAttention):
             raise BadRecipe(
