@@ -155,7 +155,7 @@ def _sanity(classifier: Classifier, its: _Map, progress: _Progress) -> dict[str,
     """Return the mean of the sanity check over images and draws, which differ from seed to seed."""
     layers = sum(bool([*module.parameters(recurse=False)]) for module in classifier.modules())
     heat = progress.counted(f"sanity check, {its.name}", _DRAWS * (1 + layers), its.heat)
-    at = None if its.path is None else f"model.{its.path}"
+    at = None if its.path is None else f"model.{its.path}".rstrip(".")
     first = _DRAWS * classifier.recipe.seed
     draws = [sanity(classifier, heat, at=at, seed=seed) for seed in range(first, first + _DRAWS)]
     rank, ssim = (torch.cat([getattr(draw, name) for draw in draws], dim=1) for name in ("rank", "ssim"))

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torchvision.transforms import v2
 
 from saccade.data import Split
-from saccade.errors import check_positive
+from saccade.errors import BadOption, check_positive
 from saccade.models.info_nce import check_temperature, nt_xent
 from saccade.train.classifier import Batch, Classifier, Described, labelled
 from saccade.train.recipe import Recipe
@@ -47,14 +47,16 @@ class Views(nn.Module):
     torch.Size([2, 3, 24, 24])
     """
 
-    def __init__(self, side: int, flip: bool = False) -> None:
+    def __init__(self, side: int, flip: bool = False, colour: float = 0.5) -> None:
         super().__init__()
         steps: list[nn.Module] = [
             v2.RandomResizedCrop(side, scale=(0.2, 1.0), antialias=True),
-            v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8),
-            v2.RandomGrayscale(0.2),
+            *([v2.RandomHorizontalFlip()] if flip else []),
         ]
-        self.view = v2.Compose([*steps, v2.RandomHorizontalFlip()] if flip else steps)
+        if colour:
+            jitter = v2.ColorJitter(*[0.8 * colour] * 3, hue=0.2 * colour)
+            steps += [v2.RandomApply([jitter], p=0.8), v2.RandomGrayscale(0.2)]
+        self.view = v2.Compose(steps)
 
     def forward(self, image: Tensor) -> Tensor:
         return torch.stack([self.view(image), self.view(image)])
@@ -74,17 +76,22 @@ class Contrastive(Classifier):
 
     temperature    of the similarities
     width          of z
+    colour         strength of the change of colours, up to 1; without, views are parts of the image alone
 
     Raises `BadOption` for an option out of range or a network without a linear head.
     """
 
     unheeded: ClassVar = ("mixup", "label_smoothing")
 
-    def __init__(self, recipe: Recipe, task: Described, temperature: float = 0.5, width: int = 128) -> None:
+    def __init__(
+        self, recipe: Recipe, task: Described, temperature: float = 0.5, width: int = 128, colour: float = 0.5
+    ) -> None:
         check_positive("contrastive", width=width)
         check_temperature("contrastive", temperature)
+        if isinstance(colour, bool) or not isinstance(colour, int | float) or not 0 <= colour <= 1:
+            raise BadOption(f"contrastive: colour={colour!r} must be a number from 0 to 1")
         super().__init__(recipe, task)
-        self.temperature = temperature
+        self.temperature, self.colour = temperature, colour
         self._head = super().head()
         channels = self.model.get_parameter(f"{self._head}.weight").shape[1]
         self.model.set_submodule(self._head, Head(channels, width, len(task.classes)))
@@ -98,7 +105,7 @@ class Contrastive(Classifier):
         return Split(split.images, split.labels.where(known, UNKNOWN), split.masks)
 
     def augmentation(self, side: int) -> nn.Module:
-        return Views(side, flip="flip" in self.recipe.augment)
+        return Views(side, "flip" in self.recipe.augment, self.colour)
 
     def training_step(self, batch: Batch, _index: int) -> dict[str, Tensor]:
         views, labels = batch

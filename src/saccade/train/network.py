@@ -26,7 +26,7 @@ def build(recipe: Recipe, classes: int, shape: tuple[int, ...]) -> nn.Module:
     if recipe.backbone == "small":
         attention = {} if recipe.attention == "none" else {recipe.stage: recipe.attention}
         return SmallCNN(classes, attention=attention)
-    if recipe.backbone.partition(":")[0] in OWN:
+    if is_own(recipe.backbone):
         model = _own(recipe.backbone, classes, shape)
     else:
         model = load_backbone(recipe.backbone, classes=classes)
@@ -77,6 +77,11 @@ OWN: Mapping[str, tuple[Callable[..., nn.Module], type[nn.Module]]] = {
     "vit": (_vit, ViT),
 }
 _GIVEN = ("classes", "image_size", "channels", "head")  # by the task
+
+
+def is_own(backbone: str) -> bool:
+    """Whether a backbone is a network of ours, for which no library has weights."""
+    return backbone.partition(":")[0] in ("small", *OWN)
 
 
 def _own(text: str, classes: int, shape: tuple[int, ...]) -> nn.Module:

@@ -12,7 +12,7 @@ from saccade.errors import BadRecipe
 from saccade.models.backbone import load_backbone
 from saccade.train.checkpoint import checkpoint_of, load_checkpoint
 from saccade.train.classifier import Classifier
-from saccade.train.network import OWN, attention_paths
+from saccade.train.network import attention_paths, is_own
 
 Weights = dict[str, Tensor]
 
@@ -20,7 +20,7 @@ Weights = dict[str, Tensor]
 def check_start(classifier: Classifier) -> None:
     """Raise `BadRecipe` or `BadRun` for what `start` and `freeze` would stumble over. Downloads nothing."""
     recipe = classifier.recipe
-    if recipe.pretrained and recipe.backbone.partition(":")[0] in OWN:
+    if recipe.pretrained and is_own(recipe.backbone):
         raise BadRecipe(f"pretrained=true: there are no weights for backbone={recipe.backbone!r}")
     if recipe.pretrained and recipe.stem != "own":
         raise BadRecipe(f"pretrained=true has no weights for stem={recipe.stem!r}")
