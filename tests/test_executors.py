@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,9 +125,9 @@ def started_since(before: set[int], temporary: Path) -> list[int]:
 
 
 @pytest.fixture
-def cluster(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Two nodes of one CPU each, of processes of this machine. Only they are ended."""
-    temporary = tmp_path_factory.mktemp("ray")
+    temporary = Path(tempfile.mkdtemp(prefix="ray-"))  # the paths of its sockets must be short
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
     monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(temporary / "token"))
     (temporary / "token").write_text("0123456789abcdef0123456789abcdef")
@@ -146,6 +148,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monkey
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class KillWorker(Watch):

@@ -153,12 +153,12 @@ def test_the_guard_of_the_layers_sees(file: str, source: str) -> None:
 
 
 def load() -> tuple[float, set[str]]:
-    """The seconds and the packages that `import saccade` adds to `import torch`, in a new process."""
+    """The seconds of work and the packages that `import saccade` adds to `import torch`, in a new process."""
     code = """
 import sys, time, torch
-before, start = set(sys.modules), time.perf_counter()
+before, start = set(sys.modules), time.process_time()
 import saccade
-print(time.perf_counter() - start, *{name.split(".")[0] for name in set(sys.modules) - before})
+print(time.process_time() - start, *{name.split(".")[0] for name in set(sys.modules) - before})
 """
     run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     seconds, *packages = run.stdout.split()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -248,3 +248,11 @@ def test_folders_and_options_that_cannot_be_used(trained: Path, tmp_path: Path) 
     with pytest.raises(BadRun, match="does not exist"):
         score(run, images=1, steps=1)
     assert read(run / "result.json") == read(trained / "runs/none-seed0/result.json")
+
+
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true"])
+def test_a_run_of_another_precision_is_scored_too(
+    precision: Literal["64-true", "bf16-true"], tmp_path: Path
+) -> None:
+    train(Recipe(task=TASK, attention="cbam", epochs=1, batch_size=20, precision=precision), tmp_path)
+    assert score(tmp_path, images=2, steps=2)["scores"]["attention"]["sanity"]["rank"] <= 1

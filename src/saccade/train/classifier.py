@@ -71,7 +71,9 @@ class Classifier(lightning.LightningModule):
         mean, std = task.normalisation()
         self.register_buffer("mean", mean[:, None, None])
         self.register_buffer("std", std[:, None, None])
-        self.mixup = v2.MixUp(alpha=recipe.mixup, num_classes=len(task.classes)) if recipe.mixup else None
+        with torch.device("cpu"):  # also where the network is but an outline on the meta device
+            mixup = v2.MixUp(alpha=recipe.mixup, num_classes=len(task.classes)) if recipe.mixup else None
+        self.mixup = mixup
         self._compiled: list[nn.Module] = []  # a list, so that the network keeps its one place
         self.frozen: list[nn.Module] = []  # whose weights are not trained: they stay in evaluation mode
 

@@ -30,7 +30,8 @@ def restore(path: Path) -> Classifier:
         kept, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
         recipe = Recipe.from_mapping(kept["recipe"])
         with torch.random.fork_rng(devices=[]):
-            task = Outline(tuple(kept["classes"]), tuple(kept["shape"]), state["mean"], state["std"])
+            mean, std = state["mean"].float(), state["std"].float()  # whatever the precision of the training
+            task = Outline(tuple(kept["classes"]), tuple(kept["shape"]), mean, std)
             classifier = classifier_of(recipe, task)
         classifier.load_state_dict(state)
     except (KeyError, TypeError, RuntimeError) as error:
