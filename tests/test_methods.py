@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import runpy
 import shutil
 from collections.abc import Mapping
 from dataclasses import replace
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 
 from saccade.cli import app
 from saccade.compare import Comparison, compare
-from saccade.data import Split, load_task
+from saccade.data import TASKS, Split, load_task
 from saccade.errors import BadOption, BadRecipe, BadRun, SaccadeError, UnknownName
 from saccade.models import RecurrentAttention
 from saccade.models.backbone import head_path, load_backbone
@@ -521,3 +522,11 @@ def test_the_command_line_knows_recipes_and_methods(tmp_path: Path) -> None:
     )
     assert "- non_local" in compared.output
     assert "seeds: 2" in compared.output
+
+
+def test_the_tables_of_the_documentation_are_those_of_the_code() -> None:
+    path = Path(__file__).parent.parent / "docs" / "training.py"
+    page = runpy.run_path(str(path))
+    text = page["PAGE"].read_text()
+    assert page["page"](text) == text
+    assert all(f"`{name}`" in text for name in TASKS)

@@ -76,7 +76,9 @@ def look(
     seen = replace(seen, title=f"{seen.title if attention == 'none' else attention} on {task}")
     drawn = seen.save_png(out, colours=colours, opacity=opacity)
     page = seen.save_html(out / "look.html")
-    typer.echo(f"{page}, and {len(drawn)} PNGs beside it: {', '.join(seen.maps)}")
+    typer.echo(
+        f"{page}, and {len(drawn)} PNGs beside it: {', '.join(path or 'the network' for path in seen.maps)}"
+    )
 
 
 def _photographs(paths: list[Path], size: int) -> tuple[Tensor, list[Photograph], list[str]]:

@@ -45,9 +45,12 @@ class Recipe:
     where           the kind of place of a backbone in which the attention stands, see `saccade.attach`
     identity        whether attention in a backbone starts as the identity, or as its paper says
     seed            of the initial weights and of the order of the images
-    epochs, batch_size
-    optimizer       a name of timm's, as adamw, sgd, lamb; with learning_rate and weight_decay
-    schedule        of the learning rate, which is its peak: "one-cycle", "cosine" to 0, "step" down to a
+    epochs          passes over the training images
+    batch_size      images of one step
+    optimizer       a name of timm's, as adamw, sgd, lamb
+    learning_rate   at its highest
+    weight_decay    of all weights, as the optimiser means it
+    schedule        of the learning rate: "one-cycle", "cosine" to 0, "step" down to a
                     tenth after half and after three quarters of the epochs, "constant"
     augment         of training images: "flip" left and right, "crop" at random after a padding of an eighth,
                     both, or "none"
