@@ -53,14 +53,8 @@ def _yaml(value: object) -> str:
 def page(text: str) -> str:
     """Return the page with its tables written anew."""
     for table in (tasks, keys, recipes):
-        mark = table.__name__
-        body = "\n".join(table()) + "\n"
-        text = re.sub(
-            rf"(<!-- {mark} -->\n).*?(<!-- end -->)",
-            lambda found, body=body: found[1] + body + found[2],
-            text,
-            flags=re.DOTALL,
-        )
+        before, mark, rest = text.partition(f"<!-- {table.__name__} -->\n")
+        text = before + mark + "\n".join(table()) + "\n" + rest[rest.index("<!-- end -->") :]
     return text
 
 

@@ -153,7 +153,7 @@ def test_what_a_method_cannot_do_is_said_before_a_run(tmp_path: Path) -> None:
         ({"labels": 0.2}, BadRecipe, r"batch_size=50 is larger than the \d+ training images"),
     ):
         with pytest.raises(error, match=said):
-            prepare(Recipe(**{"task": TASK, **values}))
+            prepare(Recipe.from_mapping({"task": TASK, **values}))
 
 
 # --------------------------------------------------------------------------------------------- recurrent
@@ -392,7 +392,7 @@ def test_weights_that_do_not_fit_are_named(pretrained: Path, tmp_path: Path) -> 
         ({"method": "recurrent", "backbone": "ram"}, "the network has no weight 'stages.0.0.weight'"),
     ):
         with pytest.raises(BadRecipe, match=said):
-            prepare(Recipe(**{"task": TASK, "init": str(pretrained), **values}))
+            prepare(Recipe.from_mapping({"task": TASK, "init": str(pretrained), **values}))
     wide = tmp_path / "wide.ckpt"
     checkpoint = load_checkpoint(pretrained / "checkpoints" / "last.ckpt")
     checkpoint["state_dict"]["model.stages.0.0.weight"] = torch.zeros(2, 3, 3, 3)
@@ -410,9 +410,9 @@ def test_weights_that_do_not_fit_are_named(pretrained: Path, tmp_path: Path) -> 
 def test_the_rates_of_layers_fall_towards_the_image() -> None:
     recipe = Recipe(backbone="timm:test_resnet", layer_decay=0.5, learning_rate=0.1, schedule="constant")
     classifier = classifier_of(recipe, outline())
-    classifier._trainer = type("Trainer", (), {"estimated_stepping_batches": 4})()  # type: ignore[assignment]
+    classifier._trainer = type("Trainer", (), {"estimated_stepping_batches": 4})()
     for schedule in ("constant", "one-cycle"):
-        classifier.recipe = replace(recipe, schedule=schedule)  # type: ignore[arg-type]
+        classifier.recipe = replace(recipe, schedule=schedule)
         configured: Any = classifier.configure_optimizers()
         optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
         rates = {}
