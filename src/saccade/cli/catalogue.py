@@ -11,8 +11,15 @@ ROW = "{:<21}{:<10}{:<9}{:<12}{}"
 
 def list_mechanisms(
     domain: Annotated[str | None, typer.Option(help="Only mechanisms of this domain.")] = None,
+    recipes: Annotated[bool, typer.Option("--recipes", help="The recipes that are shipped.")] = False,
 ) -> None:
     """List the mechanisms: what they act on, how they choose, where they were published."""
+    if recipes:
+        from saccade.train.shipped import shipped
+
+        for recipe in shipped().values():
+            typer.echo(f"saccade {recipe.command} --recipe {recipe.name}\n  {recipe.summary}")
+        return
     from typing import get_args
 
     from rich.console import Console

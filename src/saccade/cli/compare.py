@@ -16,7 +16,7 @@ from saccade.cli.train import (
     LearningRate,
     Patience,
     PrintRecipe,
-    RecipeFile,
+    RecipeName,
     Settings,
     Stage,
     name_skipped,
@@ -39,7 +39,7 @@ def compare(
     ] = None,
     seeds: Annotated[int | None, typer.Option(help="Runs of each attention.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the comparison.")] = Path("runs/compare"),
-    recipe: RecipeFile = None,
+    recipe: RecipeName = None,
     epochs: Epochs = None,
     stage: Stage = None,
     batch_size: BatchSize = None,
@@ -67,7 +67,8 @@ def compare(
     from saccade.compare import compare as run
     from saccade.compare.executors import Executor, Local, Processes
     from saccade.report import write
-    from saccade.train.recipe import read_settings, read_yaml
+    from saccade.train.recipe import read_settings
+    from saccade.train.shipped import read_recipe
 
     given = {
         "task": task,
@@ -79,7 +80,7 @@ def compare(
         "learning_rate": learning_rate,
         "patience": patience,
     }
-    values = read_yaml(recipe) if recipe else {"attentions": list(FIRST_EXPERIMENT)}
+    values = read_recipe(recipe) if recipe else {"attentions": list(FIRST_EXPERIMENT)}
     values |= {key: value for key, value in given.items() if value is not None} | read_settings(
         settings or []
     )

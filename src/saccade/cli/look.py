@@ -69,9 +69,10 @@ def look(
             f"{number}: {classes[label]}" + ("" if answer == label else f", taken for {classes[answer]}")
             for number, (label, answer) in enumerate(pairs, start=1)
         ]
+    torch.manual_seed(classifier.recipe.seed)  # some networks look at random places
     seen = see(
         classifier.model,
-        (inputs.float() / 255 - classifier.mean) / classifier.std,
+        classifier.normalised(inputs).detach(),
         layers=layer or None,
         method="grad_cam" if grad_cam else None,
         pictures=pictures,
@@ -81,7 +82,9 @@ def look(
     seen = replace(seen, title=f"{seen.title if attention == 'none' else attention} on {task}")
     drawn = seen.save_png(out, colours=colours, opacity=opacity)
     page = seen.save_html(out / "look.html")
-    typer.echo(f"{page}, and {len(drawn)} PNGs beside it: {', '.join(seen.maps)}")
+    typer.echo(
+        f"{page}, and {len(drawn)} PNGs beside it: {', '.join(path or 'the network' for path in seen.maps)}"
+    )
 
 
 def _photographs(paths: list[Path], size: int) -> tuple[Tensor, list[Photograph], list[str]]:

@@ -15,8 +15,11 @@ Stage = Annotated[int | None, typer.Option(help="Stage after which the attention
 BatchSize = Annotated[int | None, typer.Option(help="Images per step.")]
 LearningRate = Annotated[float | None, typer.Option(help="Peak of the one-cycle schedule.")]
 Patience = Annotated[int | None, typer.Option(help="Stop after so many epochs without a better error.")]
-RecipeFile = Annotated[
-    Path | None, typer.Option("--recipe", help="A YAML recipe; options override its keys.")
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe", help="A YAML file, or one of saccade list --recipes; options override its keys."
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -50,7 +53,7 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of the weights and of the order of images.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/train"),
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
-    recipe: RecipeFile = None,
+    recipe: RecipeName = None,
     epochs: Epochs = None,
     stage: Stage = None,
     batch_size: BatchSize = None,
@@ -74,7 +77,8 @@ def train(
     from saccade.cli.display import RunDisplay
     from saccade.train import Hardware, Recipe
     from saccade.train import train as run
-    from saccade.train.recipe import read_settings, read_yaml
+    from saccade.train.recipe import read_settings
+    from saccade.train.shipped import read_recipe
 
     given = {
         "task": task,
@@ -86,7 +90,7 @@ def train(
         "learning_rate": learning_rate,
         "patience": patience,
     }
-    values = read_yaml(recipe) if recipe else {}
+    values = read_recipe(recipe) if recipe else {}
     values |= {key: value for key, value in given.items() if value is not None} | read_settings(
         settings or []
     )

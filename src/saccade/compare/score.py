@@ -17,11 +17,13 @@ from saccade.compare.leaderboard import leaderboard, to_csv
 from saccade.data import Split, load_task
 from saccade.errors import BadRun, check_positive
 from saccade.files import check_schema, write_json, write_text
+from saccade.models import RecurrentAttention
 from saccade.scoring import RANKINGS, Curves, Sanity, faithfulness, localisation, sanity
 from saccade.see import grad_cam
 from saccade.train.classifier import Classifier
 from saccade.train.evaluate import look
 from saccade.train.lock import held
+from saccade.train.network import attention_path
 from saccade.train.restore import restore
 from saccade.train.run import RESULT, read_result
 
@@ -123,15 +125,17 @@ def _maps(classifier: Classifier, images: Tensor) -> list[_Map]:
     def attention(_: nn.Module) -> Tensor:
         return torch.cat([look(classifier, part)[1].heatmap(size) for part in parts])
 
-    baseline = _Map("grad_cam", None, "spatial", cam)
-    if classifier.recipe.attention == "none":
-        return [baseline]
-    path, found, _ = look(classifier, images[:1])
-    return [_Map("attention", path, found.kind, attention), baseline]
+    maps = []
+    if attention_path(classifier.model) is not None:
+        path, found, _ = look(classifier, images[:1])
+        maps.append(_Map("attention", path, found.kind, attention))
+    if not isinstance(classifier.model, RecurrentAttention):  # it has no layer with places
+        maps.append(_Map("grad_cam", None, "spatial", cam))
+    return maps
 
 
 def _scores(classifier: Classifier, split: Split, steps: int, report: Report) -> dict[str, Any]:
-    """Return the scores of the attention, if there is one, and of Grad-CAM, on the same images."""
+    """Return the scores of the attention and of Grad-CAM, of those that there are, on the same images."""
     images = split.images.to(classifier.device).float()
     maps, few = _maps(classifier, images), _maps(classifier, images[:: math.ceil(len(images) / _CHECKED)])
     progress = _Progress(report, stages=2 * len(maps))
@@ -161,7 +165,7 @@ def _sanity(classifier: Classifier, its: _Map, progress: _Progress) -> dict[str,
     """Return the mean of the sanity check over images and draws, which differ from seed to seed."""
     layers = sum(bool([*module.parameters(recurse=False)]) for module in classifier.modules())
     heat = progress.counted(f"sanity check, {its.name}", _DRAWS * (1 + layers), its.heat)
-    at = None if its.path is None else f"model.{its.path}"
+    at = None if its.path is None else f"model.{its.path}".rstrip(".")
     first = _DRAWS * classifier.recipe.seed
     draws = [sanity(classifier, heat, at=at, seed=seed) for seed in range(first, first + _DRAWS)]
     rank, ssim = (torch.cat([getattr(draw, name) for draw in draws], dim=1) for name in ("rank", "ssim"))

@@ -19,7 +19,7 @@ def load_backbone(
 
     name        as these libraries list it, with "torchvision:" or "timm:" before it to choose the library
     classes     outputs of a new head; by default as many as the library gives the network
-    pretrained  load the library's default weights, which it may have to download
+    pretrained  load the library's default weights, which it may have to download, but for a new head
     options     of the library's own function, such as timm's `drop_path_rate`
 
     Raises `UnknownName`, with the nearest names, if there is no such network; `BadOption` for a source that
@@ -47,6 +47,24 @@ def load_backbone(
     raise UnknownName(f"network of {' or '.join(sources)}", bare, known)
 
 
+def head_path(model: nn.Module, classes: int) -> str:
+    """Return the path of a classifier's head: its last linear layer with as many outputs as classes.
+
+    Raises `BadOption` if there is no such layer.
+
+    >>> head_path(load_backbone("vgg11", classes=5), 5)
+    'classifier.6'
+    """
+    paths: list[str] = [
+        path
+        for path, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module.out_features == classes
+    ]
+    if not paths:
+        raise BadOption(f"{type(model).__name__} has no head: no linear layer of {classes} outputs")
+    return paths[-1]
+
+
 def _names(library: str) -> list[str]:
     if library == "torchvision":
         import torchvision
@@ -63,8 +81,17 @@ def _torchvision(name: str, pretrained: bool, **options: Any) -> nn.Module:
     builder = torchvision.models.get_model_builder(name)
     if "weights_backbone" in inspect.signature(builder).parameters:  # which would be downloaded by default
         options = {"weights_backbone": None, **options}
-    model: nn.Module = builder(weights="DEFAULT" if pretrained else None, **options)
-    return model
+    model: nn.Module = builder(weights=None, **options)
+    if not pretrained:
+        return model
+    options.pop("num_classes", None)  # with weights, torchvision takes no other number than theirs
+    trained: nn.Module = builder(weights="DEFAULT", **options)
+    for path, module in list(trained.named_modules()):
+        its = dict(module.named_parameters(recurse=False))
+        ours = dict(model.get_submodule(path).named_parameters(recurse=False)) if its else its
+        if any(ours[name].shape != weight.shape for name, weight in its.items()):
+            trained.set_submodule(path, model.get_submodule(path))  # a head of as many classes as asked for
+    return trained
 
 
 def _timm(name: str, pretrained: bool, **options: Any) -> nn.Module:

@@ -38,7 +38,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.5) -> Tensor:
     >>> round(nt_xent(z, z, temperature=1.0).item(), 4)      # -log(e / (e + 6))
     1.1654
     """
-    _check_temperature("nt_xent", temperature)
+    check_temperature("nt_xent", temperature)
     check_shape("nt_xent", first, "N D")
     check_shape("nt_xent", second, "N D", N=first.shape[0], D=first.shape[1])
     images = first.shape[0]
@@ -73,7 +73,7 @@ def supervised(embeddings: Tensor, labels: Tensor, temperature: float = 0.1) -> 
     >>> round(supervised(z, torch.tensor([0, 0, 1, 1]), temperature=1.0).item(), 4)   # -log(e / (e + 2))
     0.5514
     """
-    _check_temperature("supervised", temperature)
+    check_temperature("supervised", temperature)
     check_shape("supervised", embeddings, "N D")
     check_shape("supervised", labels, "N", N=embeddings.shape[0])
     if labels.is_floating_point() or labels.is_complex():
@@ -118,7 +118,7 @@ def pairs(scores: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
     >>> round(loss.item(), 4)
     0.1269
     """
-    _check_temperature("pairs", temperature)
+    check_temperature("pairs", temperature)
     check_shape("pairs", scores, "N")
     check_shape("pairs", labels, "N", N=scores.shape[0])
     positive = labels == 1
@@ -149,7 +149,8 @@ def _readable(labels: Tensor) -> bool:
     return not labels.is_meta and not torch.compiler.is_compiling()
 
 
-def _check_temperature(owner: str, temperature: float) -> None:
+def check_temperature(owner: str, temperature: float) -> None:
+    """Raise `BadOption` unless a temperature is a positive number."""
     if (
         isinstance(temperature, bool)
         or not isinstance(temperature, int | float)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
-from typing import Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar, Protocol, Self
 
 import lightning
 import torch
@@ -18,6 +18,7 @@ from torchvision.transforms import v2
 
 from saccade.data import Split
 from saccade.errors import UnknownName
+from saccade.models.backbone import head_path
 from saccade.train.network import build
 from saccade.train.recipe import Recipe
 
@@ -36,9 +37,29 @@ class Described(Protocol):
     def normalisation(self) -> tuple[Tensor, Tensor]: ...
 
 
-class Classifier(lightning.LightningModule):
-    """A classifier of uint8 images (B, 3, H, W), or clips (B, 3, T, H, W), that carries its normalisation."""
+@dataclass(frozen=True)
+class Outline:
+    """A task without its images."""
 
+    classes: tuple[str, ...]
+    shape: tuple[int, ...]
+    mean: Tensor
+    std: Tensor
+
+    def normalisation(self) -> tuple[Tensor, Tensor]:
+        return self.mean.flatten(), self.std.flatten()
+
+
+class Classifier(lightning.LightningModule):
+    """A classifier of uint8 images (B, 3, H, W), or clips (B, 3, T, H, W), trained by cross entropy.
+
+    It carries its own normalisation.
+
+    Other methods build on it: whatever they minimise, they end with a classifier.
+    """
+
+    unheeded: ClassVar[tuple[str, ...]] = ()  # keys of the recipe that a method cannot heed
+    model: nn.Module
     mean: Tensor
     std: Tensor
 
@@ -55,16 +76,46 @@ class Classifier(lightning.LightningModule):
         channels = (-1, *[1 for _ in task.shape[1:]])
         self.register_buffer("mean", mean.view(channels))
         self.register_buffer("std", std.view(channels))
-        self.mixup = v2.MixUp(alpha=recipe.mixup, num_classes=len(task.classes)) if recipe.mixup else None
+        with torch.device("cpu"):  # also where the network is but an outline on the meta device
+            mixup = v2.MixUp(alpha=recipe.mixup, num_classes=len(task.classes)) if recipe.mixup else None
+        self.mixup = mixup
         self._compiled: list[nn.Module] = []  # a list, so that the network keeps its one place
+        self.frozen: list[nn.Module] = []  # whose weights are not trained: they stay in evaluation mode
 
     def forward(self, images: Tensor) -> Tensor:
-        return self._logits(self.model, images)
-
-    def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
-        normalised = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
-        logits: Tensor = model(normalised.contiguous(memory_format=self.layout))
+        logits: Tensor = self.model(self.normalised(images))
         return logits
+
+    def _run(self, images: Tensor) -> Any:
+        """Run the network, compiled if the recipe says so."""
+        return (self._compiled[0] if self._compiled else self.model)(self.normalised(images))
+
+    def normalised(self, images: Tensor) -> Tensor:
+        """Return images of the values 0 to 255 as the network takes them."""
+        normalised = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
+        return normalised.contiguous(memory_format=self.layout)
+
+    def head(self) -> str:
+        """Return the path of the network's head."""
+        return head_path(self.model, len(self.hparams["classes"]))
+
+    def shown(self, split: Split) -> Split:
+        """Return what of the training images is trained with: those whose labels are used."""
+        kept = labelled(split.labels, self.recipe.labels, self.recipe.seed)
+        if kept.all():
+            return split
+        masks = None if split.masks is None else split.masks[kept]
+        return Split(split.images[kept], split.labels[kept], masks)
+
+    def augmentation(self, side: int) -> nn.Module | None:
+        """Return the random transform of one training image."""
+        return augmentation(self.recipe, side)
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
 
     def on_fit_start(self) -> None:
         self._compiled = [torch.compile(self.model)] if self.recipe.compile else []  # type: ignore[list-item]
@@ -83,7 +134,7 @@ class Classifier(lightning.LightningModule):
         if self.mixup is not None:
             frames, targets = self.mixup(images.flatten(1, -3).to(self.mean.dtype), labels)
             images = frames.view(images.shape)
-        logits = self._logits(self._compiled[0] if self._compiled else self.model, images)
+        logits = self._run(images)
         loss = F.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
         return {"loss": loss, "wrong": (logits.argmax(1) != labels).sum()}
 
@@ -95,8 +146,14 @@ class Classifier(lightning.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         recipe = self.recipe
         optimizer = create_optimizer_v2(
-            self.parameters(), recipe.optimizer, lr=recipe.learning_rate, weight_decay=recipe.weight_decay
+            self.model if recipe.layer_decay else [p for p in self.parameters() if p.requires_grad],
+            recipe.optimizer,
+            lr=recipe.learning_rate,
+            weight_decay=recipe.weight_decay,
+            layer_decay=recipe.layer_decay,
         )
+        for group in optimizer.param_groups:  # timm leaves it to its own schedules
+            group["lr"] *= group.get("lr_scale", 1)
         schedule = schedule_of(recipe, optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -104,7 +161,8 @@ class Classifier(lightning.LightningModule):
 def schedule_of(recipe: Recipe, optimizer: Optimizer, steps: int) -> lr_scheduler.LRScheduler:
     """Return the recipe's schedule of the learning rate over so many steps of the optimiser."""
     if recipe.schedule == "one-cycle":
-        return lr_scheduler.OneCycleLR(optimizer, recipe.learning_rate, total_steps=steps)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        return lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps)
     if recipe.schedule == "cosine":
         return lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
     if recipe.schedule == "step":
@@ -127,6 +185,20 @@ def augmentation(recipe: Recipe, side: int) -> v2.Transform | None:
     if "flip" in recipe.augment:
         steps.append(v2.RandomHorizontalFlip())
     return v2.Compose(steps) if steps else None
+
+
+def labelled(labels: Tensor, share: float, seed: int) -> Tensor:
+    """Choose a share of the images of each class, at least one, by a seed. labels (N,) -> bool (N,).
+
+    >>> labelled(torch.tensor([0] * 10 + [1] * 20), 0.1, seed=0).nonzero()[:, 0].shape
+    torch.Size([3])
+    """
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    kept = torch.zeros(len(labels), dtype=torch.bool)
+    for label in labels.unique():
+        its = order[labels[order] == label]
+        kept[its[: max(1, round(share * len(its)))]] = True
+    return kept
 
 
 class Batches(Sampler[list[int]]):
@@ -163,7 +235,7 @@ class Batches(Sampler[list[int]]):
 class Images(Dataset[Batch]):
     """A split, indexed by whole batches."""
 
-    def __init__(self, split: Split, transform: v2.Transform | None = None) -> None:
+    def __init__(self, split: Split, transform: nn.Module | None = None) -> None:
         self.split, self.transform = split, transform
 
     def __getitem__(self, indices: list[int]) -> Batch:
@@ -179,6 +251,6 @@ class Images(Dataset[Batch]):
         return len(self.split)
 
 
-def loader(split: Split, batches: Batches, transform: v2.Transform | None = None) -> DataLoader[Batch]:
+def loader(split: Split, batches: Batches, transform: nn.Module | None = None) -> DataLoader[Batch]:
     """Serve a split that lies in memory, a batch at a time, without workers or collation."""
     return DataLoader(Images(split, transform), sampler=batches, batch_size=None)

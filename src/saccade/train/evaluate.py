@@ -57,9 +57,9 @@ def look(classifier: Classifier, images: Tensor) -> tuple[str, AttentionMap, Ten
     """Return path and map of the attention for these images, and their logits."""
     with record(classifier) as maps:
         logits = classifier(images)
-    attention = maps[f"model.{attention_path(classifier.model)}"]
+    attention = maps[f"model.{attention_path(classifier.model)}".rstrip(".")]
     path = next(path for path, recorded in maps.items() if recorded is attention)
-    return path.removeprefix("model."), attention, logits
+    return path.removeprefix("model").removeprefix("."), attention, logits
 
 
 @torch.inference_mode()
@@ -77,7 +77,7 @@ def write_gallery(classifier: Classifier, split: Split, path: Path) -> None:
     if split.masks is not None:
         masks = split.masks[chosen]
         arrays["masks"] = (contact_sheet(masks) if is_clip else masks).numpy()
-    if classifier.recipe.attention == "none":
+    if attention_path(classifier.model) is None:
         logits = classifier(images.to(classifier.device))
     else:
         _, attention, logits = look(classifier, images.to(classifier.device))

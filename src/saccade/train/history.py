@@ -38,19 +38,21 @@ class Sums:
 
     def __init__(self) -> None:
         self.loss = self.wrong = torch.zeros(())
-        self.images = 0
+        self.images = self.answers = 0
 
     def add(self, outputs: dict[str, Tensor], images: int) -> None:
         self.loss = self.loss + outputs["loss"].detach() * images
         self.wrong = self.wrong + outputs["wrong"]
         self.images += images
+        self.answers += int(outputs.get("answers", images))  # some methods do not know every label
 
     def gather(self, trainer: lightning.Trainer) -> None:
         """Add up the sums of all processes."""
         if trainer.world_size > 1:
-            sums = torch.stack([self.loss, self.wrong, torch.full_like(self.loss, self.images)])
-            self.loss, self.wrong, images = trainer.strategy.reduce(sums, reduce_op="sum").unbind()
-            self.images = int(images)
+            counts = [torch.full_like(self.loss, count) for count in (self.images, self.answers)]
+            sums = torch.stack([self.loss, self.wrong, *counts])
+            self.loss, self.wrong, images, answers = trainer.strategy.reduce(sums, reduce_op="sum").unbind()
+            self.images, self.answers = int(images), int(answers)
 
     def state_dict(self) -> dict[str, Any]:
         return {"loss": self.loss, "wrong": self.wrong, "images": self.images}
@@ -59,7 +61,7 @@ class Sums:
         self.loss, self.wrong, self.images = state["loss"], state["wrong"], state["images"]
 
     def means(self) -> tuple[float, float]:
-        return float(self.loss) / max(self.images, 1), float(self.wrong) / max(self.images, 1)
+        return float(self.loss) / max(self.images, 1), float(self.wrong) / max(self.answers, 1)
 
 
 class History(lightning.Callback):

@@ -1,15 +1,18 @@
-"""The recipe's network: the small one of the first experiment, or any of torchvision's and timm's."""
+"""The recipe's network: the small one of the first experiment, one of ours, or torchvision's and timm's."""
 
 from __future__ import annotations
 
-from typing import Literal
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from saccade.attach import Attached, attach
-from saccade.errors import BadRecipe
-from saccade.models import ClipCNN, SmallCNN
+from saccade.errors import BadRecipe, UnknownName
+from saccade.models import ClipCNN, RecurrentAttention, SmallCNN, ViT
 from saccade.models.backbone import load_backbone
 from saccade.models.clip_cnn import pools_time
 from saccade.registry import parse
@@ -17,13 +20,19 @@ from saccade.train.recipe import Recipe
 
 
 def build(recipe: Recipe, classes: int, shape: tuple[int, ...]) -> nn.Module:
-    """Build the recipe's network for images (3, H, W) or clips (3, T, H, W), with its attention in it."""
+    """Build the recipe's network for images (3, H, W) or clips (3, T, H, W), with its attention in it.
+
+    Its weights are random: see `saccade.train.start` for others.
+    """
     if recipe.backbone == "small" and len(shape) == 4:
         return ClipCNN(classes, attention=_slot_of_clips(recipe))
     if recipe.backbone == "small":
         attention = {} if recipe.attention == "none" else {recipe.stage: recipe.attention}
         return SmallCNN(classes, attention=attention)
-    model = load_backbone(recipe.backbone, classes=classes)
+    if is_own(recipe.backbone):
+        model = _own(recipe.backbone, classes, shape)
+    else:
+        model = load_backbone(recipe.backbone, classes=classes)
     if recipe.stem == "small":
         _keep_small_images(model, recipe.backbone)
     if recipe.attention != "none":
@@ -32,12 +41,60 @@ def build(recipe: Recipe, classes: int, shape: tuple[int, ...]) -> nn.Module:
     return model
 
 
-def attention_path(model: nn.Module) -> str:
-    """Return the path of the network's attention: of several the last, which is nearest to the answer."""
+def attention_paths(model: nn.Module) -> list[str]:
+    """Return the paths of all attention that was put into a network."""
     if isinstance(model, SmallCNN | ClipCNN):
-        return "attention"
-    paths: list[str] = [path for path, module in model.named_modules() if isinstance(module, Attached)]
-    return paths[-1]
+        return ["attention"] if model.attention else []
+    return [path for path, module in model.named_modules() if isinstance(module, Attached)]
+
+
+def attention_path(model: nn.Module) -> str | None:
+    """Return the path of the network's attention: of several the last, which is nearest to the answer.
+
+    It is what was put into the network, or else the network's own, if it is one of ours. None: there is none.
+    """
+    if paths := attention_paths(model):
+        return paths[-1]
+    if isinstance(model, RecurrentAttention):
+        return ""
+    return f"blocks.{len(model.blocks) - 1}.attn" if isinstance(model, ViT) else None
+
+
+def _ram(classes: int, _shape: tuple[int, ...], **options: Any) -> nn.Module:
+    return RecurrentAttention(classes, **options)
+
+
+def _vit(classes: int, shape: tuple[int, ...], **options: Any) -> nn.Module:
+    """A ViT of the patches of an image, or of groups of the channels that the small network ends with."""
+    if options.get("tokens") != "channels":
+        return ViT((shape[1], shape[2]), classes=classes, channels=shape[0], **options)
+    stages = SmallCNN(classes, shape[0]).stages
+    height, width = (-(-extent // 2 ** len(stages)) for extent in shape[1:])
+    vit = ViT((height, width), classes=classes, channels=64, **options)
+    return nn.Sequential(OrderedDict(features=nn.Sequential(*stages), vit=vit))
+
+
+#: Networks of ours, but for the small one: how they are built, and the class whose options they take.
+OWN: Mapping[str, tuple[Callable[..., nn.Module], type[nn.Module]]] = {
+    "ram": (_ram, RecurrentAttention),
+    "vit": (_vit, ViT),
+}
+_GIVEN = ("classes", "image_size", "channels", "head")  # by the task
+
+
+def is_own(backbone: str) -> bool:
+    """Whether a backbone is a network of ours, for which no library has weights."""
+    return backbone.partition(":")[0] in ("small", *OWN)
+
+
+def _own(text: str, classes: int, shape: tuple[int, ...]) -> nn.Module:
+    name, options = parse(text)
+    make, its = OWN[name]
+    known = [option for option in inspect.signature(its).parameters if option not in _GIVEN]
+    for option in options:
+        if option not in known:
+            raise UnknownName(f"option of {name}", option, known)
+    return make(classes, shape, **options)
 
 
 def _slot_of_clips(recipe: Recipe) -> dict[int | Literal["time"], str]:

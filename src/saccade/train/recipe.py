@@ -28,8 +28,20 @@ class Recipe:
 
     task            NAME[:option=value,...], see `saccade.data`
     attention       NAME[:option=value,...] of a mechanism, or "none"
-    backbone        "small", the first experiment's `SmallCNN` or, for clips, `ClipCNN`; or a network of
-                    torchvision or timm by name
+    method          how it is trained, NAME[:option=value,...]: "classify", by cross entropy; "recurrent", a
+                    recurrent attention model by its hybrid loss; "contrastive", by telling views of one image
+                    from those of others, see `saccade.train.methods`
+    backbone        "small", the first experiment's `SmallCNN` or, for clips, `ClipCNN`;
+                    "ram[:option=value,...]", the recurrent attention model, or "vit[:option=value,...]", a
+                    vision transformer, see `saccade.models`; or a network of torchvision or timm by name
+    pretrained      whether a network of torchvision or timm starts from the library's weights
+    init            a run's folder, or a checkpoint, from whose weights the network starts; null: none. Its
+                    head, and attention that the run did not have, start anew
+    freeze          what is not trained: true for all but the head and the attention, or a list of patterns
+                    of the names of weights, as ["layer1.*", "conv1.*"]
+    layer_decay     by which the rates of each layer of a network of timm are multiplied towards the image;
+                    null: one rate
+    labels          the share of the training images of each class whose labels are used
     stem            of a backbone: "own", or "small" for images of 32 pixels: a ResNet's first convolution
                     becomes 3 x 3 without a stride, and its pooling is left out
     stage           the stage of the small network after which the attention stands, 1 to 3; one that pools
@@ -37,9 +49,12 @@ class Recipe:
     where           the kind of place of a backbone in which the attention stands, see `saccade.attach`
     identity        whether attention in a backbone starts as the identity, or as its paper says
     seed            of the initial weights and of the order of the images
-    epochs, batch_size
-    optimizer       a name of timm's, as adamw, sgd, lamb; with learning_rate and weight_decay
-    schedule        of the learning rate, which is its peak: "one-cycle", "cosine" to 0, "step" down to a
+    epochs          passes over the training images
+    batch_size      images of one step
+    optimizer       a name of timm's, as adamw, sgd, lamb
+    learning_rate   at its highest
+    weight_decay    of all weights, as the optimiser means it
+    schedule        of the learning rate: "one-cycle", "cosine" to 0, "step" down to a
                     tenth after half and after three quarters of the epochs, "constant"
     augment         of training images: "flip" left and right, "crop" at random after a padding of an eighth,
                     both, or "none"
@@ -60,7 +75,13 @@ class Recipe:
 
     task: str = "white-patch"
     attention: str = "none"
+    method: str = "classify"
     backbone: str = "small"
+    pretrained: bool = False
+    init: str | None = None
+    freeze: bool | list[str] = False
+    layer_decay: float | None = None
+    labels: float = 1.0
     stem: Stem = "own"
     stage: int = 2
     where: Kind = "residual"
@@ -92,11 +113,15 @@ class Recipe:
             check_number(name, getattr(self, name))
         for name in ("label_smoothing", "ema"):
             check_number(name, getattr(self, name), below=1)
-        if self.clip is not None:
-            check_number("clip", self.clip)
-        for name in ("task", "attention", "backbone", "optimizer"):
+        for name in ("clip", "layer_decay"):
+            if getattr(self, name) is not None:
+                check_number(name, getattr(self, name))
+        check_number("labels", self.labels)
+        if not 0 < self.labels <= 1:
+            raise BadRecipe(f"labels={self.labels!r} must be a share above 0 and at most 1")
+        for name in ("task", "attention", "method", "backbone", "optimizer"):
             if not isinstance(getattr(self, name), str):
-                is_choice = name in ("task", "attention")
+                is_choice = name in ("task", "attention", "method")
                 form = "text of the form NAME[:option=value,...]" if is_choice else "a name"
                 raise BadRecipe(f"{name}={getattr(self, name)!r} must be {form}")
         hints = get_type_hints(type(self))
@@ -104,15 +129,22 @@ class Recipe:
             if getattr(self, name) not in get_args(hints[name]):
                 among = ", ".join(map(repr, get_args(hints[name])))
                 raise BadRecipe(f"{name}={getattr(self, name)!r} is not one of {among}")
-        for name in ("identity", "compile"):
+        for name in ("identity", "compile", "pretrained"):
             if not isinstance(getattr(self, name), bool):
                 raise BadRecipe(f"{name}={getattr(self, name)!r} must be true or false")
+        if not isinstance(self.freeze, bool) and not _are_names(self.freeze):
+            raise BadRecipe(f"freeze={self.freeze!r} must be true, false or a list of patterns")
+        if self.init is not None and (not isinstance(self.init, str) or self.pretrained):
+            raise BadRecipe(f"init={self.init!r} must be the path of a run, and pretrained then false")
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Recipe:
         """Build a recipe from YAML's keys. Raises `UnknownName` for a key that it does not have."""
+        if "attentions" in values:
+            raise BadRecipe("the recipe is that of a comparison, with attentions: saccade compare --recipe")
         check_keys(values, [field.name for field in fields(cls)])
-        return cls(**values)
+        method = str(values.get("method", cls.method)).partition(":")[0]
+        return cls(**({"backbone": "ram"} if method == "recurrent" else {}) | dict(values))
 
     def write(self, path: Path) -> None:
         write_text(path, self.to_yaml())
@@ -125,6 +157,10 @@ def to_yaml(values: Mapping[str, Any]) -> str:
     """Return the keys and values of a recipe as the text of its file."""
     text: str = yaml.safe_dump({"schema": SCHEMA, **values}, sort_keys=False)
     return text
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

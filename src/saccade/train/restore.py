@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +11,10 @@ from torch import Tensor
 
 from saccade.data import load_task
 from saccade.errors import BadRun
-from saccade.train.classifier import Classifier
-from saccade.train.recipe import Recipe, read_yaml
-from saccade.train.run import CHECKPOINT, load_checkpoint
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """What a checkpoint keeps of its task."""
-
-    classes: tuple[str, ...]
-    shape: tuple[int, ...]
-    mean: Tensor
-    std: Tensor
-
-    def normalisation(self) -> tuple[Tensor, Tensor]:
-        return self.mean.flatten(), self.std.flatten()
+from saccade.train.checkpoint import checkpoint_of, load_checkpoint
+from saccade.train.classifier import Classifier, Outline
+from saccade.train.methods import classifier_of
+from saccade.train.recipe import Recipe
 
 
 def restore(path: Path) -> Classifier:
@@ -37,19 +24,15 @@ def restore(path: Path) -> Classifier:
 
     Raises `BadRun` if there is none.
     """
-    if path.is_dir():
-        if not (path / "recipe.yaml").is_file():
-            raise BadRun(f"{str(path)!r} is not the folder of a run: it holds no recipe.yaml")
-        recipe = Recipe.from_mapping(read_yaml(path / "recipe.yaml"))
-        path /= CHECKPOINT if recipe.patience is None else CHECKPOINT.with_name("best.ckpt")
+    path = checkpoint_of(path)
     checkpoint = load_checkpoint(path)
     try:
         kept, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
         recipe = Recipe.from_mapping(kept["recipe"])
         with torch.random.fork_rng(devices=[]):
             mean, std = state["mean"].float(), state["std"].float()  # whatever the precision of the training
-            task = _Kept(tuple(kept["classes"]), tuple(kept["shape"]), mean, std)
-            classifier = Classifier(recipe, task)
+            task = Outline(tuple(kept["classes"]), tuple(kept["shape"]), mean, std)
+            classifier = classifier_of(recipe, task)
         classifier.load_state_dict(state)
     except (KeyError, TypeError, RuntimeError) as error:
         raise BadRun(f"{str(path)!r} is not a checkpoint of a run of saccade") from error

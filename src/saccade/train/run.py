@@ -20,19 +20,22 @@ from saccade.bench import cost
 from saccade.data import Task, check_task, load_task
 from saccade.errors import BadRecipe, BadRun
 from saccade.files import check_schema, write_json
-from saccade.train.classifier import Batches, Classifier, augmentation, check_optimizer, loader
+from saccade.train.checkpoint import CHECKPOINT, load_checkpoint
+from saccade.train.classifier import Batches, Classifier, Outline, check_optimizer, loader
 from saccade.train.evaluate import evaluate, localise, write_gallery
 from saccade.train.hardware import ONE_DEVICE, Hardware
 from saccade.train.history import History, Progress
 from saccade.train.lock import held
 from saccade.train.logs import LoggerName, check_logger, logger_of
-from saccade.train.network import build
+from saccade.train.methods import classifier_of
+from saccade.train.network import attention_path
 from saccade.train.provenance import provenance
 from saccade.train.recipe import Recipe, read_yaml
+from saccade.train.start import check_start, freeze, start
 from saccade.train.stop import Stop, Stopping, obey
 
 SCHEMA = 1  # of result.json
-RESULT, CHECKPOINT = "result.json", Path("checkpoints") / "last.ckpt"
+RESULT = "result.json"
 
 
 def prepare(recipe: Recipe) -> Task:
@@ -47,13 +50,13 @@ def prepare(recipe: Recipe) -> Task:
         raise BadRecipe("precision='16-mixed' needs a GPU; on a CPU there is 'bf16-mixed'")
     task = load_task(recipe.task)
     with torch.device("meta"):
-        model = build(recipe, len(task.classes), task.shape)
-    if recipe.batch_size > len(task.train):
-        raise BadRecipe(
-            f"batch_size={recipe.batch_size} is larger than the {len(task.train)} training images"
-        )
+        classifier = classifier_of(recipe, Outline(task.classes, task.shape, torch.zeros(3), torch.ones(3)))
+    count = len(classifier.shown(task.train))
+    if recipe.batch_size > count:
+        raise BadRecipe(f"batch_size={recipe.batch_size} is larger than the {count} training images")
+    check_start(classifier)
     try:
-        model(torch.empty(2, *task.shape, device="meta"))
+        classifier.eval()(torch.empty(2, *task.shape, device="meta"))
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise BadRecipe(f"backbone={recipe.backbone!r} takes no input of {task.shape}: {reason}") from error
@@ -107,7 +110,10 @@ def train(
                 write_json(folder / "run.json", provenance(folder, hardware))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            classifier = Classifier(recipe, task)
+            classifier = classifier_of(recipe, task)
+            if not (folder / CHECKPOINT).exists():
+                start(classifier)
+            freeze(classifier)
             history = _fit(classifier, task, folder, report, hardware, logger)
         if getattr(rank_zero_only, "rank", 0) != 0:
             raise SystemExit(0)
@@ -126,20 +132,6 @@ def read_result(folder: Path) -> dict[str, Any]:
     return result
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without running any code in it. Raises `BadRun` if it is none."""
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise BadRun(f"{str(path)!r} does not exist") from error
-    except Exception as error:  # torch.load raises almost anything on bytes that it did not write
-        raise BadRun(f"{str(path)!r} is not a checkpoint of a run") from error
-    if not isinstance(checkpoint, dict) or not {"state_dict", "loops"} <= checkpoint.keys():
-        raise BadRun(f"{str(path)!r} is not a checkpoint of a run")
-    return checkpoint
-
-
 def difference(theirs: Recipe, ours: Recipe) -> str:
     """Name what two recipes differ in."""
     pairs = zip(asdict(theirs).items(), asdict(ours).values(), strict=True)
@@ -155,7 +147,7 @@ def _fit(
     logger: LoggerName,
 ) -> History:
     recipe = classifier.recipe
-    side = task.train.images.shape[-1]
+    shown, side = classifier.shown(task.train), task.train.images.shape[-1]
     history = History(folder / "metrics.csv", report)
     callbacks: list[lightning.Callback] = [history]
     if recipe.patience is not None:
@@ -171,7 +163,7 @@ def _fit(
         callbacks.append(EMAWeightAveraging(decay=recipe.ema))
     checkpoint = folder / CHECKPOINT
     resumed = checkpoint.exists() and bool(load_checkpoint(checkpoint))
-    batches = Batches(len(task.train), recipe.batch_size, recipe.seed)
+    batches = Batches(len(shown), recipe.batch_size, recipe.seed)
     stopping = Stopping(checkpoint, batches, history)
     with _quiet():
         trainer = lightning.Trainer(
@@ -191,7 +183,7 @@ def _fit(
         try:
             trainer.fit(
                 classifier,
-                loader(task.train, batches, augmentation(recipe, side)),
+                loader(shown, batches, classifier.augmentation(side)),
                 loader(task.validation, Batches(len(task.validation), 100)),
                 ckpt_path=checkpoint if resumed else None,
                 weights_only=True,
@@ -223,7 +215,9 @@ def _result(classifier: Classifier, task: Task, folder: Path, history: History) 
         "seed": recipe.seed,
         "error": error,
         "loss": loss,
-        "localisation": localise(classifier, task.test) if recipe.attention != "none" else None,
+        "localisation": localise(classifier, task.test)
+        if attention_path(classifier.model) is not None
+        else None,
         "parameters": measured.parameters,
         "flops": measured.flops,
         "latency_ms": measured.latency_ms,

@@ -1,0 +1,62 @@
+"""Write the tables of docs/training.md, of tasks, keys and shipped recipes, from the code.
+
+python docs/training.py
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from dataclasses import fields
+from pathlib import Path
+
+from saccade.data import TASKS
+from saccade.train import Recipe
+from saccade.train.shipped import shipped
+
+PAGE = Path(__file__).parent / "training.md"
+
+
+def tasks() -> list[str]:
+    lines = ["| task | options |", "|---|---|"]
+    for name, load in TASKS.items():
+        given = {*getattr(load, "keywords", {}), *(["name"] if getattr(load, "args", ()) else [])}
+        options = (option for option in inspect.signature(load).parameters if option not in given)
+        lines.append(f"| `{name}` | {', '.join(f'`{option}`' for option in options)} |")
+    return lines
+
+
+def keys() -> list[str]:
+    """One row for each key; what it means is read from the docstring."""
+    text = inspect.getdoc(Recipe) or ""
+    found = re.findall(r"^(\w+) +(\S.*(?:\n {8,}\S.*)*)", text, flags=re.MULTILINE)
+    meaning = {name: " ".join(words.split()) for name, words in found}
+    rows = ((field.name, field.default, meaning[field.name]) for field in fields(Recipe))
+    return [
+        "| key | default | |",
+        "|---|---|---|",
+        *(f"| `{name}` | `{_yaml(default)}` | {words} |" for name, default, words in rows),
+    ]
+
+
+def recipes() -> list[str]:
+    rows = (f"| `saccade {its.command} --recipe {its.name}` | {its.summary} |" for its in shipped().values())
+    return ["| command | |", "|---|---|", *rows]
+
+
+def _yaml(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
+
+
+def page(text: str) -> str:
+    """Return the page with its tables written anew."""
+    for table in (tasks, keys, recipes):
+        before, mark, rest = text.partition(f"<!-- {table.__name__} -->\n")
+        text = before + mark + "\n".join(table()) + "\n" + rest[rest.index("<!-- end -->") :]
+    return text
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text()))

@@ -1,0 +1,38 @@
+"""The methods of training, by name."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+
+from saccade.errors import BadRecipe, UnknownName
+from saccade.registry import parse
+from saccade.train.classifier import Classifier, Described
+from saccade.train.contrastive import Contrastive
+from saccade.train.recipe import Recipe
+from saccade.train.recurrent import Recurrent
+
+METHODS: Mapping[str, type[Classifier]] = {
+    "classify": Classifier,
+    "recurrent": Recurrent,
+    "contrastive": Contrastive,
+}
+
+
+def classifier_of(recipe: Recipe, task: Described) -> Classifier:
+    """Return the recipe's network with its method of training.
+
+    Raises `UnknownName` for a method, or an option of it, that does not exist; `BadOption` for an option out
+    of range; `BadRecipe` for a key of the recipe that the method cannot heed.
+    """
+    name, options = parse(recipe.method)
+    if name not in METHODS:
+        raise UnknownName("method", name, METHODS)
+    known = list(inspect.signature(METHODS[name]).parameters)[2:]  # after the recipe and the task
+    for option in options:
+        if option not in known:
+            raise UnknownName(f"option of {name}", option, known)
+    for key in METHODS[name].unheeded:
+        if getattr(recipe, key) != getattr(Recipe, key):
+            raise BadRecipe(f"{key}={getattr(recipe, key)!r} has no effect on method={name!r}")
+    return METHODS[name](recipe, task, **options)

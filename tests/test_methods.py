@@ -1,0 +1,532 @@
+"""Methods of training beyond cross entropy, starts from other weights, and the recipes that are shipped."""
+
+from __future__ import annotations
+
+import json
+import math
+import runpy
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor
+from torch.nn import functional as F
+from typer.testing import CliRunner
+
+from saccade.cli import app
+from saccade.compare import Comparison, compare
+from saccade.data import TASKS, Split, load_task
+from saccade.errors import BadOption, BadRecipe, BadRun, SaccadeError, UnknownName
+from saccade.models import RecurrentAttention
+from saccade.models.backbone import head_path, load_backbone
+from saccade.record import record
+from saccade.train import Progress, Recipe, load_checkpoint, prepare, restore, train
+from saccade.train.classifier import Outline, labelled
+from saccade.train.contrastive import UNKNOWN, Contrastive, Views
+from saccade.train.evaluate import look
+from saccade.train.methods import classifier_of
+from saccade.train.network import attention_path, build
+from saccade.train.recurrent import Recurrent
+from saccade.train.shipped import read_recipe, shipped
+from saccade.train.start import freeze, start
+
+TASK = "digits:limit=60"
+RECIPES = {
+    "recurrent": Recipe(
+        task=TASK, method="recurrent:looks=2,copies=2", backbone="ram:glimpses=3,hidden=32", batch_size=20
+    ),
+    "contrastive": Recipe(
+        task=TASK, method="contrastive:width=16,colour=0", labels=0.3, clip=1.0, batch_size=20
+    ),
+    "frozen": Recipe(task=TASK, freeze=["stages.0.*", "stages.1.*"], batch_size=20),
+}
+
+
+def weights(folder: Path) -> dict[str, Tensor]:
+    state: dict[str, Tensor] = load_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]
+    return state
+
+
+def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def outline(classes: int = 10, side: int = 28) -> Outline:
+    names = tuple(map(str, range(classes)))
+    return Outline(names, (3, side, side), torch.full((3,), 0.2), torch.full((3,), 0.3))
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A contrastive run."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    train(replace(RECIPES["contrastive"], epochs=2), folder)
+    return folder
+
+
+# ------------------------------------------------------------------------------------------- all methods
+
+
+class Stopped(Exception):
+    """Raised in the middle of a run, as if it had been killed there."""
+
+
+def stop(progress: Progress) -> None:
+    if progress.epoch == 2:
+        raise Stopped
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_resumed_run_equals_an_uninterrupted_one(name: str, tmp_path: Path) -> None:
+    recipe = replace(RECIPES[name], epochs=3)
+    whole = train(recipe, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        train(recipe, tmp_path / "parts", report=stop)
+    parts = train(recipe, tmp_path / "parts", resume=True)
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "parts"))
+    for key in ("error", "loss", "curves", "localisation"):
+        assert parts[key] == whole[key]
+
+
+@pytest.mark.parametrize(
+    ("method", "backbone"),
+    [("recurrent:looks=1", "ram:hidden=64,glimpses=4"), ("contrastive:colour=0", "small")],
+)
+def test_the_loss_falls(method: str, backbone: str, tmp_path: Path) -> None:
+    recipe = Recipe(task="digits:limit=600", method=method, backbone=backbone, epochs=6, batch_size=50)
+    result = train(recipe, tmp_path)
+    loss = result["curves"]["train_loss"]
+    assert loss[-1] < 0.9 * loss[0]
+    assert result["error"] < 0.7  # of ten classes
+
+
+def test_what_a_method_cannot_do_is_said_before_a_run(tmp_path: Path) -> None:
+    for values, error, said in (
+        (
+            {"method": "constrastive"},
+            UnknownName,
+            "unknown method 'constrastive'; did you mean 'contrastive'",
+        ),
+        ({"method": "recurrent:look=3"}, UnknownName, "unknown option of recurrent 'look'; .*'looks'"),
+        ({"method": "classify:looks=3"}, UnknownName, "unknown option of classify 'looks'"),
+        ({"method": "recurrent:looks=0"}, BadOption, "looks=0 must be an integer of at least 1"),
+        ({"method": "recurrent", "backbone": "small"}, BadRecipe, r"trains backbone='ram.*, not 'small'"),
+        (
+            {"method": "recurrent", "attention": "se"},
+            BadRecipe,
+            "attention='se' has no effect on method='rec",
+        ),
+        ({"method": "recurrent", "mixup": 0.2}, BadRecipe, "mixup=0.2 has no effect on method='recurrent'"),
+        ({"method": "contrastive", "label_smoothing": 0.1}, BadRecipe, "label_smoothing=0.1 has no effect"),
+        ({"method": "contrastive:colour=2"}, BadOption, "colour=2 must be a number from 0 to 1"),
+        ({"method": "contrastive:temperature=0"}, BadOption, "temperature=0 must be a positive number"),
+        ({"method": "contrastive", "backbone": "squeezenet1_0"}, BadOption, "has no head: no linear layer"),
+        ({"method": 3}, BadRecipe, "method=3 must be text of the form"),
+        ({"backbone": "ram:glimpse=3"}, UnknownName, "unknown option of ram 'glimpse'; .*'glimpses'"),
+        ({"backbone": "ram:classes=3"}, UnknownName, "unknown option of ram 'classes'"),
+        ({"backbone": "vit:patch_size=5"}, BadOption, "not divisible by patch_size=5 x 5"),
+        ({"pretrained": True}, BadRecipe, "there are no weights for backbone='small'"),
+        ({"pretrained": 1}, BadRecipe, "pretrained=1 must be true or false"),
+        ({"pretrained": True, "init": "x"}, BadRecipe, "init='x' must be the path of a run, and pretrained"),
+        (
+            {"pretrained": True, "backbone": "resnet18", "stem": "small"},
+            BadRecipe,
+            "no weights for stem='small'",
+        ),
+        ({"init": str(tmp_path / "nothing")}, BadRun, "nothing' does not exist"),
+        ({"init": str(tmp_path)}, BadRun, "is not the folder of a run"),
+        ({"layer_decay": 0.5}, BadRecipe, "layer_decay=0.5 is for networks of timm"),
+        ({"layer_decay": -1}, BadRecipe, "layer_decay=-1 must be a number"),
+        (
+            {"freeze": ["layer9.*"]},
+            BadRecipe,
+            r"no weight is named 'layer9\.\*'; there are 'stages.0.0.weight'",
+        ),
+        ({"freeze": ["*"]}, BadRecipe, "leaves no weight to train"),
+        ({"freeze": []}, BadRecipe, r"freeze=\[\] must be true, false or a list of patterns"),
+        ({"labels": 0}, BadRecipe, "labels=0 must be a share above 0 and at most 1"),
+        ({"labels": 0.2}, BadRecipe, r"batch_size=50 is larger than the \d+ training images"),
+    ):
+        with pytest.raises(error, match=said):
+            prepare(Recipe.from_mapping({"task": TASK, **values}))
+
+
+# --------------------------------------------------------------------------------------------- recurrent
+
+
+def test_the_recurrent_method_brings_its_network() -> None:
+    assert Recipe.from_mapping({"method": "recurrent:looks=3"}).backbone == "ram"
+    assert Recipe.from_mapping({"method": "recurrent", "backbone": "ram:size=6"}).backbone == "ram:size=6"
+    assert Recipe.from_mapping({}).backbone == "small"
+
+
+def test_answers_are_means_over_looks_and_repeat() -> None:
+    recipe = RECIPES["recurrent"]
+    classifier = classifier_of(replace(recipe, method="recurrent:looks=3"), outline()).eval()
+    images = torch.randint(0, 256, (4, 3, 28, 28), dtype=torch.uint8)
+    with torch.no_grad():
+        torch.manual_seed(5)
+        found = classifier(images)
+        assert torch.equal(found, classifier(images))  # it draws from the recipe's seed
+        after = torch.rand(1)
+        torch.manual_seed(5)
+        assert torch.equal(after, torch.rand(1))  # and leaves the global generator alone
+        torch.manual_seed(recipe.seed)
+        grey = images.double().div(255).mean(1, keepdim=True).float()
+        expected = sum(classifier.model(grey).softmax(1) for _ in range(3)) / 3
+    torch.testing.assert_close(found.exp(), expected)
+    torch.testing.assert_close(found.softmax(1), expected)
+
+
+def test_colour_reaches_a_network_of_three_channels() -> None:
+    recipe = Recipe(method="recurrent", backbone="ram:in_channels=3")
+    classifier = classifier_of(recipe, outline())
+    images = torch.randint(0, 256, (2, 3, 28, 28), dtype=torch.uint8)
+    torch.testing.assert_close(classifier.normalised(images), images / 255)
+    assert classifier(images).shape == (2, 10)
+
+
+def test_copies_are_looked_at_in_different_ways() -> None:
+    classifier = classifier_of(RECIPES["recurrent"], outline())
+    assert isinstance(classifier, Recurrent)
+    assert isinstance(classifier.model, RecurrentAttention)
+    seen: list[Tensor] = []
+    original = classifier.model.look
+    classifier.model.look = lambda images: seen.append(images) or original(images)  # type: ignore[func-returns-value,method-assign]
+    labels = torch.tensor([1, 2, 3])
+    outputs = classifier.training_step((torch.zeros(3, 3, 28, 28), labels), 0)
+    assert seen[0].shape == (6, 1, 28, 28)
+    assert 0 <= outputs["wrong"] <= 3
+
+
+def test_fixations_are_recorded_localised_and_shown(tmp_path: Path) -> None:
+    recipe = replace(RECIPES["recurrent"], task="digits:variant=translated,size=40,limit=30", epochs=1)
+    result = train(recipe, tmp_path / "runs" / "a")
+    where = result["localisation"]
+    assert (where["path"], where["kind"]) == ("", "fixation")
+    assert 0 < where["bright"]["precision"] < 1
+    classifier = restore(tmp_path / "runs" / "a")
+    images = load_task(recipe.task).test.images[:5]
+    _, fixations, logits = look(classifier, images)
+    assert fixations.heatmap((40, 40)).shape == (5, 40, 40)
+    assert logits.shape == (5, 10)
+    done = CliRunner().invoke(
+        app, ["look", str(tmp_path / "runs" / "a"), "--images", "2", "--out", str(tmp_path / "look")]
+    )
+    assert done.exit_code == 0, done.output
+    assert "fixation" in (tmp_path / "look" / "look.html").read_text()
+
+
+def test_recurrent_runs_are_compared_and_scored(tmp_path: Path) -> None:
+    recipe = replace(RECIPES["recurrent"], task="digits:variant=translated,size=40,limit=30", epochs=1)
+    comparison = Comparison(("none",), 1, recipe)
+    summary = compare(comparison, tmp_path)
+    assert summary["leaderboard"][0]["localisation"]["chance"] > 0
+    from saccade.compare.score import score
+    from saccade.report import write
+
+    score(tmp_path, images=4, steps=2)
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["leaderboard"][0]["scores"]["attention"]["faithfulness"]
+    assert "grad_cam" not in results["leaderboard"][0]["scores"]  # there is no map to take gradients of
+    assert write(tmp_path).stat().st_size > 10_000
+
+
+# ------------------------------------------------------------------------------------------- contrastive
+
+
+def test_labels_are_a_share_of_each_class() -> None:
+    labels = torch.tensor([0] * 40 + [1] * 20 + [2] * 3)
+    kept = labelled(labels, 0.1, seed=1)
+    assert torch.bincount(labels[kept]).tolist() == [4, 2, 1]
+    assert torch.equal(kept, labelled(labels, 0.1, seed=1))
+    assert not torch.equal(kept, labelled(labels, 0.1, seed=2))
+    assert labelled(labels, 1.0, seed=1).all()
+
+
+def test_a_share_of_labels_is_all_that_training_is_given() -> None:
+    split = load_task(TASK).train
+    kept = labelled(split.labels, 0.3, seed=0)
+    supervised = classifier_of(Recipe(task=TASK, labels=0.3), outline()).shown(split)
+    assert torch.equal(supervised.images, split.images[kept])
+    assert torch.equal(supervised.labels, split.labels[kept])
+    unsupervised = classifier_of(RECIPES["contrastive"], outline()).shown(split)
+    assert torch.equal(unsupervised.images, split.images)
+    assert torch.equal(unsupervised.labels[kept], split.labels[kept])
+    assert (unsupervised.labels[~kept] == UNKNOWN).all()
+
+
+@pytest.mark.parametrize("labels", [0.3, 1.0])
+def test_labels_teach_the_probe_and_nothing_else(
+    labels: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clip that binds, and labels that are all wrong."""
+    recipe = replace(RECIPES["contrastive"], labels=labels, clip=0.01, epochs=2)
+    train(recipe, tmp_path / "right")
+    original = Contrastive.shown
+
+    def wrong(self: Contrastive, split: Split) -> Split:
+        shown = original(self, split)
+        known = shown.labels != UNKNOWN
+        return Split(shown.images, torch.where(known, (shown.labels + 1) % 10, UNKNOWN))
+
+    monkeypatch.setattr(Contrastive, "shown", wrong)
+    train(recipe, tmp_path / "wrong")
+    right, others = weights(tmp_path / "right"), weights(tmp_path / "wrong")
+    probe = [name for name in right if ".probe." in name]
+    assert len(probe) == 2
+    assert not any(torch.equal(right.pop(name), others.pop(name)) for name in probe)
+    assert same(right, others)
+
+
+def test_the_step_is_nt_xent_of_two_views() -> None:
+    torch.manual_seed(0)
+    classifier = classifier_of(RECIPES["contrastive"], outline())
+    views = torch.randint(0, 256, (5, 2, 3, 28, 28), dtype=torch.uint8)
+    labels = torch.tensor([3, UNKNOWN, 7, UNKNOWN, UNKNOWN])
+    outputs = classifier.training_step((views, labels), 0)
+    head = classifier.model.get_submodule("head")
+    features: list[Tensor] = []
+    head.register_forward_pre_hook(lambda _head, inputs: features.append(inputs[0]))
+    classifier.model(classifier.normalised(torch.cat([views[:, 0], views[:, 1]])))
+    z = F.normalize(head.get_submodule("projection")(features[0]), dim=1)
+    s = (z @ z.T / 0.5).fill_diagonal_(-torch.inf)
+    terms = [-s[i, (i + 5) % 10] + s[i].logsumexp(0) for i in range(10)]
+    torch.testing.assert_close(outputs["loss"], sum(terms) / 10)
+    assert outputs["answers"] == 4
+    outputs["loss"].backward()
+    logits = head.get_submodule("probe")(features[0].detach())
+    known = [0, 2, 5, 7]
+    taught = F.cross_entropy(logits[known], torch.tensor([3, 7, 3, 7]))
+    (expected,) = torch.autograd.grad(taught, [head.get_parameter("probe.weight")])
+    torch.testing.assert_close(head.get_parameter("probe.weight").grad, expected)
+
+
+def test_a_batch_without_labels_teaches_all_the_same() -> None:
+    classifier = classifier_of(RECIPES["contrastive"], outline())
+    views = torch.randint(0, 256, (5, 2, 3, 28, 28), dtype=torch.uint8)
+    outputs = classifier.training_step((views, torch.full((5,), UNKNOWN)), 0)
+    outputs["loss"].backward()
+    assert outputs["answers"] == outputs["wrong"] == 0
+    assert outputs["loss"].isfinite()
+    assert not classifier.model.get_parameter("head.probe.weight").grad.any()  # type: ignore[union-attr]
+
+
+def test_views_are_two_and_differ() -> None:
+    ramp = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16).repeat(3, 1, 1)
+    one, other = Views(16)(ramp)
+    assert one.dtype == torch.uint8
+    assert not torch.equal(one, other)
+
+    def falls(view: Tensor) -> bool:
+        return bool(view.float().mean((0, 1)).diff().mean() < 0)
+
+    assert not any(falls(view) for _ in range(10) for view in Views(16)(ramp))
+    assert any(falls(view) for _ in range(10) for view in Views(16, flip=True)(ramp))
+
+
+def test_after_training_the_probe_answers(pretrained: Path) -> None:
+    classifier = restore(pretrained)
+    images = load_task(TASK).test.images[:4]
+    with torch.no_grad():
+        answers = classifier(images)
+    assert answers.shape == (4, 10)
+    result = json.loads((pretrained / "result.json").read_text())
+    curves = result["curves"]
+    assert all(0 <= error <= 1 for error in curves["train_error"] + curves["val_error"])
+
+
+# ------------------------------------------------------------------------------------- starts and frozen
+
+
+@pytest.mark.parametrize("chosen", [True, ["stages.0.*", "stages.2.1.*"]])
+def test_frozen_weights_stay_bit_for_bit(chosen: Any, pretrained: Path, tmp_path: Path) -> None:
+    recipe = Recipe(task=TASK, init=str(pretrained), freeze=chosen, batch_size=20, epochs=2, ema=0.5)
+    train(recipe, tmp_path)
+    before, after = weights(pretrained), weights(tmp_path)
+    prefixes = ["model.stages."] if chosen is True else ["model.stages.0.", "model.stages.2.1."]
+    fixed = [name for name in after if name.startswith(tuple(prefixes))]
+    assert any(name.endswith("running_mean") for name in fixed)
+    assert all(torch.equal(before[name], after[name]) for name in fixed)
+    if chosen is not True:
+        loose = [name for name in after if name.startswith("model.stages.") and name not in fixed]
+        assert loose
+        assert not any(torch.equal(before[name], after[name]) for name in loose)
+
+
+def test_a_run_starts_from_the_weights_of_another(pretrained: Path) -> None:
+    recipe = Recipe(task=TASK, init=str(pretrained), attention="cbam", freeze=True)
+    torch.manual_seed(0)
+    fresh = classifier_of(recipe, outline())
+    torch.manual_seed(0)
+    classifier = classifier_of(recipe, outline())
+    start(classifier)
+    freeze(classifier)
+    theirs = weights(pretrained)
+    for name, ours in classifier.model.state_dict().items():
+        is_new = name.startswith(("head", "attention"))
+        assert torch.equal(ours, fresh.model.state_dict()[name] if is_new else theirs[f"model.{name}"])
+    assert torch.equal(classifier.mean, theirs["mean"])
+    trained = {name for name, p in classifier.model.named_parameters() if p.requires_grad}
+    assert trained
+    assert all(name.startswith(("head", "attention")) for name in trained)
+
+
+def test_a_run_that_started_from_another_needs_it_no_more(pretrained: Path, tmp_path: Path) -> None:
+    shutil.copytree(pretrained, tmp_path / "first")
+    recipe = Recipe(task=TASK, init=str(tmp_path / "first"), batch_size=20, epochs=1)
+    result = train(recipe, tmp_path / "second")
+    shutil.rmtree(tmp_path / "first")
+    assert restore(tmp_path / "second").recipe == recipe
+    assert train(recipe, tmp_path / "second", resume=True) == result
+
+
+def test_weights_that_do_not_fit_are_named(pretrained: Path, tmp_path: Path) -> None:
+    for values, said in (
+        ({"backbone": "timm:test_resnet"}, "does not fit: the network has no weight 'stages.0.0.weight'"),
+        ({"method": "recurrent", "backbone": "ram"}, "the network has no weight 'stages.0.0.weight'"),
+    ):
+        with pytest.raises(BadRecipe, match=said):
+            prepare(Recipe.from_mapping({"task": TASK, "init": str(pretrained), **values}))
+    wide = tmp_path / "wide.ckpt"
+    checkpoint = load_checkpoint(pretrained / "checkpoints" / "last.ckpt")
+    checkpoint["state_dict"]["model.stages.0.0.weight"] = torch.zeros(2, 3, 3, 3)
+    torch.save(checkpoint, wide)
+    with pytest.raises(
+        BadRecipe, match=r"'stages.0.0.weight' is of shape \(2, 3, 3, 3\), not \(16, 3, 3, 3\)"
+    ):
+        prepare(Recipe(task=TASK, init=str(wide)))
+    del checkpoint["state_dict"]["model.stages.0.0.weight"]
+    torch.save(checkpoint, wide)
+    with pytest.raises(BadRecipe, match=r"it has no weight 'stages.0.0.weight'"):
+        prepare(Recipe(task=TASK, init=str(wide)))
+
+
+def test_the_rates_of_layers_fall_towards_the_image() -> None:
+    recipe = Recipe(backbone="timm:test_resnet", layer_decay=0.5, learning_rate=0.1, schedule="constant")
+    classifier = classifier_of(recipe, outline())
+    classifier._trainer = type("Trainer", (), {"estimated_stepping_batches": 4})()
+    for schedule in ("constant", "one-cycle"):
+        classifier.recipe = replace(recipe, schedule=schedule)
+        configured: Any = classifier.configure_optimizers()
+        optimizer, scheduler = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+        rates = {}
+        for group in optimizer.param_groups:
+            for weight in group["params"]:
+                rates[id(weight)] = group["max_lr"] if schedule == "one-cycle" else group["lr"]
+        named = {name: rates[id(p)] for name, p in classifier.model.named_parameters()}
+        assert named["fc.weight"] == pytest.approx(0.1)
+        assert named["conv1.0.weight"] < named["layer1.0.conv1.weight"] < named["layer4.0.conv1.weight"] < 0.1
+        steps = [round(math.log2(0.1 / rate), 6) for rate in named.values()]
+        assert all(step == int(step) for step in steps)
+        assert scheduler is not None
+
+
+def random_weights(*_: Any, **__: Any) -> dict[str, Tensor]:
+    torch.manual_seed(9)
+    return torchvision.models.shufflenet_v2_x0_5().state_dict()  # type: ignore[no-any-return]
+
+
+def test_pretrained_networks_get_a_head_of_their_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", random_weights)
+    theirs = random_weights()
+    model = load_backbone("shufflenet_v2_x0_5", classes=7, pretrained=True)
+    assert head_path(model, 7) == "fc"
+    assert model.eval()(torch.zeros(2, 3, 64, 64)).shape == (2, 7)
+    ours = model.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs if not name.startswith("fc."))
+    same_head = load_backbone("shufflenet_v2_x0_5", classes=1000, pretrained=True).state_dict()
+    assert same(same_head, theirs)
+    recipe = Recipe(
+        task="digits:limit=20",
+        backbone="shufflenet_v2_x0_5",
+        pretrained=True,
+        freeze=True,
+        epochs=1,
+        batch_size=10,
+    )
+    train(recipe, tmp_path)
+    found = weights(tmp_path)
+    body = [name for name in theirs if not name.startswith("fc.")]
+    assert all(torch.equal(found[f"model.{name}"], theirs[name]) for name in body)
+    torch.testing.assert_close(found["mean"].flatten(), torch.tensor([0.485, 0.456, 0.406]))
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", None)
+    restore(tmp_path)  # without a download
+
+
+# ----------------------------------------------------------------------------------------------- recipes
+
+
+def test_vision_transformers_of_patches_and_of_channels() -> None:
+    sizes = "width=32,depth=2,heads=2,mlp_width=32"
+    patches = build(Recipe(backbone=f"vit:patch_size=7,{sizes}"), 10, (3, 28, 28))
+    channels = build(Recipe(backbone=f"vit:tokens=channels,group_size=8,{sizes}"), 10, (3, 30, 28))
+    for model, side, path in ((patches, 28, "blocks.1.attn"), (channels, 30, "vit.blocks.1.attn")):
+        with record(model) as maps:
+            assert model(torch.zeros(2, 3, side, 28)).shape == (2, 10)
+        assert path in maps
+    assert attention_path(patches) == "blocks.1.attn"
+    assert attention_path(channels) is None  # a row of channels is no place in the image
+
+
+@pytest.mark.parametrize("name", shipped())
+def test_every_recipe_starts(name: str, tmp_path: Path, pretrained: Path) -> None:
+    recipe, values = shipped()[name], read_recipe(name)
+    assert len(recipe.summary) > 20
+    task = (
+        values["task"].replace("source=mnist", "limit=20")
+        if "digits" in values["task"]
+        else "digits:limit=20"
+    )
+    if "white-patch" in values["task"]:
+        task = "white-patch:size=96,train=20,validation=10,test=10"
+    tiny = {"task": task, "epochs": 1, "batch_size": 10, "labels": 1.0}
+    if "init" in values:
+        tiny["init"] = str(pretrained)
+    if "ram" in values.get("backbone", ""):
+        tiny["method"] = values["method"].replace("looks=10", "looks=1")
+    if recipe.command == "train":
+        train(Recipe.from_mapping(values | tiny), tmp_path)
+    else:
+        comparison = Comparison.from_mapping(values | tiny)
+        comparison.check()
+        compare(replace(comparison, attentions=comparison.attentions[-1:], seeds=1), tmp_path)
+
+
+def test_a_recipe_is_a_name_or_a_file(tmp_path: Path) -> None:
+    assert read_recipe("ram-mnist")["task"] == "mnist"
+    (tmp_path / "own.yaml").write_text("task: digits\n")
+    assert read_recipe(str(tmp_path / "own.yaml")) == {"task": "digits"}
+    with pytest.raises(UnknownName, match="unknown recipe 'ram-mnits'; did you mean 'ram-mnist'"):
+        read_recipe("ram-mnits")
+    with pytest.raises(BadRecipe, match=r"recipe 'none.yaml' cannot be read"):
+        read_recipe("none.yaml")
+    with pytest.raises(SaccadeError, match="saccade compare --recipe"):
+        Recipe.from_mapping(read_recipe("cifar10-stages"))
+
+
+def test_the_command_line_knows_recipes_and_methods(tmp_path: Path) -> None:
+    listed = CliRunner().invoke(app, ["list", "--recipes"])
+    assert listed.output.count("--recipe ") == len(shipped())
+    words = ["train", "digits:limit=20", "--set", "method=recurrent:looks=1", "--epochs", "1"]
+    done = CliRunner().invoke(app, [*words, "--batch-size", "10", "--out", str(tmp_path / "run"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert restore(tmp_path / "run").recipe.backbone == "ram"
+    compared = CliRunner().invoke(
+        app, ["compare", "--recipe", "cifar10-stages", "--seeds", "2", "--print-recipe"]
+    )
+    assert "- non_local" in compared.output
+    assert "seeds: 2" in compared.output
+
+
+def test_the_tables_of_the_documentation_are_those_of_the_code() -> None:
+    path = Path(__file__).parent.parent / "docs" / "training.py"
+    page = runpy.run_path(str(path))
+    text = page["PAGE"].read_text()
+    assert page["page"](text) == text
+    assert all(f"`{name}`" in text for name in TASKS)
