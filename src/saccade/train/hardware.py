@@ -39,6 +39,9 @@ class Hardware:
         """
         if self.strategy != "auto" and self.strategy not in StrategyRegistry:
             raise UnknownName("strategy", self.strategy, ["auto", *StrategyRegistry.available_strategies()])
+        world = self.devices * self.nodes
+        if batch_size % world:
+            raise BadRecipe(f"batch_size={batch_size} cannot be shared equally by {world} devices")
         gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
         if gpus and self.devices > gpus:
             raise BadRecipe(f"devices={self.devices}: this machine has {gpus} GPUs")
@@ -46,9 +49,6 @@ class Hardware:
             raise BadRecipe(f"devices={self.devices}: this machine has no GPU and {cores} cores")
         if not gpus and "fsdp" in self.strategy:
             raise BadRecipe(f"strategy={self.strategy!r} needs a GPU; on a CPU there is 'ddp'")
-        world = self.devices * self.nodes
-        if batch_size % world:
-            raise BadRecipe(f"batch_size={batch_size} cannot be shared equally by {world} devices")
 
     def options(self) -> dict[str, Any]:
         """Return these choices as options of Lightning's Trainer."""
