@@ -15,6 +15,7 @@ from saccade.data import Task, load_task
 from saccade.errors import BadData, BadRun
 from saccade.train.classifier import Classifier
 from saccade.train.evaluate import localise, predict
+from saccade.train.network import attention_path
 from saccade.train.restore import restore
 
 SCHEMA = 1
@@ -60,7 +61,9 @@ def evaluation(path: Path, task: str | None = None) -> dict[str, Any]:
             for name, images, hits in zip(its.classes, counts.tolist(), right.tolist(), strict=True)
         ],
         "confusion": confusion.tolist(),
-        "localisation": localise(classifier, its.test) if classifier.recipe.attention != "none" else None,
+        "localisation": localise(classifier, its.test)
+        if attention_path(classifier.model) is not None
+        else None,
         "skipped": list(its.skipped),
     }
 

@@ -55,10 +55,12 @@ class Sums:
             self.images, self.answers = int(images), int(answers)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"loss": self.loss, "wrong": self.wrong, "images": self.images}
+        counts = {"images": self.images, "answers": self.answers}
+        return {"loss": self.loss, "wrong": self.wrong, **counts}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.loss, self.wrong, self.images = state["loss"], state["wrong"], state["images"]
+        self.loss, self.wrong = state["loss"], state["wrong"]
+        self.images, self.answers = state["images"], state["answers"]
 
     def means(self) -> tuple[float, float]:
         return float(self.loss) / max(self.images, 1), float(self.wrong) / max(self.answers, 1)
