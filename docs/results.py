@@ -233,6 +233,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
     "moving-digits": ("Moving digits, in space and time", moving_digits),
     "ram-mnist": ("Recurrent attention on MNIST", ram_mnist),
     "stn-mnist": ("A spatial transformer on rotated MNIST", stn_mnist),
+    "fine-tune": ("Attention in a trained network", fine_tune),
     "attach-scale": ("The scale of features at the start", attach_scale),
     "mechanisms-cpu": ("Speed on a CPU", mechanisms),
     "loader-cpu": ("The loader against the training step", loader),
