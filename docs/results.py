@@ -184,7 +184,11 @@ def mechanisms(result: Result) -> list[str]:
         )
         for row in result["rows"]
     )
-    return [f"{result['what'].capitalize()}.", *table(("", *columns), rows)]
+    return [
+        f"{result['what'].capitalize()}. Large results are allocated anew in each call, and what that costs "
+        "depends on the calls before: in one row even the floor may take ten times what it takes in another.",
+        *table(("", *columns), rows),
+    ]
 
 
 def pairwise(result: Result) -> list[str]:
