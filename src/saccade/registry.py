@@ -116,7 +116,7 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     """
     name, colon, rest = text.partition(":")
     options: dict[str, Any] = {}
-    for part in _split(rest) if colon else ():
+    for part in split_options(rest) if colon else ():
         option, equals, value = part.partition("=")
         if not (equals and option.strip().isidentifier()):
             raise BadOption(f"{text!r}: {part!r} is not of the form option=value")
@@ -126,8 +126,12 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
     return name.strip(), options
 
 
-def _split(text: str) -> list[str]:
-    """Split at the commas that stand outside brackets."""
+def split_options(text: str) -> list[str]:
+    """Split options at the commas that stand outside brackets.
+
+    >>> split_options("size=32,patch=[4, 8]")
+    ['size=32', 'patch=[4, 8]']
+    """
     parts, depth = [""], 0
     for letter in text:
         depth += (letter in "([") - (letter in ")]")
@@ -138,6 +142,16 @@ def _split(text: str) -> list[str]:
     return parts
 
 
+def as_value(value: object) -> str:
+    """Write a value as `parse` reads it.
+
+    >>> as_value("photos"), as_value("7"), as_value([4, 8])
+    ('photos', "'7'", '[4, 8]')
+    """
+    is_bare = isinstance(value, str) and value and not set(value) & set(" ,()[]'\"") and _literal(value) == value
+    return str(value) if is_bare else repr(value)
+
+
 def _literal(text: str) -> Any:
     lowered = {"true": True, "false": False}
     if text.lower() in lowered:
@@ -146,7 +160,7 @@ def _literal(text: str) -> Any:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         if text[:1] in ("[", "(") and text[-1:] in ("]", ")"):
-            return [_literal(part.strip()) for part in _split(text[1:-1].removesuffix(","))]
+            return [_literal(part.strip()) for part in split_options(text[1:-1].removesuffix(","))]
         if not text or any(letter in "[]()'\"" for letter in text):
             raise BadOption(f"the value {text!r} is neither a Python literal nor a bare word") from None
         return text

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
-import torch
 
+from saccade.data.cache import cached, key_of
+from saccade.data.decode import OnBadImage, Sample, check_reading, cores, decoded, in_memory
 from saccade.data.images import fit, fit_mask, read_image
 from saccade.data.photographs import image_files
 from saccade.data.task import Split, Task
-from saccade.errors import BadData, BadOption, check_choice, check_positive
+from saccade.errors import BadData
 
 #: Names of the folders that hold a split, where the user has split the images.
 _PARTS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
@@ -30,9 +30,11 @@ def folder(
     size: int = 96,
     held_out: float = 0.2,
     masks: str | None = None,
-    on_bad_image: Literal["fail", "skip"] = "fail",
+    on_bad_image: OnBadImage = "fail",
     limit: int | None = None,
     seed: int = 0,
+    cache: str | None = None,
+    workers: int | None = None,
 ) -> Task:
     """The images below PATH/CLASS, or PATH/train/CLASS and PATH/test/CLASS where these exist.
 
@@ -44,14 +46,18 @@ def folder(
                     same names with any suffix; an image without one has no target
     on_bad_image    an image that cannot be read ends the loading, or is left out and listed in `skipped`
     limit           at most this many images of each split, drawn at random
+    cache           a folder in which the images are kept as they are trained with, to be decoded once and read
+                    when they are needed: for more of them than the memory holds. Whatever determines them
+                    names the files, so that any number of tasks, runs and processes can share the folder
+    workers         threads that decode, by default as many as there are processors for this process
 
     Raises `BadData` if there are fewer than two classes, a class has no image, an image cannot be read,
-    the classes of two splits differ, or there is a folder of masks and no mask in it belongs to an image.
+    the classes of two splits differ, there is a folder of masks and no mask in it belongs to an image, or the
+    cache cannot be written.
     """
-    check_positive("folder", size=size, **({} if limit is None else {"limit": limit}))
-    check_choice("folder", "on_bad_image", on_bad_image, ("fail", "skip"))
-    if not 0 < held_out < 0.5:
-        raise BadOption(f"folder: held_out={held_out} must lie between 0 and 0.5")
+    check_reading(
+        "folder", size=size, held_out=held_out, limit=limit, on_bad_image=on_bad_image, workers=workers
+    )
     root = Path(path)
     if not root.is_dir():
         raise BadData(f"{path!r} is not a folder of images")
@@ -62,7 +68,12 @@ def folder(
     splits = {}
     for part, those in items.items():
         chosen = [those[i] for i in rng.permutation(len(those))[:limit]] if limit else those
-        splits[part] = _load(chosen, size, outlines, skipped if on_bad_image == "skip" else None)
+        reader = _Reader(chosen, size, outlines, workers or cores(), on_bad_image)
+        if cache is None:
+            splits[part] = in_memory(reader.samples(skipped), len(chosen), size)
+        else:
+            key = f"{root.resolve().name}-{part}"
+            splits[part] = reader.cached(Path(cache).expanduser(), key, skipped)
     return Task(f"folder:{root.name}", classes, *(splits[part] for part in _PARTS), skipped=tuple(skipped))
 
 
@@ -119,29 +130,30 @@ def _masks(masks: Path, root: Path, items: dict[str, list[_Item]]) -> dict[Path,
     return outlines
 
 
-def _load(
-    items: Sequence[_Item], size: int, outlines: dict[Path, Path] | None, skipped: list[str] | None
-) -> Split:
-    """Read images and masks. Those that cannot be read go to `skipped`, if there is such a list."""
-    images, labels, masks = [], [], []
-    nowhere = np.zeros((size, size), bool)
-    for item in items:
-        try:
-            image = fit(read_image(item.file), size)
-            mask = nowhere
-            if outlines and item.file in outlines:
-                mask = fit_mask(read_image(outlines[item.file]), size)
-        except BadData as error:
-            if skipped is None:
-                raise
-            skipped.append(str(error))
-            continue
-        images.append(image)
-        labels.append(item.label)
-        masks.append(mask)
-    stacked = np.stack(images) if images else np.empty((0, size, size, 3), np.uint8)
-    return Split(
-        torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous(),
-        torch.tensor(labels, dtype=torch.int64),
-        torch.from_numpy(np.stack(masks)) if outlines and masks else None,
-    )
+@dataclass(frozen=True)
+class _Reader:
+    """Reads the images and masks of a split."""
+
+    items: Sequence[_Item]
+    size: int
+    outlines: dict[Path, Path] | None
+    workers: int
+    on_bad_image: OnBadImage
+
+    def samples(self, skipped: list[str]) -> Iterator[Sample]:
+        return decoded(self.read, self.items, self.workers, self.on_bad_image, skipped)
+
+    def cached(self, cache: Path, name: str, skipped: list[str]) -> Split:
+        outlines = self.outlines or {}
+        determined = ((item.file, outlines.get(item.file), item.label) for item in self.items)
+        key = key_of(name, self.size, determined)
+        return cached(cache, key, self.size, self.samples, self.on_bad_image, skipped)
+
+    def read(self, item: _Item) -> Sample:
+        image = fit(read_image(item.file), self.size)
+        if self.outlines is None:
+            return Sample(image, item.label)
+        outline = self.outlines.get(item.file)
+        nowhere = np.zeros((self.size, self.size), bool)
+        mask = nowhere if outline is None else fit_mask(read_image(outline), self.size)
+        return Sample(image, item.label, mask)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,34 +19,51 @@ Photograph = NDArray[np.uint8]  # (H, W, 3)
 
 _WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
 
+_OPENING = threading.Lock()  # what is a warning and what an error is settled for all threads at once
+
+
+class BadImage(BadData):
+    """An image that cannot be read: it is missing, none, cut short or too large. It can be left out."""
+
 
 def read_image(path: Path | str, at_most: int | None = None) -> Photograph:
     """Return an image as RGB, see `as_rgb`; its shorter side reduced to `at_most`.
 
-    Raises `BadData`, naming the file, if it is missing, not an image, cut short, or larger than Pillow
+    Raises `BadImage`, naming the file, if it is missing, not an image, cut short, or larger than Pillow
     takes for safe.
 
     >>> read_image("nowhere.png")
     Traceback (most recent call last):
-    saccade.errors.BadData: 'nowhere.png' cannot be read as an image: No such file or directory
+    saccade.data.images.BadImage: 'nowhere.png' cannot be read as an image: No such file or directory
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as opened:
-                image = as_rgb(opened)
-    except UnidentifiedImageError as error:
-        raise BadData(f"{str(path)!r} cannot be read as an image: it is of no known format") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadData(
-            f"{str(path)!r} is too large: {str(error).partition(',')[0].lower()} (PIL.Image.MAX_IMAGE_PIXELS)"
-        ) from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:  # ours is a ValueError, too
-        reason = getattr(error, "strerror", None) or error
-        raise BadData(f"{str(path)!r} cannot be read as an image: {reason}") from error
+    with naming(repr(str(path))), open_image(path) as opened:
+        image = as_rgb(opened)
     if at_most is not None and min(image.size) > at_most:
         image = resize(image, at_most)
     return np.asarray(image, dtype=np.uint8)
+
+
+def open_image(source: Path | str | bytes) -> Image.Image:
+    """Open the image of a file, or the content of one; its pixels are decoded when they are asked for."""
+    with _OPENING, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
+
+
+@contextmanager
+def naming(name: str) -> Iterator[None]:
+    """Turn whatever Pillow raises for an image that it cannot read into `BadImage` with its name."""
+    try:
+        yield
+    except UnidentifiedImageError as error:
+        raise BadImage(f"{name} cannot be read as an image: it is of no known format") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise BadImage(
+            f"{name} is too large: {str(error).partition(',')[0].lower()} (PIL.Image.MAX_IMAGE_PIXELS)"
+        ) from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:  # ours is a ValueError, too
+        reason = getattr(error, "strerror", None) or error
+        raise BadImage(f"{name} cannot be read as an image: {reason}") from error
 
 
 def as_rgb(image: Image.Image) -> Image.Image:

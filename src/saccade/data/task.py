@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -10,16 +11,21 @@ from torch import Tensor
 from saccade.errors import BadData
 
 
+_CHUNK = 2**21  # values that are summed up at a time
+
+
 @dataclass(frozen=True, eq=False)
 class Split:
     """One part of a task: `images` uint8 (N, 3, H, W), `labels` (N,), `masks` bool (N, H, W) or None.
 
-    Of clips the images are (N, 3, T, H, W) and the masks (N, T, H, W).
+    Of clips the images are (N, 3, T, H, W) and the masks (N, T, H, W). `moments`, where they are known already,
+    are what `moments(images)` would return.
     """
 
     images: Tensor
     labels: Tensor
     masks: Tensor | None = None
+    moments: tuple[Tensor, Tensor] | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -27,7 +33,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Three splits of labelled images that fit in memory.
+    """Three splits of labelled images, in memory or in files that are mapped into it.
 
     skipped     of images that could not be read and were left out, if that was asked for: which, and why
 
@@ -68,11 +74,37 @@ class Task:
 
     def normalisation(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of each channel of the training images, on the scale [0, 1]."""
-        pixels = self.train.images.float().div_(255)
-        others = [axis for axis in range(pixels.ndim) if axis != 1]
-        return pixels.mean(others), pixels.std(others).clamp_min(1e-3)
+        mean, std = self._moments
+        return mean.clone(), std.clone()  # they become the buffers of networks, which may change them
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        return self.train.moments or moments(self.train.images)
 
     def chance_error(self) -> float:
         """Return the test error of always answering the most frequent class of the test images."""
         counts = torch.bincount(self.test.labels, minlength=len(self.classes))
         return 1 - counts.max().item() / len(self.test)
+
+
+def moments(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel of uint8 images, on the scale [0, 1], as float32.
+
+        mean = s / n        std = sqrt((q - s^2 / n) / (n - 1)), at least 0.001
+
+    with the sums s of the n values of a channel and q of their squares, in float64, in which they are exact
+    up to 10^11 values. images (N, C, ...) -> (C,) and (C,). A few images at a time: the whole would take eight
+    times its memory.
+
+    >>> moments(torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1))
+    (tensor([0.5000]), tensor([0.7071]))
+    """
+    channels = images.shape[1]
+    total, squares = torch.zeros(2, channels, dtype=torch.float64)
+    for part in images.split(max(1, _CHUNK // max(1, images[:1].numel()))):
+        values = part.transpose(0, 1).flatten(1).double()
+        total += values.sum(1)
+        squares += values.square_().sum(1)
+    count = max(2, images.numel() // channels)
+    std = ((squares - total**2 / count) / (count - 1)).clamp_min(0).sqrt()
+    return (total / count / 255).float(), (std / 255).clamp_min(1e-3).float()
