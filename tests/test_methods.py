@@ -517,9 +517,7 @@ def test_the_command_line_knows_recipes_and_methods(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*words, "--batch-size", "10", "--out", str(tmp_path / "run"), "--json"])
     assert done.exit_code == 0, done.output
     assert restore(tmp_path / "run").recipe.backbone == "ram"
-    compared = CliRunner().invoke(
-        app, ["compare", "--recipe", "cifar10", "--seeds", "2", "--print-recipe"]
-    )
+    compared = CliRunner().invoke(app, ["compare", "--recipe", "cifar10", "--seeds", "2", "--print-recipe"])
     assert "- non_local" in compared.output
     assert "seeds: 2" in compared.output
 
