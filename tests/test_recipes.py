@@ -114,13 +114,13 @@ def test_attention_goes_to_stages_of_the_small_network() -> None:
     clips = build(Recipe(attention="temporal_pool@time"), 2, (3, 4, 24, 24))
     assert list(clips.get_submodule("attention")._modules) == ["time"]
     for attention, said in (
-        ("se@4", r"attention='se@4': '4' is no stage of the small network; write 1, 2 or 3$"),
+        ("se@4", r"attention='se@4': '4' is no stage of the small network; use 1, 2 or 3$"),
         ("se@1+", r"'se@1\+' names no place after the @"),
         ("se@", r"'se@' names no place after the @"),
     ):
         with pytest.raises(BadOption, match=said):
             build(Recipe(attention=attention), 2, (3, 32, 32))
-    with pytest.raises(BadOption, match=r"'late' is no stage of the small network; write 1, 2, 3 or time$"):
+    with pytest.raises(BadOption, match=r"'late' is no stage of the small network; use 1, 2, 3 or time$"):
         build(Recipe(attention="se@late"), 2, (3, 4, 24, 24))
     with pytest.raises(UnknownName, match="unknown module path 'layer9'"):
         build(Recipe(backbone="resnet18", attention="se@layer9"), 2, (3, 64, 64))

@@ -124,7 +124,7 @@ def _slots(recipe: Recipe, *, is_clip: bool) -> dict[Any, str]:
         if place not in ("1", "2", "3") and not (is_clip and place == "time"):
             expected = "1, 2, 3 or time" if is_clip else "1, 2 or 3"
             raise BadOption(
-                f"attention={recipe.attention!r}: {place!r} is no stage of the small network; write {expected}"
+                f"attention={recipe.attention!r}: {place!r} is no stage of the small network; use {expected}"
             )
     return {int(place) if place.isdigit() else place: name for place in places}
 
