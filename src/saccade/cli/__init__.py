@@ -51,6 +51,8 @@ def _terminated(number: int, _frame: Any) -> NoReturn:
 def main() -> None:
     """Run the command line. A user's mistake is one sentence and exit code 2; Ctrl-C is 130, SIGTERM 143."""
     before = signal.signal(signal.SIGTERM, _terminated)
+    if "" not in sys.path:  # a task may name a class of the current folder; last, so that it hides nothing
+        sys.path.append("")
     try:
         app()
     except SaccadeError as error:

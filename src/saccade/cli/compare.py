@@ -11,15 +11,20 @@ import typer
 
 from saccade.cli.train import (
     BatchSize,
+    DataRoot,
+    Download,
     Epochs,
+    ImageSize,
     Json,
     LearningRate,
+    Limit,
     Patience,
     PrintRecipe,
     RecipeName,
     Settings,
     Stage,
     name_skipped,
+    with_task_options,
 )
 
 
@@ -32,7 +37,7 @@ class ExecutorName(StrEnum):
 def compare(
     task: Annotated[
         str | None,
-        typer.Argument(help="NAME[:option=value,...]: white-patch, folder:PATH, digits, mnist, cifar10 ..."),
+        typer.Argument(help="NAME[:option=value,...]: white-patch, folder:PATH, python:MODULE.CLASS, cifar10 ..."),
     ] = None,
     attention: Annotated[
         list[str] | None, typer.Option("-a", "--attention", help="NAME[:option=value,...]; repeat for more.")
@@ -45,6 +50,10 @@ def compare(
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     patience: Patience = None,
+    image_size: ImageSize = None,
+    limit: Limit = None,
+    data_root: DataRoot = None,
+    download: Download = None,
     executor: Annotated[
         ExecutorName, typer.Option(help="Where runs are trained: local, processes or ray.")
     ] = ExecutorName.local,
@@ -84,6 +93,7 @@ def compare(
     values |= {key: value for key, value in given.items() if value is not None} | read_settings(
         settings or []
     )
+    values = with_task_options(values, image_size, limit, data_root, download)
     comparison = Comparison.from_mapping(values)
     if print_recipe:
         typer.echo(comparison.to_yaml(), nl=False)

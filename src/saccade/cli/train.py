@@ -15,6 +15,14 @@ Stage = Annotated[int | None, typer.Option(help="Stage after which the attention
 BatchSize = Annotated[int | None, typer.Option(help="Images per step.")]
 LearningRate = Annotated[float | None, typer.Option(help="Peak of the one-cycle schedule.")]
 Patience = Annotated[int | None, typer.Option(help="Stop after so many epochs without a better error.")]
+#: Options of the task, under names of their own; the task's text gets them.
+ImageSize = Annotated[int | None, typer.Option(help="Side of the images: the task's option size.")]
+Limit = Annotated[int | None, typer.Option(help="Images of each split, at most: its option limit.")]
+DataRoot = Annotated[str | None, typer.Option(help="Folder of a standard data set: its option root.")]
+Download = Annotated[
+    bool | None,
+    typer.Option("--download/--no-download", help="Whether to download it: its option download."),
+]
 RecipeName = Annotated[
     str | None,
     typer.Option(
@@ -36,6 +44,23 @@ class LoggerName(StrEnum):
     mlflow = "mlflow"
 
 
+def with_task_options(
+    values: dict[str, Any],
+    image_size: int | None,
+    limit: int | None,
+    data_root: str | None,
+    download: bool | None,
+) -> dict[str, Any]:
+    """Return the keys of a recipe with these options in its task. Raises `UnknownName` if it has none of them."""
+    from saccade.data import with_options
+    from saccade.train import Recipe
+
+    options = {"size": image_size, "limit": limit, "root": data_root, "download": download}
+    given = {option: value for option, value in options.items() if value is not None}
+    task = values.get("task", Recipe.task)
+    return values | {"task": with_options(str(task), given)} if given else values
+
+
 def name_skipped(task: dict[str, Any]) -> None:
     """Say on standard error which images were left out."""
     for image in task.get("skipped", ()):  # results of older versions have no such list
@@ -45,7 +70,7 @@ def name_skipped(task: dict[str, Any]) -> None:
 def train(
     task: Annotated[
         str | None,
-        typer.Argument(help="NAME[:option=value,...]: white-patch, folder:PATH, digits, mnist, cifar10 ..."),
+        typer.Argument(help="NAME[:option=value,...]: white-patch, folder:PATH, python:MODULE.CLASS, cifar10 ..."),
     ] = None,
     attention: Annotated[
         str | None, typer.Option("-a", "--attention", help="NAME[:option=value,...]")
@@ -59,6 +84,10 @@ def train(
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
     patience: Patience = None,
+    image_size: ImageSize = None,
+    limit: Limit = None,
+    data_root: DataRoot = None,
+    download: Download = None,
     devices: Annotated[int, typer.Option(help="GPUs, or processes of a CPU, on each machine.")] = 1,
     nodes: Annotated[int, typer.Option(help="Machines; start the same command on each.")] = 1,
     strategy: Annotated[str, typer.Option(help="How devices share the work: auto, ddp, fsdp.")] = "auto",
@@ -94,6 +123,7 @@ def train(
     values |= {key: value for key, value in given.items() if value is not None} | read_settings(
         settings or []
     )
+    values = with_task_options(values, image_size, limit, data_root, download)
     chosen = Recipe.from_mapping(values)
     if print_recipe:
         typer.echo(chosen.to_yaml(), nl=False)

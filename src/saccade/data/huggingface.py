@@ -128,7 +128,7 @@ def _classes(found: Mapping[str, Any], label: str) -> list[str] | None:
     feature = found["train"].features[label]
     if hasattr(feature, "names"):
         return [*feature.names]
-    labels = found["train"].unique(label)
+    labels = {one for rows in found.values() for one in rows.unique(label)}
     return sorted(labels) if all(isinstance(one, str) for one in labels) else None
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from saccade.data.images import Photograph, resize
+from saccade.data.standard import read_standard
 from saccade.errors import BadData
 
 #: Which photograph serves which split; no photograph serves two. Those with blown-out white areas, which
@@ -78,7 +77,7 @@ def downloaded(name: str, root: Path, limit: int, rng: np.random.Generator) -> d
     Training and validation images come from the data set's training part, test images from its test
     part. Raises `BadData` if the data set is not below `root` and cannot be downloaded either.
     """
-    train, test = (_torchvision(name, root, train=part) for part in (True, False))
+    train, test = (read_standard(name, str(root), train=part, download=True)[0] for part in (True, False))
     order = rng.permutation(len(train))
     held_out = len(train) // 5
     return {
@@ -88,20 +87,5 @@ def downloaded(name: str, root: Path, limit: int, rng: np.random.Generator) -> d
     }
 
 
-def _torchvision(name: str, root: Path, *, train: bool) -> Sequence[Any]:
-    from torchvision import datasets
-
-    folder = root.expanduser()
-    try:
-        if name == "stl10":
-            return datasets.STL10(folder, split="train" if train else "test", download=True)  # type: ignore[no-any-return]
-        return datasets.CIFAR10(folder, train=train, download=True)  # type: ignore[no-any-return]
-    except (OSError, RuntimeError) as error:
-        raise BadData(
-            f"{name} is not in {str(folder)!r} and could not be downloaded ({error}); "
-            "put it there or go online"
-        ) from error
-
-
-def _take(dataset: Sequence[Any], indices: NDArray[np.int64]) -> list[Photograph]:
-    return [np.asarray(dataset[int(index)][0], dtype=np.uint8) for index in indices]
+def _take(images: NDArray[np.uint8], indices: NDArray[np.int64]) -> list[Photograph]:
+    return [np.ascontiguousarray(images[index].transpose(1, 2, 0)) for index in indices]
