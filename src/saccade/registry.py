@@ -148,8 +148,9 @@ def as_value(value: object) -> str:
     >>> as_value("photos"), as_value("7"), as_value([4, 8])
     ('photos', "'7'", '[4, 8]')
     """
-    is_bare = isinstance(value, str) and value and not set(value) & set(" ,()[]'\"") and _literal(value) == value
-    return str(value) if is_bare else repr(value)
+    if isinstance(value, str) and value and not set(value) & set(" ,()[]'\"") and _literal(value) == value:
+        return value
+    return repr(value)
 
 
 def _literal(text: str) -> Any:

@@ -37,7 +37,9 @@ class ExecutorName(StrEnum):
 def compare(
     task: Annotated[
         str | None,
-        typer.Argument(help="NAME[:option=value,...]: white-patch, folder:PATH, python:MODULE.CLASS, cifar10 ..."),
+        typer.Argument(
+            help="NAME[:option=value,...]: white-patch, cifar10, folder:PATH, python:MODULE.CLASS ..."
+        ),
     ] = None,
     attention: Annotated[
         list[str] | None, typer.Option("-a", "--attention", help="NAME[:option=value,...]; repeat for more.")

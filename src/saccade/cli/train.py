@@ -51,7 +51,7 @@ def with_task_options(
     data_root: str | None,
     download: bool | None,
 ) -> dict[str, Any]:
-    """Return the keys of a recipe with these options in its task. Raises `UnknownName` if it has none of them."""
+    """Return the keys of a recipe with these options in its task. Raises `UnknownName` if one is not its."""
     from saccade.data import with_options
     from saccade.train import Recipe
 
@@ -70,7 +70,9 @@ def name_skipped(task: dict[str, Any]) -> None:
 def train(
     task: Annotated[
         str | None,
-        typer.Argument(help="NAME[:option=value,...]: white-patch, folder:PATH, python:MODULE.CLASS, cifar10 ..."),
+        typer.Argument(
+            help="NAME[:option=value,...]: white-patch, cifar10, folder:PATH, python:MODULE.CLASS ..."
+        ),
     ] = None,
     attention: Annotated[
         str | None, typer.Option("-a", "--attention", help="NAME[:option=value,...]")

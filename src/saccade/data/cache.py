@@ -62,8 +62,8 @@ def cached(
         folder/KEY/split.json   labels, images left out, mean and standard deviation
 
     `decode` yields the samples, and the names of those left out into its list. The folder of the key appears
-    by rename when it is complete, so that a process that is killed leaves no half of one. Of several processes
-    one writes, and the others wait for it.
+    by rename when it is complete, so that a process that is killed leaves no half of one. Of several
+    processes one writes, and the others wait for it.
 
     Raises `BadData` if the files cannot be written or are damaged, `BadImage` if an image was left out that
     may not be.
@@ -76,7 +76,8 @@ def cached(
                 if not place.is_dir():
                     _write(place, size, decode)
         except OSError as error:
-            raise BadData(f"the cache {str(folder)!r} cannot be written: {error.strerror or error}") from error
+            reason = error.strerror or error
+            raise BadData(f"the cache {str(folder)!r} cannot be written: {reason}") from error
     try:
         facts = json.loads((place / "split.json").read_text())
         labels = torch.tensor(facts["labels"], dtype=torch.int64)

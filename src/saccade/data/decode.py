@@ -73,9 +73,7 @@ def decoded(
             bad.append(str(found))
 
 
-def _attempts(
-    read: Callable[[_T], Sample], items: Sequence[_T], workers: int
-) -> Iterator[Sample | BadImage]:
+def _attempts(read: Callable[[_T], Sample], items: Sequence[_T], workers: int) -> Iterator[Sample | BadImage]:
     def attempt(item: _T) -> Sample | BadImage:
         try:
             return read(item)

@@ -46,9 +46,9 @@ def folder(
                     same names with any suffix; an image without one has no target
     on_bad_image    an image that cannot be read ends the loading, or is left out and listed in `skipped`
     limit           at most this many images of each split, drawn at random
-    cache           a folder in which the images are kept as they are trained with, to be decoded once and read
-                    when they are needed: for more of them than the memory holds. Whatever determines them
-                    names the files, so that any number of tasks, runs and processes can share the folder
+    cache           a folder in which the images are kept as they are trained with: decoded once, and read
+                    when they are needed, so that there may be more of them than the memory holds. Its files
+                    are named for what determines them, and tasks, runs and processes can share it
     workers         threads that decode, by default as many as there are processors for this process
 
     Raises `BadData` if there are fewer than two classes, a class has no image, an image cannot be read,

@@ -34,17 +34,17 @@ def huggingface(
 ) -> Task:
     """An image set of the library `datasets`, which has to be installed.
 
-    path            a folder written by `save_to_disk`; a Parquet or Arrow file, or a folder of them; or a name
-                    of the hub, from which it is downloaded
-    image, label    columns, by default the one of images and the one of class labels. A column of class labels
-                    names the classes; of integers these are the names, and of texts the texts
+    path            a folder written by `save_to_disk`; a Parquet or Arrow file, or a folder of them; or a
+                    name of the hub, from which it is downloaded
+    image, label    columns, by default the one of images and the one of class labels, which name the classes;
+                    integers and texts will do as well, and are then the names
     config          of a set of the hub that has several
     size            side of the images, which are resized and cut at their centre; by default the shorter side
                     of the first one
     workers         threads that decode, by default as many as there are processors for this process
 
-    The other options are those of the task `python`, and so are the splits: a set without test images is tested
-    on its validation images, and what is missing then is drawn from the training images.
+    The other options are those of the task `python`, and so are the splits: a set without test images is
+    tested on its validation images, and what is missing then is drawn from the training images.
 
     Raises `BadOption` if the library is not installed or a column has to be named, `UnknownName` for a column
     that does not exist, `BadData` for a set that cannot be loaded, or an image that cannot be read.

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -49,28 +48,29 @@ def task_of(
     Raises `BadData` for what is no sequence of (image, label), with labels that are integers; `BadImage` for
     an image that cannot be read.
     """
-    parts = dict(parts)
+    parts, origin = dict(parts), {part: part for part in _PARTS}
     if "test" not in parts and "validation" in parts:
-        parts["test"] = parts.pop("validation")
+        parts["test"], origin["test"] = parts.pop("validation"), "validation"
     rng = np.random.default_rng(seed)
     chosen = {part: rng.permutation(length(its, name)) for part, its in parts.items()}
     count = max(1, round(held_out * len(chosen["train"])))
     for part in _PARTS:
         if part not in parts:
-            parts[part], chosen[part] = parts["train"], chosen["train"][:count]
+            parts[part], chosen[part], origin[part] = parts["train"], chosen["train"][:count], "train"
             chosen["train"] = chosen["train"][count:]
     skipped: list[str] = []
     splits: dict[str, Split] = {}
     for part in _PARTS:
-        indices = chosen[part][:limit] if limit else np.sort(chosen[part])
-        where = f"{name}, {part} image" if parts[part] is not parts["train"] else f"{name}, image"
-        read = partial(_read, parts[part], where)
+        indices = (chosen[part][:limit] if limit else np.sort(chosen[part])).tolist()
+        read = partial(_read, parts[part], f"{name}, {origin[part]} image")
         if size is None:
             size = _side(read, indices, on_bad_image)
         samples = decoded(partial(_cut, read, size), indices, workers, on_bad_image, skipped)
         splits[part] = in_memory(samples, len(indices), size)
     if classes is None:
-        most = max(int(split.labels.max()) for split in splits.values() if len(split))
+        most = max((int(split.labels.max()) for split in splits.values() if len(split)), default=-1)
+        if most >= sum(map(len, chosen.values())):
+            raise BadData(f"{name}: the labels reach to {most}; 0, 1, 2 ... were expected, one of each class")
         classes = [str(label) for label in range(most + 1)]
     return Task(name, tuple(classes), *(splits[part] for part in _PARTS), skipped=tuple(skipped))
 
@@ -78,27 +78,31 @@ def task_of(
 def length(items: Items, name: str) -> int:
     """Return how many items there are. Raises `BadData` if that cannot be said, or there are none."""
     try:
-        count = len(items)
-        getter = type(items).__getitem__
-    except (TypeError, NotImplementedError, AttributeError) as error:
-        raise BadData(f"{name} is no sequence of (image, label), but {type(items).__name__!r}") from error
-    if not count or getter is None:
+        count: int | None = len(items)
+    except (TypeError, NotImplementedError):
+        count = None
+    if count is None or not hasattr(items, "__getitem__"):
+        raise BadData(f"{name} makes a {type(items).__name__}, which is no sequence of (image, label)")
+    if not count:
         raise BadData(f"{name} holds no image")
     return count
 
 
-def _side(read: Any, indices: NDArray[np.int64], on_bad_image: OnBadImage) -> int:
+def _side(
+    read: Callable[[int], tuple[Photograph, int]], indices: Sequence[int], on_bad_image: OnBadImage
+) -> int:
     """Return the shorter side of the first image that can be read."""
     for index in indices:
         try:
-            return min(read(index)[0].shape[:2])
+            height, width, _ = read(index)[0].shape
+            return int(min(height, width))
         except BadImage:
             if on_bad_image == "fail":
                 raise
     return 1  # of no image at all, which the task refuses
 
 
-def _cut(read: Any, size: int, index: int) -> Sample:
+def _cut(read: Callable[[int], tuple[Photograph, int]], size: int, index: int) -> Sample:
     photograph, label = read(index)
     return Sample(fit(photograph, size), label)
 
@@ -106,7 +110,7 @@ def _cut(read: Any, size: int, index: int) -> Sample:
 def _read(items: Items, where: str, index: int) -> tuple[Photograph, int]:
     where = f"{where} {index}"
     try:
-        item = items[int(index)]
+        item = items[index]
     except Exception as error:  # anybody's code may raise anything
         raise BadImage(f"{where} cannot be read: {str(error) or type(error).__name__}") from error
     if not isinstance(item, tuple | list) or len(item) != 2:
@@ -123,7 +127,7 @@ def _read(items: Items, where: str, index: int) -> tuple[Photograph, int]:
 
 
 def _from_numbers(image: object, where: str) -> Image.Image:
-    """Return a tensor (C, H, W) or an array (H, W, C), or (H, W), of bytes or of floats from 0 to 1, as image."""
+    """Return a tensor (C, H, W) or an array (H, W, C), of bytes or of floats from 0 to 1, as an image."""
     if isinstance(image, Tensor):
         pixels = image.detach().cpu().numpy()
         pixels = np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 else pixels
@@ -131,7 +135,9 @@ def _from_numbers(image: object, where: str) -> Image.Image:
     elif isinstance(image, np.ndarray):
         pixels, form = image, "(H, W, C)"
     else:
-        raise BadData(f"{where} is a {type(image).__name__}, where an image, a tensor or an array was expected")
+        raise BadData(
+            f"{where} is a {type(image).__name__}, where an image, a tensor or an array was expected"
+        )
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     if 0 in pixels.shape or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):
@@ -139,7 +145,9 @@ def _from_numbers(image: object, where: str) -> Image.Image:
     if np.issubdtype(pixels.dtype, np.floating):
         least, most = float(pixels.min()), float(pixels.max())
         if not 0 <= least <= most <= 1:
-            raise BadData(f"{where} has values from {least:g} to {most:g}, where floats from 0 to 1 were expected")
+            raise BadData(
+                f"{where} has values from {least:g} to {most:g}, where floats from 0 to 1 were expected"
+            )
         pixels = np.rint(pixels * 255).astype(np.uint8)
     if pixels.dtype != np.uint8:
         raise BadData(f"{where} has pixels of {pixels.dtype}, where uint8 or floats were expected")

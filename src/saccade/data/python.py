@@ -35,12 +35,12 @@ def python(
 ) -> Task:
     """A data set by the name of its class, MODULE.CLASS, as torchvision.datasets.SVHN or one of your own.
 
-    A data set is a sequence of (image, label): an image of PIL's, a tensor (C, H, W) or an array (H, W, C), of
-    bytes or of floats from 0 to 1; and an integer. Names of classes are its `classes` or `class_to_idx`.
+    A data set is a sequence of (image, label): an image of PIL's, a tensor (C, H, W) or an array (H, W, C),
+    of bytes or of floats from 0 to 1; and an integer. Its `classes` or `class_to_idx` name the classes.
 
     What the class takes says how it is split. With `train`, it is called with True and False; with `split`,
-    with "train" (or "trainval"), "test" and, where it knows one of them, "val", "valid" or "validation"; else,
-    or if `options` say which part is meant, it is one set. A set without test images is tested on its
+    with "train" (or "trainval"), "test" and, where it knows one of them, "val", "valid" or "validation";
+    else, or if `options` say which part is meant, it is one set. A set without test images is tested on its
     validation images. What is missing then is a share `held_out` of the training images, drawn at random.
 
     size            side of the images, which are resized and cut at their centre; by default the shorter side
@@ -69,7 +69,7 @@ def python(
     ours = inspect.signature(python).parameters
     for option in given:
         if known is not None and option not in known:
-            raise UnknownName(f"option of {name}", option, [*known, *(its for its in ours if its != "options")])
+            raise UnknownName(f"option of {name}", option, {*known, *ours} - {"options"})
     parts = _parts(name, make, known or {}, given)
     return task_of(
         f"python:{name}",
@@ -136,7 +136,7 @@ def _signatures(make: Callable[..., Any]) -> Iterator[inspect.Signature]:
 def _parts(
     name: str, make: Callable[..., Items], known: Mapping[str, inspect.Parameter], given: dict[str, Any]
 ) -> dict[str, Items]:
-    given = {**_defaults(known, given), **given}
+    given = {**_defaults(known), **given}
     by = next((option for option in ("train", "split") if option in known and option not in given), None)
     for option, one in known.items():
         if one.default is one.empty and option not in given and option != by:
@@ -162,7 +162,7 @@ def _parts(
     return found
 
 
-def _defaults(known: Mapping[str, inspect.Parameter], given: dict[str, Any]) -> dict[str, Any]:
+def _defaults(known: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
     if "download" not in known:
         return {}
     its_own = "root" not in known or known["root"].default is not inspect.Parameter.empty

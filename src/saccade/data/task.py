@@ -10,7 +10,6 @@ from torch import Tensor
 
 from saccade.errors import BadData
 
-
 _CHUNK = 2**21  # values that are summed up at a time
 
 
@@ -18,8 +17,8 @@ _CHUNK = 2**21  # values that are summed up at a time
 class Split:
     """One part of a task: `images` uint8 (N, 3, H, W), `labels` (N,), `masks` bool (N, H, W) or None.
 
-    Of clips the images are (N, 3, T, H, W) and the masks (N, T, H, W). `moments`, where they are known already,
-    are what `moments(images)` would return.
+    Of clips the images are (N, 3, T, H, W) and the masks (N, T, H, W). `moments`, where they are known
+    already, are what the function `moments` would return for the images.
     """
 
     images: Tensor
@@ -92,9 +91,9 @@ def moments(images: Tensor) -> tuple[Tensor, Tensor]:
 
         mean = s / n        std = sqrt((q - s^2 / n) / (n - 1)), at least 0.001
 
-    with the sums s of the n values of a channel and q of their squares, in float64, in which they are exact
-    up to 10^11 values. images (N, C, ...) -> (C,) and (C,). A few images at a time: the whole would take eight
-    times its memory.
+    with the sums s of the n values of a channel and q of their squares, in float64, in which they are
+    exact up to 10^11 values. images (N, C, ...) -> (C,) and (C,). A few images at a time: the whole would take
+    eight times its memory.
 
     >>> moments(torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1))
     (tensor([0.5000]), tensor([0.7071]))
