@@ -92,8 +92,8 @@ def moments(images: Tensor) -> tuple[Tensor, Tensor]:
         mean = s / n        std = sqrt((q - s^2 / n) / (n - 1)), at least 0.001
 
     with the sums s of the n values of a channel and q of their squares, in float64, in which they are
-    exact up to 10^11 values. images (N, C, ...) -> (C,) and (C,). A few images at a time: the whole would take
-    eight times its memory.
+    exact up to 10^11 values. images (N, C, ...) -> (C,) and (C,). A few images at a time: all of them would
+    take eight times their memory.
 
     >>> moments(torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1))
     (tensor([0.5000]), tensor([0.7071]))
