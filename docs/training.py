@@ -21,8 +21,9 @@ def tasks() -> list[str]:
     lines = ["| task | options |", "|---|---|"]
     for name, load in TASKS.items():
         given = {*getattr(load, "keywords", {}), *(["name"] if getattr(load, "args", ()) else [])}
-        options = (option for option in inspect.signature(load).parameters if option not in given)
-        lines.append(f"| `{name}` | {', '.join(f'`{option}`' for option in options)} |")
+        known = [option for option in inspect.signature(load).parameters if option not in given]
+        listed = ", ".join(f"`{option}`" for option in known if option != "options")
+        lines.append(f"| `{name}` | {listed}{', those of the class' if 'options' in known else ''} |")
     return lines
 
 

@@ -449,7 +449,7 @@ def test_sets_that_cannot_be_loaded(library: Any, tmp_path: Path) -> None:
 
 def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(BadOption, match=r"is not installed; pip install datasets"):
+    with pytest.raises(BadOption, match=r"datasets is not installed; pip install"):
         load_task("huggingface:set")
 
 

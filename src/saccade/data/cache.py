@@ -31,7 +31,7 @@ def key_of(name: str, size: int, items: Iterable[tuple[Path | None, Path | None,
     A file is known by its path, its length and the time of its last change. Another version of Pillow may
     decode other pixels.
     """
-    digest = hashlib.sha256(json.dumps([FORMAT, PIL.__version__, size]).encode())
+    digest = hashlib.sha256(json.dumps([FORMAT, PIL.__version__]).encode())
     for image, mask, label in items:
         digest.update(json.dumps([_identity(image), _identity(mask), label]).encode())
     return f"{name}-{size}-{digest.hexdigest()[:20]}"

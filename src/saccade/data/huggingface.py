@@ -57,7 +57,9 @@ def huggingface(
     except ModuleNotFoundError as error:
         if error.name != "datasets":
             raise
-        raise BadOption("huggingface: the library is not installed; pip install datasets") from error
+        raise BadOption(
+            "huggingface: the library datasets is not installed; pip install 'saccade[huggingface]'"
+        ) from error
     found = _loaded(library, path, config)
     if "train" not in found:
         (only, *others) = found
