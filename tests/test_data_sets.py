@@ -366,15 +366,15 @@ def png(level: int) -> bytes:
 
 def rows(library: Any, count: int, offset: int = 0, *, broken: int | None = None) -> Any:
     """Images whose level is their number, plus an offset; pictures of cats and dogs, in turn."""
-    images = [{"bytes": png(offset + number), "path": None} for number in range(count)]
-    if broken is not None:
-        images[broken]["bytes"] = images[broken]["bytes"][:50]
+    whole = [png(offset + number) for number in range(count)]
+    stored = [file[:50] if number == broken else file for number, file in enumerate(whole)]
+    images = [{"bytes": file, "path": None} for file in stored]
     columns = {
         "picture": images,
         "kind": [number % 2 for number in range(count)],
         "word": ["tree" if number % 2 else "house" for number in range(count)],
         "number": [number % 2 for number in range(count)],
-        "raw": [png(offset + number) for number in range(count)],
+        "raw": whole,
     }
     features = {
         "picture": library.Image(),

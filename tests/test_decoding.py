@@ -374,7 +374,9 @@ def test_the_normalisation_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> 
 class Largest(TorchDispatchMode):
     """Notes the largest tensor that is made."""
 
-    bytes = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))

@@ -57,9 +57,8 @@ def huggingface(
     except ModuleNotFoundError as error:
         if error.name != "datasets":
             raise
-        raise BadOption(
-            "huggingface: the library datasets is not installed; pip install 'saccade[huggingface]'"
-        ) from error
+        how = "pip install 'saccade[huggingface]'"
+        raise BadOption(f"huggingface: the library datasets is not installed; {how}") from error
     found = _loaded(library, path, config)
     if "train" not in found:
         (only, *others) = found
