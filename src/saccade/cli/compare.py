@@ -14,6 +14,8 @@ from saccade.cli.train import (
     Epochs,
     Json,
     LearningRate,
+    Logger,
+    LoggerName,
     Patience,
     PrintRecipe,
     RecipeName,
@@ -54,6 +56,7 @@ def compare(
     ] = None,
     cpus_per_run: Annotated[float, typer.Option(help="CPUs of a run on a Ray cluster.")] = 1,
     gpus_per_run: Annotated[float, typer.Option(help="GPUs of a run there; 0.25 lets four share one.")] = 0,
+    logger: Logger = LoggerName.auto,
     settings: Settings = None,
     print_recipe: PrintRecipe = False,
     as_json: Json = False,
@@ -96,7 +99,7 @@ def compare(
 
         chosen = Ray(address, cpus_per_run, gpus_per_run)
     with ComparisonDisplay(comparison.training.task, to_stderr=as_json) as display:
-        summary = run(comparison, out, display, chosen)
+        summary = run(comparison, out, display, chosen, logger.value)
     page = write(out)
     name_skipped(summary["task"])
     if as_json:

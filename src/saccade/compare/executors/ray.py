@@ -6,14 +6,13 @@ import logging
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from saccade.compare.executors import RETRIES, Begin, Job, Report
 from saccade.compare.leaderboard import Result
 from saccade.errors import BadOption, BadRun
 from saccade.files import replacing
-from saccade.train import Recipe, train
 from saccade.train.run import RESULT, read_result
 
 _SECONDS = 10.0  # for a cluster to answer
@@ -69,7 +68,7 @@ class Ray:
                 if (job.folder / RESULT).exists():
                     yield number, read_result(job.folder)
                 else:
-                    running[task.remote(job.recipe)] = number
+                    running[task.remote(job)] = number
             while running:
                 (done,), _ = ray.wait([*running], num_returns=1)
                 number = running.pop(done)
@@ -104,11 +103,11 @@ def _see_that_it_answers(address: str) -> None:
         raise BadOption(f"no Ray cluster answers at {address!r}: {error}") from error
 
 
-def _train_away(recipe: Recipe) -> Files:
+def _train_away(job: Job) -> Files:
     """Train in a folder that is given up afterwards; return its files. Runs on a worker."""
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "run"
-        train(recipe, folder)
+        folder = Path(place) / job.folder.name
+        replace(job, folder=folder).train()
         return {
             str(path.relative_to(folder)): path.read_bytes()
             for path in sorted(folder.rglob("*"))
