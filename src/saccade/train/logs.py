@@ -31,9 +31,7 @@ def check_logger(name: LoggerName) -> None:
 
 
 @contextmanager
-def logging_to(
-    name: LoggerName, folder: Path, group: str | None = None
-) -> Iterator[loggers.Logger | None]:
+def logging_to(name: LoggerName, folder: Path, group: str | None = None) -> Iterator[loggers.Logger | None]:
     """Give a logger of Lightning's to a run in `folder`, and let go of it at the end.
 
     name        "auto" is "tensorboard" where that is installed; for "none" and "csv" there is no logger
@@ -46,28 +44,30 @@ def logging_to(
     if name not in _NEEDED:
         yield None
         return
+    server = os.environ.get("MLFLOW_TRACKING_URI")
     try:
-        logger = _begin(name, folder, group)
+        logger = _begin(name, folder, group, server)
     except Exception as error:  # of whichever library it is
         reason = str(error).strip().partition("\n")[0]
         raise BadOption(f"logger={name!r} cannot begin: {reason}") from error
     try:
         yield logger
     finally:
-        if isinstance(logger, loggers.WandbLogger):
-            logger.experiment.finish()  # or the next run of this process would go on in it
+        _end(logger, server)
 
 
-def _begin(name: str, folder: Path, group: str | None) -> loggers.Logger:
+def _begin(name: str, folder: Path, group: str | None, server: str | None) -> loggers.Logger:
     logger: loggers.TensorBoardLogger | loggers.WandbLogger | loggers.MLFlowLogger
     if name == "tensorboard":
-        logger = loggers.TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False)
+        earlier = [*(folder / "tensorboard").glob("events.*")]  # of this run, when it is resumed
+        logger = loggers.TensorBoardLogger(
+            folder, "", "tensorboard", default_hp_metric=False, filename_suffix=f".{len(earlier)}"
+        )
     elif name == "wandb":
-        earlier = sorted((folder / "wandb").glob("*run-*-*"))  # of this run, when it is resumed
-        its = earlier[-1].name.rpartition("-")[2] if earlier else None
+        names = sorted(path.name for path in (folder / "wandb").glob("*run-*-*"))
+        its = names[-1].rpartition("-")[2] if names else None  # under which a resumed run goes on
         logger = loggers.WandbLogger(folder.name, folder, its, project="saccade", group=group)
     else:
-        server = os.environ.get("MLFLOW_TRACKING_URI")
         place = server or f"sqlite:///{folder / 'mlflow.db'}"  # MLflow refuses a store of plain files
         artifacts = None if server else str(folder / "mlflow-artifacts")  # by default in the working folder
         logger = loggers.MLFlowLogger(
@@ -75,6 +75,16 @@ def _begin(name: str, folder: Path, group: str | None) -> loggers.Logger:
         )
     _ = logger.experiment
     return logger
+
+
+def _end(logger: loggers.Logger, server: str | None) -> None:
+    """Undo what a library keeps for the process: the next run would go on in this one's."""
+    if isinstance(logger, loggers.WandbLogger):
+        logger.experiment.finish()
+    if isinstance(logger, loggers.MLFlowLogger):
+        import mlflow
+
+        mlflow.set_tracking_uri(server)
 
 
 def _is_installed(name: str) -> bool:

@@ -8,6 +8,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -68,8 +69,8 @@ class Processes:
     """Several runs at a time, each in a process of its own that shares the cores with the others.
 
     A run whose process dies goes on after its last whole epoch in another, at most `RETRIES` times; the
-    others do not notice. When this process is interrupted, or a run fails, the others are asked to stop, write
-    a checkpoint first, and are waited for. When it dies, they stop as well.
+    others do not notice. When this process is interrupted, or a run fails, the others are asked to stop,
+    write a checkpoint first, and are waited for. When it dies, they stop as well.
 
     Raises `BadRun` if a run's processes die that often.
     """
@@ -87,8 +88,9 @@ class Processes:
             while waiting or running:
                 while waiting and len(running) < self.count:
                     begin(waiting[0])
-                    answer, process = _start(jobs[waiting[0]], threads)
-                    running[answer] = process, waiting.pop(0)
+                    with _deaf():  # a process that is half begun could not be stopped
+                        answer, process = _start(jobs[waiting[0]], threads)
+                        running[answer] = process, waiting.pop(0)
                 ready = wait([*running])
                 for answer in [one for one in running if one in ready]:
                     process, number = running.pop(answer)
@@ -111,19 +113,23 @@ class Processes:
             _stop([process for process, _ in running.values()])
 
 
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Put off what asks this process to stop until the block ends. Processes begun here inherit deafness."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start(job: Job, threads: int) -> tuple[Connection, SpawnProcess]:
     """Begin a job in a process of its own; return what its result will come through, and the process."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_train, args=(job, theirs, threads))
-    # Ctrl-C reaches all processes of a terminal. It is for this one, which then asks the others to stop:
-    # they inherit that they do not listen to it, from their very first line on.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        process.start()
-    finally:
-        theirs.close()
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    process.start()
+    theirs.close()
     return ours, process
 
 
@@ -141,7 +147,11 @@ def _stop(processes: Sequence[SpawnProcess]) -> None:
 
 
 def _train(job: Job, answer: Connection, threads: int) -> None:
-    """Train, and send the result, or what went wrong. Runs in a process of its own."""
+    """Train, and send the result, or what went wrong. Runs in a process of its own.
+
+    It stays deaf to Ctrl-C, which reaches all processes of a terminal: the first one asks the others to stop.
+    """
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
     try:
