@@ -19,7 +19,7 @@ from saccade.train.classifier import Classifier
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 SHORT = Recipe(task=TASK, epochs=2, batch_size=10)
-Scalars = dict[str, list[tuple[int, float]]]
+Scalars = dict[str, list[tuple[int, Any]]]
 
 
 def scalars(folder: Path) -> Scalars:
