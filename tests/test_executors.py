@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from saccade.compare import Comparison, compare
 from saccade.compare.executors import Executor, Job, Processes
 from saccade.compare.executors import ray as over_ray
 from saccade.compare.executors.ray import Ray
-from saccade.errors import BadOption, BadRun, UnknownName
+from saccade.errors import BadOption, BadRecipe, BadRun, UnknownName
 from saccade.train import Recipe, load_checkpoint
 from saccade.train.lock import LOCK
 
@@ -280,6 +281,23 @@ def test_a_cluster_of_which_a_worker_is_killed_gives_the_local_leaderboard(
     assert logged(tmp_path / "out") == HAS_TENSORBOARD * 4
     with pytest.raises(BadOption, match=r"no node has 64 CPUs and 0 GPUs .* nodes have 1 and 0, 1 and 0"):
         list(Ray(cluster, cpus=64).run([Job(Recipe(), tmp_path / "run")], lambda _: None, None))
+    bad = Job(replace(COMPARISON.training, batch_size=4000), tmp_path / "bad")
+    with pytest.raises(BadRecipe, match=r"^batch_size=4000 is larger than the 40 training images$"):
+        list(Ray(cluster).run([bad], lambda _: None, None))
+
+
+def test_files_of_a_node_of_its_own_come_back_and_those_on_a_shared_disk_stay(tmp_path: Path) -> None:
+    job = Job(replace(COMPARISON.training, epochs=1), tmp_path / "run")
+    files = over_ray._train_away(job, shared=False)
+    assert {"result.json", "checkpoints/last.ckpt", "metrics.csv"} <= files.keys()
+    assert not job.folder.exists()
+    assert over_ray._train_away(job, shared=True) == {}
+    assert (job.folder / "result.json").exists()
+    before = (job.folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    (job.folder / "result.json").unlink()  # a worker that died before the end
+    assert over_ray._train_away(job, shared=True) == {}
+    assert (job.folder / "result.json").exists()
+    assert (job.folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before  # it was not begun again
 
 
 def test_an_address_where_no_cluster_answers(tmp_path: Path) -> None:
