@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from saccade.attach import Attached, attach
-from saccade.errors import BadRecipe, UnknownName
+from saccade.attach.site import KINDS
+from saccade.errors import BadOption, BadRecipe, UnknownName
 from saccade.models import ClipCNN, RecurrentAttention, SmallCNN, ViT
 from saccade.models.backbone import load_backbone
 from saccade.models.clip_cnn import pools_time
@@ -25,20 +26,35 @@ def build(recipe: Recipe, classes: int, shape: tuple[int, ...]) -> nn.Module:
     Its weights are random: see `saccade.train.start` for others.
     """
     if recipe.backbone == "small" and len(shape) == 4:
-        return ClipCNN(classes, attention=_slot_of_clips(recipe))
+        return ClipCNN(classes, attention=_slots(recipe, is_clip=True))
     if recipe.backbone == "small":
-        attention = {} if recipe.attention == "none" else {recipe.stage: recipe.attention}
-        return SmallCNN(classes, attention=attention)
+        return SmallCNN(classes, attention=_slots(recipe, is_clip=False))
     if is_own(recipe.backbone):
         model = _own(recipe.backbone, classes, shape)
     else:
         model = load_backbone(recipe.backbone, classes=classes)
     if recipe.stem == "small":
         _keep_small_images(model, recipe.backbone)
-    if recipe.attention != "none":
+    attention, places = placed(recipe.attention)
+    if attention != "none":
+        kind = next((kind for kind in KINDS if places == [kind]), None)
+        where = (kind or places) if places else recipe.where
         example = torch.zeros(2, *shape)
-        attach(model, recipe.attention, where=recipe.where, example=example, identity=recipe.identity)
+        attach(model, attention, where=where, example=example, identity=recipe.identity)
     return model
+
+
+def placed(text: str) -> tuple[str, list[str]]:
+    """Read an attention, NAME[:option=value,...][@PLACE[+PLACE...]], into the mechanism and its places.
+
+    >>> placed("non_local:dims=2@layer3.0"), placed("bam@layer1+layer2"), placed("se")
+    (('non_local:dims=2', ['layer3.0']), ('bam', ['layer1', 'layer2']), ('se', []))
+    """
+    name, at, places = text.partition("@")
+    found = places.split("+")
+    if at and not all(found):
+        raise BadOption(f"{text!r} names no place after the @; write NAME@PLACE or NAME@PLACE+PLACE")
+    return name, found if at else []
 
 
 def attention_paths(model: nn.Module) -> list[str]:
@@ -97,17 +113,30 @@ def _own(text: str, classes: int, shape: tuple[int, ...]) -> nn.Module:
     return make(classes, shape, **options)
 
 
-def _slot_of_clips(recipe: Recipe) -> dict[int | Literal["time"], str]:
-    """Return the recipe's attention by its slot: one that pools a sequence replaces the mean over time."""
-    if recipe.attention == "none":
+def _slots(recipe: Recipe, *, is_clip: bool) -> dict[Any, str]:
+    """Return the attention of each slot of a small network, by the number of its stage or, as "time"."""
+    name, places = placed(recipe.attention)
+    if name == "none":
         return {}
-    return {"time" if pools_time(parse(recipe.attention)[0]) else recipe.stage: recipe.attention}
+    if not places:  # one that pools a sequence replaces the mean over the frames of a clip
+        return {"time" if is_clip and pools_time(parse(name)[0]) else recipe.stage: name}
+    for place in places:
+        if place not in ("1", "2", "3") and not (is_clip and place == "time"):
+            expected = "1, 2, 3 or time" if is_clip else "1, 2 or 3"
+            raise BadOption(
+                f"attention={recipe.attention!r}: {place!r} is no stage of the small network; use {expected}"
+            )
+    return {int(place) if place.isdigit() else place: name for place in places}
 
 
 def _keep_small_images(model: nn.Module, name: str) -> None:
     """Let a ResNet begin at the full size of its images, as He et al. 2016 do on CIFAR."""
     first = getattr(model, "conv1", None)
-    if not isinstance(first, nn.Conv2d) or not hasattr(model, "maxpool"):
+    if isinstance(first, nn.Sequential) and isinstance(first[0], nn.Conv2d) and hasattr(model, "maxpool"):
+        first[0].stride = (1, 1)  # of three small convolutions, as in timm's resnet18d
+    elif isinstance(first, nn.Conv2d) and hasattr(model, "maxpool"):
+        width = first.out_channels
+        model.conv1 = nn.Conv2d(first.in_channels, width, 3, padding=1, bias=first.bias is not None)
+    else:
         raise BadRecipe(f"stem='small' is for ResNets, which begin with conv1 and maxpool; {name!r} does not")
-    model.conv1 = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=first.bias is not None)
     model.maxpool = nn.Identity()
