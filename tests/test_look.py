@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import saccade as sc
 from saccade.cli import main
+from saccade.cli.look import _of_library
 from saccade.data.images import read_image
 from saccade.models import SmallCNN
 from saccade.places import FixationMap, GridMap
@@ -558,6 +559,15 @@ def test_a_network_of_a_library_is_looked_at(
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {f"photo.{its}.png" for its in layers}
     page = (tmp_path / "out" / "look.html").read_text()
     assert f"Where {network}, with random weights, looks" in page
+
+
+def test_a_network_of_a_library_is_given_what_its_weights_want(tmp_path: Path) -> None:
+    Image.new("RGB", (50, 80), "white").save(tmp_path / "white.png")
+    given = _of_library("timm:vit_tiny_patch16_384", [tmp_path / "white.png"], pretrained=False).inputs
+    assert torch.equal(given, torch.ones(1, 3, 384, 384))  # (1 - 0.5) / 0.5
+    given = _of_library("resnet18", [tmp_path / "white.png"], pretrained=False).inputs
+    expected = torch.tensor([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225])
+    torch.testing.assert_close(given, expected[:, None, None].expand(1, 3, 224, 224))
 
 
 @pytest.mark.parametrize(
