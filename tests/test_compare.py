@@ -61,6 +61,17 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+def test_runs_that_were_trained_one_by_one_become_a_comparison(whole: Path, tmp_path: Path) -> None:
+    """As an array of jobs leaves them: in their folders, without the comparison's recipe."""
+    out = tmp_path / "out"
+    shutil.copytree(whole / "runs", out / "runs")
+    before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/result.json")}
+    summary = compare(Comparison.from_mapping(VALUES), out)
+    assert len(before) == 4
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert summary["leaderboard"] == json.loads((whole / "results.json").read_text())["leaderboard"]
+
+
 def run_of(attention: str, seed: int, error: float, **others: Any) -> dict[str, Any]:
     costs = {"parameters": 1, "flops": 2, "latency_ms": 3.0 + seed, "train_seconds": 4.0}
     return {"attention": attention, "seed": seed, "error": error, "localisation": None, **costs, **others}

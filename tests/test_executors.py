@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import pickle
@@ -11,8 +12,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,9 @@ from saccade.compare import Comparison, compare
 from saccade.compare.executors import Executor, Job, Processes
 from saccade.compare.executors import ray as over_ray
 from saccade.compare.executors.ray import Ray
-from saccade.errors import BadOption, BadRun, UnknownName
-from saccade.train import Recipe
+from saccade.errors import BadOption, BadRecipe, BadRun, UnknownName
+from saccade.train import Recipe, load_checkpoint
+from saccade.train.lock import LOCK
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 COMPARISON = Comparison(("none", "se"), 2, Recipe(task=TASK, epochs=2, batch_size=20))
@@ -41,7 +45,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 class Watch:
-    """Kills the first process that trains, once."""
+    """Notes what begins and what ends."""
 
     def __init__(self) -> None:
         self.begun: list[int] = []
@@ -56,22 +60,23 @@ class Watch:
 
     def finished(self, results: list[Any]) -> None:
         self.errors.append(results[-1]["error"])
-        if not self.killed:
-            self.killed = True
-            victim = next(pid for pid in children(os.getpid()) if "spawn_main" in command(pid))
-            os.kill(victim, signal.SIGKILL)
 
 
-def children(parent: int) -> list[int]:
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if int((entry / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
+HAS_TENSORBOARD = any(map(importlib.util.find_spec, ("tensorboard", "tensorboardX")))
+
+
+def logged(out: Path) -> int:
+    """How many runs of a comparison have their curves in TensorBoard's files."""
+    return len({path.parents[1] for path in out.glob("runs/*/tensorboard/events.*")})
+
+
+def kill_a_run(out: Path, watch: Watch) -> None:
+    """Kill the process of the run that is the first to write a checkpoint."""
+    while not (found := [*out.glob("runs/*/checkpoints/last.ckpt")]):
+        time.sleep(0.01)
+    pid, _ = (found[0].parents[1] / LOCK).read_text().split()
+    os.kill(int(pid), signal.SIGKILL)
+    watch.killed = True
 
 
 def command(pid: int) -> str:
@@ -82,15 +87,17 @@ def command(pid: int) -> str:
 
 
 def test_processes_of_which_one_is_killed_give_the_local_leaderboard(local: Any, tmp_path: Path) -> None:
-    watch = Watch()
-    summary = compare(COMPARISON, tmp_path / "out", watch, Processes(2))
+    watch, out = Watch(), tmp_path / "out"
+    threading.Thread(target=kill_a_run, args=(out, watch), daemon=True).start()
+    summary = compare(COMPARISON, out, watch, Processes(2))
     assert watch.killed
     assert len(watch.errors) == 4
-    assert len(watch.begun) > 4  # the one that was killed began again
+    assert len(watch.begun) == 5  # the one that was killed began again, and no other
     assert lasting(summary) == local
+    assert logged(out) == HAS_TENSORBOARD * 4
 
 
-def _die(_job: Job) -> Any:
+def _die(*_: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -105,6 +112,102 @@ def test_a_run_that_kills_its_process_again_and_again_is_named(
 def test_errors_of_ours_cross_from_process_to_process() -> None:
     error = pickle.loads(pickle.dumps(UnknownName("mechanism", "cbm", ["cbam"])))
     assert str(error) == "unknown mechanism 'cbm'; did you mean 'cbam'?"
+
+
+# ----------------------------------------------------------------------------- processes that are stopped
+
+LONG = Comparison(
+    ("none", "se"),
+    1,
+    Recipe(task="white-patch:size=32,patch=[6,12],train=400,validation=20,test=20", epochs=4, batch_size=4),
+)
+
+
+def start(out: Path, workers: int) -> subprocess.Popen[str]:
+    """Start the command as a terminal does, in a group of its own."""
+    LONG.write(out.with_suffix(".yaml"))
+    words = [sys.executable, "-m", "saccade", "compare", "--recipe", str(out.with_suffix(".yaml"))]
+    words += ["--out", str(out), "--executor", "processes", "--workers", str(workers)]
+    return subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def wait_for(process: subprocess.Popen[str], event: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 100
+    while not event():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def workers(process: subprocess.Popen[str]) -> list[int]:
+    return of_group(process.pid, "spawn_main")
+
+
+def learned(out: Path, process: subprocess.Popen[str]) -> list[Path]:
+    """The runs under way of which an epoch is complete."""
+    found = [path.parent for path in out.glob("runs/*/metrics.csv") if (path.parent / LOCK).exists()]
+    return [run for run in found if int((run / LOCK).read_text().split()[0]) in workers(process)]
+
+
+def of_group(leader: int, words: str) -> list[int]:
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in pids if words in command(pid) and group(pid) == leader]
+
+
+def wait_until_gone(leader: int) -> None:
+    deadline = time.monotonic() + 30
+    while of_group(leader, ""):
+        assert time.monotonic() < deadline, [command(pid) for pid in of_group(leader, "")]
+        time.sleep(0.01)
+
+
+def group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def steps(out: Path) -> list[int]:
+    return [load_checkpoint(path)["global_step"] for path in out.glob("runs/*/checkpoints/last.ckpt")]
+
+
+def test_a_comparison_that_is_stopped_ends_its_processes_and_goes_on(tmp_path: Path) -> None:
+    """Ctrl-C reaches all processes of the group, SIGTERM the first one alone."""
+    out = tmp_path / "out"
+    process = start(out, 2)
+    wait_for(process, lambda: len(learned(out, process)) == 2)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert said == "saccade: interrupted; the same command goes on where it stopped\n"
+    assert process.returncode == 130
+    wait_until_gone(process.pid)
+    assert len(steps(out)) == 2
+    assert all(0 < done < 400 for done in steps(out))
+    assert any(done % 100 for done in steps(out))  # in the midst of an epoch
+
+    process = start(out, 1)
+    wait_for(process, lambda: bool(workers(process)))  # which has hardly begun
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert said == "saccade: terminated; the same command goes on where it stopped\n"
+    assert process.returncode == 143
+    wait_until_gone(process.pid)
+
+    assert lasting(compare(LONG, out)) == lasting(compare(LONG, tmp_path / "uninterrupted"))
+
+
+@pytest.mark.slow
+def test_the_processes_of_a_comparison_that_is_killed_stop_as_well(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start(out, 1)
+    wait_for(process, lambda: len(learned(out, process)) == 1)
+    process.kill()
+    process.communicate(timeout=60)
+    wait_until_gone(process.pid)
+    assert 0 < steps(out)[0] < 400
 
 
 # ------------------------------------------------------------------------------------------------- Ray
@@ -175,8 +278,26 @@ def test_a_cluster_of_which_a_worker_is_killed_gives_the_local_leaderboard(
     assert watch.killed
     assert lasting(summary) == local
     assert all((tmp_path / "out" / run["folder"] / "gallery.npz").exists() for run in summary["runs"])
+    assert logged(tmp_path / "out") == HAS_TENSORBOARD * 4
     with pytest.raises(BadOption, match=r"no node has 64 CPUs and 0 GPUs .* nodes have 1 and 0, 1 and 0"):
         list(Ray(cluster, cpus=64).run([Job(Recipe(), tmp_path / "run")], lambda _: None, None))
+    bad = Job(replace(COMPARISON.training, batch_size=4000), tmp_path / "bad")
+    with pytest.raises(BadRecipe, match=r"^batch_size=4000 is larger than the 40 training images$"):
+        list(Ray(cluster).run([bad], lambda _: None, None))
+
+
+def test_files_of_a_node_of_its_own_come_back_and_those_on_a_shared_disk_stay(tmp_path: Path) -> None:
+    job = Job(replace(COMPARISON.training, epochs=1), tmp_path / "run")
+    files = over_ray._train_away(job, shared=False)
+    assert {"result.json", "checkpoints/last.ckpt", "metrics.csv"} <= files.keys()
+    assert not job.folder.exists()
+    assert over_ray._train_away(job, shared=True) == {}
+    assert (job.folder / "result.json").exists()
+    before = (job.folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    (job.folder / "result.json").unlink()  # a worker that died before the end
+    assert over_ray._train_away(job, shared=True) == {}
+    assert (job.folder / "result.json").exists()
+    assert (job.folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before  # it was not begun again
 
 
 def test_an_address_where_no_cluster_answers(tmp_path: Path) -> None:

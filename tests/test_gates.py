@@ -74,6 +74,20 @@ def test_functional_gradients_and_vmap(name: str) -> None:
     torch.testing.assert_close(of(ours), of(plain), rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("dim", [1, 2])
+def test_equal_values_share_the_gradient_of_the_maximum_only_where_it_is_compiled(dim: int) -> None:
+    x = torch.tensor([3.0, 1.0, 3.0, 3.0]).reshape((1, 4, 1) if dim == 1 else (1, 1, 4)).requires_grad_()
+
+    def gradient(pools: Callable[..., Any]) -> list[float]:
+        (its,) = torch.autograd.grad(pools(x, dim)[1].sum(), x)
+        values: list[float] = its.flatten().tolist()
+        return values
+
+    compiled = torch.compile(gates.mean_and_maximum, backend="aot_eager", fullgraph=True)
+    assert gradient(gates.mean_and_maximum) == [1, 0, 0, 0]
+    assert gradient(compiled) == [pytest.approx(1 / 3), 0, pytest.approx(1 / 3), pytest.approx(1 / 3)]
+
+
 @pytest.mark.filterwarnings("ignore:.*torch.jit.trace:FutureWarning")
 @pytest.mark.parametrize("name", PAIRS)
 def test_a_trace_holds_the_formula(name: str) -> None:

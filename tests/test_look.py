@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import saccade as sc
 from saccade.cli import main
+from saccade.cli.look import _of_library
 from saccade.data.images import read_image
 from saccade.models import SmallCNN
 from saccade.places import FixationMap, GridMap
@@ -541,9 +542,42 @@ def test_a_checkpoint_is_looked_at_over_ones_own_images(
 
 
 @pytest.mark.parametrize(
+    ("network", "layers"),
+    [("timm:vit_tiny_patch16_224", [f"blocks.{n}.attn" for n in range(12)]), ("resnet18", ["layer4"])],
+)
+def test_a_network_of_a_library_is_looked_at(
+    network: str,
+    layers: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (picture,) = photographs((50, 80))
+    Image.fromarray(picture).save(tmp_path / "photo.png")
+    assert call(monkeypatch, network, tmp_path / "photo.png", "--out", tmp_path / "out") == 0
+    assert capsys.readouterr().out.rstrip().endswith(", ".join(layers))
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {f"photo.{its}.png" for its in layers}
+    page = (tmp_path / "out" / "look.html").read_text()
+    assert f"Where {network}, with random weights, looks" in page
+
+
+def test_a_network_of_a_library_is_given_what_its_weights_want(tmp_path: Path) -> None:
+    Image.new("RGB", (50, 80), "white").save(tmp_path / "white.png")
+    given = _of_library("timm:vit_tiny_patch16_384", [tmp_path / "white.png"], pretrained=False).inputs
+    assert torch.equal(given, torch.ones(1, 3, 384, 384))  # (1 - 0.5) / 0.5
+    given = _of_library("resnet18", [tmp_path / "white.png"], pretrained=False).inputs
+    expected = torch.tensor([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225])
+    torch.testing.assert_close(given, expected[:, None, None].expand(1, 3, 224, 224))
+
+
+@pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["nowhere"], "'nowhere' does not exist"),
+        (["nowhere"], "unknown run or network of torchvision or timm 'nowhere'"),
+        (["runs/nowhere"], "'runs/nowhere' does not exist"),
+        (["resnet18"], "'resnet18' is a library's network, which has no test images; name an IMAGE"),
+        (["r3d_18", "{tmp}/photo.png"], "'r3d_18' takes no images of (3, 224, 224): "),
+        (["{run}", "--pretrained"], "--pretrained is for networks of torchvision and timm, not for"),
         (["{tmp}"], "holds no recipe.yaml"),
         (["{tmp}/text"], "is not a checkpoint of a run"),
         (["{run}", "{tmp}/text"], "cannot be read as an image"),
@@ -560,6 +594,7 @@ def test_mistakes_on_the_command_line_are_one_sentence(
     said: str,
 ) -> None:
     (tmp_path / "text").write_text("text")
+    Image.fromarray(photographs((50, 80))[0]).save(tmp_path / "photo.png")
     given = [argument.format(run=run, tmp=tmp_path) for argument in arguments]
     assert call(monkeypatch, *given, "--out", tmp_path / "out") == 2
     message = capsys.readouterr().err

@@ -20,15 +20,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
 
 from saccade.cli import main
 from saccade.cli.display import RunDisplay
 from saccade.compare import Comparison, compare, score
-from saccade.compare.executors import Job, Processes
 from saccade.data import Split, Task
-from saccade.errors import BadData, BadOption, BadRecipe, BadRun
+from saccade.errors import BadData, BadRecipe, BadRun
 from saccade.train import Hardware, Progress, Recipe, load_checkpoint, train
 from saccade.train.classifier import Batches, Classifier
 from saccade.train.lock import LOCK, held
@@ -211,28 +209,6 @@ def test_two_processes_stop_at_the_same_step(tmp_path: Path) -> None:
     assert images == 8 * batches  # those of both processes
 
 
-def _train_for_ever(job: Job) -> Any:
-    job.folder.mkdir(parents=True)
-    time.sleep(60)
-
-
-def test_runs_in_processes_end_with_the_one_that_began_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("saccade.compare.executors._train", _train_for_ever)
-    folder = tmp_path / "run"
-
-    def interrupt() -> None:
-        while not folder.exists():
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        list(Processes(1).run([Job(SHORT, folder)], lambda _: None, None))
-    assert time.time() - folder.stat().st_mtime < 30
-
-
 def test_batches_that_were_learned_from_are_left_out_once() -> None:
     batches = Batches(12, 3, seed=1)
     whole = list(batches)
@@ -306,33 +282,6 @@ def test_the_git_state_is_that_of_the_repository(tmp_path: Path) -> None:
     assert git(tmp_path) == {"commit": call("rev-parse", "HEAD"), "dirty": False}
     (tmp_path / "new.py").touch()
     assert git(tmp_path) == {"commit": call("rev-parse", "HEAD"), "dirty": True}
-
-
-def test_a_logger_gets_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "saccade.train.run.logger_of", lambda name, folder: CSVLogger(folder, name=name, version="")
-    )
-    monkeypatch.setattr("saccade.train.run.check_logger", lambda _: None)
-    curves = train(SHORT, tmp_path / "run", logger="mlflow")["curves"]
-    rows = (tmp_path / "run" / "mlflow" / "metrics.csv").read_text().splitlines()
-    names = rows[0].split(",")
-    assert set(names) == {"step", *curves}
-    for number, row in enumerate(rows[1:]):
-        found = dict(zip(names, map(float, row.split(",")), strict=True))
-        assert found == {name: pytest.approx(its[number]) for name, its in curves.items()} | {
-            "step": 4 * (number + 1)
-        }
-    assert len(rows) == 3
-
-
-@pytest.mark.parametrize("name", ["tensorboard", "wandb", "mlflow"])
-def test_a_logger_that_is_not_installed_is_named(
-    name: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(BadOption, match=f"logger='{name}' needs the package '{name}'; pip install {name}"):
-        train(SHORT, tmp_path / "run", logger=name)
-    assert not (tmp_path / "run").exists()
 
 
 def test_progress_tells_images_per_second(tmp_path: Path) -> None:

@@ -18,6 +18,8 @@ from saccade.cli.train import (
     Json,
     LearningRate,
     Limit,
+    Logger,
+    LoggerName,
     Patience,
     PrintRecipe,
     RecipeName,
@@ -65,6 +67,10 @@ def compare(
     ] = None,
     cpus_per_run: Annotated[float, typer.Option(help="CPUs of a run on a Ray cluster.")] = 1,
     gpus_per_run: Annotated[float, typer.Option(help="GPUs of a run there; 0.25 lets four share one.")] = 0,
+    shared: Annotated[
+        bool, typer.Option("--shared", help="All nodes share OUT: a run whose node dies goes on elsewhere.")
+    ] = False,
+    logger: Logger = LoggerName.auto,
     settings: Settings = None,
     print_recipe: PrintRecipe = False,
     as_json: Json = False,
@@ -107,9 +113,9 @@ def compare(
     elif executor is ExecutorName.ray:
         from saccade.compare.executors.ray import Ray
 
-        chosen = Ray(address, cpus_per_run, gpus_per_run)
+        chosen = Ray(address, cpus_per_run, gpus_per_run, shared)
     with ComparisonDisplay(comparison.training.task, to_stderr=as_json) as display:
-        summary = run(comparison, out, display, chosen)
+        summary = run(comparison, out, display, chosen, logger.value)
     page = write(out)
     name_skipped(summary["task"])
     if as_json:

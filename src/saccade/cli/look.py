@@ -1,20 +1,21 @@
-"""saccade look: where a trained network looks."""
+"""saccade look: where a network looks."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from saccade.data.images import Photograph
 
 Images = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="IMAGE...", help="Images or folders of them; by default test images of the run."),
+    typer.Argument(metavar="IMAGE...", help="Images or folders of them; by default test images of a run."),
 ]
 Layers = Annotated[
     list[str] | None, typer.Option(help="Path of a layer; may be repeated. By default all with attention.")
@@ -24,28 +25,76 @@ GradCAM = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """What is looked at: a network, what it is given, and how that is shown."""
+
+    model: nn.Module
+    inputs: Tensor
+    pictures: list[Photograph]
+    names: list[str]
+    title: str
+
+
 def look(
-    run: Annotated[Path, typer.Argument(help="The folder of a run, or a checkpoint in it.")],
+    network: Annotated[
+        str,
+        typer.Argument(
+            help="The folder of a run, a checkpoint in it, or a network of torchvision or timm, as resnet18."
+        ),
+    ],
     images: Images = None,
     layer: Layers = None,
     grad_cam: GradCAM = False,
+    pretrained: Annotated[
+        bool, typer.Option("--pretrained", help="A library's network with its weights, not random ones.")
+    ] = False,
     count: Annotated[int, typer.Option("--images", min=1, help="Number of test images.")] = 8,
     out: Annotated[Path, typer.Option(help="Folder of look.html and the PNGs.")] = Path("look"),
     colours: Annotated[str, typer.Option(help="Of the PNGs: magma, viridis or cividis.")] = "magma",
     opacity: Annotated[float, typer.Option(min=0, max=1, help="Of the maps in the PNGs.")] = 0.6,
 ) -> None:
-    """Draw where a trained network looks: one interactive page, and a PNG of each image and layer."""
+    """Draw where a network looks: one interactive page, and a PNG of each image and layer.
+
+    Of a network without attention it is Grad-CAM, for the class that it answers.
+    """
     from dataclasses import replace
 
+    from saccade.errors import BadOption
+    from saccade.see import look as see
+    from saccade.see.paint import palette
+
+    palette(colours)  # a misspelt name is said before anything runs
+    if not (Path(network).exists() or "/" in network):
+        its = _of_library(network, images, pretrained)
+    elif pretrained:
+        raise BadOption(f"--pretrained is for networks of torchvision and timm, not for {network!r}")
+    else:
+        its = _of_run(Path(network), images, count)
+    seen = see(
+        its.model,
+        its.inputs,
+        layers=layer or None,
+        method="grad_cam" if grad_cam else None,
+        pictures=its.pictures,
+        names=its.names,
+    )
+    seen = replace(seen, title=its.title)
+    drawn = seen.save_png(out, colours=colours, opacity=opacity)
+    page = seen.save_html(out / "look.html")
+    typer.echo(
+        f"{page}, and {len(drawn)} PNGs beside it: {', '.join(path or 'the network' for path in seen.maps)}"
+    )
+
+
+def _of_run(run: Path, images: list[Path] | None, count: int) -> _Subject:
+    """Return a trained network with images, by default test images, and say what it takes them for."""
     import torch
 
     from saccade.data.clips import contact_sheet
     from saccade.errors import BadOption
-    from saccade.see import look as see
-    from saccade.see.paint import palette
     from saccade.train import examples, restore
 
-    palette(colours)  # a misspelt name is said before anything runs
     classifier = restore(run)
     inputs, labels = examples(run, classifier.recipe)
     classes = classifier.hparams["classes"]
@@ -70,21 +119,36 @@ def look(
             for number, (label, answer) in enumerate(pairs, start=1)
         ]
     torch.manual_seed(classifier.recipe.seed)  # some networks look at random places
-    seen = see(
-        classifier.model,
-        classifier.normalised(inputs).detach(),
-        layers=layer or None,
-        method="grad_cam" if grad_cam else None,
-        pictures=pictures,
-        names=names,
-    )
     attention, task = classifier.recipe.attention, classifier.recipe.task.partition(":")[0]
-    seen = replace(seen, title=f"{seen.title if attention == 'none' else attention} on {task}")
-    drawn = seen.save_png(out, colours=colours, opacity=opacity)
-    page = seen.save_html(out / "look.html")
-    typer.echo(
-        f"{page}, and {len(drawn)} PNGs beside it: {', '.join(path or 'the network' for path in seen.maps)}"
-    )
+    what = type(classifier.model).__name__ if attention == "none" else attention
+    title = f"{what} on {task}"
+    return _Subject(classifier.model, classifier.normalised(inputs).detach(), pictures, names, title)
+
+
+def _of_library(name: str, images: list[Path] | None, pretrained: bool) -> _Subject:
+    """Return a network of torchvision or timm with images as its weights want them."""
+    import torch
+
+    from saccade.errors import BadOption, UnknownName
+    from saccade.models.backbone import input_of, load_backbone
+
+    torch.manual_seed(0)  # the same random weights each time
+    try:
+        model = load_backbone(name, pretrained=pretrained).eval()
+    except UnknownName as error:
+        raise UnknownName(f"run or {error.kind}", error.name, error.known) from error
+    if not images:
+        raise BadOption(f"{name!r} is a library's network, which has no test images; name an IMAGE")
+    size, mean, std = input_of(model)
+    pixels, pictures, names = _photographs(images, size)
+    inputs = (pixels / 255 - mean) / std
+    try:
+        with torch.inference_mode():
+            model(inputs[:1])
+    except Exception as error:  # networks of clips, of pairs of images ... each raise their own
+        reason = str(error).partition("\n")[0]
+        raise BadOption(f"{name!r} takes no images of {tuple(inputs.shape[1:])}: {reason}") from error
+    return _Subject(model, inputs, pictures, names, name if pretrained else f"{name}, with random weights,")
 
 
 def _photographs(paths: list[Path], size: int) -> tuple[Tensor, list[Photograph], list[str]]:

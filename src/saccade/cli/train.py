@@ -38,10 +38,21 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on 
 
 
 class LoggerName(StrEnum):
+    auto = "auto"
+    none = "none"
     csv = "csv"
     tensorboard = "tensorboard"
     wandb = "wandb"
     mlflow = "mlflow"
+
+
+Logger = Annotated[
+    LoggerName,
+    typer.Option(
+        help="Where the curves go besides metrics.csv; auto: to TensorBoard's files, if it is installed; "
+        "none or csv: nowhere."
+    ),
+]
 
 
 def with_task_options(
@@ -93,9 +104,7 @@ def train(
     devices: Annotated[int, typer.Option(help="GPUs, or processes of a CPU, on each machine.")] = 1,
     nodes: Annotated[int, typer.Option(help="Machines; start the same command on each.")] = 1,
     strategy: Annotated[str, typer.Option(help="How devices share the work: auto, ddp, fsdp.")] = "auto",
-    logger: Annotated[
-        LoggerName, typer.Option(help="Where the curves go besides metrics.csv; csv: nowhere.")
-    ] = LoggerName.csv,
+    logger: Logger = LoggerName.auto,
     settings: Settings = None,
     print_recipe: PrintRecipe = False,
     as_json: Json = False,

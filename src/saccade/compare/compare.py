@@ -15,6 +15,7 @@ from saccade.errors import BadRun
 from saccade.files import write_json, write_text
 from saccade.train import Progress, Recipe
 from saccade.train.lock import LOCK, held
+from saccade.train.logs import LoggerName, check_logger
 from saccade.train.provenance import hardware as hardware  # as the benchmarks know it
 
 SCHEMA = 1
@@ -31,21 +32,30 @@ class Watcher(Protocol):
 
 
 def compare(
-    comparison: Comparison, out: Path, watcher: Watcher | None = None, executor: Executor | None = None
+    comparison: Comparison,
+    out: Path,
+    watcher: Watcher | None = None,
+    executor: Executor | None = None,
+    logger: LoggerName = "auto",
 ) -> dict[str, Any]:
     """Train all runs that `out` does not hold yet, and return what is written to its results.json.
 
     Killed at any moment and started again, it does only what is missing; so it does in a folder of the same
-    comparison with fewer seeds or attentions, which grows. By default the runs are trained
-    one after another in this process; see `saccade.compare.executors` for others.
+    comparison with fewer seeds or attentions, which grows, and in one that holds nothing but runs. By default
+    they are trained one after another in this process; see `saccade.compare.executors` for others. `logger`
+    gets the curves of each run besides its metrics.csv, see `saccade.train.train`.
 
     Raises `BadRun` if the folder belongs to another comparison, another process writes there, or it cannot be
-    written.
+    written; `BadOption` for a logger that is not installed or cannot begin.
     """
     comparison.check()
+    check_logger(logger)
     with held(out):
         _claim(comparison, out)
-        jobs = [Job(recipe, out / "runs" / folder_name(recipe)) for recipe in comparison.runs()]
+        group = out.resolve().name
+        jobs = [
+            Job(recipe, out / "runs" / folder_name(recipe), logger, group) for recipe in comparison.runs()
+        ]
 
         def begin(number: int) -> None:
             if watcher:
@@ -105,7 +115,7 @@ def _claim(comparison: Comparison, out: Path) -> None:
             raise BadRun(f"{str(out)!r} belongs to another comparison: {unlike}; choose another --out")
         if theirs != ours:
             comparison.write(path)
-    elif any(path.name != LOCK for path in out.iterdir()):
+    elif any(path.name not in (LOCK, "runs") for path in out.iterdir()):
         raise BadRun(f"{str(out)!r} is not empty and holds no comparison; choose another --out")
     else:
         comparison.write(path)

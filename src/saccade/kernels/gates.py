@@ -42,14 +42,15 @@ def mean(x: Tensor) -> Tensor:
 def mean_and_maximum(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Return mean and maximum over one axis; their gradients are one tensor, not two and a sum.
 
-    Among equal values the gradient of the maximum goes to the one that `torch.max` names.
+    Among equal values the gradient of the maximum goes to the one that `torch.max` names; compiled, each gets
+    an equal share of it, as of `amax`, which a compiler makes one pass of. Both are subgradients.
 
     >>> import torch
     >>> mean_and_maximum(torch.tensor([[1.0, 3.0]]), 1)
     (tensor([2.]), tensor([3.]))
     """
     if not _eager():
-        return x.mean(dim), x.max(dim).values
+        return x.mean(dim), x.amax(dim)
     average, maximum, _ = _MeanAndMaximum.apply(x, dim)
     return average, maximum
 

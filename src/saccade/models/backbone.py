@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from saccade.errors import BadOption, UnknownName
 from saccade.registry import parse
@@ -52,6 +53,23 @@ def load_backbone(
                 raise BadOption(f"{name} cannot be built with {options}: {error}") from error
     known = {network for library in sources for network in _names(library)}
     raise UnknownName(f"network of {' or '.join(sources)}", bare, known)
+
+
+def input_of(model: nn.Module) -> tuple[int, Tensor, Tensor]:
+    """Return what a library's network is given: height and width, and the mean and deviation of each channel.
+
+    mean, deviation (3, 1, 1), of pixels from 0 to 1. Where the library does not say: 224, and ImageNet's.
+
+    >>> size, mean, _ = input_of(load_backbone("timm:vit_tiny_patch16_384"))
+    >>> size, mean.flatten().tolist()
+    (384, [0.5, 0.5, 0.5])
+    """
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+    known = getattr(model, "pretrained_cfg", {})
+    size: int = known["input_size"][-1] if "input_size" in known else getattr(model, "image_size", 224)
+    mean, std = known.get("mean", IMAGENET_DEFAULT_MEAN), known.get("std", IMAGENET_DEFAULT_STD)
+    return size, torch.tensor(mean)[:, None, None], torch.tensor(std)[:, None, None]
 
 
 def head_path(model: nn.Module, classes: int) -> str:

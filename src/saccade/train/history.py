@@ -132,6 +132,7 @@ class History(lightning.Callback):
         write_text(self._csv, "".join(",".join(map(str, line)) + "\n" for line in lines))
         for logger in trainer.loggers:
             logger.log_metrics(self.rows[-1], step=trainer.global_step)
+            logger.save()  # what is seen of a run, and kept of one that is killed
         if self._report:
             self._report(self._progress(trainer, self.seconds))
 

@@ -14,6 +14,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
 from saccade.bench import cost
@@ -26,7 +27,7 @@ from saccade.train.evaluate import evaluate, localise, write_gallery
 from saccade.train.hardware import ONE_DEVICE, Hardware
 from saccade.train.history import History, Progress
 from saccade.train.lock import held
-from saccade.train.logs import LoggerName, check_logger, logger_of
+from saccade.train.logs import LoggerName, check_logger, logging_to
 from saccade.train.methods import classifier_of
 from saccade.train.network import attention_path
 from saccade.train.provenance import provenance
@@ -70,7 +71,8 @@ def train(
     resume: bool = False,
     report: Callable[[Progress], None] | None = None,
     hardware: Hardware = ONE_DEVICE,
-    logger: LoggerName = "csv",
+    logger: LoggerName = "auto",
+    group: str | None = None,
 ) -> dict[str, Any]:
     """Train, test and record a recipe in `folder`; return what is written to its result.json.
 
@@ -84,8 +86,10 @@ def train(
 
     On several devices, only the first process writes and returns; the others end with `SystemExit(0)`.
 
-    logger      "tensorboard", "wandb" or "mlflow" gets the curves besides metrics.csv, which is always
-                written; "csv": none
+    logger      gets the curves besides metrics.csv, which is always written: "tensorboard", "wandb" or
+                "mlflow"; "none" or "csv": nothing does; "auto": TensorBoard's files, where a package is
+                installed that writes them
+    group       of which the run is part, for W&B and MLflow
 
     Raises `BadRun` if the folder holds another recipe's run, or any run without `resume`, or if another
     process writes there; `BadRecipe` for a batch that the devices cannot share equally; `BadOption` for a
@@ -104,17 +108,17 @@ def train(
         if is_first and (folder / RESULT).exists():
             return read_result(folder)
         task = prepare(recipe)
-        if is_first:
-            recipe.write(folder / "recipe.yaml")
-            if not (folder / "run.json").exists():
-                write_json(folder / "run.json", provenance(folder, hardware))
-        with torch.random.fork_rng(devices=[]):
+        with logging_to(logger, folder, group) as curves, torch.random.fork_rng(devices=[]):
+            if is_first:
+                recipe.write(folder / "recipe.yaml")
+                if not (folder / "run.json").exists():
+                    write_json(folder / "run.json", provenance(folder, hardware))
             torch.manual_seed(recipe.seed)
             classifier = classifier_of(recipe, task)
             if not (folder / CHECKPOINT).exists():
                 start(classifier)
             freeze(classifier)
-            history = _fit(classifier, task, folder, report, hardware, logger)
+            history = _fit(classifier, task, folder, report, hardware, curves)
         if getattr(rank_zero_only, "rank", 0) != 0:
             raise SystemExit(0)
         result = _result(classifier.eval(), task, folder, history)
@@ -144,7 +148,7 @@ def _fit(
     folder: Path,
     report: Callable[[Progress], None] | None,
     hardware: Hardware,
-    logger: LoggerName,
+    logger: Logger | None,
 ) -> History:
     recipe = classifier.recipe
     shown, side = classifier.shown(task.train), task.train.images.shape[-1]
@@ -173,7 +177,7 @@ def _fit(
             gradient_clip_val=recipe.clip,
             accumulate_grad_batches=recipe.accumulate,
             callbacks=[*callbacks, stopping],
-            logger=logger_of(logger, folder) or False,
+            logger=logger or False,
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,

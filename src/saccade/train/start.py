@@ -5,11 +5,10 @@ from __future__ import annotations
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from saccade.errors import BadRecipe
-from saccade.models.backbone import load_backbone
+from saccade.models.backbone import input_of, load_backbone
 from saccade.train.checkpoint import checkpoint_of, load_checkpoint
 from saccade.train.classifier import Classifier
 from saccade.train.network import attention_paths, is_own
@@ -82,13 +81,9 @@ def _of_run(path: str) -> Weights:
 
 def _of_library(name: str) -> Weights:
     """Return a library's weights, and the normalisation that they know, under a checkpoint's names."""
-    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-
     model = load_backbone(name, pretrained=True)
-    known = getattr(model, "pretrained_cfg", {})
-    mean, std = known.get("mean", IMAGENET_DEFAULT_MEAN), known.get("std", IMAGENET_DEFAULT_STD)
-    pixels = {"mean": torch.tensor(mean)[:, None, None], "std": torch.tensor(std)[:, None, None]}
-    return {f"model.{name}": its for name, its in model.state_dict().items()} | pixels
+    _, mean, std = input_of(model)
+    return {f"model.{name}": its for name, its in model.state_dict().items()} | {"mean": mean, "std": std}
 
 
 def _body(classifier: Classifier, theirs: Weights) -> Weights:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import signal
+import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Protocol
 
@@ -15,6 +20,7 @@ import torch
 from saccade.compare.leaderboard import Result
 from saccade.errors import BadRun, check_positive
 from saccade.train import Progress, Recipe, train
+from saccade.train.logs import LoggerName
 
 Begin = Callable[[int], None]
 Report = Callable[[Progress], None] | None
@@ -25,10 +31,18 @@ RETRIES = 2
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be trained, and its folder."""
+    """A run to be trained, its folder, what gets its curves, and the comparison that it is part of."""
 
     recipe: Recipe
     folder: Path
+    logger: LoggerName = "auto"
+    group: str | None = None
+
+    def train(self, report: Report = None) -> Result:
+        """Train the run, or go on with it."""
+        return train(
+            self.recipe, self.folder, resume=True, report=report, logger=self.logger, group=self.group
+        )
 
 
 class Executor(Protocol):
@@ -47,15 +61,16 @@ class Local:
     def run(self, jobs: Sequence[Job], begin: Begin, report: Report) -> Iterator[tuple[int, Result]]:
         for number, job in enumerate(jobs):
             begin(number)
-            yield number, train(job.recipe, job.folder, resume=True, report=report)
+            yield number, job.train(report)
 
 
 @dataclass(frozen=True)
 class Processes:
     """Several runs at a time, each in a process of its own that shares the cores with the others.
 
-    A run whose process dies goes on after its last whole epoch in another, at most `RETRIES` times. When this
-    process is interrupted, or a run fails, the others are asked to stop, and write a checkpoint first.
+    A run whose process dies goes on after its last whole epoch in another, at most `RETRIES` times; the
+    others do not notice. When this process is interrupted, or a run fails, the others are asked to stop,
+    write a checkpoint first, and are waited for. When it dies, they stop as well.
 
     Raises `BadRun` if a run's processes die that often.
     """
@@ -68,35 +83,86 @@ class Processes:
     def run(self, jobs: Sequence[Job], begin: Begin, _report: Report) -> Iterator[tuple[int, Result]]:
         threads = max(1, torch.get_num_threads() // self.count)
         waiting, deaths = list(range(len(jobs))), [0] * len(jobs)
-        while waiting:
-            context, others = multiprocessing.get_context("spawn"), multiprocessing.active_children()
-            with ProcessPoolExecutor(self.count, context, torch.set_num_threads, (threads,)) as pool:
-                # As many as run, so that when one dies those that are lost with it are known.
-                running: dict[Future[Result], int] = {}
-                try:
-                    while waiting or running:
-                        while waiting and len(running) < self.count:
-                            begin(waiting[0])
-                            running[pool.submit(_train, jobs[waiting[0]])] = waiting[0]
-                            del waiting[0]
-                        for future in wait(running, return_when=FIRST_COMPLETED).done:
-                            number = running[future]
-                            result = future.result()
-                            del running[future]
-                            yield number, result
-                except BrokenProcessPool as error:
-                    for number in running.values():
+        running: dict[Connection, tuple[SpawnProcess, int]] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.count:
+                    begin(waiting[0])
+                    with _deaf():  # a process that is half begun could not be stopped
+                        answer, process = _start(jobs[waiting[0]], threads)
+                        running[answer] = process, waiting.pop(0)
+                ready = wait([*running])
+                for answer in [one for one in running if one in ready]:
+                    process, number = running.pop(answer)
+                    try:
+                        result = answer.recv()
+                    except EOFError:
                         deaths[number] += 1
                         if deaths[number] > RETRIES:
                             folder = str(jobs[number].folder)
-                            raise BadRun(f"{folder!r}: its process died {deaths[number]} times") from error
-                    waiting = [*running.values(), *waiting]
-                except BaseException:
-                    for process in multiprocessing.active_children():
-                        if process not in others:
-                            process.terminate()
-                    raise
+                            raise BadRun(f"{folder!r}: its process died {deaths[number]} times") from None
+                        waiting.insert(0, number)
+                        continue
+                    finally:
+                        answer.close()
+                        process.join()
+                    if isinstance(result, Exception):
+                        raise result
+                    yield number, result
+        finally:
+            _stop([process for process, _ in running.values()])
 
 
-def _train(job: Job) -> Result:
-    return train(job.recipe, job.folder, resume=True)
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Put off what asks this process to stop until the block ends. Processes begun here inherit deafness."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start(job: Job, threads: int) -> tuple[Connection, SpawnProcess]:
+    """Begin a job in a process of its own; return what its result will come through, and the process."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_train, args=(job, theirs, threads))
+    process.start()
+    theirs.close()
+    return ours, process
+
+
+def _stop(processes: Sequence[SpawnProcess]) -> None:
+    """Ask processes to stop, once, and wait until they have; whoever asks again does not wait."""
+    try:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+    except BaseException:
+        for process in processes:
+            process.kill()
+        raise
+
+
+def _train(job: Job, answer: Connection, threads: int) -> None:
+    """Train, and send the result, or what went wrong. Runs in a process of its own.
+
+    It stays deaf to Ctrl-C, which reaches all processes of a terminal: the first one asks the others to stop.
+    """
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    try:
+        answer.send(job.train())
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        answer.send(error)
+
+
+def _stop_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -6,14 +6,13 @@ import logging
 import socket
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from saccade.compare.executors import RETRIES, Begin, Job, Report
 from saccade.compare.leaderboard import Result
 from saccade.errors import BadOption, BadRun
 from saccade.files import replacing
-from saccade.train import Recipe, train
 from saccade.train.run import RESULT, read_result
 
 _SECONDS = 10.0  # for a cluster to answer
@@ -25,11 +24,13 @@ class Ray:
     """One task of a Ray cluster for each run. The nodes need saccade and the data, and no shared folder.
 
     A run is trained in a folder of its node's own; its files come back when it is complete. A run whose
-    worker or node dies is begun again elsewhere.
+    worker or node dies is begun again elsewhere. Where the comparison's folder is on a disk that all nodes
+    share, a run is trained in its place there, and goes on after its last whole epoch.
 
     address     HOST:PORT of the cluster, or "auto" for the one of this machine; by default a new one of
                 this machine alone
     cpus, gpus  of each run; a fraction of a GPU lets several runs share one
+    shared      whether all nodes share the comparison's folder
 
     Raises `BadOption` if no cluster answers at the address or it has no node with so many; `BadRun` if a
     run's workers die again and again.
@@ -38,6 +39,7 @@ class Ray:
     address: str | None = None
     cpus: float = 1
     gpus: float = 0
+    shared: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("cpus", 0), ("gpus", 0)):
@@ -69,7 +71,8 @@ class Ray:
                 if (job.folder / RESULT).exists():
                     yield number, read_result(job.folder)
                 else:
-                    running[task.remote(job.recipe)] = number
+                    at_home = replace(job, folder=job.folder.resolve())  # a worker's folder is another one
+                    running[task.remote(at_home, self.shared)] = number
             while running:
                 (done,), _ = ray.wait([*running], num_returns=1)
                 number = running.pop(done)
@@ -78,6 +81,8 @@ class Ray:
                     files: Files = ray.get(done)
                 except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
                     raise BadRun(f"{str(folder)!r}: its workers died {RETRIES + 1} times") from error
+                except ray.exceptions.RayTaskError as error:
+                    raise error.cause from error  # what was raised, in its own words
                 begin(number)
                 yield number, _keep(files, folder)
         finally:
@@ -104,11 +109,14 @@ def _see_that_it_answers(address: str) -> None:
         raise BadOption(f"no Ray cluster answers at {address!r}: {error}") from error
 
 
-def _train_away(recipe: Recipe) -> Files:
-    """Train in a folder that is given up afterwards; return its files. Runs on a worker."""
+def _train_away(job: Job, shared: bool) -> Files:
+    """Train, in a shared folder or one that is given up and whose files are returned. Runs on a worker."""
+    if shared:
+        job.train()
+        return {}
     with tempfile.TemporaryDirectory() as place:
-        folder = Path(place) / "run"
-        train(recipe, folder)
+        folder = Path(place) / job.folder.name
+        replace(job, folder=folder).train()
         return {
             str(path.relative_to(folder)): path.read_bytes()
             for path in sorted(folder.rglob("*"))

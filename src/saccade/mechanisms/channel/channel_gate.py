@@ -41,8 +41,8 @@ class ChannelGate(nn.Module):
 
     x (B, C, W), (B, C, H, W) or (B, C, T, H, W) -> the same shape.
 
-    Deviation: none. (Maxima are taken by `max(dim).values`, whose gradient goes to one position, as that
-    of the authors' max-pool; `amax` would split it among equals, and is slower backward by far.)
+    Deviation: none. (The gradient of a maximum goes to one position, as that of the authors' max-pool;
+    compiled, positions of equal value share it, see `kernels.gates.mean_and_maximum`.)
 
     Raises `BadOption` if C < r or a pool is unknown, `BadShape` for any other input.
 
