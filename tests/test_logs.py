@@ -61,7 +61,6 @@ def stop_in_the_second_epoch(folder: Path, monkeypatch: pytest.MonkeyPatch, **op
 def test_by_default_tensorboard_has_the_curves_also_of_a_run_that_was_resumed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("tensorboardX", reason="tensorboardX, of the extra `train`, is not installed")
     folder = tmp_path / "run"
     stop_in_the_second_epoch(folder, monkeypatch)
     assert len(scalars(folder / "tensorboard")["val_error"]) == 1  # what was done is on the disk
