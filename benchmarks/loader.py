@@ -25,7 +25,8 @@ from torch.nn import functional as F
 from saccade.data import Task, load_task
 from saccade.data.task import Split
 from saccade.train import Recipe
-from saccade.train.classifier import Batches, Classifier, augmentation, loader
+from saccade.train.augment import augmentation
+from saccade.train.classifier import Batches, Classifier, loader
 from saccade.train.provenance import hardware
 
 RESULT = Path(__file__).parent / "results" / "loader-cpu.json"
@@ -92,10 +93,14 @@ def measure(case: Case) -> dict[str, Any]:
     images = case.batches * case.batch_size
     loads = {}
     for augment in AUGMENTS:
-        recipe = Recipe(backbone=case.backbone, batch_size=case.batch_size, augment=augment)
-        batches = Batches(len(task.train), case.batch_size, seed=0)
-        served = loader(task.train, batches, augmentation(recipe, task.shape[-1]))
-        loads[augment] = rate(lambda served=served: list(islice(cycle(served), case.batches)), images)  # type: ignore[misc]
+        served = loader(task.train, Batches(len(task.train), case.batch_size, seed=0))
+        changed = augmentation(augment)
+
+        def serve(served: Any = served, changed: Any = changed) -> None:
+            for batch, _ in islice(cycle(served), case.batches):
+                changed(batch)
+
+        loads[augment] = rate(serve, images)
     torch.manual_seed(0)
     classifier = Classifier(Recipe(backbone=case.backbone), task).train()
     optimizer = torch.optim.AdamW(classifier.parameters())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from saccade.attach import Attached, attach
 from saccade.errors import BadRecipe, UnknownName
 from saccade.models import ClipCNN, RecurrentAttention, SmallCNN, ViT
 from saccade.models.backbone import load_backbone
-from saccade.models.clip_cnn import pools_time
+from saccade.models.small_cnn import pools
 from saccade.registry import parse
 from saccade.train.recipe import Recipe
 
@@ -25,10 +25,9 @@ def build(recipe: Recipe, classes: int, shape: tuple[int, ...]) -> nn.Module:
     Its weights are random: see `saccade.train.start` for others.
     """
     if recipe.backbone == "small" and len(shape) == 4:
-        return ClipCNN(classes, attention=_slot_of_clips(recipe))
+        return ClipCNN(classes, attention=_slot(recipe, "time", "B L C"))
     if recipe.backbone == "small":
-        attention = {} if recipe.attention == "none" else {recipe.stage: recipe.attention}
-        return SmallCNN(classes, attention=attention)
+        return SmallCNN(classes, attention=_slot(recipe, "places", "B C H W"))
     if is_own(recipe.backbone):
         model = _own(recipe.backbone, classes, shape)
     else:
@@ -97,11 +96,11 @@ def _own(text: str, classes: int, shape: tuple[int, ...]) -> nn.Module:
     return make(classes, shape, **options)
 
 
-def _slot_of_clips(recipe: Recipe) -> dict[int | Literal["time"], str]:
-    """Return the recipe's attention by its slot: one that pools a sequence replaces the mean over time."""
+def _slot(recipe: Recipe, pool: str, shape: str) -> dict[Any, str]:
+    """Return the recipe's attention by its slot: one that pools what has this shape replaces the mean."""
     if recipe.attention == "none":
         return {}
-    return {"time" if pools_time(parse(recipe.attention)[0]) else recipe.stage: recipe.attention}
+    return {pool if pools(parse(recipe.attention)[0], shape) else recipe.stage: recipe.attention}
 
 
 def _keep_small_images(model: nn.Module, name: str) -> None:
