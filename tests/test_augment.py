@@ -215,6 +215,21 @@ def test_a_fifth_of_the_views_is_grey_and_four_fifths_change_colour() -> None:
     assert views.amax() <= 255
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_draws_and_views_do_not_depend_on_the_precision(dtype: torch.dtype) -> None:
+    """Lightning sets the default kind of numbers to that of the training."""
+    images, change, view = noise(6, 3, 16, 16), augmentation("crop-flip"), Views(flip=True)
+    found = []
+    for default in (torch.float32, dtype):
+        torch.set_default_dtype(default)
+        try:
+            torch.manual_seed(0)
+            found.append((change(images), view(images)))
+        finally:
+            torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+
+
 def test_a_clip_is_seen_alike_in_all_its_frames() -> None:
     clips = noise(4, 3, 1, 16, 16).expand(-1, -1, 5, -1, -1)
     views = Views(flip=True)(clips)

@@ -52,7 +52,12 @@ class Flip(nn.Module):
     """Each image mirrored left and right, or not, at random."""
 
     def forward(self, images: Tensor) -> Tensor:
-        return flip(images, (torch.rand(len(images)) < 0.5).to(images.device))
+        return flip(images, (uniform(len(images)) < 0.5).to(images.device))
+
+
+def uniform(*shape: int) -> Tensor:
+    """Draw numbers from 0 to 1 on the CPU, in float32, whatever the precision of the training."""
+    return torch.rand(shape, dtype=torch.float32)
 
 
 def augmentation(name: Augment) -> nn.Sequential:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from saccade.train.augment import uniform
+
 GREY = (0.2989, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
 WHITE = 255.0
 
@@ -37,7 +39,7 @@ class Views(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         planes = images.flatten(1, -3).repeat(2, 1, 1, 1).float()
         count, _, height, width = planes.shape
-        mirrored = (torch.rand(count) < 0.5) & self.flip
+        mirrored = (uniform(count) < 0.5) & self.flip
         boxes = random_boxes(count, height, width)
         parts = resized(planes, boxes.to(images.device), mirrored.to(images.device))
         views = parts.view(count, *images.shape[1:])
@@ -45,11 +47,11 @@ class Views(nn.Module):
 
     def _coloured(self, views: Tensor) -> Tensor:
         count, reach = len(views), 0.8 * self.colour
-        jittered = (torch.rand(count) < 0.8).float()  # the others are changed by nothing
-        factors = 1 + jittered * reach * (2 * torch.rand(3, count) - 1)
-        turns = jittered * 0.2 * self.colour * (2 * torch.rand(count) - 1)
-        grey = torch.rand(count) < 0.2
-        draws = torch.cat([factors, turns[None], 1 - grey[None].float()])
+        jittered = (uniform(count) < 0.8).float()  # the others are changed by nothing
+        factors = 1 + jittered * reach * (2 * uniform(3, count) - 1)
+        turns = jittered * 0.2 * self.colour * (2 * uniform(count) - 1)
+        colours = (uniform(count) >= 0.2).float()  # the others become grey
+        draws = torch.cat([factors, turns[None], colours[None]])
         brightness, contrast, saturation, hue, colours = draws.to(views.device)
         changes = [(brighten, brightness), (contrasted, contrast), (saturated, saturation), (turned, hue)]
         for index in torch.randperm(len(changes)).tolist():
@@ -65,8 +67,8 @@ def random_boxes(count: int, height: int, width: int, least: float = 0.2, attemp
     from that of 3/4 to that of 4/3. Of several attempts the first one that fits into the image counts, or
     else the largest part in the middle of it that is of such a form.
     """
-    area = height * width * (least + (1 - least) * torch.rand(attempts, count))
-    form = (4 / 3) ** (2 * torch.rand(attempts, count) - 1)
+    area = height * width * (least + (1 - least) * uniform(attempts, count))
+    form = (4 / 3) ** (2 * uniform(attempts, count) - 1)
     sizes = torch.stack([area / form, area * form]).sqrt().round()
     whole = torch.tensor([[height], [width]])
     fits = ((sizes >= 1) & (sizes <= whole[:, None])).all(0)
@@ -74,7 +76,7 @@ def random_boxes(count: int, height: int, width: int, least: float = 0.2, attemp
     largest = torch.tensor([[min(height, round(width * 4 / 3))], [min(width, round(height * 4 / 3))]])
     size = torch.where(fits.any(0), sizes.gather(1, first)[:, 0], largest)
     room = whole - size
-    start = torch.where(fits.any(0), (torch.rand(2, count) * (room + 1)).floor(), room // 2)
+    start = torch.where(fits.any(0), (uniform(2, count) * (room + 1)).floor(), room // 2)
     return torch.cat([start, size]).T
 
 
@@ -97,8 +99,8 @@ def resized(images: Tensor, boxes: Tensor, mirrored: Tensor) -> Tensor:
 
 def _centres(start: Tensor, length: Tensor, size: int) -> Tensor:
     """Return where `size` pixels that share a part lie in it, (B, size), from -1 to 1 over the image."""
-    step = (torch.arange(size, device=start.device) + 0.5) / size
-    inside = (length[:, None] * step).clamp(min=torch.tensor(0.5), max=length[:, None] - 0.5)
+    pixel = torch.arange(size, device=start.device, dtype=start.dtype) + 0.5
+    inside = torch.minimum(length[:, None] * (pixel / size), length[:, None] - 0.5).clamp_min(0.5)
     return 2 * (start[:, None] + inside) / size - 1
 
 
