@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from scipy import stats
+
 ROOT = Path(__file__).parent.parent
 PAGE, FILES = ROOT / "docs" / "results.md", ROOT / "benchmarks" / "results"
 
@@ -98,6 +100,68 @@ def moving_digits(result: Result) -> list[str]:
 
 def interval(its: Mapping[str, float]) -> str:
     return f"{100 * its['mean']:.1f} [{100 * its['low']:.1f}, {100 * its['high']:.1f}]"
+
+
+def grid(what: str, *, localised: bool = False) -> Callable[[Result], list[str]]:
+    """Return the section of a comparison, with what is to be said of its task."""
+
+    def section(result: Result) -> list[str]:
+        rows = sorted(result["leaderboard"], key=lambda row: row["error"]["mean"])
+        seeds = {
+            row["attention"]: [run["error"] for run in result["runs"] if run["attention"] == row["attention"]]
+            for row in rows
+        }
+        real = separable({name: its for name, its in seeds.items() if name != "none"}, seeds["none"])
+        heads = ["attention", "test error, %", "each seed", "against none, points", "parameters", "MFLOPs"]
+        cells = [
+            [
+                f"`{row['attention']}`",
+                interval(row["error"]),
+                ", ".join(f"{100 * error:.1f}" for error in seeds[row["attention"]]),
+                "" if row["difference"] is None else interval(row["difference"]),
+                f"{row['parameters']:,}",
+                f"{row['flops'] / 1e6:,.1f}",
+            ]
+            for row in rows
+        ]
+        if localised:
+            heads.append("on target, %")
+            for row, line in zip(rows, cells, strict=True):
+                line.append(on_target(row["localisation"]))
+        task, training = result["task"], result["recipe"]
+        return [
+            f"{what} {task['train']:,} training and {task['test']:,} test images, {training['epochs']} "
+            f"epochs, {len(seeds['none'])} seeds; 95% intervals, differences paired by seed. "
+            + said(real, len(rows) - 1),
+            *table(heads, cells),
+        ]
+
+    return section
+
+
+def separable(errors: Mapping[str, list[float]], plain: list[float]) -> list[str]:
+    """Name the attentions whose error differs from `plain` at 5%, all tests taken together (Holm 1979)."""
+    chance = {name: float(stats.ttest_rel(its, plain).pvalue) for name, its in errors.items()}
+    found: list[str] = []
+    for rank, (name, p) in enumerate(sorted(chance.items(), key=lambda pair: pair[1])):
+        if not p * (len(chance) - rank) < 0.05:
+            break
+        found.append(name)
+    return found
+
+
+def said(real: list[str], of: int) -> str:
+    if not real:
+        return f"With {of} differences looked at together (Holm), none can be told from chance."
+    names = ", ".join(f"`{name}`" for name in real)
+    return f"With {of} differences looked at together (Holm), real at 5%: {names}."
+
+
+def on_target(its: Result | None) -> str:
+    if its is None:
+        return ""
+    precision, chance = 100 * its["precision"]["mean"], 100 * its["chance"]
+    return f"{precision:.0f} (chance {chance:.0f}), {its['sign']} in {its['agree']}"
 
 
 def ram_mnist(result: Result) -> list[str]:

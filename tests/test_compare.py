@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,6 +198,21 @@ def test_started_again_it_does_nothing_twice(whole: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in whole.glob("runs/*/result.json")} == before
 
 
+def test_a_comparison_grows(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "grown"
+    shutil.copytree(whole, out)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/result.json")}
+    more = Comparison.from_mapping({**VALUES, "attentions": [*VALUES["attentions"], "eca"], "seeds": 3})
+    summary = compare(more, out)
+    assert len(summary["runs"]) == 9
+    assert [row["seeds"] for row in summary["leaderboard"]] == [3, 3, 3]
+    after = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/result.json")}
+    assert before.items() < after.items()
+    assert Comparison.read(out / "recipe.yaml") == more
+    with pytest.raises(BadRun, match="belongs to another comparison"):
+        compare(Comparison.from_mapping(VALUES), out)
+
+
 def test_json_for_machines(whole: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     Comparison.from_mapping(VALUES).write(recipe)
@@ -224,8 +240,13 @@ def test_bad_comparisons_are_named(values: dict[str, Any], error: type[Exception
 
 
 def test_folders_that_are_not_this_comparisons_are_refused(whole: Path, tmp_path: Path) -> None:
-    with pytest.raises(BadRun, match="belongs to another comparison: seeds 2, not 3"):
-        compare(Comparison.from_mapping({**VALUES, "seeds": 3}), whole)
+    for values, said in (
+        ({"seeds": 1}, "seeds 2, not 1;"),
+        ({"seeds": 3, "epochs": 9}, r"epochs \d, not 9;"),
+        ({"attentions": ["none", "eca"]}, r"attentions \[.*\], not \['none', 'eca'\];"),
+    ):
+        with pytest.raises(BadRun, match=f"belongs to another comparison: {said}"):
+            compare(Comparison.from_mapping({**VALUES, **values}), whole)
     (tmp_path / "holiday.txt").touch()
     with pytest.raises(BadRun, match="is not empty and holds no comparison"):
         compare(Comparison.from_mapping(VALUES), tmp_path)

@@ -672,7 +672,7 @@ def test_a_recipe_is_a_name_or_a_file(tmp_path: Path) -> None:
     with pytest.raises(BadRecipe, match=r"recipe 'none.yaml' cannot be read"):
         read_recipe("none.yaml")
     with pytest.raises(SaccadeError, match="saccade compare --recipe"):
-        Recipe.from_mapping(read_recipe("cifar10-stages"))
+        Recipe.from_mapping(read_recipe("cifar10"))
 
 
 def test_the_command_line_knows_recipes_and_methods(tmp_path: Path) -> None:
@@ -682,9 +682,7 @@ def test_the_command_line_knows_recipes_and_methods(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, [*words, "--batch-size", "10", "--out", str(tmp_path / "run"), "--json"])
     assert done.exit_code == 0, done.output
     assert restore(tmp_path / "run").recipe.backbone == "ram"
-    compared = CliRunner().invoke(
-        app, ["compare", "--recipe", "cifar10-stages", "--seeds", "2", "--print-recipe"]
-    )
+    compared = CliRunner().invoke(app, ["compare", "--recipe", "cifar10", "--seeds", "2", "--print-recipe"])
     assert "- non_local" in compared.output
     assert "seeds: 2" in compared.output
 

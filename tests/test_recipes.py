@@ -16,10 +16,10 @@ import torch
 import yaml
 from torch import nn
 
-from saccade.errors import BadRecipe, BadRun, SaccadeError, UnknownName
+from saccade.errors import BadOption, BadRecipe, BadRun, SaccadeError, UnknownName
 from saccade.train import Hardware, Progress, Recipe, load_checkpoint, prepare, train
 from saccade.train.classifier import Batches, Classifier, schedule_of
-from saccade.train.network import build
+from saccade.train.network import attention_paths, build
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 PLAIN = Recipe(task=TASK, attention="se", epochs=2, batch_size=20)
@@ -92,6 +92,47 @@ def test_backbones(backbone: str, attention: str, where: Any, stem: Any, tmp_pat
     assert bool(names) == (attention != "none")
 
 
+@pytest.mark.parametrize(
+    ("attention", "expected"),
+    [
+        ("se@head", ["layer4.0"]),
+        ("se@layer2+layer1.0", ["layer1.0", "layer2.0"]),
+        ("eca", [f"layer{i}.0.bn2" for i in (1, 2, 3, 4)]),
+    ],
+)
+def test_attention_goes_to_its_place(attention: str, expected: list[str]) -> None:
+    backbone = "timm:resnet10t:layers=[1,1,1,1]"
+    recipe = Recipe(backbone=backbone, attention=attention)
+    model = build(recipe, 10, (3, 64, 64))
+    assert [path.removesuffix(".attention") for path in attention_paths(model)] == expected
+
+
+def test_attention_goes_to_stages_of_the_small_network() -> None:
+    model = build(Recipe(attention="se:reduction=4@3+1", stage=2), 2, (3, 32, 32))
+    assert sorted(model.get_submodule("attention")._modules) == ["1", "3"]
+    clips = build(Recipe(attention="temporal_pool@time"), 2, (3, 4, 24, 24))
+    assert list(clips.get_submodule("attention")._modules) == ["time"]
+    for attention, said in (
+        ("se@4", r"attention='se@4': '4' is no stage of the small network; use 1, 2 or 3$"),
+        ("se@1+", r"'se@1\+' names no place after the @"),
+        ("se@", r"'se@' names no place after the @"),
+    ):
+        with pytest.raises(BadOption, match=said):
+            build(Recipe(attention=attention), 2, (3, 32, 32))
+    with pytest.raises(BadOption, match=r"'late' is no stage of the small network; use 1, 2, 3 or time$"):
+        build(Recipe(attention="se@late"), 2, (3, 4, 24, 24))
+    with pytest.raises(UnknownName, match="unknown module path 'layer9'"):
+        build(Recipe(backbone="resnet18", attention="se@layer9"), 2, (3, 64, 64))
+
+
+def test_options_of_a_backbone() -> None:
+    model = build(Recipe(backbone="timm:resnet18:channels=[8,16,24,32],layers=[1,1,1,1]"), 5, (3, 32, 32))
+    assert model.get_submodule("fc").in_features == 32
+    for backbone in ("timm:resnet18:chanels=[8,16,24,32]", "resnet18:num_classes=3"):
+        with pytest.raises(BadOption, match="cannot be built with"):
+            build(Recipe(backbone=backbone), 5, (3, 32, 32))
+
+
 @pytest.mark.parametrize("identity", [True, False])
 def test_attention_in_a_backbone_starts_as_asked(identity: bool) -> None:
     recipe = Recipe(
@@ -112,7 +153,10 @@ def test_a_small_stem_keeps_the_size() -> None:
         sizes: list[torch.Size] = []
         model.get_submodule("layer1").register_forward_hook(lambda _module, _inputs, y: sizes.append(y.shape))
         assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
-    assert sizes == [(1, 64, 32, 32)]
+        deep = build(replace(recipe, backbone="timm:resnet18d"), 10, (3, 32, 32))
+        deep.get_submodule("layer1").register_forward_hook(lambda _module, _inputs, y: sizes.append(y.shape))
+        assert deep(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    assert sizes == [(1, 64, 32, 32)] * 2
     with pytest.raises(BadRecipe, match=r"stem='small' is for ResNets, .*; 'vgg11' does not"):
         build(Recipe(backbone="vgg11", stem="small"), 10, (3, 32, 32))
 

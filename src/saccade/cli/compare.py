@@ -60,7 +60,8 @@ def compare(
 ) -> None:
     """Train a network with and without attention, over several seeds, and write leaderboard and report.
 
-    Killed and started again with the same arguments, it does only what is missing.
+    Killed and started again with the same arguments, or with more seeds or attentions, it does only what is
+    missing.
     """
     from saccade.cli.display import ComparisonDisplay
     from saccade.compare import FIRST_EXPERIMENT, Comparison

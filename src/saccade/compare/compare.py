@@ -35,7 +35,8 @@ def compare(
 ) -> dict[str, Any]:
     """Train all runs that `out` does not hold yet, and return what is written to its results.json.
 
-    Killed at any moment and started again, it does only what is missing. By default the runs are trained
+    Killed at any moment and started again, it does only what is missing; so it does in a folder of the same
+    comparison with fewer seeds or attentions, which grows. By default the runs are trained
     one after another in this process; see `saccade.compare.executors` for others.
 
     Raises `BadRun` if the folder belongs to another comparison, another process writes there, or it cannot be
@@ -87,15 +88,23 @@ def entry(result: Result, folder: str) -> dict[str, Any]:
 
 
 def _claim(comparison: Comparison, out: Path) -> None:
-    """Write the recipe into a new folder, or see that it is the one that an old folder belongs to."""
+    """Write the recipe into a new folder, or see that an old one belongs to it or to a part of it."""
     path = out / "recipe.yaml"
     if path.exists():
-        theirs, ours = Comparison.read(path).to_mapping(), comparison.to_mapping()
+        old = Comparison.read(path)
+        theirs, ours = old.to_mapping(), comparison.to_mapping()
+        grown = set()
+        if set(old.attentions) <= set(comparison.attentions) and old.seeds <= comparison.seeds:
+            grown = {"attentions", "seeds"}
         unlike = ", ".join(
-            f"{key} {theirs[key]!r}, not {ours[key]!r}" for key in ours if theirs[key] != ours[key]
+            f"{key} {theirs[key]!r}, not {ours[key]!r}"
+            for key in ours
+            if key not in grown and theirs[key] != ours[key]
         )
         if unlike:
             raise BadRun(f"{str(out)!r} belongs to another comparison: {unlike}; choose another --out")
+        if theirs != ours:
+            comparison.write(path)
     elif any(path.name != LOCK for path in out.iterdir()):
         raise BadRun(f"{str(out)!r} is not empty and holds no comparison; choose another --out")
     else:

@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from saccade.errors import BadOption, UnknownName
+from saccade.registry import parse
 
 SOURCES = ("torchvision", "timm")
 
@@ -17,31 +18,37 @@ def load_backbone(
 ) -> nn.Module:
     """Build a network by its name in torchvision or, where it is not there, in timm.
 
-    name        as these libraries list it, with "torchvision:" or "timm:" before it to choose the library
+    name        [torchvision:|timm:]NAME[:option=value,...]: as these libraries list it, with the library
+                where both have it, and options of its function, such as timm's `drop_path_rate`
     classes     outputs of a new head; by default as many as the library gives the network
     pretrained  load the library's default weights, which it may have to download, but for a new head
-    options     of the library's own function, such as timm's `drop_path_rate`
+    options     more of the library's function
 
     Raises `UnknownName`, with the nearest names, if there is no such network; `BadOption` for a source that
     is neither library and for options that the network does not take.
 
     >>> load_backbone("resnet18", classes=5).fc.out_features
     5
+    >>> narrow = load_backbone("timm:resnet18:channels=[16,32,64,128]", classes=5)
+    >>> narrow.fc.in_features
+    128
     >>> load_backbone("timm:resnet1O")
     Traceback (most recent call last):
     saccade.errors.UnknownName: unknown network of timm 'resnet1O'; did you mean 'resnet18' or ...?
     """
-    source, colon, bare = name.rpartition(":")
-    if colon and source not in SOURCES:
+    source, colon, rest = name.partition(":")
+    if colon and source not in SOURCES and "=" not in rest:
         raise BadOption(f"{name!r}: {source!r} is neither 'torchvision' nor 'timm'")
-    sources = (source,) if colon else SOURCES
+    sources = (source,) if source in SOURCES else SOURCES
+    bare, its = parse(rest if source in SOURCES else name)
+    options = its | options
     for library in sources:
         if bare in _names(library):
             heads = {} if classes is None else {"num_classes": classes}
             build = _torchvision if library == "torchvision" else _timm
             try:
                 return build(bare, pretrained, **heads, **options)
-            except TypeError as error:
+            except (TypeError, ValueError, RuntimeError) as error:
                 raise BadOption(f"{name} cannot be built with {options}: {error}") from error
     known = {network for library in sources for network in _names(library)}
     raise UnknownName(f"network of {' or '.join(sources)}", bare, known)

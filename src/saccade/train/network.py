@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from saccade.attach import Attached, attach
-from saccade.errors import BadRecipe, UnknownName
+from saccade.attach.site import KINDS
+from saccade.errors import BadOption, BadRecipe, UnknownName
 from saccade.models import ClipCNN, RecurrentAttention, SmallCNN, ViT
 from saccade.models.backbone import load_backbone
 from saccade.models.small_cnn import pools
@@ -25,19 +26,35 @@ def build(recipe: Recipe, classes: int, shape: tuple[int, ...]) -> nn.Module:
     Its weights are random: see `saccade.train.start` for others.
     """
     if recipe.backbone == "small" and len(shape) == 4:
-        return ClipCNN(classes, attention=_slot(recipe, "time", "B L C"))
+        return ClipCNN(classes, attention=_slots(recipe, "time", "B L C"))
     if recipe.backbone == "small":
-        return SmallCNN(classes, attention=_slot(recipe, "places", "B C H W"))
+        return SmallCNN(classes, attention=_slots(recipe, "places", "B C H W"))
     if is_own(recipe.backbone):
         model = _own(recipe.backbone, classes, shape)
     else:
         model = load_backbone(recipe.backbone, classes=classes)
     if recipe.stem == "small":
         _keep_small_images(model, recipe.backbone)
-    if recipe.attention != "none":
+    attention, places = placed(recipe.attention)
+    if attention != "none":
+        kind = next((kind for kind in KINDS if places == [kind]), None)
+        where = (kind or places) if places else recipe.where
         example = torch.zeros(2, *shape)
-        attach(model, recipe.attention, where=recipe.where, example=example, identity=recipe.identity)
+        attach(model, attention, where=where, example=example, identity=recipe.identity)
     return model
+
+
+def placed(text: str) -> tuple[str, list[str]]:
+    """Read an attention, NAME[:option=value,...][@PLACE[+PLACE...]], into the mechanism and its places.
+
+    >>> placed("non_local:dims=2@layer3.0"), placed("bam@layer1+layer2"), placed("se")
+    (('non_local:dims=2', ['layer3.0']), ('bam', ['layer1', 'layer2']), ('se', []))
+    """
+    name, at, places = text.partition("@")
+    found = places.split("+")
+    if at and not all(found):
+        raise BadOption(f"{text!r} names no place after the @; write NAME@PLACE or NAME@PLACE+PLACE")
+    return name, found if at else []
 
 
 def attention_paths(model: nn.Module) -> list[str]:
@@ -96,17 +113,33 @@ def _own(text: str, classes: int, shape: tuple[int, ...]) -> nn.Module:
     return make(classes, shape, **options)
 
 
-def _slot(recipe: Recipe, pool: str, shape: str) -> dict[Any, str]:
-    """Return the recipe's attention by its slot: one that pools what has this shape replaces the mean."""
-    if recipe.attention == "none":
+def _slots(recipe: Recipe, pool: str, shape: str) -> dict[Any, str]:
+    """Return the attention of each slot of a small network, by its name or the number of its stage.
+
+    In the slot `pool` stands what pools features of this shape: it replaces the mean over them.
+    """
+    name, places = placed(recipe.attention)
+    if name == "none":
         return {}
-    return {pool if pools(parse(recipe.attention)[0], shape) else recipe.stage: recipe.attention}
+    if not places:
+        return {pool if pools(parse(name)[0], shape) else recipe.stage: name}
+    for place in places:
+        if place not in ("1", "2", "3", pool):
+            raise BadOption(
+                f"attention={recipe.attention!r}: {place!r} is no stage of the small network; "
+                f"use 1, 2, 3 or {pool}"
+            )
+    return {int(place) if place.isdigit() else place: name for place in places}
 
 
 def _keep_small_images(model: nn.Module, name: str) -> None:
     """Let a ResNet begin at the full size of its images, as He et al. 2016 do on CIFAR."""
     first = getattr(model, "conv1", None)
-    if not isinstance(first, nn.Conv2d) or not hasattr(model, "maxpool"):
+    if isinstance(first, nn.Sequential) and isinstance(first[0], nn.Conv2d) and hasattr(model, "maxpool"):
+        first[0].stride = (1, 1)  # of three small convolutions, as in timm's resnet18d
+    elif isinstance(first, nn.Conv2d) and hasattr(model, "maxpool"):
+        width = first.out_channels
+        model.conv1 = nn.Conv2d(first.in_channels, width, 3, padding=1, bias=first.bias is not None)
+    else:
         raise BadRecipe(f"stem='small' is for ResNets, which begin with conv1 and maxpool; {name!r} does not")
-    model.conv1 = nn.Conv2d(first.in_channels, first.out_channels, 3, padding=1, bias=first.bias is not None)
     model.maxpool = nn.Identity()

@@ -27,14 +27,17 @@ class Recipe:
     """One training run.
 
     task            NAME[:option=value,...], see `saccade.data`
-    attention       NAME[:option=value,...] of a mechanism, or "none"
+    attention       NAME[:option=value,...][@PLACE[+PLACE...]] of a mechanism, or "none". PLACE, where other
+                    than `stage` and `where` say: of a backbone a kind of place or the path of a module, of
+                    the small network the number of a stage: "bam@layer1+layer2", "cbam@1+2+3"
     method          how it is trained, NAME[:option=value,...]: "classify", by cross entropy; "recurrent", a
                     recurrent attention model by its hybrid loss; "hard", attention that draws one item, by
                     REINFORCE; "contrastive", by telling views of one image from those of others, see
                     `saccade.train.methods`
     backbone        "small", the first experiment's `SmallCNN` or, for clips, `ClipCNN`;
                     "ram[:option=value,...]", the recurrent attention model, or "vit[:option=value,...]", a
-                    vision transformer, see `saccade.models`; or a network of torchvision or timm by name
+                    vision transformer, see `saccade.models`; or a network of torchvision or timm by name,
+                    with options: "timm:resnet18:channels=[16,32,64,128]"
     pretrained      whether a network of torchvision or timm starts from the library's weights
     init            a run's folder, or a checkpoint, from whose weights the network starts; null: none. Its
                     head, and attention that the run did not have, start anew

@@ -1,0 +1,61 @@
+"""Gather a comparison, or single runs, into one file of benchmarks/results.
+
+    python benchmarks/collect.py cifar10-narrow runs/cifar10-narrow
+    python benchmarks/collect.py ten-percent runs/scratch runs/probe runs/fine-tuned
+
+A comparison is taken as its results.json says, without the curves; of runs the keys of the recipe that are
+not the default, the test error, and what it cost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from saccade.files import write_json
+from saccade.train.recipe import Recipe, read_yaml
+
+RESULTS = Path(__file__).parent / "results"
+KEPT = ("error", "loss", "localisation", "parameters", "flops", "latency_ms", "train_seconds")
+
+
+def comparison(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    runs = [{key: value for key, value in run.items() if key != "curves"} for run in found["runs"]]
+    return {**found, "runs": runs}
+
+
+def runs(folders: list[Path]) -> dict[str, Any]:
+    rows, default = [], asdict(Recipe())
+    for folder in folders:
+        result = json.loads((folder / "result.json").read_text())
+        origin = json.loads((folder / "run.json").read_text())
+        recipe = asdict(Recipe.from_mapping(read_yaml(folder / "recipe.yaml")))
+        rows.append(
+            {
+                "run": folder.name,
+                "recipe": {key: value for key, value in recipe.items() if value != default[key]},
+                "command": origin["command"],
+                "images": {part: result["task"][part] for part in ("train", "test")},
+                **{key: result[key] for key in KEPT},
+            }
+        )
+    return {"command": rows[0]["command"], "hardware": origin["hardware"], "rows": rows}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("name", help="of the file in benchmarks/results")
+    parser.add_argument("folders", nargs="+", type=Path)
+    asked = parser.parse_args()
+    is_comparison = (asked.folders[0] / "results.json").exists()
+    write_json(
+        RESULTS / f"{asked.name}.json", comparison(asked.folders[0]) if is_comparison else runs(asked.folders)
+    )
+
+
+if __name__ == "__main__":
+    main()
