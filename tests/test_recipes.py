@@ -113,7 +113,7 @@ def test_attention_goes_to_stages_of_the_small_network() -> None:
     clips = build(Recipe(attention="temporal_pool@time"), 2, (3, 4, 24, 24))
     assert list(clips.get_submodule("attention")._modules) == ["time"]
     for attention, said in (
-        ("se@4", r"attention='se@4': '4' is no stage of the small network; use 1, 2 or 3$"),
+        ("se@4", r"attention='se@4': '4' is no stage of the small network; use 1, 2, 3 or places$"),
         ("se@1+", r"'se@1\+' names no place after the @"),
         ("se@", r"'se@' names no place after the @"),
     ):

@@ -45,7 +45,7 @@ class SmallCNN(nn.Module):
         before = (in_channels, *widths)
         self.stages = nn.ModuleList(stage(before[i], width) for i, width in enumerate(widths))
         self.attention = nn.ModuleDict()
-        for slot, choice in (attention or {}).items():
+        for slot, choice in sorted((attention or {}).items(), key=lambda item: str(item[0])):
             if slot != "places" and not 1 <= slot <= len(widths):
                 raise BadOption(f"SmallCNN has stages 1 to {len(widths)} and 'places', not {slot!r}")
             channels = widths[-1] if slot == "places" else widths[slot - 1]
