@@ -20,13 +20,17 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 from torch.nn import functional as F
 
 from saccade.data import Task, load_task
 from saccade.data.task import Split
 from saccade.train import Recipe
-from saccade.train.classifier import Batches, Classifier, augmentation, loader
+from saccade.train.augment import augmentation
+from saccade.train.classifier import Batches, Classifier, loader
 from saccade.train.provenance import hardware
+from saccade.train.recipe import Augment
+from saccade.train.views import Views
 
 RESULT = Path(__file__).parent / "results" / "loader-cpu.json"
 
@@ -71,7 +75,7 @@ CASES = (
     Case("cifar10-sized", as_cifar, "resnet18", 50, 5),
     Case("folder, 224 x 224", as_folder, "resnet18", 16, 3),
 )
-AUGMENTS: tuple[Any, ...] = ("none", "crop-flip")
+AUGMENTS: tuple[Augment, ...] = ("none", "crop-flip")
 
 
 def rate(function: Callable[[], object], images: int, repeats: int = 3) -> float:
@@ -90,12 +94,15 @@ def measure(case: Case) -> dict[str, Any]:
     reading = time.perf_counter() - begin
     count = sum(len(split) for split in (task.train, task.validation, task.test))
     images = case.batches * case.batch_size
-    loads = {}
-    for augment in AUGMENTS:
-        recipe = Recipe(backbone=case.backbone, batch_size=case.batch_size, augment=augment)
-        batches = Batches(len(task.train), case.batch_size, seed=0)
-        served = loader(task.train, batches, augmentation(recipe, task.shape[-1]))
-        loads[augment] = rate(lambda served=served: list(islice(cycle(served), case.batches)), images)  # type: ignore[misc]
+    served = loader(task.train, Batches(len(task.train), case.batch_size, seed=0))
+
+    def load(change: nn.Module) -> float:
+        def serve() -> None:
+            for batch, _ in islice(cycle(served), case.batches):
+                change(batch)
+
+        return rate(serve, images)
+
     torch.manual_seed(0)
     classifier = Classifier(Recipe(backbone=case.backbone), task).train()
     optimizer = torch.optim.AdamW(classifier.parameters())
@@ -112,7 +119,8 @@ def measure(case: Case) -> dict[str, Any]:
         "backbone": case.backbone,
         "batch_size": case.batch_size,
         "read_once": count / reading if case.name.startswith("folder") else None,
-        "loader": loads,
+        "loader": {augment: load(augmentation(augment)) for augment in AUGMENTS},
+        "views": load(Views(flip=True)),
         "step": rate(step, images),
     }
 

@@ -283,16 +283,18 @@ def loader(result: Result) -> list[str]:
             row["task"],
             f"`{row['backbone']}`, {row['batch_size']}",
             *(f"{row['loader'][augment]:,.0f}" for augment in ("none", "crop-flip")),
+            f"{row['views']:,.0f}",
             f"{row['step']:,.0f}",
         )
         for row in result["rows"]
     )
     reading = next(row["read_once"] for row in result["rows"] if row["read_once"])
     return [
-        "Images per second that the loader serves, as they are and with crops and flips, against those that "
-        f"training steps alone learn from; threads: {result['threads']}. The images lie in memory; those of "
-        f"the folder were read once before, {reading:,.0f} a second.",
-        *table(("", "network, batch", "loader", "with crops and flips", "training step"), rows),
+        "Images per second that the loader serves, as they are, with crops and flips, and as two views each "
+        "in other colours (`method: contrastive`), against those that training steps alone learn from; "
+        f"threads: {result['threads']}. The images lie in memory; those of the folder were read once before, "
+        f"{reading:,.0f} a second.",
+        *table(("", "network, batch", "loader", "crops and flips", "views", "training step"), rows),
     ]
 
 

@@ -26,7 +26,8 @@ from saccade.maps import SpatialMap
 from saccade.models import ClipCNN, SmallCNN
 from saccade.see import look
 from saccade.train import Recipe, examples, prepare, restore
-from saccade.train.classifier import Classifier, Images, augmentation
+from saccade.train.augment import augmentation
+from saccade.train.classifier import Classifier
 from saccade.train.evaluate import _on_one_grid, evaluate
 from saccade.train.evaluate import look as looked
 
@@ -234,8 +235,7 @@ def test_normalisation_is_by_channel(task: Task) -> None:
 
 def test_all_frames_of_a_clip_are_augmented_alike() -> None:
     images = torch.randint(256, (4, 3, 1, 16, 16), dtype=torch.uint8).expand(-1, -1, 6, -1, -1)
-    recipe = Recipe(augment="crop-flip")
-    clips, _ = Images(Split(images, torch.arange(4)), augmentation(recipe, 16))[[0, 1, 2, 3]]
+    clips = augmentation("crop-flip")(images)
     assert clips.shape == images.shape
     assert torch.equal(clips, clips[:, :, :1].expand(-1, -1, 6, -1, -1))
     assert not any(torch.equal(clip, image) for clip, image in zip(clips, images, strict=True))

@@ -27,8 +27,9 @@ from saccade.models.backbone import head_path, load_backbone
 from saccade.record import record
 from saccade.train import Progress, Recipe, load_checkpoint, prepare, restore, train
 from saccade.train.classifier import Outline, labelled
-from saccade.train.contrastive import UNKNOWN, Contrastive, Views
+from saccade.train.contrastive import UNKNOWN, Contrastive
 from saccade.train.evaluate import look
+from saccade.train.looking import Hard, choices, hard_items
 from saccade.train.methods import classifier_of
 from saccade.train.network import attention_path, build
 from saccade.train.recurrent import Recurrent
@@ -42,6 +43,9 @@ RECIPES = {
     ),
     "contrastive": Recipe(
         task=TASK, method="contrastive:width=16,colour=0", labels=0.3, clip=1.0, batch_size=20
+    ),
+    "hard": Recipe(
+        task=TASK, method="hard:looks=2,copies=2", attention="hard_item", augment="crop", batch_size=20
     ),
     "frozen": Recipe(task=TASK, freeze=["stages.0.*", "stages.1.*"], batch_size=20),
 }
@@ -94,11 +98,23 @@ def test_a_resumed_run_equals_an_uninterrupted_one(name: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("method", "backbone"),
-    [("recurrent:looks=1", "ram:hidden=64,glimpses=4"), ("contrastive:colour=0", "small")],
+    ("method", "backbone", "attention"),
+    [
+        ("recurrent:looks=1", "ram:hidden=64,glimpses=4", "none"),
+        ("contrastive:colour=0", "small", "none"),
+        ("hard:looks=2", "small", "hard_item"),
+        ("hard:looks=2", "small", "hard_item:estimator=gumbel"),
+    ],
 )
-def test_the_loss_falls(method: str, backbone: str, tmp_path: Path) -> None:
-    recipe = Recipe(task="digits:limit=600", method=method, backbone=backbone, epochs=6, batch_size=50)
+def test_the_loss_falls(method: str, backbone: str, attention: str, tmp_path: Path) -> None:
+    recipe = Recipe(
+        task="digits:limit=600",
+        method=method,
+        backbone=backbone,
+        attention=attention,
+        epochs=6,
+        batch_size=50,
+    )
     result = train(recipe, tmp_path)
     loss = result["curves"]["train_loss"]
     assert loss[-1] < 0.9 * loss[0]
@@ -122,6 +138,16 @@ def test_what_a_method_cannot_do_is_said_before_a_run(tmp_path: Path) -> None:
             "attention='se' has no effect on method='rec",
         ),
         ({"method": "recurrent", "mixup": 0.2}, BadRecipe, "mixup=0.2 has no effect on method='recurrent'"),
+        (
+            {"attention": "hard_item"},
+            BadRecipe,
+            "attention='hard_item' is trained by method='hard', not 'classify'",
+        ),
+        ({"method": "hard", "compile": True}, BadRecipe, "compile=True has no effect on method='hard'"),
+        ({"method": "hard:copies=0"}, BadOption, "copies=0 must be an integer of at least 1"),
+        ({"method": "hard:entropy=-1"}, BadRecipe, "entropy=-1 must be a number of at least 0"),
+        ({"method": "hard:baseline=1"}, BadRecipe, "baseline=1 must be a number of at least 0 and below 1"),
+        ({"method": "hard:policy_weight=x"}, BadRecipe, "policy_weight='x' must be a number"),
         ({"method": "contrastive", "label_smoothing": 0.1}, BadRecipe, "label_smoothing=0.1 has no effect"),
         ({"method": "contrastive:colour=2"}, BadOption, "colour=2 must be a number from 0 to 1"),
         ({"method": "contrastive:temperature=0"}, BadOption, "temperature=0 must be a positive number"),
@@ -237,6 +263,155 @@ def test_recurrent_runs_are_compared_and_scored(tmp_path: Path) -> None:
     assert write(tmp_path).stat().st_size > 10_000
 
 
+# -------------------------------------------------------------------------------------------------- hard
+
+
+def hard(options: str = "", attention: str = "hard_item", classes: int = 3) -> Hard:
+    """A classifier of images of 2 x 2 places, whose batch norm has learned something."""
+    torch.manual_seed(0)
+    recipe = Recipe(method=f"hard{options}", attention=attention)
+    classifier = classifier_of(recipe, outline(classes, 16))
+    assert isinstance(classifier, Hard)
+    with torch.no_grad():
+        for item in hard_items(classifier.model):
+            item.score.weight.mul_(40)  # so that probabilities differ
+        classifier.model(torch.randn(20, 3, 16, 16))
+    return classifier.eval()
+
+
+def draw_always(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+    """Let the noise of Gumbel's trick choose one place whatever its probability."""
+
+    def noise(empty: Tensor) -> Tensor:
+        empty.fill_(1.0)
+        empty[:, place] = 1e-30
+        return empty
+
+    monkeypatch.setattr(Tensor, "exponential_", noise)
+
+
+def gradients(loss: Tensor, classifier: Hard) -> dict[str, Tensor]:
+    named = dict(classifier.model.named_parameters())
+    return dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+
+
+@pytest.mark.parametrize("baseline", [-2.0, 0.7])
+def test_in_the_mean_over_draws_the_gradient_is_that_of_the_bound(
+    baseline: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All four draws, each with its probability, against the bound written out and differentiated."""
+    classifier = hard(":entropy=0.3")
+    images = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
+    label = torch.tensor([2])
+    x = classifier.normalised(images)
+    for stage in classifier.model.get_submodule("stages").children():
+        x = stage(x)
+    items = x.flatten(2).transpose(1, 2)[0]
+    (item,) = hard_items(classifier.model)
+    p = item.score(items)[:, 0].softmax(0)
+    assert p.detach().amin() > 0.01
+    assert p.detach().amax() - p.detach().amin() > 0.1
+    likelihoods = classifier.model.get_submodule("head")(items).log_softmax(1)[:, 2]
+    bound = -(p * likelihoods).sum() + 0.3 * (p * p.log()).sum()
+    exact = gradients(bound, classifier)
+    mean: dict[str, Tensor] = {name: torch.zeros_like(its) for name, its in exact.items()}
+    for place, chance in enumerate(p.tolist()):
+        classifier.expected.fill_(baseline)
+        draw_always(monkeypatch, place)
+        outputs = classifier.training_step((images, label), 0)
+        torch.testing.assert_close(outputs["loss"], -likelihoods[place])  # its value is the cross entropy
+        torch.testing.assert_close(
+            classifier.expected, torch.tensor(0.9 * baseline) + 0.1 * likelihoods[place].detach()
+        )
+        for name, its in gradients(outputs["loss"], classifier).items():
+            mean[name] += chance * its
+    for name, its in exact.items():
+        assert its.abs().max() > 0, name
+        torch.testing.assert_close(mean[name], its, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_the_item_itself_carries_the_gradient_of_the_gumbel_estimator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    classifier = hard(":entropy=0", "hard_item:estimator=gumbel")
+    images, labels = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8), torch.tensor([0, 1, 2, 0])
+    draw_always(monkeypatch, 1)
+    outputs = classifier.training_step((images, labels), 0)
+    expected = F.cross_entropy(classifier.model(classifier.normalised(images)), labels)
+    theirs = gradients(expected, classifier)
+    assert theirs["attention.places.score.weight"].abs().max() > 0
+    for name, its in gradients(outputs["loss"], classifier).items():
+        torch.testing.assert_close(its, theirs[name])
+
+
+def test_copies_are_drawn_separately_and_their_mean_is_the_loss() -> None:
+    images, labels = torch.randint(0, 256, (6, 3, 16, 16), dtype=torch.uint8), torch.arange(6) % 3
+    losses = []
+    for classifier, batch in (
+        (hard(":copies=4"), (images, labels)),
+        (hard(), (images.repeat_interleave(4, 0), labels.repeat_interleave(4))),
+    ):
+        torch.manual_seed(2)
+        losses.append(classifier.training_step(batch, 0))
+    torch.testing.assert_close(losses[0]["loss"], losses[1]["loss"])
+    torch.testing.assert_close(4 * losses[0]["wrong"], losses[1]["wrong"].float())
+
+
+def test_nothing_of_the_training_stays_in_the_network() -> None:
+    classifier = hard()
+    (item,) = hard_items(classifier.model)
+    with pytest.raises(ValueError, match="stop"), choices(classifier.model):
+        raise ValueError("stop")
+    classifier.training_step((torch.zeros(2, 3, 16, 16), torch.tensor([0, 1])), 0)
+    assert not item._forward_hooks
+
+
+def test_a_network_that_draws_nothing_is_trained_by_cross_entropy(tmp_path: Path) -> None:
+    recipe = Recipe(task=TASK, epochs=1, batch_size=20)
+    plain = train(recipe, tmp_path / "classify")
+    other = train(replace(recipe, method="hard:looks=7"), tmp_path / "hard")
+    assert same(
+        weights(tmp_path / "classify"),
+        {name: its for name, its in weights(tmp_path / "hard").items() if name != "expected"},
+    )
+    assert other["error"] == plain["error"]
+    assert other["flops"] == pytest.approx(plain["flops"], rel=1e-3)  # it looks once
+
+
+def test_hard_attention_is_compared_localised_shown_and_scored(tmp_path: Path) -> None:
+    from saccade.compare.score import score
+    from saccade.report import write
+
+    task = "white-patch:size=32,patch=[8,12],train=40,validation=10,test=20"
+    recipe = Recipe(task=task, method="hard:looks=2", epochs=1, batch_size=20)
+    summary = compare(Comparison(("none", "hard_item", "hard_item:estimator=gumbel"), 1, recipe), tmp_path)
+    for row in summary["leaderboard"][1:]:
+        assert row["localisation"]["chance"] > 0
+    run = summary["runs"][1]
+    assert (run["localisation"]["path"], run["localisation"]["kind"]) == ("attention.places", "spatial")
+    score(tmp_path, images=4, steps=2)
+    results = json.loads((tmp_path / "results.json").read_text())
+    for row in results["leaderboard"][1:]:
+        assert row["scores"]["attention"]["faithfulness"]["mean"] is not None
+        assert row["scores"]["grad_cam"]["faithfulness"]["mean"] is not None
+    assert write(tmp_path).stat().st_size > 10_000
+    words = ["look", str(tmp_path / run["folder"]), "--images", "2", "--out", str(tmp_path / "look")]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    _, probabilities, _ = look(restore(tmp_path / run["folder"]), load_task(task).test.images[:5])
+    assert probabilities.saliency().shape == (5, 4, 4)
+    torch.testing.assert_close(probabilities.saliency().sum((1, 2)), torch.ones(5))
+
+
+def test_one_frame_of_a_clip_is_drawn(tmp_path: Path) -> None:
+    task = "moving-digits:frames=4,moment=1,size=16,train=40,validation=10,test=10"
+    recipe = Recipe(task=task, method="hard:looks=2", attention="hard_item", epochs=1, batch_size=20)
+    result = train(recipe, tmp_path)
+    assert result["localisation"]["path"] == "attention.time"
+    _, probabilities, _ = look(restore(tmp_path), load_task(task).test.images[:3])
+    assert probabilities.saliency().shape == (3, 4)
+
+
 # ------------------------------------------------------------------------------------------- contrastive
 
 
@@ -287,13 +462,16 @@ def test_labels_teach_the_probe_and_nothing_else(
 def test_the_step_is_nt_xent_of_two_views() -> None:
     torch.manual_seed(0)
     classifier = classifier_of(RECIPES["contrastive"], outline())
-    views = torch.randint(0, 256, (5, 2, 3, 28, 28), dtype=torch.uint8)
+    images = torch.randint(0, 256, (5, 3, 28, 28), dtype=torch.uint8)
     labels = torch.tensor([3, UNKNOWN, 7, UNKNOWN, UNKNOWN])
-    outputs = classifier.training_step((views, labels), 0)
+    torch.manual_seed(1)
+    outputs = classifier.training_step((images, labels), 0)
+    torch.manual_seed(1)
+    views = classifier.augment(images)
     head = classifier.model.get_submodule("head")
     features: list[Tensor] = []
     head.register_forward_pre_hook(lambda _head, inputs: features.append(inputs[0]))
-    classifier.model(classifier.normalised(torch.cat([views[:, 0], views[:, 1]])))
+    classifier.model(classifier.normalised(views))
     z = F.normalize(head.get_submodule("projection")(features[0]), dim=1)
     s = (z @ z.T / 0.5).fill_diagonal_(-torch.inf)
     terms = [-s[i, (i + 5) % 10] + s[i].logsumexp(0) for i in range(10)]
@@ -309,25 +487,12 @@ def test_the_step_is_nt_xent_of_two_views() -> None:
 
 def test_a_batch_without_labels_teaches_all_the_same() -> None:
     classifier = classifier_of(RECIPES["contrastive"], outline())
-    views = torch.randint(0, 256, (5, 2, 3, 28, 28), dtype=torch.uint8)
-    outputs = classifier.training_step((views, torch.full((5,), UNKNOWN)), 0)
+    images = torch.randint(0, 256, (5, 3, 28, 28), dtype=torch.uint8)
+    outputs = classifier.training_step((images, torch.full((5,), UNKNOWN)), 0)
     outputs["loss"].backward()
     assert outputs["answers"] == outputs["wrong"] == 0
     assert outputs["loss"].isfinite()
     assert not classifier.model.get_parameter("head.probe.weight").grad.any()  # type: ignore[union-attr]
-
-
-def test_views_are_two_and_differ() -> None:
-    ramp = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16).repeat(3, 1, 1)
-    one, other = Views(16)(ramp)
-    assert one.dtype == torch.uint8
-    assert not torch.equal(one, other)
-
-    def falls(view: Tensor) -> bool:
-        return bool(view.float().mean((0, 1)).diff().mean() < 0)
-
-    assert not any(falls(view) for _ in range(10) for view in Views(16)(ramp))
-    assert any(falls(view) for _ in range(10) for view in Views(16, flip=True)(ramp))
 
 
 def test_after_training_the_probe_answers(pretrained: Path) -> None:
@@ -488,7 +653,7 @@ def test_every_recipe_starts(name: str, tmp_path: Path, pretrained: Path) -> Non
     tiny = {"task": task, "epochs": 1, "batch_size": 10, "labels": 1.0}
     if "init" in values:
         tiny["init"] = str(pretrained)
-    if "ram" in values.get("backbone", ""):
+    if "looks=10" in values.get("method", ""):
         tiny["method"] = values["method"].replace("looks=10", "looks=1")
     if recipe.command == "train":
         train(Recipe.from_mapping(values | tiny), tmp_path)

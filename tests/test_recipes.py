@@ -16,10 +16,9 @@ import torch
 import yaml
 from torch import nn
 
-from saccade.data import Split, load_task
 from saccade.errors import BadOption, BadRecipe, BadRun, SaccadeError, UnknownName
 from saccade.train import Hardware, Progress, Recipe, load_checkpoint, prepare, train
-from saccade.train.classifier import Batches, Classifier, Images, augmentation, schedule_of
+from saccade.train.classifier import Batches, Classifier, schedule_of
 from saccade.train.network import attention_paths, build
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
@@ -114,7 +113,7 @@ def test_attention_goes_to_stages_of_the_small_network() -> None:
     clips = build(Recipe(attention="temporal_pool@time"), 2, (3, 4, 24, 24))
     assert list(clips.get_submodule("attention")._modules) == ["time"]
     for attention, said in (
-        ("se@4", r"attention='se@4': '4' is no stage of the small network; use 1, 2 or 3$"),
+        ("se@4", r"attention='se@4': '4' is no stage of the small network; use 1, 2, 3 or places$"),
         ("se@1+", r"'se@1\+' names no place after the @"),
         ("se@", r"'se@' names no place after the @"),
     ):
@@ -234,29 +233,6 @@ def test_the_average_of_the_weights_is_what_is_tested(tmp_path: Path) -> None:
 
     assert moved(0.0) > 1e-3
     assert moved(0.999999) < 1e-5
-
-
-def test_crops_and_flips_move_what_is_there() -> None:
-    ramp = torch.arange(16, dtype=torch.uint8).repeat(3, 16, 1)[None] + 1
-    split = Split(ramp.expand(50, -1, -1, -1), torch.zeros(50, dtype=torch.int64))
-    flipped, _ = Images(split, augmentation(Recipe(augment="flip"), 16))[list(range(50))]
-    first = flipped[:, 0, 0, 0].tolist()
-    assert set(first) == {1, 16}
-    cropped, _ = Images(split, augmentation(Recipe(augment="crop"), 16))[list(range(50))]
-    assert cropped.shape == (50, 3, 16, 16)
-    assert len(set(cropped[:, 0, 8, 8].tolist())) == 5  # moved by -2 to 2 pixels
-    again, _ = Images(split, augmentation(Recipe(augment="crop"), 16))[list(range(50))]
-    assert torch.equal(again, cropped)  # the same batch, the same draw
-    assert augmentation(Recipe(), 16) is None
-
-
-def test_augmentation_leaves_the_global_generator_alone() -> None:
-    split = load_task(TASK).train
-    torch.manual_seed(0)
-    expected = torch.rand(3)
-    torch.manual_seed(0)
-    Images(split, augmentation(Recipe(augment="crop-flip"), 32))[[1, 2]]
-    assert torch.equal(torch.rand(3), expected)
 
 
 def test_a_loss_that_is_no_number_stops_at_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -224,7 +224,7 @@ def test_bad_recipes_are_named(values: dict[str, Any], error: type[Exception], s
         ({"attention": "multi_head:heads=5"}, BadOption, "channels=32 is not divisible by heads=5"),
         ({"attention": "multi_head:position=learned,tokens=9"}, BadShape, "table holds 9 tokens"),
         ({"attention": "scaled_dot_product"}, BadOption, "no slot of SmallCNN"),
-        ({"attention": "cbam", "stage": 4}, BadOption, "stages 1 to 3, not 4"),
+        ({"attention": "cbam", "stage": 4}, BadOption, "stages 1 to 3 and .places., not 4"),
         ({"task": "blue-patch"}, UnknownName, "unknown task"),
         ({"batch_size": 41}, BadRecipe, "batch_size=41 is larger than the 40 training images"),
     ],

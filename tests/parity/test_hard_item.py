@@ -116,6 +116,23 @@ def test_the_temperature_must_be_above_0(temperature: Any) -> None:
         sc.create("hard_item", C, temperature=temperature)
 
 
-def test_a_map_is_not_a_sequence() -> None:
-    with pytest.raises(sc.BadShape, match=r"hard_item: expected \(B, L, C=4\), got \(2, 4, 3, 3\)"):
-        sc.create("hard_item", C)(torch.zeros(2, C, 3, 3))
+def test_the_places_of_a_map_are_items() -> None:
+    module, x = build("hard_item", C), normal(3, C, 2, 5)
+    torch.manual_seed(4)
+    chosen = module(x)
+    torch.manual_seed(4)
+    items = x.flatten(2).transpose(1, 2)
+    for ours, theirs in zip(chosen, module(items), strict=True):
+        assert torch.equal(ours, theirs)
+    for image, place in enumerate(chosen.position.tolist()):
+        assert torch.equal(chosen.item[image], x[image, :, place // 5, place % 5])
+    with sc.record(module) as maps:
+        module(x)
+    (weight,) = module.parameters()
+    expected = (items @ weight[0]).softmax(1).detach().unflatten(1, (2, 5))
+    assert_close("the map", maps[""].saliency(), expected)
+
+
+def test_a_clip_is_not_a_map() -> None:
+    with pytest.raises(sc.BadShape, match=r"hard_item: expected \(B, L, C=4\), got \(2, 4, 3, 3, 3\)"):
+        sc.create("hard_item", C)(torch.zeros(2, C, 3, 3, 3))

@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from saccade.errors import BadOption, check_shape
-from saccade.models.small_cnn import stage
+from saccade.models.small_cnn import pooled_by, pools, stage
 from saccade.registry import create, parse, spec
 
 
@@ -65,14 +65,9 @@ class ClipCNN(nn.Module):
                 volume = x.unflatten(0, (batch, -1)).transpose(1, 2)
                 x = self.attention[str(number)](volume).transpose(1, 2).flatten(0, 1)
         frames = x.mean((2, 3)).unflatten(0, (batch, -1))
-        pooled = self.attention["time"](frames) if "time" in self.attention else frames.mean(1)
+        pooled = pooled_by(self.attention["time"], frames) if "time" in self.attention else frames.mean(1)
         logits: Tensor = self.head(pooled)
         return logits
-
-
-def pools_time(name: str) -> bool:
-    """Whether a mechanism pools a sequence, (B, L, C) -> (B, C)."""
-    return any(e.shapes == "B L C" and e.output == "B C" for e in spec(name).examples)
 
 
 def _mechanism(
@@ -81,7 +76,7 @@ def _mechanism(
     if callable(choice):
         return choice(channels)
     name, options = parse(choice)
-    if slot == "time" and not pools_time(name):
+    if slot == "time" and not pools(name, "B L C"):
         raise BadOption(f"{name} does not pool a sequence, (B, T, C) -> (B, C), as the slot 'time' needs")
     if slot != "time" and 3 not in spec(name).dims:
         raise BadOption(f"{name} does not take and return one map (B, C, T, H, W), as a stage of clips needs")

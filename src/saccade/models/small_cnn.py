@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from saccade.errors import BadOption, check_shape
 from saccade.registry import create, parse, spec
 
+Choice = str | Callable[[int], nn.Module]  # a mechanism by its name, or a function of the number of channels
+
 
 class SmallCNN(nn.Module):
     """Three strided convolutions, an optional mechanism after each, a mean over positions, a linear head.
 
-        stage s:  x <- attention_s(ReLU(BN(conv3x3, stride 2 (x))))        y = W mean_p x_p + b
+        stage s:  x <- attention_s(ReLU(BN(conv3x3, stride 2 (x))))        y = W pool_p x_p + b
+        pool_p:   a mean over positions, or the attention that pools them
 
     images (B, in_channels, H, W) -> logits (B, classes). Any H and W from 1 up.
 
-    attention     for a stage, 1 to 3: "NAME[:option=value,...]", or a function from the number of
-                  channels to a module. Maps are recorded as "attention.STAGE".
+    attention     for a stage, 1 to 3, a mechanism that takes and returns (B, C, H, W), or for "places" one
+                  that pools them, (B, C, H, W) -> (B, C): "NAME[:option=value,...]", or a function from the
+                  number of channels to a module. Maps are recorded as "attention.STAGE", "attention.places".
 
-    Raises `BadOption` for a stage that does not exist or a mechanism that does not fit into a slot.
+    Raises `BadOption` for a slot that does not exist or a mechanism that does not fit into it.
 
     >>> import torch
     >>> model = SmallCNN(2, attention={2: "cbam"})
@@ -33,17 +38,18 @@ class SmallCNN(nn.Module):
         classes: int,
         in_channels: int = 3,
         widths: Sequence[int] = (16, 32, 64),
-        attention: Mapping[int, str | Callable[[int], nn.Module]] | None = None,
+        attention: Mapping[int, Choice] | Mapping[int | Literal["places"], Choice] | None = None,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
         before = (in_channels, *widths)
         self.stages = nn.ModuleList(stage(before[i], width) for i, width in enumerate(widths))
         self.attention = nn.ModuleDict()
-        for number, choice in sorted((attention or {}).items()):
-            if not 1 <= number <= len(widths):
-                raise BadOption(f"SmallCNN has stages 1 to {len(widths)}, not {number}")
-            self.attention[str(number)] = _mechanism(choice, widths[number - 1])
+        for slot, choice in sorted((attention or {}).items(), key=lambda item: str(item[0])):
+            if slot != "places" and not 1 <= slot <= len(widths):
+                raise BadOption(f"SmallCNN has stages 1 to {len(widths)} and 'places', not {slot!r}")
+            channels = widths[-1] if slot == "places" else widths[slot - 1]
+            self.attention[str(slot)] = _mechanism(choice, channels, slot)
         self.head = nn.Linear(widths[-1], classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -53,7 +59,8 @@ class SmallCNN(nn.Module):
             x = convolution(x)
             if str(number) in self.attention:
                 x = self.attention[str(number)](x)
-        logits: Tensor = self.head(x.mean((2, 3)))
+        pooled = pooled_by(self.attention["places"], x) if "places" in self.attention else x.mean((2, 3))
+        logits: Tensor = self.head(pooled)
         return logits
 
 
@@ -64,10 +71,30 @@ def stage(channels: int, width: int) -> nn.Sequential:
     )
 
 
-def _mechanism(choice: str | Callable[[int], nn.Module], channels: int) -> nn.Module:
+def pools(name: str, shape: str) -> bool:
+    """Whether a mechanism pools what has this shape: whether its result, or the first part of it, is (B, C).
+
+    >>> pools("hard_item", "B C H W"), pools("temporal_pool", "B C H W"), pools("temporal_pool", "B L C")
+    (True, False, True)
+    """
+    return any(e.shapes == shape and (e.output or "").split(",")[0] == "B C" for e in spec(name).examples)
+
+
+def pooled_by(pool: nn.Module, x: Tensor) -> Tensor:
+    """Return what a mechanism pools, (B, C), without what it tells besides."""
+    result: Any = pool(x)
+    pooled: Tensor = result[0] if isinstance(result, tuple) else result
+    return pooled
+
+
+def _mechanism(choice: Choice, channels: int, slot: int | Literal["places"]) -> nn.Module:
     if callable(choice):
         return choice(channels)
     name, options = parse(choice)
-    if not spec(name).drop_in:
+    if slot == "places" and not pools(name, "B C H W"):
+        raise BadOption(
+            f"{name} does not pool the places of a map, (B, C, H, W) -> (B, C), as 'places' needs"
+        )
+    if slot != "places" and not spec(name).drop_in:
         raise BadOption(f"{name} does not take and return one image map, so no slot of SmallCNN can hold it")
     return create(name, channels, **options)

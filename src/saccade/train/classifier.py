@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol, Self
 
@@ -19,10 +19,12 @@ from torchvision.transforms import v2
 from saccade.data import Split
 from saccade.errors import UnknownName
 from saccade.models.backbone import head_path
+from saccade.train.augment import augmentation
 from saccade.train.network import build
 from saccade.train.recipe import Recipe
 
 Batch = tuple[Tensor, Tensor]
+CPU = torch.device("cpu")
 
 
 class Described(Protocol):
@@ -79,6 +81,7 @@ class Classifier(lightning.LightningModule):
         with torch.device("cpu"):  # also where the network is but an outline on the meta device
             mixup = v2.MixUp(alpha=recipe.mixup, num_classes=len(task.classes)) if recipe.mixup else None
         self.mixup = mixup
+        self.augment: nn.Module = augmentation(recipe.augment)
         self._compiled: list[nn.Module] = []  # a list, so that the network keeps its one place
         self.frozen: list[nn.Module] = []  # whose weights are not trained: they stay in evaluation mode
 
@@ -107,10 +110,6 @@ class Classifier(lightning.LightningModule):
         masks = None if split.masks is None else split.masks[kept]
         return Split(split.images[kept], split.labels[kept], masks)
 
-    def augmentation(self, side: int) -> nn.Module | None:
-        """Return the random transform of one training image."""
-        return augmentation(self.recipe, side)
-
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for module in self.frozen:
@@ -125,11 +124,13 @@ class Classifier(lightning.LightningModule):
 
     def on_train_batch_start(self, _batch: Batch, index: int) -> None:
         # Any draw is a function of seed and step, so that a resumed run repeats an uninterrupted one. Once an
-        # epoch would not do: what Lightning draws before the first step differs between the two.
-        torch.manual_seed((self.recipe.seed * 100_003 + self.current_epoch) * 1_000_003 + index)
+        # epoch would not do: what Lightning draws before the first step differs between the two. Of several
+        # processes each draws numbers of its own, since its images are others.
+        step = (self.recipe.seed * 100_003 + self.current_epoch) * 1_000_003 + index
+        torch.manual_seed(step + self.global_rank * 1_000_000_000_039)
 
     def training_step(self, batch: Batch, _index: int) -> dict[str, Tensor]:
-        images, labels = batch
+        images, labels = self.augment(batch[0]), batch[1]
         targets = labels
         if self.mixup is not None:
             frames, targets = self.mixup(images.flatten(1, -3).to(self.mean.dtype), labels)
@@ -175,16 +176,6 @@ def check_optimizer(name: str) -> None:
     known = [str(one) for one in list_optimizers()]
     if name not in known:
         raise UnknownName("optimizer", name, known)
-
-
-def augmentation(recipe: Recipe, side: int) -> v2.Transform | None:
-    """Return the recipe's random transform of one image, or of all frames of a clip at once."""
-    steps: list[v2.Transform] = []
-    if "crop" in recipe.augment:
-        steps.append(v2.RandomCrop(side, padding=max(1, side // 8)))
-    if "flip" in recipe.augment:
-        steps.append(v2.RandomHorizontalFlip())
-    return v2.Compose(steps) if steps else None
 
 
 def labelled(labels: Tensor, share: float, seed: int) -> Tensor:
@@ -235,22 +226,38 @@ class Batches(Sampler[list[int]]):
 class Images(Dataset[Batch]):
     """A split, indexed by whole batches."""
 
-    def __init__(self, split: Split, transform: nn.Module | None = None) -> None:
-        self.split, self.transform = split, transform
+    def __init__(self, split: Split) -> None:
+        self.split = split
 
     def __getitem__(self, indices: list[int]) -> Batch:
-        images, labels = self.split.images[indices], self.split.labels[indices]
-        if self.transform is not None:
-            with torch.random.fork_rng(devices=[]):
-                # A function of the batch, whose order is one of seed and epoch: a resumed run repeats it.
-                torch.manual_seed(hash(tuple(indices)))
-                images = torch.stack([self.transform(image) for image in images])
-        return images, labels
+        return self.split.images[indices], self.split.labels[indices]
 
     def __len__(self) -> int:
         return len(self.split)
 
 
-def loader(split: Split, batches: Batches, transform: nn.Module | None = None) -> DataLoader[Batch]:
-    """Serve a split that lies in memory, a batch at a time, without workers or collation."""
-    return DataLoader(Images(split, transform), sampler=batches, batch_size=None)
+def loader(split: Split, batches: Batches, device: torch.device = CPU) -> DataLoader[Batch]:
+    """Serve a split that lies in memory, or on the device that learns from it, without workers or collation.
+
+    From memory to a GPU batches go by way of pages that are locked, so that the transfer does not wait.
+    """
+    pinned = device.type == "cuda" and split.images.device != device
+    return DataLoader(Images(split), sampler=batches, batch_size=None, pin_memory=pinned)
+
+
+def near(splits: Sequence[Split], device: torch.device, free: int) -> list[Split]:
+    """Return splits on the device, without their masks, if they take at most half of its free bytes there.
+
+    >>> split = Split(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.long))
+    >>> [near([split], torch.device("meta"), free)[0].images.device.type for free in (1599, 1600)]
+    ['cpu', 'meta']
+    """
+    tensors = [tensor for split in splits for tensor in (split.images, split.labels)]
+    if 2 * sum(tensor.nbytes for tensor in tensors) > free:
+        return list(splits)
+    return [Split(split.images.to(device), split.labels.to(device)) for split in splits]
+
+
+def free_bytes(device: torch.device) -> int:
+    """Return the free memory of a GPU that is its own: 0 where there is none."""
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torchvision.transforms import v2
 
 from saccade.data import Split
 from saccade.errors import BadOption, check_positive
 from saccade.models.info_nce import check_temperature, nt_xent
 from saccade.train.classifier import Batch, Classifier, Described, labelled
 from saccade.train.recipe import Recipe
+from saccade.train.views import Views
 
 UNKNOWN = -1  # the label of an image whose label is not used
 
@@ -34,32 +33,6 @@ class Head(nn.Module):
     def forward(self, features: Tensor) -> Any:
         logits = self.probe(features.detach())
         return (self.projection(features), logits) if self.training else logits
-
-
-class Views(nn.Module):
-    """Two random views of an image: a part of it resized, in other colours. (3, H, W) -> (2, 3, H, W).
-
-    Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of Visual Representations,
-    ICML 2020 (appendix B.9, as for CIFAR-10: without blur). Deviation: a part is a fifth of the image at
-    least.
-
-    >>> Views(24)(torch.zeros(3, 32, 32, dtype=torch.uint8)).shape
-    torch.Size([2, 3, 24, 24])
-    """
-
-    def __init__(self, side: int, flip: bool = False, colour: float = 0.5) -> None:
-        super().__init__()
-        steps: list[nn.Module] = [
-            v2.RandomResizedCrop(side, scale=(0.2, 1.0), antialias=True),
-            *([v2.RandomHorizontalFlip()] if flip else []),
-        ]
-        if colour:
-            jitter = v2.ColorJitter(*[0.8 * colour] * 3, hue=0.2 * colour)
-            steps += [v2.RandomApply([jitter], p=0.8), v2.RandomGrayscale(0.2)]
-        self.view = v2.Compose(steps)
-
-    def forward(self, image: Tensor) -> Tensor:
-        return torch.stack([self.view(image), self.view(image)])
 
 
 class Contrastive(Classifier):
@@ -91,7 +64,8 @@ class Contrastive(Classifier):
         if isinstance(colour, bool) or not isinstance(colour, int | float) or not 0 <= colour <= 1:
             raise BadOption(f"contrastive: colour={colour!r} must be a number from 0 to 1")
         super().__init__(recipe, task)
-        self.temperature, self.colour = temperature, colour
+        self.temperature = temperature
+        self.augment = Views("flip" in recipe.augment, colour)
         self._head = super().head()
         channels = self.model.get_parameter(f"{self._head}.weight").shape[1]
         self.model.set_submodule(self._head, Head(channels, width, len(task.classes)))
@@ -104,13 +78,10 @@ class Contrastive(Classifier):
         known = labelled(split.labels, self.recipe.labels, self.recipe.seed)
         return Split(split.images, split.labels.where(known, UNKNOWN), split.masks)
 
-    def augmentation(self, side: int) -> nn.Module:
-        return Views(side, "flip" in self.recipe.augment, self.colour)
-
     def training_step(self, batch: Batch, _index: int) -> dict[str, Tensor]:
-        views, labels = batch
+        images, labels = batch
         labels, known = labels.repeat(2), (labels != UNKNOWN).repeat(2)
-        embedding, logits = self._run(views.transpose(0, 1).flatten(0, 1))
+        embedding, logits = self._run(self.augment(images))
         first, second = embedding.chunk(2)
         loss = nt_xent(first, second, self.temperature)
         taught = F.cross_entropy(logits, labels, ignore_index=UNKNOWN, reduction="sum")

@@ -9,6 +9,7 @@ from saccade.errors import BadRecipe, UnknownName
 from saccade.registry import parse
 from saccade.train.classifier import Classifier, Described
 from saccade.train.contrastive import Contrastive
+from saccade.train.looking import Hard, hard_items
 from saccade.train.recipe import Recipe
 from saccade.train.recurrent import Recurrent
 
@@ -16,6 +17,7 @@ METHODS: Mapping[str, type[Classifier]] = {
     "classify": Classifier,
     "recurrent": Recurrent,
     "contrastive": Contrastive,
+    "hard": Hard,
 }
 
 
@@ -35,4 +37,7 @@ def classifier_of(recipe: Recipe, task: Described) -> Classifier:
     for key in METHODS[name].unheeded:
         if getattr(recipe, key) != getattr(Recipe, key):
             raise BadRecipe(f"{key}={getattr(recipe, key)!r} has no effect on method={name!r}")
-    return METHODS[name](recipe, task, **options)
+    classifier = METHODS[name](recipe, task, **options)
+    if hard_items(classifier.model) and not isinstance(classifier, Hard):
+        raise BadRecipe(f"attention={recipe.attention!r} is trained by method='hard', not {recipe.method!r}")
+    return classifier

@@ -15,7 +15,7 @@ from saccade.attach.site import KINDS
 from saccade.errors import BadOption, BadRecipe, UnknownName
 from saccade.models import ClipCNN, RecurrentAttention, SmallCNN, ViT
 from saccade.models.backbone import load_backbone
-from saccade.models.clip_cnn import pools_time
+from saccade.models.small_cnn import pools
 from saccade.registry import parse
 from saccade.train.recipe import Recipe
 
@@ -26,9 +26,9 @@ def build(recipe: Recipe, classes: int, shape: tuple[int, ...]) -> nn.Module:
     Its weights are random: see `saccade.train.start` for others.
     """
     if recipe.backbone == "small" and len(shape) == 4:
-        return ClipCNN(classes, attention=_slots(recipe, is_clip=True))
+        return ClipCNN(classes, attention=_slots(recipe, "time", "B L C"))
     if recipe.backbone == "small":
-        return SmallCNN(classes, attention=_slots(recipe, is_clip=False))
+        return SmallCNN(classes, attention=_slots(recipe, "places", "B C H W"))
     if is_own(recipe.backbone):
         model = _own(recipe.backbone, classes, shape)
     else:
@@ -113,18 +113,21 @@ def _own(text: str, classes: int, shape: tuple[int, ...]) -> nn.Module:
     return make(classes, shape, **options)
 
 
-def _slots(recipe: Recipe, *, is_clip: bool) -> dict[Any, str]:
-    """Return the attention of each slot of a small network, by the number of its stage or, as "time"."""
+def _slots(recipe: Recipe, pool: str, shape: str) -> dict[Any, str]:
+    """Return the attention of each slot of a small network, by its name or the number of its stage.
+
+    In the slot `pool` stands what pools features of this shape: it replaces the mean over them.
+    """
     name, places = placed(recipe.attention)
     if name == "none":
         return {}
-    if not places:  # one that pools a sequence replaces the mean over the frames of a clip
-        return {"time" if is_clip and pools_time(parse(name)[0]) else recipe.stage: name}
+    if not places:
+        return {pool if pools(parse(name)[0], shape) else recipe.stage: name}
     for place in places:
-        if place not in ("1", "2", "3") and not (is_clip and place == "time"):
-            expected = "1, 2, 3 or time" if is_clip else "1, 2 or 3"
+        if place not in ("1", "2", "3", pool):
             raise BadOption(
-                f"attention={recipe.attention!r}: {place!r} is no stage of the small network; use {expected}"
+                f"attention={recipe.attention!r}: {place!r} is no stage of the small network; "
+                f"use 1, 2, 3 or {pool}"
             )
     return {int(place) if place.isdigit() else place: name for place in places}
 

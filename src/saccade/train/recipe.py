@@ -31,8 +31,9 @@ class Recipe:
                     than `stage` and `where` say: of a backbone a kind of place or the path of a module, of
                     the small network the number of a stage: "bam@layer1+layer2", "cbam@1+2+3"
     method          how it is trained, NAME[:option=value,...]: "classify", by cross entropy; "recurrent", a
-                    recurrent attention model by its hybrid loss; "contrastive", by telling views of one image
-                    from those of others, see `saccade.train.methods`
+                    recurrent attention model by its hybrid loss; "hard", attention that draws one item, by
+                    REINFORCE; "contrastive", by telling views of one image from those of others, see
+                    `saccade.train.methods`
     backbone        "small", the first experiment's `SmallCNN` or, for clips, `ClipCNN`;
                     "ram[:option=value,...]", the recurrent attention model, or "vit[:option=value,...]", a
                     vision transformer, see `saccade.models`; or a network of torchvision or timm by name,
@@ -48,7 +49,7 @@ class Recipe:
     stem            of a backbone: "own", or "small" for images of 32 pixels: a ResNet's first convolution
                     becomes 3 x 3 without a stride, and its pooling is left out
     stage           the stage of the small network after which the attention stands, 1 to 3; one that pools
-                    a sequence takes the place of the mean over the frames of a clip
+                    takes the place of the mean over the places of an image or the frames of a clip
     where           the kind of place of a backbone in which the attention stands, see `saccade.attach`
     identity        whether attention in a backbone starts as the identity, or as its paper says
     seed            of the initial weights and of the order of the images

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from saccade.borrow import gpus_of
 from saccade.errors import BadRecipe, check_positive
 from saccade.models import RecurrentAttention, hybrid_loss
-from saccade.train.classifier import Batch, Classifier, Described
+from saccade.train.classifier import Batch, Described
+from saccade.train.looking import Looking
 from saccade.train.recipe import Recipe, check_number
 
 
-class Recurrent(Classifier):
+class Recurrent(Looking):
     """A recurrent attention model, trained by its hybrid loss: cross entropy, baseline, REINFORCE.
 
     Mnih, Heess, Graves, Kavukcuoglu: Recurrent Models of Visual Attention, NIPS 2014; see
     `saccade.models.hybrid_loss`. Images go in as values in [0, 1], in grey if the model takes one channel.
 
-    looks          at each image in evaluation; the answer is the mean of their probabilities. They are drawn
-                   by the recipe's seed: the same image gets the same answer in the same batch
+    looks          at each image in evaluation; the answer is the mean of their probabilities, see `Looking`
     copies         of each training image in a batch, each looked at in another way: Monte Carlo samples of
                    the gradient
     policy_weight  of REINFORCE in the loss
 
     Raises `BadOption` for an option out of range, `BadRecipe` for another network.
 
+    >>> import torch
     >>> from saccade.train.classifier import Outline
     >>> task = Outline(("a", "b"), (3, 28, 28), torch.zeros(3), torch.ones(3))
     >>> classifier = Recurrent(Recipe(backbone="ram:glimpses=3"), task, looks=2)
@@ -43,27 +42,19 @@ class Recurrent(Classifier):
     ) -> None:
         check_positive("recurrent", looks=looks, copies=copies)
         check_number("policy_weight", policy_weight)
-        super().__init__(recipe, task)
+        super().__init__(recipe, task, looks)
         if not isinstance(self.model, RecurrentAttention):
             raise BadRecipe(
                 f"method='recurrent' trains backbone='ram[:option=value,...]', not {recipe.backbone!r}"
             )
-        self.looks, self.copies, self.policy_weight = looks, copies, policy_weight
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return the logarithm of the mean probabilities over several looks, (B, classes)."""
-        inputs = self.normalised(images)
-        with torch.random.fork_rng(devices=gpus_of(self, (images,))):
-            torch.manual_seed(self.recipe.seed)
-            looks = [self.model(inputs).softmax(1) for _ in range(self.looks)]
-        chances = torch.stack(looks).mean(0)
-        return chances.clamp_min(torch.finfo(chances.dtype).tiny).log()
+        self.copies, self.policy_weight = copies, policy_weight
 
     def normalised(self, images: Tensor) -> Tensor:
         unit = images.to(self.mean.dtype) / 255
         return unit.mean(1, keepdim=True) if self.model.in_channels == 1 else unit
 
     def training_step(self, batch: Batch, _index: int) -> dict[str, Tensor]:
+        batch = self.augment(batch[0]), batch[1]
         images, labels = (part.repeat_interleave(self.copies, 0) for part in batch)
         trajectory = self.model.look(self.normalised(images))
         wrong = (trajectory.logits.argmax(1) != labels).sum() / self.copies

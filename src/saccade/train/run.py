@@ -22,7 +22,7 @@ from saccade.data import Task, check_task, load_task
 from saccade.errors import BadRecipe, BadRun
 from saccade.files import check_schema, write_json
 from saccade.train.checkpoint import CHECKPOINT, load_checkpoint
-from saccade.train.classifier import Batches, Classifier, Outline, check_optimizer, loader
+from saccade.train.classifier import Batches, Classifier, Outline, check_optimizer, free_bytes, loader, near
 from saccade.train.evaluate import evaluate, localise, write_gallery
 from saccade.train.hardware import ONE_DEVICE, Hardware
 from saccade.train.history import History, Progress
@@ -151,7 +151,7 @@ def _fit(
     logger: Logger | None,
 ) -> History:
     recipe = classifier.recipe
-    shown, side = classifier.shown(task.train), task.train.images.shape[-1]
+    shown, validation = classifier.shown(task.train), task.validation
     history = History(folder / "metrics.csv", report)
     callbacks: list[lightning.Callback] = [history]
     if recipe.patience is not None:
@@ -184,11 +184,13 @@ def _fit(
             default_root_dir=folder,
         )
         batches.rank, batches.world = trainer.global_rank, trainer.world_size
+        device = trainer.strategy.root_device
+        shown, validation = near([shown, validation], device, free_bytes(device))
         try:
             trainer.fit(
                 classifier,
-                loader(shown, batches, classifier.augmentation(side)),
-                loader(task.validation, Batches(len(task.validation), 100)),
+                loader(shown, batches, device),
+                loader(validation, Batches(len(validation), 100), device),
                 ckpt_path=checkpoint if resumed else None,
                 weights_only=True,
             )

@@ -54,15 +54,16 @@ class HardItem(nn.Module):
     Xu, Ba, Kiros, Cho, Courville, Salakhutdinov, Zemel, Bengio: Show, Attend and Tell, ICML 2015 (section
     4.1, equations 4, 5 and 8 to 12). w `score`. Without a bias: softmax would not see it.
 
-    items (B, L, C) -> `Chosen`: item (B, C), position (B,), log_probability (B,), entropy (B,). Items are
-    drawn in training and evaluation alike; `torch.manual_seed` repeats them. What trains w is
+    items (B, L, C), or a map (B, C, H, W) whose places are the items, row by row -> `Chosen`: item (B, C),
+    position (B,), log_probability (B,), entropy (B,). Items are drawn in training and evaluation alike;
+    `torch.manual_seed` repeats them. What trains w is
 
     "reinforce"   the log-probability: add -(R - b) log_probability to the loss, for a reward R and a
                   baseline b, and, as the paper does, entropy with a small negative weight
     "gumbel"      the item itself, straight through: forward it is x_s, backward sum_i p_i x_i for p the
                   softmax of (e + Gumbel noise) / temperature (Jang et al. 2017). Biased, of low variance
 
-    The recorded map holds the probabilities (B, L), from which the choice was made.
+    The recorded map holds the probabilities (B, L), or (B, H, W), from which the choice was made.
 
     Deviation: the paper scores items against the state of its decoder; here an item is scored by itself,
     and `hard_item(items, logits)` takes any other scores. The choice is made by the Gumbel-max trick, so
@@ -87,10 +88,13 @@ class HardItem(nn.Module):
         self.tap = Tap()
 
     def forward(self, items: Tensor) -> Chosen:
-        check_shape("hard_item", items, "B L C", C=self.channels)
+        check_shape("hard_item", items, "B C H W" if items.ndim == 4 else "B L C", C=self.channels)
+        extents = items.shape[2:] if items.ndim == 4 else items.shape[1:2]
+        if items.ndim == 4:
+            items = items.flatten(2).transpose(1, 2)
         logits = self.score(items)[..., 0]
         if self.tap.recording:
-            self.tap.publish(SpatialMap(logits.detach().softmax(1)))
+            self.tap.publish(SpatialMap(logits.detach().softmax(1).unflatten(1, extents)))
         return hard_item(items, logits, self.estimator, self.temperature)
 
 
@@ -108,6 +112,7 @@ SPEC = Spec(
     function=hard_item,
     examples=(
         Example("B L C", output="B C, B, B, B"),
+        Example("B C H W", output="B C, B, B, B"),
         Example("B L C", {"estimator": "gumbel", "temperature": 0.5}, output="B C, B, B, B"),
     ),
     maps=(SpatialMap,),

@@ -1,0 +1,152 @@
+"""Random views of images for contrastive learning, a whole batch at once, on the device on which it lies."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from saccade.train.augment import uniform
+
+GREY = (0.2989, 0.587, 0.114)  # of red, green and blue (ITU-R BT.601)
+WHITE = 255.0
+
+
+class Views(nn.Module):
+    """Two random views of each image: a part of it resized, in other colours.
+
+    images (B, 3, H, W), or clips (B, 3, T, H, W), of the values 0 to 255 -> float (2B, ...), the first views
+    of all images and then the second ones. All frames of a clip are seen alike.
+
+    Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of Visual Representations,
+    ICML 2020 (appendix A, and B.9, as for CIFAR-10: without blur). Each view has draws of its own, taken on
+    the CPU from the global generator.
+
+    Deviations: a part is a fifth of the image at least. The four changes of colour come in an order that is
+    drawn once for a batch, not for each view.
+
+    flip      whether views are mirrored, left and right, with a probability of 1/2
+    colour    strength of the change of colours, up to 1; without, views are parts of the image alone
+
+    >>> Views()(torch.zeros(5, 3, 32, 32, dtype=torch.uint8)).shape
+    torch.Size([10, 3, 32, 32])
+    """
+
+    def __init__(self, flip: bool = False, colour: float = 0.5) -> None:
+        super().__init__()
+        self.flip, self.colour = flip, colour
+
+    def forward(self, images: Tensor) -> Tensor:
+        planes = images.flatten(1, -3).repeat(2, 1, 1, 1).float()
+        count, _, height, width = planes.shape
+        mirrored = (uniform(count) < 0.5) & self.flip
+        boxes = random_boxes(count, height, width)
+        parts = resized(planes, boxes.to(images.device), mirrored.to(images.device))
+        views = parts.view(count, *images.shape[1:])
+        return self._coloured(views) if self.colour else views
+
+    def _coloured(self, views: Tensor) -> Tensor:
+        count, reach = len(views), 0.8 * self.colour
+        jittered = (uniform(count) < 0.8).float()  # the others are changed by nothing
+        factors = 1 + jittered * reach * (2 * uniform(3, count) - 1)
+        turns = jittered * 0.2 * self.colour * (2 * uniform(count) - 1)
+        colours = (uniform(count) >= 0.2).float()  # the others become grey
+        draws = torch.cat([factors, turns[None], colours[None]])
+        brightness, contrast, saturation, hue, colours = draws.to(views.device)
+        changes = [(brighten, brightness), (contrasted, contrast), (saturated, saturation), (turned, hue)]
+        for index in torch.randperm(len(changes)).tolist():
+            change, values = changes[index]
+            views = change(views, values)
+        return saturated(views, colours)
+
+
+def random_boxes(count: int, height: int, width: int, least: float = 0.2, attempts: int = 10) -> Tensor:
+    """Draw parts of an image: (count, 4), their top, left, height and width in whole pixels.
+
+    The area is uniform, from `least` of the image's to all of it, the logarithm of width / height uniform
+    from that of 3/4 to that of 4/3. Of several attempts the first one that fits into the image counts, or
+    else the largest part in the middle of it that is of such a form.
+    """
+    area = height * width * (least + (1 - least) * uniform(attempts, count))
+    form = (4 / 3) ** (2 * uniform(attempts, count) - 1)
+    sizes = torch.stack([area / form, area * form]).sqrt().round()
+    whole = torch.tensor([[height], [width]])
+    fits = ((sizes >= 1) & (sizes <= whole[:, None])).all(0)
+    first = fits.byte().argmax(0).expand(2, 1, -1)
+    largest = torch.tensor([[min(height, round(width * 4 / 3))], [min(width, round(height * 4 / 3))]])
+    size = torch.where(fits.any(0), sizes.gather(1, first)[:, 0], largest)
+    room = whole - size
+    start = torch.where(fits.any(0), (uniform(2, count) * (room + 1)).floor(), room // 2)
+    return torch.cat([start, size]).T
+
+
+def resized(images: Tensor, boxes: Tensor, mirrored: Tensor) -> Tensor:
+    """Resize a part of each image to the size of the whole, bilinearly, and mirror it if that is chosen.
+
+    images float (B, C, H, W), boxes (B, 4), top, left, height, width, mirrored bool (B,) -> (B, C, H, W)
+
+    A part is not larger than the image, so that nothing is made smaller, which would ask for antialiasing.
+    Nothing outside of the part is seen.
+    """
+    top, left, height, width = boxes.T
+    x = _centres(left, width, images.shape[3])
+    y = _centres(top, height, images.shape[2])
+    x = torch.where(mirrored[:, None], x.flip(1), x)
+    rows, columns = y[:, :, None].expand(-1, -1, x.shape[1]), x[:, None].expand(-1, y.shape[1], -1)
+    grid = torch.stack([columns, rows], 3)
+    return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+def _centres(start: Tensor, length: Tensor, size: int) -> Tensor:
+    """Return where `size` pixels that share a part lie in it, (B, size), from -1 to 1 over the image."""
+    pixel = torch.arange(size, device=start.device, dtype=start.dtype) + 0.5
+    inside = torch.minimum(length[:, None] * (pixel / size), length[:, None] - 0.5).clamp_min(0.5)
+    return 2 * (start[:, None] + inside) / size - 1
+
+
+def grey(images: Tensor) -> Tensor:
+    """Return the luminance 0.299 R + 0.587 G + 0.114 B. images (B, 3, ...) -> (B, 1, ...)."""
+    red, green, blue = images.unbind(1)
+    return (GREY[0] * red + GREY[1] * green + GREY[2] * blue).unsqueeze(1)
+
+
+def brighten(images: Tensor, factors: Tensor) -> Tensor:
+    """Multiply each image (B, 3, ...) by its factor (B,)."""
+    return (images * _each(factors, images)).clamp_(0, WHITE)
+
+
+def contrasted(images: Tensor, factors: Tensor) -> Tensor:
+    """Move each image (B, 3, ...) from its mean grey, or towards it: factor * x + (1 - factor) * mean."""
+    mean = grey(images).flatten(1).mean(1)
+    return _blend(images, _each(mean, images), factors)
+
+
+def saturated(images: Tensor, factors: Tensor) -> Tensor:
+    """Move each image (B, 3, ...) from its own grey, or towards it: factor * x + (1 - factor) * grey."""
+    return _blend(images, grey(images), factors)
+
+
+def turned(images: Tensor, turns: Tensor) -> Tensor:
+    """Turn the hue of each image (B, 3, ...) by a part of the circle, `turns` (B,) from -0.5 to 0.5.
+
+    With V = max(R, G, B), C = V - min(R, G, B) and the hue H in sixths of the circle, the colours are
+
+        V - C clamp(2 - |d|, 0, 1)        d = H - 3 (R), H - 5 (G), H - 1 (B), around the circle: -3 to 3
+    """
+    red, green, blue = images.unbind(1)
+    value = images.amax(1)
+    chroma = value - images.amin(1)
+    ahead = torch.where(value == green, 2 * chroma + blue - red, 4 * chroma + red - green)
+    ahead = torch.where(value == red, green - blue, ahead)
+    hue = ahead / chroma.clamp_min(1e-6) + 6 * _each(turns, value)
+    away = (hue - pure for pure in (3, 5, 1))
+    shares = ((2 - (d - 6 * (d / 6).round_()).abs_()).clamp_(0, 1) for d in away)
+    return torch.stack([value - chroma * share for share in shares], 1)
+
+
+def _blend(images: Tensor, others: Tensor, factors: Tensor) -> Tensor:
+    return torch.lerp(others.expand_as(images), images, _each(factors, images)).clamp_(0, WHITE)
+
+
+def _each(values: Tensor, images: Tensor) -> Tensor:
+    return values.view(-1, *[1] * (images.ndim - 1))
