@@ -3,8 +3,9 @@
     python benchmarks/collect.py cifar10-narrow runs/cifar10-narrow
     python benchmarks/collect.py ten-percent runs/scratch runs/probe runs/fine-tuned
 
-A comparison is taken as its results.json says, without the curves; of runs the keys of the recipe that are
-not the default, the test error, and what it cost.
+A comparison is taken as its results.json says, without the curves; of runs, and of all runs of a comparison
+if there are several folders, the keys of the recipe that are not the default, the test error, and what it
+cost; of a recurrent attention model also the test error of a single look.
 """
 
 from __future__ import annotations
@@ -15,8 +16,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from saccade.data import load_task
 from saccade.files import write_json
+from saccade.train.evaluate import evaluate
 from saccade.train.recipe import Recipe, read_yaml
+from saccade.train.recurrent import Recurrent
+from saccade.train.restore import restore
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = ("error", "loss", "localisation", "parameters", "flops", "latency_ms", "train_seconds")
@@ -30,7 +35,8 @@ def comparison(folder: Path) -> dict[str, Any]:
 
 def runs(folders: list[Path]) -> dict[str, Any]:
     rows, default = [], asdict(Recipe())
-    for folder in folders:
+    single = [run for folder in folders for run in sorted(folder.glob("runs/*")) or [folder]]
+    for folder in single:
         result = json.loads((folder / "result.json").read_text())
         origin = json.loads((folder / "run.json").read_text())
         recipe = asdict(Recipe.from_mapping(read_yaml(folder / "recipe.yaml")))
@@ -41,9 +47,17 @@ def runs(folders: list[Path]) -> dict[str, Any]:
                 "command": origin["command"],
                 "images": {part: result["task"][part] for part in ("train", "test")},
                 **{key: result[key] for key in KEPT},
+                **({"one_look": one_look(folder)} if recipe["method"].startswith("recurrent") else {}),
             }
         )
     return {"command": rows[0]["command"], "hardware": origin["hardware"], "rows": rows}
+
+
+def one_look(folder: Path) -> float:
+    classifier = restore(folder)
+    assert isinstance(classifier, Recurrent)
+    classifier.looks = 1
+    return evaluate(classifier, load_task(classifier.recipe.task).test)[0]
 
 
 def main() -> None:
@@ -51,7 +65,7 @@ def main() -> None:
     parser.add_argument("name", help="of the file in benchmarks/results")
     parser.add_argument("folders", nargs="+", type=Path)
     asked = parser.parse_args()
-    is_comparison = (asked.folders[0] / "results.json").exists()
+    is_comparison = len(asked.folders) == 1 and (asked.folders[0] / "results.json").exists()
     write_json(
         RESULTS / f"{asked.name}.json", comparison(asked.folders[0]) if is_comparison else runs(asked.folders)
     )

@@ -177,6 +177,49 @@ def ram_mnist(result: Result) -> list[str]:
     ]
 
 
+def ram_canvas(paper: str) -> Callable[[Result], list[str]]:
+    def section(result: Result) -> list[str]:
+        (row,) = result["rows"]
+        where, recipe = row["localisation"], row["recipe"]
+        rows = [
+            ("one look", f"{100 * row['one_look']:.2f}%"),
+            ("mean of 10 looks", f"{100 * row['error']:.2f}%"),
+            ("the paper, one look", paper),
+        ]
+        return [
+            "Digits somewhere on 60 x 60 pixels, read by 8 glimpses of 12 x 12 at 3 scales, trained by "
+            f"reinforcement for {recipe['epochs']} epochs on {row['images']['train']:,} canvases, always the "
+            f"same (the paper draws new ones); {row['images']['test']:,} test images, one seed. "
+            f"{100 * where['bright']['pointing']:.0f}% of the last look's maps peak inside the digit's box "
+            f"(chance {100 * where['chance']:.0f}%).",
+            *table(("", "test error"), rows),
+        ]
+
+    return section
+
+
+def by_recipe(what: str, names: Mapping[str, str]) -> Callable[[Result], list[str]]:
+    """Return the section of runs that differ in their recipes: a row for each start of a run's name."""
+
+    def section(result: Result) -> list[str]:
+        rows = []
+        for start, name in names.items():
+            runs = [row for row in result["rows"] if row["run"].startswith(start)]
+            errors = [row["error"] for row in runs]
+            rows.append(
+                (
+                    name,
+                    f"{100 * statistics.mean(errors):.2f}",
+                    ", ".join(f"{100 * error:.2f}" for error in errors),
+                    f"{runs[0]['parameters']:,}",
+                    f"{runs[0]['flops'] / 1e6:,.1f}",
+                )
+            )
+        return [what, *table(("", "test error, %", "each seed", "parameters", "MFLOPs"), rows)]
+
+    return section
+
+
 def stn_mnist(result: Result) -> list[str]:
     rows = (
         (
@@ -300,8 +343,13 @@ def loader(result: Result) -> list[str]:
 
 SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
     "white-patch": ("The white patch", white_patch),
+    "white-patch-cifar10": (
+        "The white patch at full size",
+        grid("White squares on images of CIFAR-10, enlarged to 96 x 96.", localised=True),
+    ),
     "moving-digits": ("Moving digits, in space and time", moving_digits),
     "ram-mnist": ("Recurrent attention on MNIST", ram_mnist),
+    "ram-translated": ("Recurrent attention on translated digits", ram_canvas("1.84%")),
     "stn-mnist": ("A spatial transformer on rotated MNIST", stn_mnist),
     "fine-tune": ("Attention in a trained network", fine_tune),
     "attach-scale": ("The scale of features at the start", attach_scale),
