@@ -151,6 +151,7 @@ def _train(job: Job, answer: Connection, threads: int) -> None:
 
     It stays deaf to Ctrl-C, which reaches all processes of a terminal: the first one asks the others to stop.
     """
+    signal.signal(signal.SIGTERM, _leave)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_stop_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
@@ -159,6 +160,11 @@ def _train(job: Job, answer: Connection, threads: int) -> None:
     except Exception as error:
         error.add_note(traceback.format_exc())
         answer.send(error)
+
+
+def _leave(number: int, _frame: object) -> None:
+    """End this process in order; a signal by itself would leave what it shares with others behind."""
+    raise SystemExit(128 + number)
 
 
 def _stop_with_parent() -> None:
