@@ -35,14 +35,18 @@ def comparison(folder: Path) -> dict[str, Any]:
 
 def runs(folders: list[Path]) -> dict[str, Any]:
     rows, default = [], asdict(Recipe())
-    single = [run for folder in folders for run in sorted(folder.glob("runs/*")) or [folder]]
-    for folder in single:
+    single = [
+        (f"{top.name}/{run.name}".removesuffix("/" + top.name), run)
+        for top in folders
+        for run in sorted(top.glob("runs/*")) or [top]
+    ]
+    for name, folder in single:
         result = json.loads((folder / "result.json").read_text())
         origin = json.loads((folder / "run.json").read_text())
         recipe = asdict(Recipe.from_mapping(read_yaml(folder / "recipe.yaml")))
         rows.append(
             {
-                "run": folder.name,
+                "run": name,
                 "recipe": {key: value for key, value in recipe.items() if value != default[key]},
                 "command": origin["command"],
                 "images": {part: result["task"][part] for part in ("train", "test")},

@@ -350,6 +350,27 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
     "moving-digits": ("Moving digits, in space and time", moving_digits),
     "ram-mnist": ("Recurrent attention on MNIST", ram_mnist),
     "ram-translated": ("Recurrent attention on translated digits", ram_canvas("1.84%")),
+    "vit-mnist": (
+        "Vision transformers over patches and over channels",
+        by_recipe(
+            "MNIST, 8 epochs, three seeds. Both transformers have 16 tokens, 4 blocks, a width of 64: "
+            "patches of 7 x 7 pixels, or groups of 4 channels of what the stages of a small CNN make of the "
+            "image.",
+            {"vit-patches": "patches of the image", "vit-channels": "channels of a CNN's features"},
+        ),
+    ),
+    "ten-percent": (
+        "A tenth of the labels",
+        by_recipe(
+            "The small CNN on MNIST, with the labels of 10% of the training images, the same in all rows "
+            "of a seed. Contrastive pre-training sees all images, for 20 epochs, and no label.",
+            {
+                "scratch": "from random weights",
+                "fine-tuned": "fine-tuned after contrastive pre-training",
+                "probe": "a linear probe of the pre-trained network",
+            },
+        ),
+    ),
     "stn-mnist": ("A spatial transformer on rotated MNIST", stn_mnist),
     "fine-tune": ("Attention in a trained network", fine_tune),
     "attach-scale": ("The scale of features at the start", attach_scale),
