@@ -350,15 +350,6 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
     "moving-digits": ("Moving digits, in space and time", moving_digits),
     "ram-mnist": ("Recurrent attention on MNIST", ram_mnist),
     "ram-translated": ("Recurrent attention on translated digits", ram_canvas("1.84%")),
-    "vit-mnist": (
-        "Vision transformers over patches and over channels",
-        by_recipe(
-            "MNIST, 8 epochs, three seeds. Both transformers have 16 tokens, 4 blocks, a width of 64: "
-            "patches of 7 x 7 pixels, or groups of 4 channels of what the stages of a small CNN make of the "
-            "image.",
-            {"vit-patches": "patches of the image", "vit-channels": "channels of a CNN's features"},
-        ),
-    ),
     "ten-percent": (
         "A tenth of the labels",
         by_recipe(

@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from saccade.compare import Comparison, compare
-from saccade.compare.executors import Executor, Job, Processes
+from saccade.compare.executors import Executor, Job, Processes, _deaf
 from saccade.compare.executors import ray as over_ray
 from saccade.compare.executors.ray import Ray
 from saccade.errors import BadOption, BadRecipe, BadRun, UnknownName
@@ -172,6 +172,23 @@ def group(pid: int) -> int | None:
 
 def steps(out: Path) -> list[int]:
     return [load_checkpoint(path)["global_step"] for path in out.glob("runs/*/checkpoints/last.ckpt")]
+
+
+def test_no_signal_comes_between_while_a_process_is_begun() -> None:
+    """Not even through another thread, for which Python interrupts the first one all the same."""
+    done = threading.Event()
+    threading.Thread(target=done.wait, daemon=True).start()
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        with _deaf():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+            assert not came
+        assert came == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        done.set()
 
 
 def test_a_comparison_that_is_stopped_ends_its_processes_and_goes_on(tmp_path: Path) -> None:

@@ -28,6 +28,8 @@ Report = Callable[[Progress], None] | None
 #: How often a run is begun again, or gone on with, after the process that trained it died.
 RETRIES = 2
 
+_SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
+
 
 @dataclass(frozen=True)
 class Job:
@@ -116,11 +118,21 @@ class Processes:
 @contextmanager
 def _deaf() -> Iterator[None]:
     """Put off what asks this process to stop until the block ends. Processes begun here inherit deafness."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    came: list[int] = []  # through another thread, which is not deaf
+    is_main = threading.current_thread() is threading.main_thread()  # only there can signals be caught
+    handlers = {
+        number: signal.signal(number, lambda number, _: came.append(number))
+        for number in (_SIGNALS if is_main else ())
+    }
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number in came:
+            signal.raise_signal(number)
 
 
 def _start(job: Job, threads: int) -> tuple[Connection, SpawnProcess]:
