@@ -125,6 +125,11 @@ def test_attention_goes_to_stages_of_the_small_network() -> None:
         build(Recipe(backbone="resnet18", attention="se@layer9"), 2, (3, 64, 64))
 
 
+def test_of_attention_in_several_stages_the_last_is_looked_at(tmp_path: Path) -> None:
+    result = train(replace(PLAIN, attention="cbam@2+1", epochs=1), tmp_path)
+    assert result["localisation"]["path"] == "attention.2.spatial"
+
+
 def test_options_of_a_backbone() -> None:
     model = build(Recipe(backbone="timm:resnet18:channels=[8,16,24,32],layers=[1,1,1,1]"), 5, (3, 32, 32))
     assert model.get_submodule("fc").in_features == 32

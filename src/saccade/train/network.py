@@ -60,7 +60,7 @@ def placed(text: str) -> tuple[str, list[str]]:
 def attention_paths(model: nn.Module) -> list[str]:
     """Return the paths of all attention that was put into a network."""
     if isinstance(model, SmallCNN | ClipCNN):
-        return ["attention"] if model.attention else []
+        return [f"attention.{slot}" for slot in sorted(model.attention)]  # stages, then places and time
     return [path for path, module in model.named_modules() if isinstance(module, Attached)]
 
 
