@@ -405,6 +405,25 @@ def test_a_second_one_in_a_place_is_refused_unless_asked_for() -> None:
     assert sc.detach(model).count("stage1.0.norm2.attention_2") == 1
 
 
+@pytest.mark.parametrize("example", [images(), torch.zeros(1, *IMAGES[2])], ids=["images", "zeros"])
+def test_a_branch_that_would_never_train_is_refused(example: Tensor) -> None:
+    model = residual()
+    last = model.get_submodule("stage1.0.norm2")
+    assert isinstance(last, nn.BatchNorm2d)
+    nn.init.zeros_(last.weight)
+    before = [*fingerprint(model)]
+    with pytest.raises(sc.BadOption, match=r"stage1.0.norm2: .*all zero.*SK passes no gradient"):
+        sc.attach(model, "sk", example=example, identity=False)
+    assert [*fingerprint(model)] == before
+    for name, identity in (("se", False), ("sk", True)):
+        sc.attach(model, name, example=example, identity=identity)
+        gradients = run(model, images(), training=True)[1]
+        assert (weight := gradients["stage1.0.norm2.weight"]) is not None, name
+        assert weight.any(), name
+        sc.detach(model)
+    assert len(sc.attach(residual(), "sk", example=example, identity=False)) == 4
+
+
 def test_a_name_that_is_taken_is_left_alone() -> None:
     model = Named().eval()
     example = {"image": torch.randn(2, 3, 8, 8), "scale": torch.ones(())}

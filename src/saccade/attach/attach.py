@@ -9,10 +9,11 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map
 
-from saccade.attach.attached import Attached, attached_to, put, remove
+from saccade.attach.attached import Attached, attached_to, is_dead, put, remove
 from saccade.attach.fit import Fitter, building
 from saccade.attach.kinds import Anatomy, Spot
 from saccade.attach.site import Site, Sites
@@ -105,8 +106,9 @@ def attach(
     Everything is planned before anything is changed, and undone if anything fails.
 
     Raises `UnknownName` for an unknown mechanism, option or path; `BadOption` for a place that does not
-    exist, cannot hold attention or has it already, for a mechanism that does not fit there, for a network
-    that is compiled, scripted or wrapped, and for one whose forward fails, from its own error.
+    exist, cannot hold attention or has it already, for a mechanism that does not fit there or would never
+    train there (by identity=False, where features are zero and it passes no gradient), for a network that is
+    compiled, scripted or wrapped, and for one whose forward fails, from its own error.
 
     >>> import torch, saccade as sc
     >>> model, x = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU()), torch.randn(2, 3, 8, 8)
@@ -180,6 +182,13 @@ def _check_model(model: nn.Module, advice: str) -> None:
         raise BadOption(f"{name} has listed its parameters already; {advice}")
 
 
+def _unlike_zero(value: object) -> object:
+    """An image of zeros, which is enough for shapes, gives features of zero in a network without biases."""
+    if isinstance(value, Tensor) and value.is_floating_point() and not value.is_meta and not value.any():
+        return torch.linspace(-1, 1, value.numel(), dtype=value.dtype, device=value.device).view(value.shape)
+    return value
+
+
 def _option_names(name: str) -> set[str]:
     return {option.name for option in spec(name).options}
 
@@ -211,19 +220,32 @@ def _apply(model: nn.Module, example: object, planned: Sequence[tuple[Spot, Atta
     """Put everything in and see that a forward pass calls each once; take it out again if anything fails."""
     before = {spot.host: attached_to(spot.host) for spot, _ in planned}
     calls: Counter[nn.Module] = Counter()
+    zeros: dict[nn.Module, Tensor] = {}  # the features that are zero, whatever the image
+
+    def note(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        calls.update([module])
+        if not inputs[0].is_meta and not inputs[0].any():
+            zeros[module] = inputs[0].new_zeros((2, *inputs[0].shape[1:]))  # batch norm wants two
+
     try:
         for spot, attached in planned:
             put(spot.host, attached)
         with ExitStack() as stack:
             for _, attached in planned:
-                handle = attached.register_forward_pre_hook(lambda module, _: calls.update([module]))
-                stack.callback(handle.remove)
-            trace(model, example)
+                stack.callback(attached.register_forward_pre_hook(note).remove)
+            trace(model, tree_map(_unlike_zero, example))
         for spot, attached in planned:
             if calls[attached] != 1:
                 raise BadOption(
                     f"{spot.site.path}: the attention runs {calls[attached]} times in a forward pass, not "
                     f"once; a {type(spot.host).__name__} whose children are run from outside cannot hold it"
+                )
+            if attached in zeros and is_dead(attached, zeros[attached]):
+                name = type(attached.mechanism).__name__
+                raise BadOption(
+                    f"{spot.site.path}: the features are all zero at the start, as where a branch begins as "
+                    f"zero, and {name} passes no gradient there, so neither would ever train; use "
+                    "identity=True, or another start of the network (timm: zero_init_last=False)"
                 )
     except BaseException:
         for host, names in before.items():

@@ -13,6 +13,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from saccade.borrow import borrowed
+
 Place = Literal["input", "output"]
 
 
@@ -62,6 +64,17 @@ def attend_to_input(host: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]
         if isinstance(child, Attached) and child.place == "input":
             x = child(x)
     return (x, *rest)
+
+
+def is_dead(attached: Attached, zeros: Tensor) -> bool:
+    """Whether neither its parameters nor features of zero get a gradient: then both stay as they are."""
+    with borrowed(attached, (zeros,)), torch.enable_grad():
+        attached.train()
+        x = torch.zeros_like(zeros, requires_grad=True)
+        y = attached(x)
+        weights = [p for p in attached.parameters() if p.requires_grad]
+        gradients = torch.autograd.grad(y, [x, *weights], torch.randn_like(y), allow_unused=True)
+    return not any(gradient is not None and gradient.any() for gradient in gradients)
 
 
 def runs_children_in_order(module: nn.Module) -> bool:
