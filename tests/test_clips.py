@@ -208,7 +208,7 @@ def test_attention_in_a_stage_sees_the_whole_clip() -> None:
         ({4: "se"}, "ClipCNN has stages 1 to 3 and 'time', not 4"),
         ({2: "cbam"}, "cbam does not take and return one map"),
         ({2: "temporal_pool"}, "temporal_pool does not take and return one map"),
-        ({"time": "se"}, "se does not pool a sequence"),
+        ({"time": "se"}, r"se does not pool \(B, L, C\) -> \(B, C\), as the slot 'time' of ClipCNN"),
     ],
 )
 def test_what_does_not_fit_is_named(attention: dict[Any, str], said: str) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from torch import Tensor, nn
 
-from saccade.errors import BadOption, check_shape
-from saccade.models.small_cnn import pooled_by, pools, stage
-from saccade.registry import create, parse, spec
+from saccade.errors import check_shape
+from saccade.models.slots import Choice, pooled_by, slots
+from saccade.models.small_cnn import stage
 
 
 class ClipCNN(nn.Module):
@@ -41,18 +41,13 @@ class ClipCNN(nn.Module):
         classes: int,
         in_channels: int = 3,
         widths: Sequence[int] = (16, 32, 64),
-        attention: Mapping[int | Literal["time"], str | Callable[[int], nn.Module]] | None = None,
+        attention: Mapping[int | Literal["time"], Choice] | None = None,
     ) -> None:
         super().__init__()
         self.in_channels = in_channels
         before = (in_channels, *widths)
         self.stages = nn.ModuleList(stage(before[i], width) for i, width in enumerate(widths))
-        self.attention = nn.ModuleDict()
-        for slot, choice in (attention or {}).items():
-            if slot != "time" and not 1 <= slot <= len(widths):
-                raise BadOption(f"ClipCNN has stages 1 to {len(widths)} and 'time', not {slot!r}")
-            channels = widths[-1] if slot == "time" else widths[slot - 1]
-            self.attention[str(slot)] = _mechanism(choice, channels, slot)
+        self.attention = slots("ClipCNN", widths, attention or {}, dims=3, pool="time", pooled="B L C")
         self.head = nn.Linear(widths[-1], classes)
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -68,16 +63,3 @@ class ClipCNN(nn.Module):
         pooled = pooled_by(self.attention["time"], frames) if "time" in self.attention else frames.mean(1)
         logits: Tensor = self.head(pooled)
         return logits
-
-
-def _mechanism(
-    choice: str | Callable[[int], nn.Module], channels: int, slot: int | Literal["time"]
-) -> nn.Module:
-    if callable(choice):
-        return choice(channels)
-    name, options = parse(choice)
-    if slot == "time" and not pools(name, "B L C"):
-        raise BadOption(f"{name} does not pool a sequence, (B, T, C) -> (B, C), as the slot 'time' needs")
-    if slot != "time" and 3 not in spec(name).dims:
-        raise BadOption(f"{name} does not take and return one map (B, C, T, H, W), as a stage of clips needs")
-    return create(name, channels, **options)

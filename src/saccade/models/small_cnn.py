@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from torch import Tensor, nn
 
-from saccade.errors import BadOption, check_shape
-from saccade.registry import create, parse, spec
-
-Choice = str | Callable[[int], nn.Module]  # a mechanism by its name, or a function of the number of channels
+from saccade.errors import check_shape
+from saccade.models.slots import Choice, pooled_by, slots
 
 
 class SmallCNN(nn.Module):
@@ -44,12 +42,7 @@ class SmallCNN(nn.Module):
         self.in_channels = in_channels
         before = (in_channels, *widths)
         self.stages = nn.ModuleList(stage(before[i], width) for i, width in enumerate(widths))
-        self.attention = nn.ModuleDict()
-        for slot, choice in sorted((attention or {}).items(), key=lambda item: str(item[0])):
-            if slot != "places" and not 1 <= slot <= len(widths):
-                raise BadOption(f"SmallCNN has stages 1 to {len(widths)} and 'places', not {slot!r}")
-            channels = widths[-1] if slot == "places" else widths[slot - 1]
-            self.attention[str(slot)] = _mechanism(choice, channels, slot)
+        self.attention = slots("SmallCNN", widths, attention or {}, dims=2, pool="places", pooled="B C H W")
         self.head = nn.Linear(widths[-1], classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -69,32 +62,3 @@ def stage(channels: int, width: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
     )
-
-
-def pools(name: str, shape: str) -> bool:
-    """Whether a mechanism pools what has this shape: whether its result, or the first part of it, is (B, C).
-
-    >>> pools("hard_item", "B C H W"), pools("temporal_pool", "B C H W"), pools("temporal_pool", "B L C")
-    (True, False, True)
-    """
-    return any(e.shapes == shape and (e.output or "").split(",")[0] == "B C" for e in spec(name).examples)
-
-
-def pooled_by(pool: nn.Module, x: Tensor) -> Tensor:
-    """Return what a mechanism pools, (B, C), without what it tells besides."""
-    result: Any = pool(x)
-    pooled: Tensor = result[0] if isinstance(result, tuple) else result
-    return pooled
-
-
-def _mechanism(choice: Choice, channels: int, slot: int | Literal["places"]) -> nn.Module:
-    if callable(choice):
-        return choice(channels)
-    name, options = parse(choice)
-    if slot == "places" and not pools(name, "B C H W"):
-        raise BadOption(
-            f"{name} does not pool the places of a map, (B, C, H, W) -> (B, C), as 'places' needs"
-        )
-    if slot != "places" and not spec(name).drop_in:
-        raise BadOption(f"{name} does not take and return one image map, so no slot of SmallCNN can hold it")
-    return create(name, channels, **options)

@@ -15,7 +15,7 @@ from saccade.attach.site import KINDS
 from saccade.errors import BadOption, BadRecipe, UnknownName
 from saccade.models import ClipCNN, RecurrentAttention, SmallCNN, ViT
 from saccade.models.backbone import load_backbone
-from saccade.models.small_cnn import pools
+from saccade.models.slots import pools
 from saccade.registry import parse
 from saccade.train.recipe import Recipe
 
