@@ -7,6 +7,7 @@ whose values are {"bytes", "path"}, and data sets come from folders and files.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import pickle
@@ -40,6 +41,7 @@ class Features(dict[str, Any]):
 class Dataset:
     def __init__(self, columns: Mapping[str, list[Any]], features: Features) -> None:
         self.columns, self.features = columns, features
+        self._fingerprint = hashlib.sha256(pickle.dumps(columns)).hexdigest()[:16]
 
     @classmethod
     def from_dict(cls, columns: Mapping[str, list[Any]], features: Features) -> Dataset:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import io
+import shutil
 import sys
 from itertools import chain
 from pathlib import Path
@@ -433,6 +434,29 @@ def test_an_image_cut_short_in_a_row(library: Any, tmp_path: Path) -> None:
     task = load_task(f"huggingface:{tmp_path}/cut,on_bad_image=skip")
     assert sum(counts(task)) == 19
     assert len(task.skipped) == 1
+
+
+def test_a_cache_of_rows(library: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place, cache = f"huggingface:{tmp_path}/set,seed=3", tmp_path / "cache"
+    rows(library, 20).save_to_disk(tmp_path / "set")
+    plain = load_task(place)
+    written = load_task(f"{place},cache={cache}")
+    assert len(kept := {*cache.glob("set-*")}) == 3
+    with monkeypatch.context() as without:
+        without.setattr("saccade.data.items.fit", None)
+        read = load_task(f"{place},cache={cache}")
+    for task in (written, read):
+        for split, expected in zip(splits(task), splits(plain), strict=True):
+            assert torch.equal(split.images, expected.images)
+            assert torch.equal(split.labels, expected.labels)
+        assert all(map(torch.equal, task.normalisation(), plain.normalisation()))
+    load_task(f"{place},cache={cache},label=word")
+    assert len(kept) + 3 == len(kept := {*cache.glob("set-*")})
+    rows(library, 20, 100).save_to_disk(tmp_path / "other")
+    shutil.rmtree(tmp_path / "set")
+    (tmp_path / "other").rename(tmp_path / "set")
+    assert min(levels(load_task(f"{place},cache={cache}").train)) >= 100
+    assert len(kept) + 3 == len([*cache.glob("set-*")])
 
 
 def test_sets_that_cannot_be_loaded(library: Any, tmp_path: Path) -> None:

@@ -25,21 +25,19 @@ from saccade.errors import BadData
 FORMAT = 1  # of the files of a cache
 
 
-def key_of(name: str, size: int, items: Iterable[tuple[Path | None, Path | None, int]]) -> str:
-    """Name what determines a split: its image files in their order, their masks and labels, and the size.
+def key_of(name: str, size: int, determined: Iterable[Any]) -> str:
+    """Name what determines a split: its items in their order, such as files and labels, and the size.
 
     A file is known by its path, its length and the time of its last change. Another version of Pillow may
     decode other pixels.
     """
     digest = hashlib.sha256(json.dumps([FORMAT, PIL.__version__]).encode())
-    for image, mask, label in items:
-        digest.update(json.dumps([_identity(image), _identity(mask), label]).encode())
+    for item in determined:
+        digest.update(json.dumps(item, default=_identity).encode())
     return f"{name}-{size}-{digest.hexdigest()[:20]}"
 
 
-def _identity(file: Path | None) -> list[str | int] | None:
-    if file is None:
-        return None
+def _identity(file: Path) -> list[str | int]:
     try:
         facts = file.stat()
     except OSError:  # the reader will say so

@@ -30,6 +30,7 @@ def huggingface(
     limit: int | None = None,
     seed: int = 0,
     on_bad_image: OnBadImage = "fail",
+    cache: str | None = None,
     workers: int | None = None,
 ) -> Task:
     """An image set of the library `datasets`, which has to be installed.
@@ -41,13 +42,16 @@ def huggingface(
     config          of a set of the hub that has several
     size            side of the images, which are resized and cut at their centre; by default the shorter side
                     of the first one
+    cache           a folder in which the images are kept as they are trained with, as of the task `folder`; a
+                    split is known by its fingerprint, which the library changes with its rows
     workers         threads that decode, by default as many as there are processors for this process
 
     The other options are those of the task `python`, and so are the splits: a set without test images is
     tested on its validation images, and what is missing then is drawn from the training images.
 
     Raises `BadOption` if the library is not installed or a column has to be named, `UnknownName` for a column
-    that does not exist, `BadData` for a set that cannot be loaded, or an image that cannot be read.
+    that does not exist, `BadData` for a set that cannot be loaded, an image that cannot be read, or a cache
+    that cannot be written.
     """
     check_reading(
         "huggingface", size=size, held_out=held_out, limit=limit, on_bad_image=on_bad_image, workers=workers
@@ -75,6 +79,8 @@ def huggingface(
         for its in [next((its for its in names if its in found), None)]
         if its is not None
     }
+    keys = {part: its.key for part, its in parts.items()}
+    kept = None if cache is None else (Path(cache).expanduser(), keys)
     return task_of(
         f"huggingface:{Path(path).name}",
         parts,
@@ -85,6 +91,7 @@ def huggingface(
         seed=seed,
         on_bad_image=on_bad_image,
         workers=workers or cores(),
+        cache=kept,
     )
 
 
@@ -142,6 +149,7 @@ class _Rows:
         chosen = rows.select_columns([image, label])
         self.rows = chosen.cast_column(image, library.Image(decode=False))
         self.image, self.label, self.classes = image, label, classes
+        self.key: str = f"{rows._fingerprint} {image} {label} {classes}"
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from saccade.data.cache import cached, key_of
 from saccade.data.decode import OnBadImage, Sample, decoded, in_memory
 from saccade.data.images import BadImage, Photograph, as_rgb, fit, naming
 from saccade.data.task import Split, Task
@@ -37,6 +39,7 @@ def task_of(
     seed: int,
     on_bad_image: OnBadImage,
     workers: int,
+    cache: tuple[Path, Mapping[str, str]] | None = None,
 ) -> Task:
     """Return the task of the parts that a data set has: "train" and, where it has them, the two others.
 
@@ -44,6 +47,7 @@ def task_of(
     from the training images, a share `held_out` of them each.
 
     classes     their names; by default the labels are their names
+    cache       a folder in which the images are kept, decoded, and what determines each part
 
     Raises `BadData` for what is no sequence of (image, label), with labels that are integers; `BadImage` for
     an image that cannot be read.
@@ -65,8 +69,13 @@ def task_of(
         read = partial(_read, parts[part], f"{name}, {origin[part]} image")
         if size is None:
             size = _side(read, indices, on_bad_image)
-        samples = decoded(partial(_cut, read, size), indices, workers, on_bad_image, skipped)
-        splits[part] = in_memory(samples, len(indices), size)
+        decode = partial(decoded, partial(_cut, read, size), indices, workers, on_bad_image)
+        if cache is None:
+            splits[part] = in_memory(decode(skipped), len(indices), size)
+        else:
+            folder, keys = cache
+            key = key_of(f"{name.partition(':')[2]}-{part}", size, [keys[origin[part]], indices])
+            splits[part] = cached(folder, key, size, decode, on_bad_image, skipped)
     if classes is None:
         most = max((int(split.labels.max()) for split in splits.values() if len(split)), default=-1)
         if most >= sum(map(len, chosen.values())):
