@@ -501,6 +501,13 @@ def test_options_of_the_task_have_names_of_their_own(command: str, tmp_path: Pat
     also = ["-a", "none"] if command == "compare" else []
     said = recipe(command, "--recipe", str(tmp_path / "recipe.yaml"), "--limit", "7", *also)
     assert "task: folder:photos,limit=7\n" in said
+    said = recipe(
+        command, "folder:photos", "--on-bad-image", "skip", "--precision", "bf16-mixed", "--compile", *also
+    )
+    assert "task: folder:photos,on_bad_image=skip\n" in said
+    assert "precision: bf16-mixed\ncompile: true\n" in said
+    if command == "train":
+        assert "task: folder:photos,workers=3\n" in recipe(command, "folder:photos", "--workers", "3")
     assert "unknown option of folder 'download'" in recipe(command, "folder:photos", "--download")
 
 

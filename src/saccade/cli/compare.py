@@ -11,6 +11,7 @@ import typer
 
 from saccade.cli.train import (
     BatchSize,
+    Compile,
     DataRoot,
     Download,
     Epochs,
@@ -20,7 +21,9 @@ from saccade.cli.train import (
     Limit,
     Logger,
     LoggerName,
+    OnBadImage,
     Patience,
+    Precision,
     PrintRecipe,
     RecipeName,
     Settings,
@@ -53,11 +56,14 @@ def compare(
     stage: Stage = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
+    precision: Precision = None,
+    compile: Compile = None,
     patience: Patience = None,
     image_size: ImageSize = None,
     limit: Limit = None,
     data_root: DataRoot = None,
     download: Download = None,
+    on_bad_image: OnBadImage = None,
     executor: Annotated[
         ExecutorName, typer.Option(help="Where runs are trained: local, processes or ray.")
     ] = ExecutorName.local,
@@ -96,13 +102,22 @@ def compare(
         "stage": stage,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
+        "precision": precision,
+        "compile": compile,
         "patience": patience,
     }
     values = read_recipe(recipe) if recipe else {"attentions": list(FIRST_EXPERIMENT)}
     values |= {key: value for key, value in given.items() if value is not None} | read_settings(
         settings or []
     )
-    values = with_task_options(values, image_size, limit, data_root, download)
+    of_task = {
+        "size": image_size,
+        "limit": limit,
+        "root": data_root,
+        "download": download,
+        "on_bad_image": on_bad_image and on_bad_image.value,
+    }
+    values = with_task_options(values, of_task)
     comparison = Comparison.from_mapping(values)
     if print_recipe:
         typer.echo(comparison.to_yaml(), nl=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,10 @@ Epochs = Annotated[int | None, typer.Option(help="Passes over the training image
 Stage = Annotated[int | None, typer.Option(help="Stage after which the attention stands, 1 to 3.")]
 BatchSize = Annotated[int | None, typer.Option(help="Images per step.")]
 LearningRate = Annotated[float | None, typer.Option(help="Peak of the one-cycle schedule.")]
+Precision = Annotated[str | None, typer.Option(help="32-true, bf16-mixed ..., as Lightning names it.")]
+Compile = Annotated[
+    bool | None, typer.Option("--compile/--no-compile", help="Whether the network is compiled.")
+]
 Patience = Annotated[int | None, typer.Option(help="Stop after so many epochs without a better error.")]
 #: Options of the task, under names of their own; the task's text gets them.
 ImageSize = Annotated[int | None, typer.Option(help="Side of the images: the task's option size.")]
@@ -22,6 +27,19 @@ DataRoot = Annotated[str | None, typer.Option(help="Folder of a standard data se
 Download = Annotated[
     bool | None,
     typer.Option("--download/--no-download", help="Whether to download it: its option download."),
+]
+
+
+class OnBadImageName(StrEnum):
+    skip = "skip"
+    fail = "fail"
+
+
+OnBadImage = Annotated[
+    OnBadImageName | None,
+    typer.Option(
+        help="Leave out an image that cannot be read, and say so, or stop: its option on_bad_image."
+    ),
 ]
 RecipeName = Annotated[
     str | None,
@@ -55,18 +73,14 @@ Logger = Annotated[
 ]
 
 
-def with_task_options(
-    values: dict[str, Any],
-    image_size: int | None,
-    limit: int | None,
-    data_root: str | None,
-    download: bool | None,
-) -> dict[str, Any]:
-    """Return the keys of a recipe with these options in its task. Raises `UnknownName` if one is not its."""
+def with_task_options(values: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keys of a recipe with those of these options in its task that are not None.
+
+    Raises `UnknownName` if one is not the task's.
+    """
     from saccade.data import with_options
     from saccade.train import Recipe
 
-    options = {"size": image_size, "limit": limit, "root": data_root, "download": download}
     given = {option: value for option, value in options.items() if value is not None}
     task = values.get("task", Recipe.task)
     return values | {"task": with_options(str(task), given)} if given else values
@@ -96,11 +110,17 @@ def train(
     stage: Stage = None,
     batch_size: BatchSize = None,
     learning_rate: LearningRate = None,
+    precision: Precision = None,
+    compile: Compile = None,
     patience: Patience = None,
     image_size: ImageSize = None,
     limit: Limit = None,
     data_root: DataRoot = None,
     download: Download = None,
+    on_bad_image: OnBadImage = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Threads that decode images: its option workers.")
+    ] = None,
     devices: Annotated[int, typer.Option(help="GPUs, or processes of a CPU, on each machine.")] = 1,
     nodes: Annotated[int, typer.Option(help="Machines; start the same command on each.")] = 1,
     strategy: Annotated[str, typer.Option(help="How devices share the work: auto, ddp, fsdp.")] = "auto",
@@ -128,13 +148,23 @@ def train(
         "stage": stage,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
+        "precision": precision,
+        "compile": compile,
         "patience": patience,
     }
     values = read_recipe(recipe) if recipe else {}
     values |= {key: value for key, value in given.items() if value is not None} | read_settings(
         settings or []
     )
-    values = with_task_options(values, image_size, limit, data_root, download)
+    of_task = {
+        "size": image_size,
+        "limit": limit,
+        "root": data_root,
+        "download": download,
+        "on_bad_image": on_bad_image and on_bad_image.value,
+        "workers": workers,
+    }
+    values = with_task_options(values, of_task)
     chosen = Recipe.from_mapping(values)
     if print_recipe:
         typer.echo(chosen.to_yaml(), nl=False)
