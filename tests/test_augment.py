@@ -15,11 +15,12 @@ from torchvision.transforms.v2 import functional as TF
 
 from saccade.data import Split, load_task
 from saccade.train import Recipe, train
-from saccade.train.augment import Crop, augmentation, crop, flip
+from saccade.train.augment import Crop, Scale, augmentation, crop, flip
 from saccade.train.classifier import Batches, Classifier, Outline, free_bytes, loader, near
 from saccade.train.methods import classifier_of
+from saccade.train.parts import random_boxes, resized
 from saccade.train.recipe import Augment
-from saccade.train.views import Views, brighten, contrasted, grey, random_boxes, resized, saturated, turned
+from saccade.train.views import Views, brighten, contrasted, grey, saturated, turned
 
 OUTLINE = Outline(("a", "b"), (3, 16, 16), torch.zeros(3), torch.ones(3))
 
@@ -60,7 +61,14 @@ def test_crops_take_every_place_equally_often_and_flips_every_other_image() -> N
 
 @pytest.mark.parametrize(
     ("name", "kept"),
-    [("none", True), ("flip", False), ("crop", False), ("crop-flip", False)],
+    [
+        ("none", True),
+        ("flip", False),
+        ("crop", False),
+        ("crop-flip", False),
+        ("scale", False),
+        ("scale-flip", False),
+    ],
 )
 def test_the_recipe_says_what_is_changed(name: Augment, kept: bool) -> None:
     images = noise(8, 3, 16, 16)
@@ -73,6 +81,23 @@ def test_the_recipe_says_what_is_changed(name: Augment, kept: bool) -> None:
     assert torch.equal(augmentation(name)(images), changed) == kept
     if name == "flip":
         assert all(torch.equal(*pair) for pair in zip(changed.sort(-1)[0], images.sort(-1)[0], strict=True))
+
+
+@pytest.mark.parametrize("shape", [(24, 30), (5, 20, 20)], ids=str)
+def test_parts_of_other_scales_are_those_of_torchvision(shape: tuple[int, ...]) -> None:
+    images = noise(16, 3, *shape)
+    torch.manual_seed(4)
+    found = Scale()(images)
+    assert found.dtype == torch.uint8
+    torch.manual_seed(4)
+    height, width = shape[-2:]
+    boxes = random_boxes(16, height, width, least=0.08)
+    assert 0.07 < (boxes[:, 2] * boxes[:, 3]).min() / (height * width) < 0.2
+    for image, box, its in zip(images, boxes, found, strict=True):
+        expected = TF.resized_crop(image.float(), *map(int, box), [height, width], antialias=True)
+        torch.testing.assert_close(its.float(), expected, rtol=0, atol=0.51)
+    torch.manual_seed(4)
+    torch.testing.assert_close(Scale()(images.float()), found.float(), rtol=0, atol=0.5)
 
 
 def test_a_smallest_image_is_cropped_too() -> None:

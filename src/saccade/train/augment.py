@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from saccade.train.parts import random_boxes, resized, uniform
 from saccade.train.recipe import Augment
 
 
@@ -48,16 +49,25 @@ class Crop(nn.Module):
         return crop(images, top, left, padding)
 
 
+class Scale(nn.Module):
+    """A part of each image, from 8% of its area up, resized to the whole: Szegedy et al., CVPR 2015.
+
+    The values are those of torchvision's `RandomResizedCrop`, bilinear; all frames of a clip show one part.
+    """
+
+    def forward(self, images: Tensor) -> Tensor:
+        planes = images.flatten(1, -3).float()
+        count, _, height, width = planes.shape
+        boxes = random_boxes(count, height, width, least=0.08).to(images.device)
+        parts = resized(planes, boxes, torch.zeros_like(boxes[:, 0], dtype=torch.bool)).view(images.shape)
+        return parts if images.is_floating_point() else parts.round_().to(images.dtype)
+
+
 class Flip(nn.Module):
     """Each image mirrored left and right, or not, at random."""
 
     def forward(self, images: Tensor) -> Tensor:
         return flip(images, (uniform(len(images)) < 0.5).to(images.device))
-
-
-def uniform(*shape: int) -> Tensor:
-    """Draw numbers from 0 to 1 on the CPU, in float32, whatever the precision of the training."""
-    return torch.rand(shape, dtype=torch.float32)
 
 
 def augmentation(name: Augment) -> nn.Sequential:
@@ -67,4 +77,5 @@ def augmentation(name: Augment) -> nn.Sequential:
     >>> augmentation("crop-flip")(images).shape
     torch.Size([4, 3, 32, 32])
     """
-    return nn.Sequential(*([Crop()] if "crop" in name else []), *([Flip()] if "flip" in name else []))
+    kinds = {"crop": Crop, "scale": Scale, "flip": Flip}
+    return nn.Sequential(*(kinds[part]() for part in name.split("-") if part != "none"))

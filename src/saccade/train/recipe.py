@@ -15,7 +15,7 @@ from saccade.files import check_schema, write_text
 
 Stem = Literal["own", "small"]
 Schedule = Literal["one-cycle", "cosine", "step", "constant"]
-Augment = Literal["none", "flip", "crop", "crop-flip"]
+Augment = Literal["none", "flip", "crop", "crop-flip", "scale", "scale-flip"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"]
 
 
@@ -60,8 +60,8 @@ class Recipe:
     weight_decay    of all weights, as the optimiser means it
     schedule        of the learning rate: "one-cycle", "cosine" to 0, "step" down to a
                     tenth after half and after three quarters of the epochs, "constant"
-    augment         of training images: "flip" left and right, "crop" at random after a padding of an eighth,
-                    both, or "none"
+    augment         of training images: "crop" at random after a padding of an eighth, or "scale", a part of
+                    8% of the area or more, resized; "flip" left and right; "crop-flip", "scale-flip"; "none"
     label_smoothing the share of each label that is spread over all classes
     mixup           alpha of the mixtures of pairs of images, Zhang et al. 2018; 0: none
     ema             decay of the running average of the weights that is validated and tested; 0: none
