@@ -29,7 +29,7 @@ from saccade.train.history import History, Progress
 from saccade.train.lock import held
 from saccade.train.logs import LoggerName, check_logger, logging_to
 from saccade.train.methods import classifier_of
-from saccade.train.network import attention_path
+from saccade.train.network import attention_path, is_own
 from saccade.train.provenance import provenance
 from saccade.train.recipe import Recipe, read_yaml
 from saccade.train.start import check_start, freeze, start
@@ -43,7 +43,8 @@ def prepare(recipe: Recipe) -> Task:
     """Return the recipe's task, having raised for anything that its run would stumble over later.
 
     Names, options and data are checked, and the model is run on the meta device, where nothing is
-    computed. Writes nothing.
+    computed; one with attention in a backbone is built in earnest, too, since attention that cannot train
+    there is known by its values. Writes nothing.
     """
     check_task(recipe.task)
     check_optimizer(recipe.optimizer)
@@ -51,7 +52,7 @@ def prepare(recipe: Recipe) -> Task:
         raise BadRecipe("precision='16-mixed' needs a GPU; on a CPU there is 'bf16-mixed'")
     task = load_task(recipe.task)
     with torch.device("meta"):
-        classifier = classifier_of(recipe, Outline(task.classes, task.shape, torch.zeros(3), torch.ones(3)))
+        classifier = _untrained(recipe, task)
     count = len(classifier.shown(task.train))
     if recipe.batch_size > count:
         raise BadRecipe(f"batch_size={recipe.batch_size} is larger than the {count} training images")
@@ -61,7 +62,14 @@ def prepare(recipe: Recipe) -> Task:
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
         raise BadRecipe(f"backbone={recipe.backbone!r} takes no input of {task.shape}: {reason}") from error
+    if recipe.attention != "none" and not recipe.identity and not is_own(recipe.backbone):
+        with torch.random.fork_rng(devices=[]):
+            _untrained(recipe, task)
     return task
+
+
+def _untrained(recipe: Recipe, task: Task) -> Classifier:
+    return classifier_of(recipe, Outline(task.classes, task.shape, torch.zeros(3), torch.ones(3)))
 
 
 def train(
