@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from scipy import stats
+from saccade.compare.leaderboard import p_value
+from saccade.report.text import separable
 
 ROOT = Path(__file__).parent.parent
 PAGE, FILES = ROOT / "docs" / "results.md", ROOT / "benchmarks" / "results"
@@ -111,7 +112,7 @@ def grid(what: str, *, localised: bool = False) -> Callable[[Result], list[str]]
             row["attention"]: [run["error"] for run in result["runs"] if run["attention"] == row["attention"]]
             for row in rows
         }
-        chance = {name: p_value(its, seeds["none"]) for name, its in seeds.items() if name != "none"}
+        chance = {name: chance_of(its, seeds["none"]) for name, its in seeds.items() if name != "none"}
         heads = ["attention", "test error, %", "each seed", "against none, points", "parameters", "MFLOPs"]
         cells = [
             [
@@ -138,19 +139,10 @@ def grid(what: str, *, localised: bool = False) -> Callable[[Result], list[str]]
     return section
 
 
-def p_value(errors: list[float], plain: list[float]) -> float:
+def chance_of(errors: list[float], plain: list[float]) -> float:
     """Return how likely errors differ as much by chance, paired by seed."""
-    return float(stats.ttest_rel(errors, plain).pvalue)
-
-
-def separable(chance: Mapping[str, float]) -> list[str]:
-    """Name the attentions that differ at 5%, all tests taken together (Holm 1979)."""
-    found: list[str] = []
-    for rank, (name, p) in enumerate(sorted(chance.items(), key=lambda pair: pair[1])):
-        if not p * (len(chance) - rank) < 0.05:
-            break
-        found.append(name)
-    return found
+    p = p_value([error - its for error, its in zip(errors, plain, strict=True)])
+    return 1.0 if p is None else p
 
 
 def said(chance: Mapping[str, float]) -> str:
@@ -376,6 +368,15 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
                 "fine-tuned": "fine-tuned after contrastive pre-training",
                 "probe": "a linear probe of the pre-trained network",
             },
+        ),
+    ),
+    "vit-mnist": (
+        "Vision transformers over patches and over channels",
+        by_recipe(
+            "MNIST, 8 epochs, three seeds; the recipes `vit-patches` and `vit-channels`. Both transformers have "
+            "16 tokens, 4 blocks, a width of 64: patches of 7 x 7 pixels, or groups of 4 channels of what the "
+            "stages of a small CNN make of the image.",
+            {"vit-patches": "patches of the image", "vit-channels": "channels of a CNN's features"},
         ),
     ),
     "stn-mnist": ("A spatial transformer on rotated MNIST", stn_mnist),

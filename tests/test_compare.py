@@ -97,6 +97,11 @@ def test_differences_are_paired_by_seed() -> None:
     assert none["difference"] is None
     assert se["difference"]["mean"] == pytest.approx(-0.1)
     assert se["difference"]["high"] - se["difference"]["low"] == pytest.approx(0, abs=1e-9)
+    assert se["p_value"] < 1e-9
+    assert none["p_value"] is None
+    unequal = [run_of("eca", seed, error) for seed, error in enumerate([0.4, 0.28, 0.36])]
+    expected = stats.ttest_rel([0.4, 0.28, 0.36], plain).pvalue
+    assert leaderboard([*runs, *unequal])[2]["p_value"] == pytest.approx(expected)
     assert se["error"]["high"] - se["error"]["low"] > 0.4  # unpaired, nothing could be said
     assert se["latency_ms"] == 4.0
 

@@ -59,6 +59,25 @@ def test_finding_says_better_only_if_the_interval_excludes_zero() -> None:
     )
 
 
+def test_several_differences_are_also_taken_together() -> None:
+    found, near = row("cbam", 0.05, (-0.04, -0.05, -0.03)), row("se", 0.2, (0.11, 0.09, 0.13))
+    board = [row("none", 0.09), found, near, row("eca", 0.09, (0.0, -0.1, 0.1))]
+    assert text.caution(board) is None  # of a folder that an older version wrote
+    for its, p in zip(board, (None, 0.001, 0.03, 0.9), strict=True):
+        its["p_value"] = p
+    assert text.caution(board) == (
+        "Taken together, as 3 differences have to be, only `cbam` can be told from chance (Holm, 5%)."
+    )
+    found["p_value"] = 0.02
+    assert "have to be, none can be told from chance" in str(text.caution(board))
+    found["p_value"], near["p_value"] = 0.001, 0.02
+    assert text.caution(board) == "That holds with all 3 differences taken together (Holm, 5%)."
+    assert text.caution([board[0], found]) is None  # one difference is what it is
+    assert text.caution([board[0], board[3], board[3]]) is None  # nothing was found
+    assert text.separable({"a": 0.001, "b": 0.024, "c": 0.04}) == ["a", "b", "c"]
+    assert text.separable({"a": 0.04, "b": 0.026, "c": 0.001}) == ["c"]  # 0.026 x 2 is too much
+
+
 def test_finding_when_nothing_helps() -> None:
     board = [row("none", 0.09), row("se", 0.04, (-0.05, -0.11, 0.01)), row("eca", 0.05, (-0.04, -0.1, 0.0))]
     assert text.finding(board) == "`se` and `eca` are not distinguishable from `none`."

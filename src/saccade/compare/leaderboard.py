@@ -29,6 +29,23 @@ def interval(values: Sequence[float], least: float = -1.0) -> dict[str, float | 
     return {"mean": mean, "low": max(mean - reach, least), "high": min(mean + reach, 1.0)}
 
 
+def p_value(differences: Sequence[float]) -> float | None:
+    """Return how likely the mean would be as far from 0 by chance (Student's t, two-sided).
+
+    None of one value.
+
+    >>> round(p_value([0.01, 0.02, 0.03]), 3), p_value([0.0, 0.0]), p_value([0.5])
+    (0.074, 1.0, None)
+    """
+    count = len(differences)
+    if count < 2:
+        return None
+    mean, spread = statistics.fmean(differences), statistics.stdev(differences)
+    if not spread:
+        return float(mean == 0)
+    return float(2 * stats.t.sf(abs(mean) / spread * count**0.5, count - 1))
+
+
 def leaderboard(results: Sequence[Result]) -> list[Row]:
     """Return one row per attention, in the order of first appearance.
 
@@ -49,6 +66,7 @@ def _row(attention: str, runs: Sequence[Result], plain: dict[int, float]) -> Row
         "seeds": len(runs),
         "error": interval([run["error"] for run in runs], least=0.0),
         "difference": interval(paired) if paired and attention != "none" else None,
+        "p_value": p_value(paired) if attention != "none" else None,
         "localisation": where,
         "scores": _scores([run["scores"] for run in runs if run.get("scores")], where),
         "parameters": runs[0]["parameters"],

@@ -63,6 +63,7 @@ def render(folder: Path) -> str:
         .render(
             results=results,
             finding=text.finding(results["leaderboard"]),
+            caution=text.caution(results["leaderboard"]),
             consequence=text.consequence(results["leaderboard"]),
             localised=any(row["localisation"] for row in results["leaderboard"]),
             main_maps=[table.main_map(row) for row in results["leaderboard"]],

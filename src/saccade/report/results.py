@@ -53,10 +53,14 @@ class Scores(TypedDict, total=False):
 
 class _Row(TypedDict, total=False):
     scores: Scores | None
+    p_value: float | None
 
 
 class Row(_Row):
-    """One attention of the leaderboard. `difference` is its error less that of "none", paired by seed."""
+    """One attention of the leaderboard. `difference` is its error less that of "none", paired by seed.
+
+    `p_value` is how likely the difference would be as far from 0 by chance.
+    """
 
     attention: str
     seeds: int

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from saccade.report.results import Interval, Row
 
@@ -113,6 +113,39 @@ def finding(leaderboard: Sequence[Row]) -> str:
         if alike:
             clauses.append(f"{_list(alike)} {_verb(alike)} {words}")
     return "; ".join(clauses) + "."
+
+
+def separable(p_values: Mapping[str, float]) -> list[str]:
+    """Name the differences that can be told from chance at 5%, all of them taken together (Holm 1979).
+
+    >>> separable({"a": 0.001, "b": 0.03, "c": 0.04})
+    ['a']
+    """
+    found: list[str] = []
+    for rank, (name, p) in enumerate(sorted(p_values.items(), key=lambda pair: pair[1])):
+        if not p * (len(p_values) - rank) < 0.05:
+            break
+        found.append(name)
+    return found
+
+
+def caution(leaderboard: Sequence[Row]) -> str | None:
+    """Say what is left of the finding when its differences are taken together; None if there is one or none.
+
+    Of twenty differences that are nothing but chance, one excludes 0 by its interval.
+    """
+    values = {row["attention"]: row.get("p_value") for row in leaderboard}
+    known = {name: p for name, p in values.items() if p is not None}
+    alone = [row for row in leaderboard if verdict(row["difference"]) in ("better", "worse")]
+    if len(known) < 2 or not alone:
+        return None
+    real = separable(known)
+    if len(real) == len(alone):
+        return f"That holds with all {len(known)} differences taken together (Holm, 5%)."
+    left = f"only {_list([f'`{name}`' for name in real])}" if real else "none"
+    return (
+        f"Taken together, as {len(known)} differences have to be, {left} can be told from chance (Holm, 5%)."
+    )
 
 
 def consequence(leaderboard: Sequence[Row]) -> str | None:
