@@ -373,9 +373,9 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
     "vit-mnist": (
         "Vision transformers over patches and over channels",
         by_recipe(
-            "MNIST, 8 epochs, three seeds; the recipes `vit-patches` and `vit-channels`. Both transformers have "
-            "16 tokens, 4 blocks, a width of 64: patches of 7 x 7 pixels, or groups of 4 channels of what the "
-            "stages of a small CNN make of the image.",
+            "MNIST, 8 epochs, three seeds; the recipes `vit-patches` and `vit-channels`. Both transformers "
+            "have 16 tokens, 4 blocks, a width of 64: patches of 7 x 7 pixels, or groups of 4 channels of "
+            "what the stages of a small CNN make of the image.",
             {"vit-patches": "patches of the image", "vit-channels": "channels of a CNN's features"},
         ),
     ),
