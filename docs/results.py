@@ -355,6 +355,15 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
             "ResNet-18 and all images, wants a GPU and has not been run."
         ),
     ),
+    "hard-item-white-patch": (
+        "One place, drawn at random",
+        grid(
+            "White squares on photographs of 64 x 64. `hard_item` answers from a single place of the last "
+            "map, which it draws: trained by REINFORCE, or through Gumbel noise. The error is that of ten "
+            "looks; `none` takes the mean over all places.",
+            localised=True,
+        ),
+    ),
     "moving-digits": ("Moving digits, in space and time", moving_digits),
     "ram-mnist": ("Recurrent attention on MNIST", ram_mnist),
     "ram-translated": ("Recurrent attention on translated digits", ram_canvas("1.84%")),
