@@ -50,7 +50,9 @@ def test_an_epoch_by_name(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name in sc.mechanisms() if name not in DROP_INS])
 def test_what_is_no_drop_in_is_refused_with_its_name(name: str) -> None:
-    with pytest.raises(sc.BadOption, match=f"^{name} does not take and return one image map"):
+    with pytest.raises(
+        sc.BadOption, match=f"^{name} does not take and return one map of 2 axes, as a stage of SmallCNN"
+    ):
         SmallCNN(2, attention={2: name})
 
 
