@@ -29,7 +29,7 @@ from saccade.cli.train import (
     Settings,
     Stage,
     name_skipped,
-    with_task_options,
+    recipe_of,
 )
 
 
@@ -91,7 +91,6 @@ def compare(
     from saccade.compare import compare as run
     from saccade.compare.executors import Executor, Local, Processes
     from saccade.report import write
-    from saccade.train.recipe import read_settings
     from saccade.train.shipped import read_recipe
 
     given = {
@@ -106,10 +105,6 @@ def compare(
         "compile": compile,
         "patience": patience,
     }
-    values = read_recipe(recipe) if recipe else {"attentions": list(FIRST_EXPERIMENT)}
-    values |= {key: value for key, value in given.items() if value is not None} | read_settings(
-        settings or []
-    )
     of_task = {
         "size": image_size,
         "limit": limit,
@@ -117,8 +112,8 @@ def compare(
         "download": download,
         "on_bad_image": on_bad_image and on_bad_image.value,
     }
-    values = with_task_options(values, of_task)
-    comparison = Comparison.from_mapping(values)
+    values = read_recipe(recipe) if recipe else {"attentions": list(FIRST_EXPERIMENT)}
+    comparison = Comparison.from_mapping(recipe_of(values, given, settings, of_task))
     if print_recipe:
         typer.echo(comparison.to_yaml(), nl=False)
         return

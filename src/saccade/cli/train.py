@@ -73,17 +73,28 @@ Logger = Annotated[
 ]
 
 
-def with_task_options(values: dict[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the keys of a recipe with those of these options in its task that are not None.
+def recipe_of(
+    values: Mapping[str, Any],
+    given: Mapping[str, Any],
+    settings: list[str] | None,
+    of_task: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Return the keys of a recipe: `values`, overridden by what is given, and not None, on the command line.
 
-    Raises `UnknownName` if one is not the task's.
+    Raises `UnknownName` if an option in `of_task` is not the task's.
     """
     from saccade.data import with_options
     from saccade.train import Recipe
+    from saccade.train.recipe import read_settings
 
-    given = {option: value for option, value in options.items() if value is not None}
-    task = values.get("task", Recipe.task)
-    return values | {"task": with_options(str(task), given)} if given else values
+    values = {**values, **_present(given), **read_settings(settings or [])}
+    if options := _present(of_task):
+        values["task"] = with_options(str(values.get("task", Recipe.task)), options)
+    return values
+
+
+def _present(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def name_skipped(task: dict[str, Any]) -> None:
@@ -137,7 +148,6 @@ def train(
     from saccade.cli.display import RunDisplay
     from saccade.train import Hardware, Recipe
     from saccade.train import train as run
-    from saccade.train.recipe import read_settings
     from saccade.train.shipped import read_recipe
 
     given = {
@@ -152,10 +162,6 @@ def train(
         "compile": compile,
         "patience": patience,
     }
-    values = read_recipe(recipe) if recipe else {}
-    values |= {key: value for key, value in given.items() if value is not None} | read_settings(
-        settings or []
-    )
     of_task = {
         "size": image_size,
         "limit": limit,
@@ -164,8 +170,7 @@ def train(
         "on_bad_image": on_bad_image and on_bad_image.value,
         "workers": workers,
     }
-    values = with_task_options(values, of_task)
-    chosen = Recipe.from_mapping(values)
+    chosen = Recipe.from_mapping(recipe_of(read_recipe(recipe) if recipe else {}, given, settings, of_task))
     if print_recipe:
         typer.echo(chosen.to_yaml(), nl=False)
         return
