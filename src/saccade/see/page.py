@@ -52,14 +52,18 @@ def render(look: Look, budget: int = PAGE) -> str:
 
 
 def _short(paths: list[str]) -> list[str]:
-    """Drop what all paths begin and end with, level by level.
+    """Drop what all paths begin and end with, level by level, and how attached attention is held.
 
+    >>> _short(["layer1.0.attention.mechanism.channel", "layer1.0.attention.mechanism.spatial"])
+    ['channel', 'spatial']
+    >>> _short(["layer1.0.attention.mechanism.channel", "layer2.0.attention.mechanism.spatial"])
+    ['layer1.0.channel', 'layer2.0.spatial']
     >>> _short(["blocks.0.attn", "blocks.1.attn"])
     ['0', '1']
     >>> _short(["attention.1.channel", "attention.2"])
     ['1.channel', '2']
     """
-    levels = [path.split(".") for path in paths]
+    levels = [path.replace(".attention.mechanism", "").split(".") for path in paths]
     for end in (0, -1):
         while min(map(len, levels)) > 1 and len({each[end] for each in levels}) == 1:
             for each in levels:
