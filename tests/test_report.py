@@ -565,6 +565,15 @@ def test_other_comparisons(tmp_path: Path, show: Opener, variant: str) -> None:
         assert page.locator('[data-filter="with"]').count() == options.get("masks", True)
 
 
+def test_the_places_of_an_attention_stand_below_its_name(tmp_path: Path, show: Opener) -> None:
+    out = make(tmp_path / "out", ("none", "se@layer1", "bam:reduction=4,dilation=2@layer1+layer3.0"), seeds=2)
+    write(out)
+    page = show(out)
+    expect(page.locator(".board .name")).to_have_text(["se", "bam", "none"])
+    its = page.locator(".board .options")
+    expect(its).to_have_text(["at layer1", "reduction=4, dilation=2", "at layer1, layer3.0"])
+
+
 def test_galleries_that_are_missing(folder: Path, tmp_path: Path, show: Opener) -> None:
     out = copy(folder, tmp_path / "out", lambda _: None)
     (out / "runs/2-seed0/gallery.npz").unlink()  # another seed stands in
