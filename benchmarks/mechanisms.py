@@ -18,6 +18,9 @@ from pathlib import Path
 
 import torch
 import torchvision
+from timm.layers.cbam import CbamModule
+from timm.layers.eca import EcaModule
+from timm.layers.selective_kernel import SelectiveKernel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -84,7 +87,16 @@ def contestants(channels: int) -> dict[str, dict[str, nn.Module]]:
             "ours": sc.create("se", channels),
             "peer": torchvision.ops.SqueezeExcitation(channels, channels // 16),
         },
-        "cbam": {"ours": sc.create("cbam", channels), "textbook": TextbookCBAM(channels)},
+        "eca": {"ours": sc.create("eca", channels), "peer": EcaModule(channels)},
+        "cbam": {
+            "ours": sc.create("cbam", channels),
+            "textbook": TextbookCBAM(channels),
+            "peer": CbamModule(channels),
+        },
+        "sk": {
+            "ours": sc.create("sk", channels),
+            "peer": SelectiveKernel(channels, groups=32, rd_channels=32, split_input=False),
+        },
         "multi_head": {
             "ours": sc.create("multi_head", channels),
             "textbook": TextbookMultiHead(channels),

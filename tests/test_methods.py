@@ -648,6 +648,8 @@ def test_every_recipe_starts(name: str, tmp_path: Path, pretrained: Path) -> Non
         if "digits" in values["task"]
         else "digits:limit=20"
     )
+    if "moving-digits" in values["task"]:
+        task = "moving-digits:frames=6,size=16,train=20,validation=10,test=10"
     if "white-patch" in values["task"]:
         task = "white-patch:size=96,train=20,validation=10,test=10"
     tiny = {"task": task, "epochs": 1, "batch_size": 10, "labels": 1.0}
