@@ -343,6 +343,7 @@ def test_images_that_were_skipped_are_named(tmp_path: Path) -> None:
         "--out", str(tmp_path / "out"),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    assert "\nOnly `none` was run: its test error is " in done.stdout
     assert "saccade: skipped: " in done.stderr
     assert "dog/8.png' cannot be read" in done.stderr
     (skipped,) = json.loads((tmp_path / "out" / "results.json").read_text())["task"]["skipped"]

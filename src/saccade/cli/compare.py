@@ -91,6 +91,7 @@ def compare(
     from saccade.compare import compare as run
     from saccade.compare.executors import Executor, Local, Processes
     from saccade.report import write
+    from saccade.report.text import caution, finding
     from saccade.train.shipped import read_recipe
 
     given = {
@@ -131,6 +132,9 @@ def compare(
     if as_json:
         typer.echo(json.dumps(summary, indent=1))
     else:
+        for sentence in (finding(summary["leaderboard"]), caution(summary["leaderboard"])):
+            if sentence:
+                typer.echo(sentence.replace("\N{MINUS SIGN}", "-"))  # which every terminal knows
         typer.echo(f"report: {page}    table: {out / 'leaderboard.csv'}    results: {out / 'results.json'}")
 
 
