@@ -10,10 +10,11 @@ The picture needs playwright and a Chromium.
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from pathlib import Path
 from typing import Any
+
+from gallery import photograph
 
 ROOT = Path(__file__).parent.parent
 README, PICTURE = ROOT / "README.md", ROOT / "docs" / "white-patch.jpg"
@@ -71,34 +72,12 @@ def renewed(readme: str, summary: dict[str, Any]) -> str:
     return f"{before}{BEGIN}\n{table(summary)}\n{END}{rest.split(END)[1]}"
 
 
-def photograph(page_file: Path) -> None:
-    """Save the head of the report's gallery as a picture."""
-    from playwright.sync_api import sync_playwright
-
-    chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))))
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
-        page = browser.new_page(viewport={"width": 1180, "height": 900})
-        page.goto(page_file.resolve().as_uri())
-        page.wait_for_timeout(500)
-        box = page.locator(".gallery").bounding_box()
-        assert box is not None
-        page.screenshot(
-            path=PICTURE,
-            type="jpeg",
-            quality=85,
-            full_page=True,
-            clip={"x": 20, "y": box["y"] + 185, "width": 1140, "height": 770},
-        )
-        browser.close()
-
-
 def main() -> None:
     if len(sys.argv) > 1:
         comparison = Path(sys.argv[1])
         summary = json.loads((comparison / "results.json").read_text())
         RESULT.write_text(json.dumps(summary, indent=1) + "\n")
-        photograph(comparison / "report.html")
+        photograph(comparison / "report.html", PICTURE)
     README.write_text(renewed(README.read_text(), json.loads(RESULT.read_text())))
 
 

@@ -397,11 +397,18 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
 }
 
 
+def picture(name: str) -> list[str]:
+    """Return the lines of a picture of the maps, if there is one: `benchmarks/collect.py --picture`."""
+    file = PAGE.with_name(f"{name}.jpg")
+    told = "Test images, first those on which the attentions disagree, and over them where each looks"
+    return [f"![{told}]({file.name})", ""] if file.exists() else []
+
+
 def page() -> str:
     lines = [HEAD]
     for name, (title, section) in SECTIONS.items():
         result = json.loads((FILES / f"{name}.json").read_text())
-        lines += ["", f"## {title}", "", *section(result), measured(result)]
+        lines += ["", f"## {title}", "", *section(result), *picture(name), measured(result)]
     return "\n".join(lines) + "\n"
 
 
