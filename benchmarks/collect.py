@@ -1,6 +1,6 @@
 """Gather a comparison, or single runs, into one file of benchmarks/results.
 
-    python benchmarks/collect.py cifar10-narrow runs/cifar10-narrow --picture
+    python benchmarks/collect.py cifar10-narrow runs/cifar10-narrow
     python benchmarks/collect.py ten-percent runs/scratch runs/probe runs/fine-tuned
 
 A comparison is taken as its results.json says, without the curves; of runs, and of all runs of a comparison
@@ -16,7 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gallery import photograph
 from saccade.data import load_task
 from saccade.files import write_json
 from saccade.train.evaluate import evaluate
@@ -25,7 +24,6 @@ from saccade.train.recurrent import Recurrent
 from saccade.train.restore import restore
 
 RESULTS = Path(__file__).parent / "results"
-DOCS = Path(__file__).parent.parent / "docs"
 KEPT = ("error", "loss", "localisation", "parameters", "flops", "latency_ms", "train_seconds")
 
 
@@ -70,14 +68,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("name", help="of the file in benchmarks/results")
     parser.add_argument("folders", nargs="+", type=Path)
-    parser.add_argument("--picture", action="store_true", help="of a comparison's maps, as docs/NAME.jpg")
     asked = parser.parse_args()
     is_comparison = len(asked.folders) == 1 and (asked.folders[0] / "results.json").exists()
     write_json(
         RESULTS / f"{asked.name}.json", comparison(asked.folders[0]) if is_comparison else runs(asked.folders)
     )
-    if asked.picture:
-        photograph(asked.folders[0] / "report.html", DOCS / f"{asked.name}.jpg")
 
 
 if __name__ == "__main__":

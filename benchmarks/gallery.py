@@ -1,13 +1,23 @@
-"""Pictures of reports, for the pages of documentation. They need playwright and a Chromium."""
+"""Photograph a page of saccade, for the documentation: the maps of a comparison, or where a network looks.
+
+    python benchmarks/gallery.py runs/cifar10-narrow/report.html docs/cifar10-narrow.jpg
+    saccade look runs/ram-translated --images 4 --out look
+    python benchmarks/gallery.py look/look.html docs/ram-translated.jpg
+
+It needs playwright and a Chromium.
+"""
 
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
+
+_HIDDEN = ".tools, .state { display: none !important } .stage { width: 420px }"
 
 
 def photograph(page_file: Path, picture: Path) -> None:
-    """Save the head of a report's gallery as a picture."""
+    """Save the head of a report's gallery, or the image and the thumbnails of a page of `saccade look`."""
     from playwright.sync_api import sync_playwright
 
     chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))))
@@ -16,13 +26,18 @@ def photograph(page_file: Path, picture: Path) -> None:
         page = browser.new_page(viewport={"width": 1180, "height": 900})
         page.goto(page_file.resolve().as_uri())
         page.wait_for_timeout(500)
-        box = page.locator(".gallery").bounding_box()
-        assert box is not None
-        page.screenshot(
-            path=picture,
-            type="jpeg",
-            quality=85,
-            full_page=True,
-            clip={"x": 20, "y": box["y"] + 185, "width": 1140, "height": 770},
-        )
+        gallery, stage = page.locator(".gallery"), page.locator(".stage")
+        if stage.count():
+            page.add_style_tag(content=_HIDDEN)
+            page.wait_for_timeout(500)
+            stage.screenshot(path=picture, type="jpeg", quality=85)
+        else:
+            box = gallery.bounding_box()
+            assert box is not None
+            clip = {"x": 20, "y": box["y"] + 185, "width": 1140, "height": 770}
+            page.screenshot(path=picture, type="jpeg", quality=85, full_page=True, clip=clip)
         browser.close()
+
+
+if __name__ == "__main__":
+    photograph(Path(sys.argv[1]), Path(sys.argv[2]))

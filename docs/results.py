@@ -397,10 +397,12 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
 }
 
 
-def picture(name: str) -> list[str]:
-    """Return the lines of a picture of the maps, if there is one: `benchmarks/collect.py --picture`."""
+def picture(name: str, result: Result) -> list[str]:
+    """Return the lines of a picture of the maps, if there is one: `benchmarks/gallery.py`."""
     file = PAGE.with_name(f"{name}.jpg")
-    told = "Test images, first those on which the attentions disagree, and over them where each looks"
+    told = "Test images, and the places at which the network looks, in their order"
+    if "leaderboard" in result:
+        told = "Test images, first those on which the attentions disagree, and over them where each looks"
     return [f"![{told}]({file.name})", ""] if file.exists() else []
 
 
@@ -408,7 +410,7 @@ def page() -> str:
     lines = [HEAD]
     for name, (title, section) in SECTIONS.items():
         result = json.loads((FILES / f"{name}.json").read_text())
-        lines += ["", f"## {title}", "", *section(result), *picture(name), measured(result)]
+        lines += ["", f"## {title}", "", *section(result), *picture(name, result), measured(result)]
     return "\n".join(lines) + "\n"
 
 
