@@ -34,8 +34,13 @@ def photograph(page_file: Path, picture: Path) -> None:
         else:
             box = gallery.bounding_box()
             assert box is not None
-            clip = {"x": 20, "y": box["y"] + 185, "width": 1140, "height": 770}
-            page.screenshot(path=picture, type="jpeg", quality=85, full_page=True, clip=clip)
+            page.screenshot(
+                path=picture,
+                type="jpeg",
+                quality=85,
+                full_page=True,
+                clip={"x": 20, "y": box["y"] + 185, "width": 1140, "height": 770},
+            )
         browser.close()
 
 
