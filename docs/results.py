@@ -292,8 +292,8 @@ def mechanisms(result: Result) -> list[str]:
         for row in result["rows"]
     )
     return [
-        f"{result['what'].capitalize()}. Large results are allocated anew in each call, and what that costs "
-        "depends on the calls before: in one row even the floor may take ten times what it takes in another.",
+        f"{result['what'].capitalize()}. Peers are torchvision's (`se`), timm's (`eca`, `cbam`, `sk`) and "
+        "torch's (`multi_head`) modules of the same sizes.",
         *table(("", *columns), rows),
     ]
 
