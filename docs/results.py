@@ -367,6 +367,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
     "moving-digits": ("Moving digits, in space and time", moving_digits),
     "ram-mnist": ("Recurrent attention on MNIST", ram_mnist),
     "ram-translated": ("Recurrent attention on translated digits", ram_canvas("1.84%")),
+    "ram-cluttered": ("Recurrent attention on cluttered digits", ram_canvas("4.04%")),
     "ten-percent": (
         "A tenth of the labels",
         by_recipe(
