@@ -19,7 +19,7 @@ import torchvision
 from torch import Tensor, nn
 
 import saccade as sc
-from saccade.compare.compare import hardware
+from saccade.experiments.grid import hardware
 
 RESULTS = Path(__file__).parent / "results" / "attach-scale.json"
 SEED, BATCH, SIZE = 0, 16, 64
@@ -55,7 +55,7 @@ def main() -> None:
         row: dict[str, Any] = {"mechanism": name}
         for identity in (False, True):
             torch.manual_seed(SEED)
-            plan = sc.attach(model, name, example=x[:2], identity=identity)
+            plan = sc.attach(model, name, example_inputs=x[:2], identity=identity)
             attended = features(model, x)
             key = "identity" if identity else "paper"
             row[key] = round((attended.std() / without.std()).item(), 4)

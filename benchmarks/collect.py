@@ -16,15 +16,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from saccade.config.recipe import Recipe, read_yaml
 from saccade.data import load_task
 from saccade.files import write_json
-from saccade.train.evaluate import evaluate
-from saccade.train.recipe import Recipe, read_yaml
-from saccade.train.recurrent import Recurrent
-from saccade.train.restore import restore
+from saccade.training.evaluate import evaluate
+from saccade.training.objectives.recurrent import Recurrent
+from saccade.training.restore import restore
 
 RESULTS = Path(__file__).parent / "results"
-KEPT = ("error", "loss", "localisation", "parameters", "flops", "latency_ms", "train_seconds")
+KEPT = ("error", "loss", "localization", "parameters", "flops", "latency_ms", "train_seconds")
 
 
 def comparison(folder: Path) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def runs(folders: list[Path]) -> dict[str, Any]:
 def one_look(folder: Path) -> float:
     classifier = restore(folder)
     assert isinstance(classifier, Recurrent)
-    classifier.looks = 1
+    classifier.num_samples = 1
     return evaluate(classifier, load_task(classifier.recipe.task).test)[0]
 
 

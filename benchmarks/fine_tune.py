@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import saccade as sc
-from saccade.compare.compare import hardware
 from saccade.data import Split, folder
+from saccade.experiments.grid import hardware
 
 RESULT = Path(__file__).parent / "results" / "fine-tune.json"
 ATTENTIONS = ("se", "eca", "cbam")
@@ -96,23 +96,23 @@ def train(model: nn.Module, split: Split, epochs: int, rate: float, seed: int) -
 def fine_tuned(
     trained: nn.Module, attention: str, identity: bool, data: dict[str, Split], seed: int
 ) -> dict[str, Any]:
-    """Return the test error before and after fine-tuning, and the strengths that were learned."""
+    """Return the test error before and after fine-tuning, and the gates that were learned."""
     model = copy.deepcopy(trained)
     if attention != "none":
         torch.manual_seed(seed)
-        sc.attach(model, attention, where="residual", example=torch.zeros(1, 3, 32, 32), identity=identity)
+        sc.attach(
+            model, attention, where="residual", example_inputs=torch.zeros(1, 3, 32, 32), identity=identity
+        )
     before = error(model, data["test"])
     train(model, data["train"], FINE_TUNING, FINE_RATE, seed)
-    strengths = [
-        parameter.item() for name, parameter in model.named_parameters() if name.endswith("strength")
-    ]
+    gates = [parameter.item() for name, parameter in model.named_parameters() if name.endswith("gate")]
     return {
         "attention": attention,
         "identity": identity,
         "seed": seed,
         "before": before,
         "after": error(model, data["test"]),
-        "strengths": [round(strength, 4) for strength in strengths],
+        "gates": [round(gate, 4) for gate in gates],
     }
 
 
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    task = folder(arguments.data, size=32, held_out=0.05)
+    task = folder(arguments.data, size=32, val_fraction=0.05)
     chosen = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(0))[:TRAIN_IMAGES]
     data = {"train": Split(task.train.images[chosen], task.train.labels[chosen]), "test": task.test}
     begun, rows = time.perf_counter(), []
@@ -134,7 +134,7 @@ def main() -> None:
         forms = [("none", True), *((name, identity) for name in ATTENTIONS for identity in (True, False))]
         for attention, identity in forms:
             rows.append(fine_tuned(model, attention, identity, data, seed))
-            print({key: value for key, value in rows[-1].items() if key != "strengths"}, flush=True)
+            print({key: value for key, value in rows[-1].items() if key != "gates"}, flush=True)
     result = {
         "command": f"python benchmarks/fine_tune.py --data cifar10 --seeds {arguments.seeds}",
         "hardware": hardware(),

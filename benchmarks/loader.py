@@ -23,14 +23,14 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from saccade.config import Recipe
+from saccade.config.recipe import Augment
 from saccade.data import Task, load_task
 from saccade.data.task import Split
-from saccade.train import Recipe
-from saccade.train.augment import augmentation
-from saccade.train.classifier import Batches, Classifier, loader
-from saccade.train.provenance import hardware
-from saccade.train.recipe import Augment
-from saccade.train.views import Views
+from saccade.results.provenance import hardware
+from saccade.training.augment.basic import augmentation
+from saccade.training.augment.simclr import Views
+from saccade.training.module import Batches, Classifier, loader
 
 RESULT = Path(__file__).parent / "results" / "loader-cpu.json"
 
@@ -104,7 +104,7 @@ def measure(case: Case) -> dict[str, Any]:
         return rate(serve, images)
 
     torch.manual_seed(0)
-    classifier = Classifier(Recipe(backbone=case.backbone), task).train()
+    classifier = Classifier(Recipe(backbone=case.backbone), task.info()).train()
     optimizer = torch.optim.AdamW(classifier.parameters())
     batch, labels = next(iter(served))
 

@@ -50,10 +50,10 @@ def _decode(archive: Path) -> dict[str, NDArray[np.generic]]:
                 files[split].append((int(label), stream.read()))
     arrays: dict[str, NDArray[np.generic]] = {}
     with ProcessPoolExecutor(2) as pool:
-        for split, labelled in files.items():
-            images = pool.map(_pixels, (data for _, data in labelled), chunksize=2000)
+        for split, labeled in files.items():
+            images = pool.map(_pixels, (data for _, data in labeled), chunksize=2000)
             arrays[split] = np.stack(list(images))
-            arrays[f"{split}_labels"] = np.array([label for label, _ in labelled])
+            arrays[f"{split}_labels"] = np.array([label for label, _ in labeled])
     return arrays
 
 

@@ -31,14 +31,14 @@ import torch
 from torch import Tensor
 
 import saccade as sc
-from saccade.compare.compare import hardware
+from saccade.experiments.grid import hardware
 
 RESULT = Path(__file__).parent / "results" / "pairwise-cpu.json"
 CHANNELS = 256
 SIDES = (28, 56, 128)
 LIMIT = 6e9  # bytes
 REPEATS, SECONDS = 9, 10.0  # of timing: whichever comes first
-FILES = "saccade.mechanisms.pairwise"
+FILES = "saccade.layers.pairwise"
 
 
 def naive_softmax(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:

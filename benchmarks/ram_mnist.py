@@ -22,8 +22,8 @@ import torch
 from torch import Tensor
 
 from mnist import load
-from saccade.compare.compare import hardware
-from saccade.files import replacing, write_json
+from saccade.experiments.grid import hardware
+from saccade.files import atomic_write, write_json
 from saccade.models import RecurrentAttention, hybrid_loss
 
 HELD_OUT = 5_000
@@ -42,7 +42,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--std", type=float, default=0.1, help="of the location policy")
     parser.add_argument("--weight", type=float, default=1.0, help="of the policy's term in the loss")
     parser.add_argument("--core", choices=("relu", "lstm"), default="relu")
-    parser.add_argument("--start", choices=("random", "centre"), default="random")
+    parser.add_argument("--start", choices=("random", "center_prior"), default="random")
     parser.add_argument("--copies", type=int, default=1, help="looks at each training image of a batch")
     parser.add_argument("--test-copies", type=int, default=10, help="looks averaged at test")
     parser.add_argument("--threads", type=int, default=1)
@@ -55,11 +55,11 @@ def command() -> str:
     return shlex.join(["python", "benchmarks/ram_mnist.py", *arguments])
 
 
-def error(model: RecurrentAttention, images: Tensor, labels: Tensor, copies: int) -> float:
+def error(model: RecurrentAttention, images: Tensor, labels: Tensor, samples_per_image: int) -> float:
     """Return the share of wrong answers."""
     model.eval()
     chunks = zip(images.split(500), labels.split(500), strict=True)
-    wrong = sum(int((model.predict(x, copies).argmax(1) != y).sum()) for x, y in chunks)
+    wrong = sum(int((model.predict(x, samples_per_image).argmax(1) != y).sum()) for x, y in chunks)
     return wrong / len(labels)
 
 
@@ -93,9 +93,9 @@ def main() -> None:
     torch.manual_seed(options.seed)
     digits = load(options.data, options.out.parent / "mnist.npz")
     order = torch.randperm(len(digits.train))
-    held_out, kept = order[:HELD_OUT], order[HELD_OUT:]
+    val_fraction, kept = order[:HELD_OUT], order[HELD_OUT:]
     train = digits.train[kept], digits.train_labels[kept]
-    validation = digits.train[held_out], digits.train_labels[held_out]
+    validation = digits.train[val_fraction], digits.train_labels[val_fraction]
     model = RecurrentAttention(10, std=options.std, core=options.core, start=options.start)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.rate, weight_decay=1e-4)
     steps = options.epochs * math.ceil(len(kept) / options.batch)
@@ -117,7 +117,7 @@ def main() -> None:
         row = {
             "epoch": epoch,
             "loss": round(loss, 5),
-            "validation_error": error(model, *validation, copies=1),
+            "validation_error": error(model, *validation, samples_per_image=1),
             "seconds": round(time.perf_counter() - begun, 1),
         }
         for key, value in row.items():
@@ -125,14 +125,14 @@ def main() -> None:
         print(*(f"{key} {value}" for key, value in row.items()), flush=True)
         if epoch % 5 == 0 or epoch == options.epochs:
             write_json(options.out, result)
-            with replacing(options.out.with_suffix(".pt")) as file:
+            with atomic_write(options.out.with_suffix(".pt")) as file:
                 torch.save(model.state_dict(), file)
     result["seconds"] = round(time.perf_counter() - begun, 1)
     test = digits.test, digits.test_labels
     result["test_images"] = len(digits.test)
     result["test_error"] = {
-        "one look": error(model, *test, copies=1),
-        f"mean of {options.test_copies} looks": error(model, *test, copies=options.test_copies),
+        "one look": error(model, *test, samples_per_image=1),
+        f"mean of {options.test_copies} looks": error(model, *test, samples_per_image=options.test_copies),
     }
     result["complete"] = True
     write_json(options.out, result)

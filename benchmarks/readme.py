@@ -35,7 +35,7 @@ def table(summary: dict[str, Any]) -> str:
             ""
             if row["difference"] is None
             else f"{100 * row['difference']['mean']:+.1f} {span(row['difference'])}",
-            looks(row["localisation"]),
+            looks(row["localization"]),
             f"{row['parameters']:,}",
             f"{row['flops'] / 1e6:.1f}",
             f"{row['latency_ms']:.1f} ms",

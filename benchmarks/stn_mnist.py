@@ -2,7 +2,7 @@
 
     python benchmarks/stn_mnist.py --data mnist.tar.gz [--epochs 20] [--seeds 3]
 
-The network is a multilayer perceptron of two hidden layers, the localisation network, as the paper's for
+The network is a multilayer perceptron of two hidden layers, the localization network, as the paper's for
 digits, another one. The network without the transformer is wider, so that both have as many parameters.
 Every training image is rotated anew in each epoch, every test image once and for all. Writes
 benchmarks/results/stn-mnist.json: the errors on all 10,000 test images after the last epoch, by seed, and
@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 import saccade as sc
 from mnist import load
-from saccade.compare.compare import hardware
+from saccade.experiments.grid import hardware
 from saccade.files import write_json
 
 WIDTH, WIDER = 64, 92
@@ -37,7 +37,7 @@ def network(name: str) -> nn.Module:
     width, first = WIDER, []
     if name == "with":
         look = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU())
-        width, first = WIDTH, [sc.create("spatial_transformer", 1, localisation=look)]
+        width, first = WIDTH, [sc.create("spatial_transformer", 1, localization=look)]
     model = nn.Sequential(
         *first,
         nn.Flatten(),

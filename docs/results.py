@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from saccade.compare.leaderboard import p_value
-from saccade.report.text import separable
+from saccade.results.leaderboard import p_value
+from saccade.viz.report.text import separable
 
 ROOT = Path(__file__).parent.parent
 PAGE, FILES = ROOT / "docs" / "results.md", ROOT / "benchmarks" / "results"
@@ -72,7 +72,7 @@ def moving_digits(result: Result) -> list[str]:
                 f"{100 * run['error']:.1f}" for run in result["runs"] if run["attention"] == row["attention"]
             ),
             "" if row["difference"] is None else interval(row["difference"]),
-            points(row["localisation"]),
+            points(row["localization"]),
         )
         for row in sorted(result["leaderboard"], key=lambda row: row["error"]["mean"])
     )
@@ -103,7 +103,7 @@ def interval(its: Mapping[str, float]) -> str:
     return f"{100 * its['mean']:.1f} [{100 * its['low']:.1f}, {100 * its['high']:.1f}]"
 
 
-def grid(what: str, *, localised: bool = False) -> Callable[[Result], list[str]]:
+def grid(what: str, *, localized: bool = False) -> Callable[[Result], list[str]]:
     """Return the section of a comparison, with what is to be said of its task."""
 
     def section(result: Result) -> list[str]:
@@ -125,10 +125,10 @@ def grid(what: str, *, localised: bool = False) -> Callable[[Result], list[str]]
             ]
             for row in rows
         ]
-        if localised:
+        if localized:
             heads.append("on target, %")
             for row, line in zip(rows, cells, strict=True):
-                line.append(on_target(row["localisation"]))
+                line.append(on_target(row["localization"]))
         task, training = result["task"], result["recipe"]
         return [
             f"{what} {task['train']:,} training and {task['test']:,} test images, {training['epochs']} "
@@ -180,7 +180,7 @@ def ram_mnist(result: Result) -> list[str]:
 def ram_canvas(paper: str) -> Callable[[Result], list[str]]:
     def section(result: Result) -> list[str]:
         (row,) = result["rows"]
-        where, recipe = row["localisation"], row["recipe"]
+        where, recipe = row["localization"], row["recipe"]
         rows = [
             ("one look", f"{100 * row['one_look']:.2f}%"),
             ("mean of 10 looks", f"{100 * row['error']:.2f}%"),
@@ -334,7 +334,7 @@ def loader(result: Result) -> list[str]:
     reading = next(row["read_once"] for row in result["rows"] if row["read_once"])
     return [
         "Images per second that the loader serves, as they are, with crops and flips, and as two views each "
-        "in other colours (`method: contrastive`), against those that training steps alone learn from; "
+        "in other colors (`method: contrastive`), against those that training steps alone learn from; "
         f"threads: {result['threads']}. The images lie in memory; those of the folder were read once before, "
         f"{reading:,.0f} a second.",
         *table(("", "network, batch", "loader", "crops and flips", "views", "training step"), rows),
@@ -345,7 +345,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
     "white-patch": ("The white patch", white_patch),
     "white-patch-cifar10": (
         "The white patch at full size",
-        grid("White squares on images of CIFAR-10, enlarged to 96 x 96.", localised=True),
+        grid("White squares on images of CIFAR-10, enlarged to 96 x 96.", localized=True),
     ),
     "cifar10-narrow": (
         "CIFAR-10 with a narrow network",
@@ -361,7 +361,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
             "White squares on photographs of 64 x 64. `hard_item` answers from a single place of the last "
             "map, which it draws: trained by REINFORCE, or through Gumbel noise. The error is that of ten "
             "looks; `none` takes the mean over all places.",
-            localised=True,
+            localized=True,
         ),
     ),
     "moving-digits": ("Moving digits, in space and time", moving_digits),

@@ -10,9 +10,8 @@ import re
 from dataclasses import fields
 from pathlib import Path
 
+from saccade.config import Recipe, builtin_recipes
 from saccade.data import TASKS
-from saccade.train import Recipe
-from saccade.train.shipped import shipped
 
 PAGE = Path(__file__).parent / "training.md"
 
@@ -41,7 +40,10 @@ def keys() -> list[str]:
 
 
 def recipes() -> list[str]:
-    rows = (f"| `saccade {its.command} --recipe {its.name}` | {its.summary} |" for its in shipped().values())
+    rows = (
+        f"| `saccade {its.command} --recipe {its.name}` | {its.summary} |"
+        for its in builtin_recipes().values()
+    )
     return ["| command | |", "|---|---|", *rows]
 
 

@@ -20,12 +20,12 @@ from PIL import Image
 from torchvision.transforms import v2
 
 import saccade as sc
-from saccade.scoring import faithfulness, sanity
-from saccade.see import grad_cam
+from saccade.attribution import grad_cam
+from saccade.metrics import faithfulness, sanity
 
 
 def photographs(side: int) -> torch.Tensor:
-    """Two photographs, (2, 3, side, side), normalised as ImageNet's networks want them."""
+    """Two photographs, (2, 3, side, side), normalized as ImageNet's networks want them."""
     transform = v2.Compose(
         [
             v2.ToImage(),
@@ -47,7 +47,7 @@ def resnet(pretrained: bool, images: torch.Tensor, out: Path) -> None:
     before, keys = model(images), set(model.state_dict())
 
     # %% In: on every residual branch, and the network answers as it did, bit for bit.
-    plan = sc.attach(model, "cbam", example=images)
+    plan = sc.attach(model, "cbam", example_inputs=images)
     added = set(model.state_dict()) - keys
     print(
         f"{len(plan)} x CBAM, {sum(site.parameters or 0 for site in plan):,} parameters in {len(added)} keys"
@@ -55,13 +55,13 @@ def resnet(pretrained: bool, images: torch.Tensor, out: Path) -> None:
     assert torch.equal(model(images), before)
     assert keys < set(model.state_dict())  # a checkpoint of the plain network fits: load with strict=False
 
-    # %% It trains: the strengths from the first step, the rest from the second.
+    # %% It trains: the gates from the first step, the rest from the second.
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
     for _ in range(2):
         model.train()(images).logsumexp(1).sum().backward()
         optimizer.step()
-    strength = model.get_parameter("layer4.2.bn3.attention.strength").item()
-    print(f"the strength of the last place after two steps: {strength:+.1e}")
+    gate = model.get_parameter("layer4.2.bn3.attention.gate").item()
+    print(f"the strength of the last place after two steps: {gate:+.1e}")
 
     # %% See where it looks.
     seen = sc.look(model.eval(), images, layers=["layer3.5", "layer4.2"], names=["cat", "coffee"])
@@ -81,7 +81,7 @@ def resnet(pretrained: bool, images: torch.Tensor, out: Path) -> None:
     heats = {"attention": attention(model), "Grad-CAM": grad_cam(model, images).heatmap((side, side))}
     for name, heat in heats.items():
         curves = faithfulness(predict, images, heat, steps=4)
-        gain = curves["bright"].gain(over=curves["random"]).mean().item()
+        gain = curves["positive"].auc_gain(over=curves["random"]).mean().item()
         print(f"{name}: explains the answer {gain:+.3f} better than a random map")
     check = sanity(model, attention, at="layer4.2.bn3.attention", layers=["layer4", "layer1"])
     print(f"after layer4 and layer1 are random, the attention's map correlates {check.mean()['rank']:.2f}")
@@ -99,7 +99,9 @@ def vit(pretrained: bool, images: torch.Tensor, out: Path) -> None:
         model(images)
     last = maps["blocks.11.attn"]
     assert isinstance(last, sc.PairwiseMap)
-    print(f"{len(maps)} maps; where row 1, column 2 looks in the last: {tuple(last.attend(y=1, x=2).shape)}")
+    print(
+        f"{len(maps)} maps; where row 1, column 2 looks in the last: {tuple(last.attention_from(y=1, x=2).shape)}"
+    )
 
     # %% All layers in one map: attention rollout.
     rolled = maps.rollout()
@@ -122,7 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
     images = photographs(options.side)
     resnet(options.pretrained, images, options.out)
     vit(options.pretrained, images, options.out)
-    print(f"pages and pictures: {options.out}")
+    print(f"pages and display_images: {options.out}")
 
 
 if __name__ == "__main__":

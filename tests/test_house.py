@@ -74,7 +74,7 @@ def layers() -> dict[str, float]:
 
 
 def part_of(module: str) -> str:
-    """saccade.train.run -> train; saccade itself -> saccade."""
+    """saccade.training.run -> train; saccade itself -> saccade."""
     return module.split(".")[1] if "." in module else "saccade"
 
 
@@ -126,22 +126,22 @@ def test_imports_go_down(path: Path) -> None:
     [
         ("errors.py", "from saccade.maps import SpatialMap"),
         ("maps.py", "from saccade.spec import Spec"),
-        ("spec.py", "from saccade.tap import Tap"),
+        ("spec.py", "from saccade.maps import Tap"),
         ("tap.py", "import saccade"),
         ("tap.py", "import numpy"),
-        ("mechanisms/channel/se.py", "from saccade.registry import create"),
+        ("mechanisms/channel/se.py", "from saccade.layers.registry import create"),
         ("mechanisms/channel/se.py", "import scipy.stats"),
         ("registry.py", "from saccade.record import record"),
         ("models/small_cnn.py", "from saccade.record import record"),
         ("models/small_cnn.py", "from saccade import create"),
         ("models/small_cnn.py", "from ..data import Task"),
-        ("models/small_cnn.py", "import saccade.train.run"),
+        ("models/small_cnn.py", "import saccade.training.run"),
         ("scoring/__init__.py", "def f():\n    from saccade import data"),
         ("record/__init__.py", "from saccade.testing import CHECKS"),
-        ("data/task.py", "if TYPE_CHECKING:\n    from saccade.train import Recipe"),
+        ("data/task.py", "if TYPE_CHECKING:\n    from saccade.training import Recipe"),
         ("compare/grid.py", "import lightning.pytorch"),
         ("train/run.py", "import ray"),
-        ("train/run.py", "from saccade.report import write"),
+        ("train/run.py", "from saccade.viz.report import write"),
         ("helpers.py", ""),
     ],
 )

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from saccade.attach import Site, Sites, attach, detach, sites
+from saccade.attachment import Site, Sites, attach, detach, sites
 from saccade.errors import (
     BadData,
     BadOption,
@@ -13,12 +13,19 @@ from saccade.errors import (
     SaccadeError,
     UnknownName,
 )
-from saccade.maps import AttentionMap, BranchMap, ChannelMap, PairwiseMap, SpatialMap
-from saccade.places import FixationMap, GridMap
-from saccade.record import Maps, record
-from saccade.registry import create, mechanisms, register, spec
-from saccade.spec import Example, Option, Paper, Spec
-from saccade.tap import Tap
+from saccade.layers.registry import create, mechanisms, register, spec
+from saccade.layers.spec import Example, Option, Paper, Spec
+from saccade.maps import (
+    AttentionMap,
+    BranchMap,
+    ChannelMap,
+    FixationMap,
+    GridMap,
+    PairwiseMap,
+    SpatialMap,
+    Tap,
+)
+from saccade.recording import Maps, record
 
 __version__ = "0.1.0"
 
@@ -58,7 +65,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from saccade.see import look
+    from saccade.viz import look
 else:
 
     def __getattr__(name: str) -> Any:
@@ -66,7 +73,7 @@ else:
         if name != "look":
             raise AttributeError(f"module 'saccade' has no attribute {name!r}")
         try:
-            from saccade.see import look
+            from saccade.viz import look
         except ModuleNotFoundError as error:
             needed = f"saccade.look needs {error.name!r}; pip install 'saccade[report]'"
             raise ModuleNotFoundError(needed, name=error.name) from error

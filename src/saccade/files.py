@@ -14,7 +14,7 @@ from saccade.errors import BadRun
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that takes the place of `path` when the block ends without an error.
 
     A process that is killed in between leaves the old file as it was. Raises `BadRun` if the folder
@@ -51,11 +51,11 @@ def check_schema(path: Path, found: object, newest: int) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text as `replacing` does."""
-    with replacing(path) as file:
+    """Write text as `atomic_write` does."""
+    with atomic_write(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, as `replacing` does. Numbers that are not finite are refused."""
+    """Write a value as JSON, as `atomic_write` does. Numbers that are not finite are refused."""
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")

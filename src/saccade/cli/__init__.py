@@ -11,7 +11,7 @@ try:
 except ModuleNotFoundError:  # the core was installed alone
     sys.exit("saccade: the command line needs more than the core; pip install 'saccade[report]'")
 
-from saccade.cli.catalogue import list_mechanisms, show
+from saccade.cli.catalog import list_mechanisms, show
 from saccade.cli.compare import compare, report
 from saccade.cli.evaluate import evaluate
 from saccade.cli.look import look

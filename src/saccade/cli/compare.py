@@ -87,12 +87,12 @@ def compare(
     missing.
     """
     from saccade.cli.display import ComparisonDisplay
-    from saccade.compare import FIRST_EXPERIMENT, Comparison
-    from saccade.compare import compare as run
-    from saccade.compare.executors import Executor, Local, Processes
-    from saccade.report import write
-    from saccade.report.text import caution, finding
-    from saccade.train.shipped import read_recipe
+    from saccade.config.builtin import read_recipe
+    from saccade.experiments import FIRST_EXPERIMENT, Comparison
+    from saccade.experiments import compare as run
+    from saccade.experiments.executors import Executor, Local, Processes
+    from saccade.viz.report import write
+    from saccade.viz.report.text import caution, finding
 
     given = {
         "task": task,
@@ -108,7 +108,7 @@ def compare(
     }
     of_task = {
         "size": image_size,
-        "limit": limit,
+        "max_samples": limit,
         "root": data_root,
         "download": download,
         "on_bad_image": on_bad_image and on_bad_image.value,
@@ -122,7 +122,7 @@ def compare(
     if executor is ExecutorName.processes:
         chosen = Processes(workers)
     elif executor is ExecutorName.ray:
-        from saccade.compare.executors.ray import Ray
+        from saccade.experiments.executors.ray import Ray
 
         chosen = Ray(address, cpus_per_run, gpus_per_run, shared)
     with ComparisonDisplay(comparison.training.task, to_stderr=as_json) as display:
@@ -142,6 +142,6 @@ def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a comparison.")],
 ) -> None:
     """Write the page of a comparison again."""
-    from saccade.report import write
+    from saccade.viz.report import write
 
     typer.echo(f"report: {write(folder)}")

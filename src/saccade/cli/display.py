@@ -12,9 +12,9 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from saccade.compare import leaderboard
-from saccade.train import Progress as RunProgress
-from saccade.train import Recipe
+from saccade.config import Recipe
+from saccade.experiments import leaderboard
+from saccade.training import Progress as RunProgress
 
 _SCORED = (
     "faithful: how much better than at random the map orders the pixels that the answer rests on; "
@@ -111,7 +111,7 @@ class ComparisonDisplay(RunDisplay):
 
 def table(title: str, rows: list[dict[str, Any]]) -> Table:
     """Return the leaderboard as the terminal shows it, the smallest error first."""
-    chance = {row["localisation"]["chance"] for row in rows if row["localisation"]}
+    chance = {row["localization"]["chance"] for row in rows if row["localization"]}
     caption = "± half of a 95% interval over seeds; vs none: paired difference, in points"
     if chance:
         caption += f"; on target: average precision of the map, chance {max(chance):.2f}"
@@ -131,8 +131,8 @@ def table(title: str, rows: list[dict[str, Any]]) -> Table:
             _points(row["error"]),
             _points(row["difference"], signed=True),
             ""
-            if row["localisation"] is None
-            else "{precision[mean]:.2f} {sign}".format(**row["localisation"]),
+            if row["localization"] is None
+            else "{precision[mean]:.2f} {sign}".format(**row["localization"]),
             *(_scores(row["scores"]) if scored else ()),
             f"{row['parameters'] / 1e3:.1f}k",
             f"{row['flops'] / 1e6:.1f}",
@@ -152,11 +152,11 @@ def scores_table(rows: list[dict[str, Any]]) -> Table:
         for name, its in (row["scores"] or {}).items():
             out.add_row(
                 row["attention"],
-                f"{'Grad-CAM' if name == 'grad_cam' else 'its own'}, {its['sign']}",
+                f"{'Grad-CAM' if name == 'grad_cam' else 'its own'}, {its['polarity']}",
                 f"{its['faithfulness']['mean']:+.2f}",
                 *(
                     "" if its[key] is None else f"{its[key]['mean']:.2f}"
-                    for key in ("precision", "rank", "ssim")
+                    for key in ("precision", "spearman", "ssim")
                 ),
             )
     return out
@@ -167,7 +167,7 @@ def _scores(scores: dict[str, Any] | None) -> tuple[str, str]:
     if not scores:
         return "", ""
     its = scores.get("attention") or scores["grad_cam"]
-    return f"{its['faithfulness']['mean']:+.2f}", f"{its['rank']['mean']:.2f}"
+    return f"{its['faithfulness']['mean']:+.2f}", f"{its['spearman']['mean']:.2f}"
 
 
 def _points(interval: dict[str, float | None] | None, *, signed: bool = False) -> str:

@@ -30,7 +30,7 @@ def evaluate(
     """
     from rich.console import Console
 
-    from saccade.train.evaluation import evaluation
+    from saccade.training.evaluation import evaluation
 
     result = evaluation(network, task)
     name_skipped(result)
@@ -49,9 +49,9 @@ def evaluate(
     else:
         console.print(_worst(result))
         typer.echo(_confused(result))
-    where = result["localisation"]
+    where = result["localization"]
     if where:
-        sign = max(("bright", "dark"), key=lambda sign: where[sign]["precision"])
+        sign = max(("positive", "negative"), key=lambda sign: where[sign]["precision"])
         typer.echo(
             f"attention at {where['path']}, {sign}: average precision on the target "
             f"{where[sign]['precision']:.2f}, chance {where['chance']:.2f}; "

@@ -31,7 +31,7 @@ class _Subject:
 
     model: nn.Module
     inputs: Tensor
-    pictures: list[Photograph]
+    display_images: list[Photograph]
     names: list[str]
     title: str
 
@@ -51,8 +51,8 @@ def look(
     ] = False,
     count: Annotated[int, typer.Option("--images", min=1, help="Number of test images.")] = 8,
     out: Annotated[Path, typer.Option(help="Folder of look.html and the PNGs.")] = Path("look"),
-    colours: Annotated[str, typer.Option(help="Of the PNGs: magma, viridis or cividis.")] = "magma",
-    opacity: Annotated[float, typer.Option(min=0, max=1, help="Of the maps in the PNGs.")] = 0.6,
+    cmap: Annotated[str, typer.Option(help="Of the PNGs: magma, viridis or cividis.")] = "magma",
+    alpha: Annotated[float, typer.Option(min=0, max=1, help="Of the maps in the PNGs.")] = 0.6,
 ) -> None:
     """Draw where a network looks: one interactive page, and a PNG of each image and layer.
 
@@ -61,10 +61,10 @@ def look(
     from dataclasses import replace
 
     from saccade.errors import BadOption
-    from saccade.see import look as see
-    from saccade.see.paint import palette
+    from saccade.viz import look as see
+    from saccade.viz.overlay import palette
 
-    palette(colours)  # a misspelt name is said before anything runs
+    palette(cmap)  # a misspelt name is said before anything runs
     if not (Path(network).exists() or "/" in network):
         its = _of_library(network, images, pretrained)
     elif pretrained:
@@ -76,11 +76,11 @@ def look(
         its.inputs,
         layers=layer or None,
         method="grad_cam" if grad_cam else None,
-        pictures=its.pictures,
+        display_images=its.display_images,
         names=its.names,
     )
     seen = replace(seen, title=its.title)
-    drawn = seen.save_png(out, colours=colours, opacity=opacity)
+    drawn = seen.save_png(out, cmap=cmap, alpha=alpha)
     page = seen.save_html(out / "look.html")
     typer.echo(
         f"{page}, and {len(drawn)} PNGs beside it: {', '.join(path or 'the network' for path in seen.maps)}"
@@ -93,7 +93,7 @@ def _of_run(run: Path, images: list[Path] | None, count: int) -> _Subject:
 
     from saccade.data.clips import contact_sheet
     from saccade.errors import BadOption
-    from saccade.train import examples, restore
+    from saccade.training import examples, restore
 
     classifier = restore(run)
     inputs, labels = examples(run, classifier.recipe)
@@ -122,7 +122,7 @@ def _of_run(run: Path, images: list[Path] | None, count: int) -> _Subject:
     attention, task = classifier.recipe.attention, classifier.recipe.task.partition(":")[0]
     what = type(classifier.model).__name__ if attention == "none" else attention
     title = f"{what} on {task}"
-    return _Subject(classifier.model, classifier.normalised(inputs).detach(), pictures, names, title)
+    return _Subject(classifier.model, classifier.normalized(inputs).detach(), pictures, names, title)
 
 
 def _of_library(name: str, images: list[Path] | None, pretrained: bool) -> _Subject:
@@ -155,7 +155,7 @@ def _photographs(paths: list[Path], size: int) -> tuple[Tensor, list[Photograph]
     """Return images as a folder's task would hold them, what of each can be seen, and their names."""
     import torch
 
-    from saccade.data.images import centre, fit, read_image
+    from saccade.data.images import center, fit, read_image
     from saccade.data.photographs import image_files
 
     files = [file for path in paths for file in (image_files(path) if path.is_dir() else [path])]
@@ -163,6 +163,6 @@ def _photographs(paths: list[Path], size: int) -> tuple[Tensor, list[Photograph]
     inputs = torch.stack([torch.from_numpy(fit(photograph, size).copy()) for photograph in photographs])
     return (
         inputs.permute(0, 3, 1, 2).contiguous(),
-        [centre(photograph) for photograph in photographs],
+        [center(photograph) for photograph in photographs],
         [file.stem for file in files],
     )

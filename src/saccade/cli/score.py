@@ -23,9 +23,9 @@ def score(
     replaces them; killed, it leaves what was there.
     """
     from saccade.cli.display import RunDisplay, scores_table
-    from saccade.compare import leaderboard
-    from saccade.compare import score as run
-    from saccade.report import write
+    from saccade.experiments import leaderboard
+    from saccade.experiments import score as run
+    from saccade.viz.report import write
 
     with RunDisplay(to_stderr=as_json) as display:
         result = run(folder, images=images, steps=steps, report=display.told)

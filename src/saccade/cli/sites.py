@@ -25,7 +25,7 @@ def sites(
 
     from saccade import Sites
     from saccade import sites as find
-    from saccade.attach.site import KINDS
+    from saccade.attachment.site import KINDS
     from saccade.errors import check_choice, check_positive
     from saccade.models.backbone import load_backbone
 

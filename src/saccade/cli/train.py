@@ -83,9 +83,9 @@ def recipe_of(
 
     Raises `UnknownName` if an option in `of_task` is not the task's.
     """
+    from saccade.config import Recipe
+    from saccade.config.recipe import read_settings
     from saccade.data import with_options
-    from saccade.train import Recipe
-    from saccade.train.recipe import read_settings
 
     values = {**values, **_present(given), **read_settings(settings or [])}
     if options := _present(of_task):
@@ -146,9 +146,10 @@ def train(
     epoch. With --resume it goes on from there, to the same weights.
     """
     from saccade.cli.display import RunDisplay
-    from saccade.train import Hardware, Recipe
-    from saccade.train import train as run
-    from saccade.train.shipped import read_recipe
+    from saccade.config import Recipe
+    from saccade.config.builtin import read_recipe
+    from saccade.training import Hardware
+    from saccade.training import train as run
 
     given = {
         "task": task,
@@ -164,7 +165,7 @@ def train(
     }
     of_task = {
         "size": image_size,
-        "limit": limit,
+        "max_samples": limit,
         "root": data_root,
         "download": download,
         "on_bad_image": on_bad_image and on_bad_image.value,

@@ -13,15 +13,16 @@ from saccade.data.huggingface import huggingface
 from saccade.data.moving_digits import moving_digits
 from saccade.data.python import python
 from saccade.data.standard import SETS, standard
-from saccade.data.task import Split, Task
+from saccade.data.task import Split, Task, TaskInfo
 from saccade.data.white_patch import white_patch
 from saccade.errors import BadOption, UnknownName
-from saccade.registry import as_value, parse, split_options
+from saccade.grammar import as_value, parse, split_options
 
 __all__ = [
     "TASKS",
     "Split",
     "Task",
+    "TaskInfo",
     "check_task",
     "digits",
     "folder",
@@ -86,11 +87,11 @@ def with_options(text: str, options: Mapping[str, Any]) -> str:
 
     Raises `UnknownName` for an option that the task does not have, and what `check_task` raises.
 
-    >>> with_options("folder:photos,size=32,seed=1", {"size": 64, "limit": 100})
-    'folder:photos,seed=1,size=64,limit=100'
-    >>> with_options("white-patch", {"limit": 100})
+    >>> with_options("folder:photos,size=32,seed=1", {"size": 64, "max_samples": 100})
+    'folder:photos,seed=1,size=64,max_samples=100'
+    >>> with_options("white-patch", {"max_samples": 100})
     Traceback (most recent call last):
-    saccade.errors.UnknownName: unknown option of white-patch 'limit'; there are ...
+    saccade.errors.UnknownName: unknown option of white-patch 'max_samples'; there are ...
     """
     name, _, rest = text.partition(":")
     kept = [part for part in split_options(rest) if part.partition("=")[0].strip() not in options]

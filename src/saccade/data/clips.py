@@ -28,7 +28,7 @@ def contact_sheet(frames: Tensor) -> Tensor:
 def heat_sheet(weights: Tensor, frames: tuple[int, ...]) -> Tensor:
     """Lay maps of clips over their sheets: (B, t, h, w), or (B, t) of time alone -> (B, rows H, columns W).
 
-    They are resized to `frames`, (T, H, W), beforehand, so that no frame's heat flows into its neighbour's.
+    They are resized to `frames`, (T, H, W), beforehand, so that no frame's heat flows into its neighbor's.
 
     >>> import torch
     >>> heat_sheet(torch.tensor([[0.0, 0.2, 0.3, 0.5]]), (4, 1, 2))

@@ -43,17 +43,17 @@ def check_reading(
     owner: str,
     *,
     size: int | None,
-    held_out: float,
-    limit: int | None,
+    val_fraction: float,
+    max_samples: int | None,
     on_bad_image: str,
     workers: int | None,
 ) -> None:
     """Raise `BadOption` for values out of range of the options that tasks of images to be read share."""
-    given = {"size": size, "limit": limit, "workers": workers}
+    given = {"size": size, "max_samples": max_samples, "workers": workers}
     check_positive(owner, **{name: value for name, value in given.items() if value is not None})
     check_choice(owner, "on_bad_image", on_bad_image, ("fail", "skip"))
-    if not 0 < held_out < 0.5:
-        raise BadOption(f"{owner}: held_out={held_out} must lie between 0 and 0.5")
+    if not 0 < val_fraction < 0.5:
+        raise BadOption(f"{owner}: val_fraction={val_fraction} must lie between 0 and 0.5")
 
 
 def decoded(

@@ -14,8 +14,8 @@ from saccade.data.standard import SETS, read_standard
 from saccade.data.task import Split, Task
 from saccade.errors import BadOption, check_choice, check_positive
 
-Grey = NDArray[np.uint8]  # ink on black, (N, side, side) or one of them
-Labelled = tuple[Grey, NDArray[np.int64]]
+Gray = NDArray[np.uint8]  # ink on black, (N, side, side) or one of them
+Labeled = tuple[Gray, NDArray[np.int64]]
 
 SIDE = 28  # of a digit, in pixels
 PIECE = 8  # of clutter
@@ -28,7 +28,7 @@ def digits(
     size: int | None = None,
     angle: float = 90.0,
     clutter: int = 4,
-    limit: int | None = None,
+    max_samples: int | None = None,
     root: str = "~/.cache/saccade",
     seed: int = 0,
 ) -> Task:
@@ -41,18 +41,18 @@ def digits(
     source      "scikit-learn": 1,797 digits, offline, enlarged from 8 x 8; "mnist" or "fashion_mnist"
                 through torchvision, kept in `root`; or a folder of images (train/CLASS, test/CLASS)
     size        side of the canvas, by default 60 and of the digit alone 28
-    limit       at most this many images of each split, drawn at random
+    max_samples       at most this many images of each split, drawn at random
 
     Raises `BadOption` for values out of range, `BadData` for a source that cannot be used.
 
-    >>> task = digits("cluttered", limit=5)
+    >>> task = digits("cluttered", max_samples=5)
     >>> task.train.images.shape, task.train.masks.shape
     (torch.Size([5, 3, 60, 60]), torch.Size([5, 60, 60]))
     """
     check_choice("digits", "variant", variant, ("plain", "rotated", "translated", "cluttered"))
     on_canvas = variant in ("translated", "cluttered")
     size = size if size is not None else CANVAS if on_canvas else SIDE
-    check_positive("digits", size=size, **({} if limit is None else {"limit": limit}))
+    check_positive("digits", size=size, **({} if max_samples is None else {"max_samples": max_samples}))
     if (size < SIDE) if on_canvas else (size != SIDE):
         expected = f"at least {SIDE}, the side of a digit" if on_canvas else f"{SIDE} unless on a canvas"
         raise BadOption(f"digits: size={size} must be {expected}")
@@ -63,7 +63,7 @@ def digits(
     splits = {}
     for index, (part, (images, labels)) in enumerate(read_digits(source, root, seed).items()):
         rng = np.random.default_rng((seed, index))
-        chosen = rng.permutation(len(labels))[:limit] if limit else np.arange(len(labels))
+        chosen = rng.permutation(len(labels))[:max_samples] if max_samples else np.arange(len(labels))
         images, labels, masks = images[chosen], labels[chosen], None
         if variant == "rotated":
             images = _rotated(images, angle, rng)
@@ -77,7 +77,7 @@ def digits(
     return Task(f"digits-{variant}", tuple(map(str, range(10))), *splits.values())
 
 
-def read_digits(source: str, root: str, seed: int) -> dict[str, Labelled]:
+def read_digits(source: str, root: str, seed: int) -> dict[str, Labeled]:
     """Return the digits of each split."""
     rng = np.random.default_rng((seed, 3))
     if source == "scikit-learn":
@@ -95,31 +95,31 @@ def read_digits(source: str, root: str, seed: int) -> dict[str, Labelled]:
         return {part: (images[chosen], labels[chosen]) for part, chosen in parts.items()}
     if source in SETS:
         if source not in ("mnist", "fashion_mnist"):
-            raise BadOption(f"digits: source={source!r} holds no grey images of {SIDE} x {SIDE}")
+            raise BadOption(f"digits: source={source!r} holds no gray images of {SIDE} x {SIDE}")
         pixels, labels, _ = read_standard(source, root, train=True, download=True)
         others, answers, _ = read_standard(source, root, train=False, download=True)
         order = rng.permutation(len(labels))
-        held_out = len(labels) // 10
+        val_fraction = len(labels) // 10
         return {
-            "train": (pixels[order[held_out:], 0], labels[order[held_out:]]),
-            "validation": (pixels[order[:held_out], 0], labels[order[:held_out]]),
+            "train": (pixels[order[val_fraction:], 0], labels[order[val_fraction:]]),
+            "validation": (pixels[order[:val_fraction], 0], labels[order[:val_fraction]]),
             "test": (others[:, 0], answers),
         }
-    task = folder(source, size=SIDE, held_out=0.1, seed=seed)
+    task = folder(source, size=SIDE, val_fraction=0.1, seed=seed)
     if len(task.classes) != 10:
         raise BadOption(f"digits: source={source!r} holds {len(task.classes)} classes; digits are of ten")
     splits = {"train": task.train, "validation": task.validation, "test": task.test}
     return {part: (split.images[:, 0].numpy(), split.labels.numpy()) for part, split in splits.items()}
 
 
-def ink_box(image: Grey) -> tuple[slice, slice]:
+def ink_box(image: Gray) -> tuple[slice, slice]:
     """Return rows and columns of the box around the ink of an image (H, W); empty ones if there is none."""
     inked = (np.flatnonzero(image.any(axis)) for axis in (1, 0))
     rows, columns = (slice(it[0], it[-1] + 1) if len(it) else slice(0) for it in inked)
     return rows, columns
 
 
-def _rotated(images: Grey, angle: float, rng: np.random.Generator) -> Grey:
+def _rotated(images: Gray, angle: float, rng: np.random.Generator) -> Gray:
     angles = rng.uniform(-angle, angle, len(images))
     return np.stack(
         [
@@ -130,8 +130,8 @@ def _rotated(images: Grey, angle: float, rng: np.random.Generator) -> Grey:
 
 
 def _placed(
-    images: Grey, size: int, clutter: int, rng: np.random.Generator
-) -> tuple[Grey, NDArray[np.bool_]]:
+    images: Gray, size: int, clutter: int, rng: np.random.Generator
+) -> tuple[Gray, NDArray[np.bool_]]:
     """Put each image somewhere on a canvas, and pieces of others beside and over it; return the boxes too."""
     canvases = np.zeros((len(images), size, size), np.uint8)
     masks = np.zeros(canvases.shape, bool)

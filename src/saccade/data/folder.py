@@ -28,24 +28,24 @@ class _Item:
 def folder(
     path: str,
     size: int = 96,
-    held_out: float = 0.2,
+    val_fraction: float = 0.2,
     masks: str | None = None,
     on_bad_image: OnBadImage = "fail",
-    limit: int | None = None,
+    max_samples: int | None = None,
     seed: int = 0,
     cache: str | None = None,
     workers: int | None = None,
 ) -> Task:
     """The images below PATH/CLASS, or PATH/train/CLASS and PATH/test/CLASS where these exist.
 
-    Every image is resized and cropped at its centre to `size` x `size`. PATH/val/CLASS is the validation
-    split if there is one; else a share `held_out` of the training images of each class, and if there is no
+    Every image is resized and cropped at its center to `size` x `size`. PATH/val/CLASS is the validation
+    split if there is one; else a share `val_fraction` of the training images of each class, and if there is no
     test folder another one the test split.
 
     masks           a folder laid out as PATH, whose images are not black where the target is, under the
                     same names with any suffix; an image without one has no target
     on_bad_image    an image that cannot be read ends the loading, or is left out and listed in `skipped`
-    limit           at most this many images of each split, drawn at random
+    max_samples           at most this many images of each split, drawn at random
     cache           a folder in which the images are kept as they are trained with: decoded once, and read
                     when they are needed, so that there may be more of them than the memory holds. Its files
                     are named for what determines them, and tasks, runs and processes can share it
@@ -56,18 +56,23 @@ def folder(
     cache cannot be written.
     """
     check_reading(
-        "folder", size=size, held_out=held_out, limit=limit, on_bad_image=on_bad_image, workers=workers
+        "folder",
+        size=size,
+        val_fraction=val_fraction,
+        max_samples=max_samples,
+        on_bad_image=on_bad_image,
+        workers=workers,
     )
     root = Path(path)
     if not root.is_dir():
         raise BadData(f"{path!r} is not a folder of images")
     rng = np.random.default_rng(seed)
-    classes, items = _items(root, held_out, rng)
+    classes, items = _items(root, val_fraction, rng)
     outlines = None if masks is None else _masks(Path(masks), root, items)
     skipped: list[str] = []
     splits = {}
     for part, those in items.items():
-        chosen = [those[i] for i in rng.permutation(len(those))[:limit]] if limit else those
+        chosen = [those[i] for i in rng.permutation(len(those))[:max_samples]] if max_samples else those
         reader = _Reader(chosen, size, outlines, workers or cores(), on_bad_image)
         if cache is None:
             splits[part] = in_memory(reader.samples(skipped), len(chosen), size)
@@ -78,7 +83,7 @@ def folder(
 
 
 def _items(
-    root: Path, held_out: float, rng: np.random.Generator
+    root: Path, val_fraction: float, rng: np.random.Generator
 ) -> tuple[tuple[str, ...], dict[str, list[_Item]]]:
     """Return the classes, and the images of each split."""
     below = {
@@ -101,7 +106,7 @@ def _items(
         items[part] = [_Item(file, label) for label, files in enumerate(found.values()) for file in files]
     for label, files in enumerate(train.values()):
         order = [files[i] for i in rng.permutation(len(files))]
-        count = max(1, round(held_out * len(files)))
+        count = max(1, round(val_fraction * len(files)))
         for part in ("validation", "test"):
             if part in given:
                 continue

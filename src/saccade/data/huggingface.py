@@ -26,8 +26,8 @@ def huggingface(
     label: str | None = None,
     config: str | None = None,
     size: int | None = None,
-    held_out: float = 0.1,
-    limit: int | None = None,
+    val_fraction: float = 0.1,
+    max_samples: int | None = None,
     seed: int = 0,
     on_bad_image: OnBadImage = "fail",
     cache: str | None = None,
@@ -40,7 +40,7 @@ def huggingface(
     image, label    columns, by default the one of images and the one of class labels, which name the classes;
                     integers and texts will do as well, and are then the names
     config          of a set of the hub that has several
-    size            side of the images, which are resized and cut at their centre; by default the shorter side
+    size            side of the images, which are resized and cut at their center; by default the shorter side
                     of the first one
     cache           a folder in which the images are kept as they are trained with, as of the task `folder`; a
                     split is known by its fingerprint, which the library changes with its rows
@@ -54,7 +54,12 @@ def huggingface(
     that cannot be written.
     """
     check_reading(
-        "huggingface", size=size, held_out=held_out, limit=limit, on_bad_image=on_bad_image, workers=workers
+        "huggingface",
+        size=size,
+        val_fraction=val_fraction,
+        max_samples=max_samples,
+        on_bad_image=on_bad_image,
+        workers=workers,
     )
     try:
         library = importlib.import_module("datasets")
@@ -86,8 +91,8 @@ def huggingface(
         parts,
         classes,
         size=size,
-        held_out=held_out,
-        limit=limit,
+        val_fraction=val_fraction,
+        max_samples=max_samples,
         seed=seed,
         on_bad_image=on_bad_image,
         workers=workers or cores(),

@@ -94,8 +94,8 @@ def as_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def centre(photograph: Photograph) -> Photograph:
-    """Return the largest square at the centre of a photograph."""
+def center(photograph: Photograph) -> Photograph:
+    """Return the largest square at the center of a photograph."""
     height, width = photograph.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
@@ -103,7 +103,7 @@ def centre(photograph: Photograph) -> Photograph:
 
 
 def fit(photograph: Photograph, size: int) -> Photograph:
-    """Return the centre of a photograph as a square of `size` pixels: how a folder becomes a task."""
+    """Return the center of a photograph as a square of `size` pixels: how a folder becomes a task."""
     image = ImageOps.fit(Image.fromarray(photograph), (size, size), Image.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.uint8)
 

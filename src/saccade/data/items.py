@@ -34,8 +34,8 @@ def task_of(
     classes: Sequence[str] | None,
     *,
     size: int | None,
-    held_out: float,
-    limit: int | None,
+    val_fraction: float,
+    max_samples: int | None,
     seed: int,
     on_bad_image: OnBadImage,
     workers: int,
@@ -44,7 +44,7 @@ def task_of(
     """Return the task of the parts that a data set has: "train" and, where it has them, the two others.
 
     A set without test images is tested on its validation images. What is missing then is drawn at random
-    from the training images, a share `held_out` of them each.
+    from the training images, a share `val_fraction` of them each.
 
     classes     their names; by default the labels are their names
     cache       a folder in which the images are kept, decoded, and what determines each part
@@ -57,7 +57,7 @@ def task_of(
         parts["test"], origin["test"] = parts.pop("validation"), "validation"
     rng = np.random.default_rng(seed)
     chosen = {part: rng.permutation(length(its, name)) for part, its in parts.items()}
-    count = max(1, round(held_out * len(chosen["train"])))
+    count = max(1, round(val_fraction * len(chosen["train"])))
     for part in _PARTS:
         if part not in parts:
             parts[part], chosen[part], origin[part] = parts["train"], chosen["train"][:count], "train"
@@ -65,7 +65,7 @@ def task_of(
     skipped: list[str] = []
     splits: dict[str, Split] = {}
     for part in _PARTS:
-        indices = (chosen[part][:limit] if limit else np.sort(chosen[part])).tolist()
+        indices = (chosen[part][:max_samples] if max_samples else np.sort(chosen[part])).tolist()
         read = partial(_read, parts[part], f"{name}, {origin[part]} image")
         if size is None:
             size = _side(read, indices, on_bad_image)

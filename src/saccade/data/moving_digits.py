@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from saccade.data.digits import Grey, Labelled, ink_box, read_digits
+from saccade.data.digits import Gray, Labeled, ink_box, read_digits
 from saccade.data.task import Split, Task
 from saccade.errors import BadOption, check_positive
 
@@ -38,8 +38,8 @@ def moving_digits(
     The last is all that a linear classifier makes of a mean over frames. It is also all that it makes of a
     mean under weights that each frame has from itself alone, as those of `temporal_pool`: their common
     divisor leaves the order of the scores. Let (a, b) be a clip of a with a moment of b. To tell b from c in
-    (a, b) and in (a, c), whose frames of a are the same, the m frames of b must favour b and those of c
-    favour c, taken together; but in (b, c) and (c, b) the T - m frames of b and of c must do the contrary.
+    (a, b) and in (a, c), whose frames of a are the same, the m frames of b must favor b and those of c
+    favor c, taken together; but in (b, c) and (c, b) the T - m frames of b and of c must do the contrary.
     So of these four clips a sum fails at one. What compares frames with one another does not.
 
     The mask is the box around the digit in the frames of the moment. The same arguments give the same task,
@@ -85,7 +85,7 @@ def moving_digits(
 
 
 def _clips(
-    digits: Labelled,
+    digits: Labeled,
     count: int,
     frames: int,
     size: int,
@@ -125,5 +125,5 @@ def _path(frames: int, room: int, rng: np.random.Generator) -> NDArray[np.int64]
     return np.asarray(np.rint(room - np.abs(room - straight % (2 * room))), dtype=np.int64)
 
 
-def _resized(image: Grey, side: int) -> Grey:
+def _resized(image: Gray, side: int) -> Gray:
     return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))

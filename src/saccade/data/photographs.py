@@ -71,19 +71,21 @@ def at_least(photograph: Photograph, side: int) -> Photograph:
     return np.asarray(resize(Image.fromarray(photograph), side), dtype=np.uint8)
 
 
-def downloaded(name: str, root: Path, limit: int, rng: np.random.Generator) -> dict[str, list[Photograph]]:
-    """Return up to `limit` images of torchvision's `cifar10` or `stl10` for each split.
+def downloaded(
+    name: str, root: Path, max_samples: int, rng: np.random.Generator
+) -> dict[str, list[Photograph]]:
+    """Return up to `max_samples` images of torchvision's `cifar10` or `stl10` for each split.
 
     Training and validation images come from the data set's training part, test images from its test
     part. Raises `BadData` if the data set is not below `root` and cannot be downloaded either.
     """
     train, test = (read_standard(name, str(root), train=part, download=True)[0] for part in (True, False))
     order = rng.permutation(len(train))
-    held_out = len(train) // 5
+    val_fraction = len(train) // 5
     return {
-        "train": _take(train, order[held_out:][:limit]),
-        "validation": _take(train, order[:held_out][:limit]),
-        "test": _take(test, rng.permutation(len(test))[:limit]),
+        "train": _take(train, order[val_fraction:][:max_samples]),
+        "validation": _take(train, order[:val_fraction][:max_samples]),
+        "test": _take(test, rng.permutation(len(test))[:max_samples]),
     }
 
 

@@ -26,8 +26,8 @@ _ROOT = "~/.cache/saccade"
 def python(
     name: str,
     size: int | None = None,
-    held_out: float = 0.1,
-    limit: int | None = None,
+    val_fraction: float = 0.1,
+    max_samples: int | None = None,
     seed: int = 0,
     on_bad_image: OnBadImage = "fail",
     workers: int = 1,
@@ -41,11 +41,11 @@ def python(
     What the class takes says how it is split. With `train`, it is called with True and False; with `split`,
     with "train" (or "trainval"), "test" and, where it knows one of them, "val", "valid" or "validation";
     else, or if `options` say which part is meant, it is one set. A set without test images is tested on its
-    validation images. What is missing then is a share `held_out` of the training images, drawn at random.
+    validation images. What is missing then is a share `val_fraction` of the training images, drawn at random.
 
-    size            side of the images, which are resized and cut at their centre; by default the shorter side
+    size            side of the images, which are resized and cut at their center; by default the shorter side
                     of the first one
-    limit           at most this many images of each split, drawn at random
+    max_samples           at most this many images of each split, drawn at random
     on_bad_image    an image that cannot be read ends the loading ("fail"), or is left out and listed ("skip")
     workers         threads that read it; more than one only if its `__getitem__` may be called by several
     options         those of the class. Unless they say otherwise, a class that takes `download` is asked to,
@@ -56,12 +56,17 @@ def python(
     kind.
 
     >>> small = {"image_size": (3, 16, 16), "num_classes": 3}
-    >>> task = python("torchvision.datasets.FakeData", limit=20, options=small)
+    >>> task = python("torchvision.datasets.FakeData", max_samples=20, options=small)
     >>> task.train.images.shape, task.classes
     (torch.Size([20, 3, 16, 16]), ('0', '1', '2'))
     """
     check_reading(
-        "python", size=size, held_out=held_out, limit=limit, on_bad_image=on_bad_image, workers=workers
+        "python",
+        size=size,
+        val_fraction=val_fraction,
+        max_samples=max_samples,
+        on_bad_image=on_bad_image,
+        workers=workers,
     )
     make = find(name)
     known = parameters(make)
@@ -76,8 +81,8 @@ def python(
         parts,
         _classes(name, parts),
         size=size,
-        held_out=held_out,
-        limit=limit,
+        val_fraction=val_fraction,
+        max_samples=max_samples,
         seed=seed,
         on_bad_image=on_bad_image,
         workers=workers,

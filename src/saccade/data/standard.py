@@ -29,39 +29,41 @@ def standard(
     root: str = "~/.cache/saccade",
     download: bool = True,
     size: int | None = None,
-    held_out: float = 0.1,
-    limit: int | None = None,
+    val_fraction: float = 0.1,
+    max_samples: int | None = None,
     seed: int = 0,
 ) -> Task:
-    """A standard data set: its own test images; a share `held_out` of its training images for validation.
+    """A standard data set: its own test images; a share `val_fraction` of its training images for validation.
 
     name        cifar10, cifar100, fashion_mnist, mnist or stl10
     root        folder of the data set, as torchvision keeps it; with `download`, filled if it is not there
     size        side of the images in pixels, by default their own
-    limit       at most this many images of each split, drawn at random
+    max_samples       at most this many images of each split, drawn at random
 
     Raises `BadData` if the data set is not below `root` and is not, or cannot be, downloaded; `BadOption`
     for values out of range.
     """
     check_choice("standard", "name", name, list(SETS))
     check_positive(
-        name, **{key: value for key, value in (("size", size), ("limit", limit)) if value is not None}
+        name,
+        **{key: value for key, value in (("size", size), ("max_samples", max_samples)) if value is not None},
     )
-    if not 0 < held_out < 0.5:
-        raise BadOption(f"{name}: held_out={held_out} must lie between 0 and 0.5")
+    if not 0 < val_fraction < 0.5:
+        raise BadOption(f"{name}: val_fraction={val_fraction} must lie between 0 and 0.5")
     images, labels, classes = read_standard(name, root, train=True, download=download)
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))
-    count = max(1, round(held_out * len(labels)))
+    count = max(1, round(val_fraction * len(labels)))
     test_images, test_labels, _ = read_standard(name, root, train=False, download=download)
     parts = {
         "train": (images, labels, order[count:]),
         "validation": (images, labels, order[:count]),
-        "test": (test_images, test_labels, rng.permutation(len(test_labels)) if limit else slice(None)),
+        "test": (test_images, test_labels, rng.permutation(len(test_labels)) if max_samples else slice(None)),
     }
     splits = {
         part: Split(
-            _resized(torch.from_numpy(its[chosen][:limit]), size), torch.from_numpy(answers[chosen][:limit])
+            _resized(torch.from_numpy(its[chosen][:max_samples]), size),
+            torch.from_numpy(answers[chosen][:max_samples]),
         )
         for part, (its, answers, chosen) in parts.items()
     }
@@ -85,7 +87,7 @@ def read_standard(
         instead = "could not be downloaded" if download else "is not to be downloaded"
         raise BadData(f"{name} is not in {str(folder)!r} and {instead} ({error})") from error
     pixels = np.asarray(found.data, dtype=np.uint8)
-    if pixels.ndim == 3:  # grey
+    if pixels.ndim == 3:  # gray
         pixels = np.repeat(pixels[:, None], 3, axis=1)
     elif pixels.shape[-1] == 3:
         pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))

@@ -31,8 +31,25 @@ class Split:
 
 
 @dataclass(frozen=True, eq=False)
+class TaskInfo:
+    """What a model needs to know of a task: not its images.
+
+    Attributes:
+        classes: Names of the classes.
+        shape: Shape of one image, `(3, H, W)`, or clip, `(3, T, H, W)`.
+        mean: Mean of each channel of the training images on the scale [0, 1], `(3,)`.
+        std: Standard deviation of each channel on the same scale, `(3,)`.
+    """
+
+    classes: tuple[str, ...]
+    shape: tuple[int, ...]
+    mean: Tensor
+    std: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class Task:
-    """Three splits of labelled images, in memory or in files that are mapped into it.
+    """Three splits of labeled images, in memory or in files that are mapped into it.
 
     skipped     of images that could not be read and were left out, if that was asked for: which, and why
 
@@ -71,7 +88,7 @@ class Task:
         """The shape of an image, (3, H, W), or of a clip, (3, T, H, W)."""
         return tuple(self.train.images.shape[1:])
 
-    def normalisation(self) -> tuple[Tensor, Tensor]:
+    def normalization(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of each channel of the training images, on the scale [0, 1]."""
         mean, std = self._moments
         return mean.clone(), std.clone()  # they become the buffers of networks, which may change them
@@ -79,6 +96,10 @@ class Task:
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
         return self.train.moments or moments(self.train.images)
+
+    def info(self) -> TaskInfo:
+        """Return what a model needs to know of the task."""
+        return TaskInfo(self.classes, self.shape, *self.normalization())
 
     def chance_error(self) -> float:
         """Return the test error of always answering the most frequent class of the test images."""

@@ -37,7 +37,7 @@ def white_patch(
                 `root`; or the path of a folder of images
     size        side of the crops, in pixels
     patch       smallest and largest side of the square, in pixels
-    level       grey level of the square, 0 to 255
+    level       gray level of the square, 0 to 255
     contrast    how far the pixels below are pulled towards `level`: 1 covers them; less is harder
     train, validation, test     numbers of crops
 
@@ -80,11 +80,11 @@ def _photographs(
     if len(files) < len(counts):
         raise BadData(f"{source!r} holds {len(files)} images; each of the {len(counts)} splits needs one")
     order = rng.permutation(len(files))
-    held_out = max(1, len(files) // 5)
+    val_fraction = max(1, len(files) // 5)
     parts = {
-        "validation": order[:held_out],
-        "test": order[held_out : 2 * held_out],
-        "train": order[2 * held_out :],
+        "validation": order[:val_fraction],
+        "test": order[val_fraction : 2 * val_fraction],
+        "train": order[2 * val_fraction :],
     }
     return {
         name: [read_image(files[i], at_most=4 * size) for i in part[: counts[name]]]

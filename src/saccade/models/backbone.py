@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import BadOption, UnknownName
-from saccade.registry import parse
+from saccade.grammar import parse
 
 SOURCES = ("torchvision", "timm")
 

@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from saccade.errors import BadOption, check_choice, check_positive, check_shape
-from saccade.mechanisms.hard.fixation import Fixation
-from saccade.mechanisms.sampling.glimpse import Glimpse
-from saccade.places import FixationMap
-from saccade.tap import Tap
+from saccade.layers.hard.fixation import Fixation
+from saccade.layers.sampling.glimpse import Glimpse
+from saccade.maps import FixationMap, Tap
 
 
 class Trajectory(NamedTuple):
@@ -65,13 +64,13 @@ class RecurrentAttention(nn.Module):
     `baseline`. All of them have biases.
 
     images (B, in_channels, H, W) -> logits (B, classes), from one look: locations are random, in
-    evaluation, too. `look` gives the whole trajectory, `hybrid_loss` what to minimise, `predict` the mean
+    evaluation, too. `look` gives the whole trajectory, `hybrid_loss` what to minimize, `predict` the mean
     over several looks. Any H and W from 1 up. Recording gives the locations as one `FixationMap` at "".
 
     size, scales, scale_factor    of the patches, see `Glimpse`
     std        sigma, in units of half the image
     core       "relu", the paper's for images, or "lstm"
-    start      the first location: uniform over the image ("random"), or its centre ("centre")
+    start      the first location: uniform over the image ("random"), or its center ("center")
     hidden     width of g and h; the patch and the location are first mapped to half of it
 
     Gradients stop, as in the paper, at sampled locations; the policy and the baseline read h_t without
@@ -100,7 +99,7 @@ class RecurrentAttention(nn.Module):
         hidden: int = 256,
         std: float = 0.1,
         core: Literal["relu", "lstm"] = "relu",
-        start: Literal["random", "centre"] = "random",
+        start: Literal["random", "center"] = "random",
     ) -> None:
         super().__init__()
         check_positive("RecurrentAttention", classes=classes, in_channels=in_channels, glimpses=glimpses)
@@ -108,7 +107,7 @@ class RecurrentAttention(nn.Module):
         if hidden < 2:
             raise BadOption(f"RecurrentAttention: hidden={hidden} must be an integer of at least 2")
         check_choice("RecurrentAttention", "core", core, ("relu", "lstm"))
-        check_choice("RecurrentAttention", "start", start, ("random", "centre"))
+        check_choice("RecurrentAttention", "start", start, ("random", "center"))
         self.in_channels, self.glimpses, self.hidden, self.start = in_channels, glimpses, hidden, start
         self.retina = Glimpse(in_channels, size, scales, scale_factor)
         self.see_patch = nn.Linear(scales * in_channels * size**2, hidden // 2)
@@ -155,17 +154,17 @@ class RecurrentAttention(nn.Module):
         )
 
     @torch.no_grad()
-    def predict(self, images: Tensor, copies: int = 10) -> Tensor:
-        """Return the mean of the probabilities over `copies` looks at each image, (B, classes)."""
-        check_positive("RecurrentAttention", copies=copies)
+    def predict(self, images: Tensor, samples_per_image: int = 10) -> Tensor:
+        """Return the mean of the probabilities over `samples_per_image` looks at each image, (B, classes)."""
+        check_positive("RecurrentAttention", samples_per_image=samples_per_image)
         check_shape("RecurrentAttention", images, "B C H W", C=self.in_channels)
-        logits = self.look(images.repeat_interleave(copies, dim=0)).logits
-        return logits.softmax(1).reshape(images.shape[0], copies, -1).mean(1)
+        logits = self.look(images.repeat_interleave(samples_per_image, dim=0)).logits
+        return logits.softmax(1).reshape(images.shape[0], samples_per_image, -1).mean(1)
 
     def _first(self, images: Tensor) -> Tensor:
         """The locations to begin with, (B, 2)."""
         shape = (images.shape[0], 2)
-        if self.start == "centre":
+        if self.start == "center":
             return torch.zeros(shape, device=images.device)
         return 2 * torch.rand(shape, device=images.device) - 1
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from saccade.errors import BadOption, check_choice, check_positive, check_shape
-from saccade.mechanisms.mixed.residual_mask import Activation, ResidualMask, ResidualUnit
+from saccade.layers.mixed.residual_mask import Activation, ResidualMask, ResidualUnit
 
 #: The attention modules of the three stages, by the depth of the trunk.
 MODULES: Mapping[int, tuple[int, int, int]] = {56: (1, 1, 1), 92: (1, 2, 3)}

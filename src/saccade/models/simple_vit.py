@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import BadOption
-from saccade.mechanisms.pairwise.multi_head import sincos2d
+from saccade.layers.pairwise.multi_head import sincos2d
 from saccade.models.tokens import Kind, Pair, Tokens
 from saccade.models.transformer import Block, Head, SelfAttention, answer, check_sizes, head_of, linear
 
@@ -44,7 +44,7 @@ class SimpleViT(nn.Module):
     channels      of the input; 3, or 512 with tokens "channels"
     head_width    width of queries and keys, whatever `width` is
     tokens        "patches" of an image; or "channels": a feature map is cut into groups of `group_size`
-                  neighbouring channels, each a token of group_size * H * W values, with a fixed code of its
+                  neighboring channels, each a token of group_size * H * W values, with a fixed code of its
                   number
     head          "classes"; or "score", one number per image
 

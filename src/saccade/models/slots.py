@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from saccade.errors import BadOption
-from saccade.registry import create, parse, spec
+from saccade.grammar import parse
+from saccade.layers.registry import create, spec
 
 #: A mechanism by its name and options, or a function from the number of channels to a module.
 Choice = str | Callable[[int], nn.Module]

@@ -18,7 +18,7 @@ class Tokens:
     """How a model cuts its one input size into tokens.
 
     "patches"     (B, C, H, W) into (H / p) x (W / q) patches of p x q pixels, in raster order
-    "channels"    (B, C, H, W) into C / g groups of g neighbouring channels, each with all of its positions
+    "channels"    (B, C, H, W) into C / g groups of g neighboring channels, each with all of its positions
 
     >>> import torch
     >>> groups = Tokens("demo", "channels", size=(7, 7), channels=512, patch=(0, 0), group=32)

@@ -8,10 +8,8 @@ from typing import Literal
 from torch import Tensor, nn
 
 from saccade.errors import check_choice, check_positive
-from saccade.maps import PairwiseMap
-from saccade.mechanisms.pairwise.multi_head import multi_head, split_heads
-from saccade.pairwise_maps import ClassTokenMap
-from saccade.tap import Tap
+from saccade.layers.pairwise.multi_head import multi_head, split_heads
+from saccade.maps import ClassTokenMap, PairwiseMap, Tap
 
 Head = Literal["classes", "score"]
 

@@ -60,7 +60,7 @@ class ViT(nn.Module):
     classes       number of logits of the head "classes"
     channels      of the input; 3, or 512 with tokens "channels"
     tokens        "patches" of an image; or "channels": a feature map is cut into groups of `group_size`
-                  neighbouring channels, each a token of group_size * H * W values
+                  neighboring channels, each a token of group_size * H * W values
     head          "classes"; or "score", one number per image
 
     Every layer records a `ClassTokenMap` as "blocks.NUMBER.attn": the grid is that of the patches, or the

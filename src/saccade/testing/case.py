@@ -9,7 +9,7 @@ from typing import NoReturn, Protocol
 import torch
 from torch import Tensor, nn
 
-from saccade.spec import SIZES, Example, Spec
+from saccade.layers.spec import SIZES, Example, Spec
 
 SEED = 20180718
 

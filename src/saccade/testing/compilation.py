@@ -12,7 +12,7 @@ from torch import nn
 from torch._dynamo.backends.registry import lookup_backend
 from torch.export import Dim
 
-from saccade.record import record
+from saccade.recording import record
 from saccade.testing.case import Case, largest, sweep
 from saccade.testing.recording import tensors
 

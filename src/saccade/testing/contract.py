@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from saccade.spec import Spec
+from saccade.layers.spec import Spec
 from saccade.testing import compilation, numerics, recording, structure
 from saccade.testing.case import Check
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from saccade.record import record
+from saccade.recording import record
 from saccade.testing.case import Case, largest, sweep
 
 _EXACT = 1e-10  # of float64 results that differ in the order of summation only

@@ -8,9 +8,8 @@ import math
 import torch
 from torch import Tensor, nn
 
-from saccade.maps import AttentionMap, ChannelMap, PairwiseMap
-from saccade.record import record
-from saccade.tap import Tap
+from saccade.maps import AttentionMap, ChannelMap, PairwiseMap, Tap
+from saccade.recording import record
 from saccade.testing.case import Case, sweep
 
 _EXACT = 1e-5  # of maps, which are drawn in float32
@@ -90,7 +89,9 @@ def _check_pairs(case: Case, path: str, pairs: PairwiseMap) -> None:
         ones = torch.ones(batch, heads, queries)
         case.expect_equal(f"{path}: the sum of each row of weights", weights.sum(-1), ones, _EXACT)
     mean = weights.mean((1, 2)).reshape(batch, *pairs.key_shape)
-    case.expect_equal(f"{path}: the weight received, against all weights", pairs.received(), mean, _EXACT)
+    case.expect_equal(
+        f"{path}: the weight received, against all weights", pairs.attention_received(), mean, _EXACT
+    )
 
 
 @sweep("can be recorded without a trace")

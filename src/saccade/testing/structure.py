@@ -14,13 +14,13 @@ from typing import Any, get_args
 import torch
 from torch import nn
 
-from saccade import registry
 from saccade.errors import BadOption, BadShape, UnknownName
+from saccade.layers import registry
+from saccade.layers.spec import SIZES, Domain, Spec
 from saccade.maps import AttentionMap
-from saccade.spec import SIZES, Domain, Spec
 from saccade.testing.case import Case, ContractFailure, sweep
 
-_BUILT_IN = "saccade.mechanisms."
+_BUILT_IN = "saccade.layers."
 _EVEN = {"H": 8, "W": 8}
 _ODD = {"B": 3, "H": 7, "W": 5, "T": 5, "L": 9, "Q": 7, "K": 4, "h": 3}
 _SINGLE = {"B": 1, "H": 6, "W": 9}

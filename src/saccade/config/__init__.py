@@ -1,0 +1,29 @@
+"""Configuration: what is asked for, as readable YAML, and what it resolves to."""
+
+from saccade.config.builtin import BuiltinRecipe, builtin_recipes, read_recipe
+from saccade.config.comparison import FIRST_EXPERIMENT, Comparison, folder_name
+from saccade.config.recipe import (
+    Recipe,
+    check_integer,
+    check_keys,
+    check_number,
+    read_settings,
+    read_yaml,
+    to_yaml,
+)
+
+__all__ = [
+    "FIRST_EXPERIMENT",
+    "BuiltinRecipe",
+    "Comparison",
+    "Recipe",
+    "builtin_recipes",
+    "check_integer",
+    "check_keys",
+    "check_number",
+    "folder_name",
+    "read_recipe",
+    "read_settings",
+    "read_yaml",
+    "to_yaml",
+]

@@ -1,0 +1,129 @@
+"""The comparison: run after run, each kept when it is done, so that it can be killed and goes on."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import saccade
+from saccade.config import Recipe
+from saccade.config.comparison import Comparison, folder_name
+from saccade.errors import BadRun
+from saccade.experiments.executors import Executor, Job, Local
+from saccade.files import write_json, write_text
+from saccade.results.leaderboard import Result, leaderboard, to_csv
+from saccade.results.lock import LOCK, held
+from saccade.results.provenance import hardware as hardware  # as the benchmarks know it
+from saccade.training import Progress, prepare
+from saccade.training.loggers import LoggerName, check_logger
+
+SCHEMA = 1
+COSTS = ("parameters", "flops", "latency_ms", "train_seconds")
+KEPT_FROM_RUN = ("attention", "seed", "error", "loss", "localization", "curves", *COSTS)
+
+
+class Watcher(Protocol):
+    """Is told how a comparison goes."""
+
+    def started(self, recipe: Recipe, number: int, of: int) -> None: ...
+    def progressed(self, progress: Progress) -> None: ...
+    def finished(self, results: list[Result]) -> None: ...
+
+
+def compare(
+    comparison: Comparison,
+    out: Path,
+    watcher: Watcher | None = None,
+    executor: Executor | None = None,
+    logger: LoggerName = "auto",
+) -> dict[str, Any]:
+    """Train all runs that `out` does not hold yet, and return what is written to its results.json.
+
+    Killed at any moment and started again, it does only what is missing; so it does in a folder of the same
+    comparison with fewer seeds or attentions, which grows, and in one that holds nothing but runs. By default
+    they are trained one after another in this process; see `saccade.experiments.executors` for others. `logger`
+    gets the curves of each run besides its metrics.csv, see `saccade.training.train`.
+
+    Raises `BadRun` if the folder belongs to another comparison, another process writes there, or it cannot be
+    written; `BadOption` for a logger that is not installed or cannot begin.
+    """
+    check(comparison)
+    check_logger(logger)
+    with held(out):
+        _claim(comparison, out)
+        group = out.resolve().name
+        jobs = [
+            Job(recipe, out / "runs" / folder_name(recipe), logger, group) for recipe in comparison.runs()
+        ]
+
+        def begin(number: int) -> None:
+            if watcher:
+                watcher.started(jobs[number].recipe, number + 1, len(jobs))
+
+        found: dict[int, Result] = {}
+        for number, result in (executor or Local()).run(jobs, begin, watcher.progressed if watcher else None):
+            found[number] = result
+            if watcher:
+                watcher.finished([*found.values()])
+        results = [found[number] for number in sorted(found)]
+        summary = summarize(comparison, results)
+        write_json(out / "results.json", summary)
+        write_text(out / "leaderboard.csv", to_csv(summary["leaderboard"]))
+        return summary
+
+
+def check(comparison: Comparison) -> None:
+    """Raise, before anything is written, for whatever a run would stumble over."""
+    for attention in comparison.attentions:
+        prepare(replace(comparison.training, attention=attention))
+
+
+def summarize(comparison: Comparison, results: list[Result]) -> dict[str, Any]:
+    """Return the content of results.json, as docs/architecture.md describes it."""
+    names = {(recipe.attention, recipe.seed): folder_name(recipe) for recipe in comparison.runs()}
+    return {
+        "schema": SCHEMA,
+        "saccade": saccade.__version__,
+        "command": shlex.join(["saccade", *sys.argv[1:]]),
+        "recipe": comparison.to_mapping(),
+        "hardware": hardware(),
+        "task": results[0]["task"],
+        "leaderboard": leaderboard(results),
+        "runs": [entry(run, f"runs/{names[run['attention'], run['seed']]}") for run in results],
+    }
+
+
+def entry(result: Result, folder: str) -> dict[str, Any]:
+    """Return what results.json keeps of a run."""
+    return {
+        **{key: result[key] for key in KEPT_FROM_RUN},
+        "scores": result.get("scores"),  # `saccade score` adds them
+        "folder": folder,
+    }
+
+
+def _claim(comparison: Comparison, out: Path) -> None:
+    """Write the recipe into a new folder, or see that an old one belongs to it or to a part of it."""
+    path = out / "recipe.yaml"
+    if path.exists():
+        old = Comparison.read(path)
+        theirs, ours = old.to_mapping(), comparison.to_mapping()
+        grown = set()
+        if set(old.attentions) <= set(comparison.attentions) and old.seeds <= comparison.seeds:
+            grown = {"attentions", "seeds"}
+        unlike = ", ".join(
+            f"{key} {theirs[key]!r}, not {ours[key]!r}"
+            for key in ours
+            if key not in grown and theirs[key] != ours[key]
+        )
+        if unlike:
+            raise BadRun(f"{str(out)!r} belongs to another comparison: {unlike}; choose another --out")
+        if theirs != ours:
+            comparison.write(path)
+    elif any(path.name not in (LOCK, "runs") for path in out.iterdir()):
+        raise BadRun(f"{str(out)!r} is not empty and holds no comparison; choose another --out")
+    else:
+        comparison.write(path)

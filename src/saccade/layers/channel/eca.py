@@ -1,0 +1,90 @@
+"""Efficient channel attention, Wang et al. 2020."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from saccade.errors import BadOption, check_positive, check_shape
+from saccade.layers.spec import Example, Paper, Spec
+from saccade.maps import ChannelMap, Tap
+from saccade.ops.gates import mean, scale
+
+
+def eca(x: Tensor, conv: nn.Module) -> Tensor:
+    """Return the channel weights sigma(conv(z)), z the means of `x`, a row of C numbers with one channel.
+
+    x (B, C, ...), conv (B, 1, C) -> (B, 1, C); returns (B, C).
+    """
+    means = mean(x.flatten(2))
+    return torch.sigmoid(conv(means.unsqueeze(1))).squeeze(1)
+
+
+class ECA(nn.Module):
+    """Efficient channel attention: gate each channel by the means of its neighbors in channel order.
+
+        z_c = mean_p x_cp        s = sigma(w * z)        y_cp = s_c x_cp
+        k = |(log2 C + 1) / 2|, rounded down, then up to an odd number
+
+    Wang, Wu, Zhu, Li, Zuo, Hu: ECA-Net: Efficient Channel Attention for Deep Convolutional Neural
+    Networks, CVPR 2020 (section 3.2, with gamma = 2, b = 1). z the means, w the k weights of
+    `conv` (no bias), * a convolution along the channels with zeros beyond the ends, s the gate.
+
+    kernel_size   k, odd; None computes it from C: 3 for 64, 5 for 128 to 1024, 7 for 2048. The released
+                  networks set other values by hand, ResNet-50 3, 5, 5 and 7 for its four stages.
+
+    x (B, C, W), (B, C, H, W) or (B, C, T, H, W) -> the same shape.
+
+    Deviation: none.
+
+    Raises `BadOption` for an even kernel, `BadShape` for any other input.
+
+    >>> import torch
+    >>> gate = ECA(64)
+    >>> gate(torch.randn(2, 64, 7, 5)).shape, gate.conv.kernel_size
+    (torch.Size([2, 64, 7, 5]), (3,))
+    """
+
+    def __init__(self, channels: int, kernel_size: int | None = None) -> None:
+        super().__init__()
+        if kernel_size is None:
+            kernel_size = int(abs((math.log2(channels) + 1) / 2))
+            kernel_size += 1 - kernel_size % 2
+        check_positive("eca", kernel_size=kernel_size)
+        if kernel_size % 2 == 0:
+            raise BadOption(f"eca: kernel_size={kernel_size} must be odd to keep the number of channels")
+        self.channels = channels
+        self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
+        self.tap = Tap()
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_shape("eca", x, "B C ...", C=self.channels)
+        gate = eca(x, self.conv)
+        if self.tap.recording:
+            self.tap.publish(ChannelMap.of(gate, x))
+        return scale(x, gate.reshape(*gate.shape, *[1] * (x.ndim - 2)))
+
+
+SPEC = Spec(
+    name="eca",
+    domain="channel",
+    paper=Paper(
+        "ECA-Net: Efficient Channel Attention for Deep Convolutional Neural Networks",
+        "Wang, Wu, Zhu, Li, Zuo, Hu",
+        2020,
+        "https://arxiv.org/abs/1910.03151",
+    ),
+    summary="gate each channel by a short convolution of the channel means",
+    module=ECA,
+    function=eca,
+    examples=(
+        Example("B C H W"),
+        Example("B C W"),
+        Example("B C T H W"),
+        Example("B C H W", {"kernel_size": 5}),
+    ),
+    maps=(ChannelMap,),
+    flow="x -> [mean over positions -> 1-D conv k -> sigmoid | ] -> scale channels -> y",
+)

@@ -1,0 +1,76 @@
+"""Squeeze-and-excitation, Hu et al. 2018."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from saccade.errors import BadOption, check_positive, check_shape
+from saccade.layers.spec import Example, Paper, Spec
+from saccade.maps import ChannelMap, Tap
+from saccade.ops.gates import mean, scale
+
+
+def se(x: Tensor, reduce: nn.Linear, expand: nn.Linear) -> Tensor:
+    """Return the channel weights s = sigma(W2 relu(W1 z)), z the mean of `x` over its positions.
+
+    x (B, C, ...), W1 = `reduce` (C/r, C), W2 = `expand` (C, C/r) -> (B, C).
+    """
+    squeezed = mean(x.flatten(2))
+    return torch.sigmoid(expand(F.relu(reduce(squeezed))))
+
+
+class SE(nn.Module):
+    """Squeeze-and-excitation: scale every channel by a gate computed from all channel means.
+
+        z_c = mean_p x_cp        s = sigma(W2 relu(W1 z))        y_cp = s_c x_cp
+
+    Hu, Shen, Sun: Squeeze-and-Excitation Networks, CVPR 2018 (equations 2 to 4).
+    z squeezed descriptor, W1 `reduce`, W2 `expand`, r `reduction`, s the gate, p a position.
+
+    x (B, C, W), (B, C, H, W) or (B, C, T, H, W) -> the same shape.
+
+    Deviation: none from the paper. `bias=False` gives the bias-free form of several re-implementations.
+
+    Raises `BadOption` if C < r (the hidden layer would be empty), `BadShape` for any other input.
+
+    >>> import torch
+    >>> SE(64, reduction=16)(torch.randn(2, 64, 7, 5)).shape
+    torch.Size([2, 64, 7, 5])
+    """
+
+    def __init__(self, channels: int, reduction: int = 16, bias: bool = True) -> None:
+        super().__init__()
+        check_positive("se", reduction=reduction)
+        if channels < reduction:
+            raise BadOption(f"se: channels={channels} must be at least reduction={reduction}")
+        self.channels = channels
+        self.reduce = nn.Linear(channels, channels // reduction, bias=bias)
+        self.expand = nn.Linear(channels // reduction, channels, bias=bias)
+        self.tap = Tap()
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_shape("se", x, "B C ...", C=self.channels)
+        gate = se(x, self.reduce, self.expand)
+        if self.tap.recording:
+            self.tap.publish(ChannelMap.of(gate, x))
+        return scale(x, gate.reshape(*gate.shape, *[1] * (x.ndim - 2)))
+
+
+SPEC = Spec(
+    name="se",
+    domain="channel",
+    paper=Paper("Squeeze-and-Excitation Networks", "Hu, Shen, Sun", 2018, "https://arxiv.org/abs/1709.01507"),
+    summary="gate each channel by a small network of all channel means",
+    module=SE,
+    function=se,
+    examples=(
+        Example("B C H W"),
+        Example("B C W"),
+        Example("B C T H W"),
+        Example("B C H W", {"reduction": 4, "bias": False}),
+    ),
+    maps=(ChannelMap,),
+    flow="x -> [mean over positions -> W1, ReLU -> W2, sigmoid | ] -> scale channels -> y",
+)

@@ -1,0 +1,81 @@
+"""CBAM, Woo et al. 2018."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from torch import Tensor, nn
+
+from saccade.errors import check_shape
+from saccade.layers.channel.channel_gate import ChannelGate
+from saccade.layers.spatial.spatial_gate import SpatialGate
+from saccade.layers.spec import Example, Paper, Spec
+from saccade.maps import ChannelMap, SpatialMap
+
+
+def cbam(
+    x: Tensor, channel: Callable[[Tensor], Tensor], spatial: Callable[[Tensor], Tensor] | None
+) -> Tensor:
+    """Apply the channel gate, then the spatial gate if there is one. x (B, C, H, W) -> the same shape."""
+    gated = channel(x)
+    return gated if spatial is None else spatial(gated)
+
+
+class CBAM(nn.Module):
+    """Convolutional block attention module: gate the channels, then the positions of the result.
+
+        x' = M_c(x) x        y = M_s(x') x'
+
+    Woo, Park, Lee, Kweon: CBAM: Convolutional Block Attention Module, ECCV 2018 (equation 1).
+    M_c `channel` (see `ChannelGate`), M_s `spatial` (see `SpatialGate`). It sits on the residual branch,
+    before the addition. `spatial=False` leaves the channel half alone, as in the authors' code.
+
+    x (B, C, H, W) -> the same shape. Recording gives two maps, at `.channel` and `.spatial`.
+
+    Deviation: those of its two halves.
+
+    Raises `BadOption` as its halves do, `BadShape` for any other input.
+
+    >>> import torch
+    >>> CBAM(32, reduction=8, kernel_size=3)(torch.randn(2, 32, 7, 5)).shape
+    torch.Size([2, 32, 7, 5])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: int = 16,
+        kernel_size: int = 7,
+        pools: Sequence[str] = ("avg", "max"),
+        spatial: bool = True,
+    ) -> None:
+        super().__init__()
+        self.channels = channels
+        self.channel = ChannelGate(channels, reduction, pools)
+        self.spatial = SpatialGate(channels, kernel_size) if spatial else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_shape("cbam", x, "B C H W", C=self.channels)
+        return cbam(x, self.channel, self.spatial)
+
+
+SPEC = Spec(
+    name="cbam",
+    domain="mixed",
+    paper=Paper(
+        "CBAM: Convolutional Block Attention Module",
+        "Woo, Park, Lee, Kweon",
+        2018,
+        "https://arxiv.org/abs/1807.06521",
+    ),
+    summary="gate the channels, then the positions",
+    module=CBAM,
+    function=cbam,
+    examples=(
+        Example("B C H W"),
+        Example("B C H W", {"reduction": 4, "kernel_size": 3, "pools": ("max",)}),
+        Example("B C H W", {"spatial": False}),
+    ),
+    maps=(ChannelMap, SpatialMap),
+    flow="x -> [channel gate | ] -> multiply -> [spatial gate | ] -> multiply -> y",
+)

@@ -1,0 +1,218 @@
+"""Multi-head attention, Vaswani et al. 2017, on sequences and on image maps."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from saccade.errors import BadOption, BadShape, check_choice, check_positive, check_shape
+from saccade.layers.spec import Example, Paper, Spec
+from saccade.maps import PairwiseMap, Tap
+
+
+def multi_head(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
+    """Attend head by head and put the heads side by side again.
+
+    q (B, Lq, C), k and v (B, Lk, C), already projected -> (B, Lq, C). Head h owns channels h*C/heads on.
+    """
+    q, k, v = (split_heads(x, heads) for x in (query, key, value))
+    attended = F.scaled_dot_product_attention(q, k, v)
+    return attended.transpose(1, 2).flatten(2)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """(B, L, C) -> (B, heads, L, C/heads), the last axis contiguous, as the fused kernels need it."""
+    batch, length, width = x.shape
+    split = x.view(batch, length, heads, width // heads).transpose(1, 2)
+    return split if split.stride(-1) == 1 else split.contiguous()
+
+
+def sincos2d(height: int, width: int, channels: int, like: Tensor) -> Tensor:
+    """Return the fixed 2-D encoding (H * W, C): sine and cosine of x, then of y, at C/4 frequencies.
+
+    The frequencies are 10000^(-i / (C/4 - 1)), i = 0 ... C/4 - 1.
+    """
+    quarter = channels // 4
+    steps = torch.arange(quarter, device=like.device, dtype=torch.float32) / max(quarter - 1, 1)
+    omega = 1 / 10000.0**steps
+    ys = torch.arange(height, device=like.device, dtype=torch.float32)[:, None] * omega
+    xs = torch.arange(width, device=like.device, dtype=torch.float32)[:, None] * omega
+    ys, xs = ys[:, None].expand(-1, width, -1), xs[None].expand(height, -1, -1)
+    return torch.cat([xs.sin(), xs.cos(), ys.sin(), ys.cos()], dim=-1).flatten(0, 1).to(like.dtype)
+
+
+class MultiHead(nn.Module):
+    """Multi-head attention: several scaled dot-product attentions side by side.
+
+        head_h = softmax(Q_h K_h^T / sqrt(C / heads)) V_h        y = W_o [head_1; ...; head_n] + b_o
+        Q, K, V = projections of query, key and value, cut into `heads` groups of channels
+
+    Vaswani et al.: Attention Is All You Need, NeurIPS 2017 (section 3.2.2).
+    `in_proj_weight`, `in_proj_bias`: W_q, W_k, W_v stacked; `out_proj`: W_o. These are the parameters of
+    `torch.nn.MultiheadAttention`, under its names: its `state_dict` loads (projection "linear").
+
+    Takes sequences (B, L, C) and maps (B, C, H, W), whose tokens are their pixels in raster order;
+    `key` (the query unless given) and `value` (the key unless given) may be of another length or size.
+    Returns the shape of the query.
+
+    heads         C must be divisible by it
+    projection    "linear", or a convolution along the tokens ("conv1d") or over the map ("conv2d")
+    kernel_size   of the convolutions: odd, padded to keep the size; 1 is the linear projection
+    residual      add the query to the output
+    norm          layer-normalize the result; with `residual` this is the paper's sub-layer
+    position      "none"; "sincos2d", a fixed code of row and column (maps only, C divisible by 4); or
+                  "learned", a table of `tokens` positions. It is added to query and key/value inputs.
+    tokens        the size of the learned table: L, or H * W
+
+    Deviation: none for "linear". Convolutional projections, positions of pixels: additions for images.
+
+    Raises `BadOption` for options at odds with each other, `BadShape` for any other input.
+
+    >>> import torch
+    >>> MultiHead(64, heads=4)(torch.randn(2, 10, 64)).shape
+    torch.Size([2, 10, 64])
+    >>> MultiHead(64, projection="conv2d", kernel_size=3)(torch.randn(2, 64, 9, 7)).shape
+    torch.Size([2, 64, 9, 7])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        heads: int = 8,
+        projection: Literal["linear", "conv1d", "conv2d"] = "linear",
+        kernel_size: int = 1,
+        residual: bool = False,
+        norm: bool = False,
+        position: Literal["none", "sincos2d", "learned"] = "none",
+        tokens: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_positive("multi_head", heads=heads, kernel_size=kernel_size)
+        check_choice("multi_head", "projection", projection, ("linear", "conv1d", "conv2d"))
+        check_choice("multi_head", "position", position, ("none", "sincos2d", "learned"))
+        if channels % heads:
+            raise BadOption(f"multi_head: channels={channels} is not divisible by heads={heads}")
+        if kernel_size % 2 == 0:
+            raise BadOption(f"multi_head: kernel_size={kernel_size} must be odd to keep the number of tokens")
+        if projection == "linear" and kernel_size != 1:
+            raise BadOption(f"multi_head: kernel_size={kernel_size} needs projection='conv1d' or 'conv2d'")
+        if position == "sincos2d" and channels % 4:
+            raise BadOption(f"multi_head: channels={channels} is not divisible by 4, as sincos2d needs")
+        if (position == "learned") != (tokens is not None):
+            raise BadOption(
+                f"multi_head: tokens={tokens} and position={position!r}: the learned table needs both"
+            )
+        self.channels, self.heads = channels, heads
+        self.projection, self.position, self.residual = projection, position, residual
+        kernel = {"linear": (), "conv1d": (kernel_size,), "conv2d": (kernel_size, kernel_size)}[projection]
+        self.in_proj_weight = nn.Parameter(torch.empty(3 * channels, channels, *kernel))
+        self.in_proj_bias = nn.Parameter(torch.zeros(3 * channels))
+        self.out_proj = nn.Linear(channels, channels)
+        self.norm = nn.LayerNorm(channels) if norm else nn.Identity()
+        if tokens is not None:
+            check_positive("multi_head", tokens=tokens)
+            self.table = nn.Parameter(torch.empty(tokens, channels))
+            nn.init.trunc_normal_(self.table, std=0.02)
+        self.tap = Tap()
+        nn.init.xavier_uniform_(self.in_proj_weight)
+        nn.init.zeros_(self.out_proj.bias)
+
+    def forward(self, query: Tensor, key: Tensor | None = None, value: Tensor | None = None) -> Tensor:
+        key = query if key is None else key
+        value = key if value is None else value
+        self._check(query, key, value)
+        q, k, v = self._project(query, key, value)
+        if self.tap.recording:
+            queries, keys = (split_heads(x, self.heads).detach() for x in (q, k))
+            scale = (self.channels // self.heads) ** -0.5
+            self.tap.publish(PairwiseMap(queries, keys, scale, _extent(query), _extent(key)))
+        y: Tensor = self.out_proj(multi_head(q, k, v, self.heads))
+        if self.residual:
+            y = y + _tokens(query)
+        y = self.norm(y)
+        return y if query.ndim == 3 else y.transpose(1, 2).reshape(query.shape)
+
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return projected queries, keys and values, (B, L, C); one product where they share an input."""
+        parts = 3
+        if query is key is value:
+            q, k, v = self._convolve(query, self.in_proj_weight, self.in_proj_bias).chunk(parts, dim=-1)
+        else:
+            weights, biases = self.in_proj_weight.chunk(parts), self.in_proj_bias.chunk(parts)
+            q, k, v = map(self._convolve, (query, key, value), weights, biases)
+        return q, k, v
+
+    def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Project a sequence or a map to tokens (B, L, len(bias))."""
+        tokens = self._place(x)
+        if self.projection == "linear":
+            return F.linear(tokens, weight, bias)
+        channels_first = tokens.transpose(1, 2)
+        if self.projection == "conv1d":
+            projected = F.conv1d(channels_first, weight, bias, padding="same")
+        else:
+            image = channels_first.unflatten(-1, x.shape[2:])
+            projected = F.conv2d(image, weight, bias, padding="same").flatten(2)
+        return projected.transpose(1, 2).contiguous()
+
+    def _place(self, x: Tensor) -> Tensor:
+        """Return the tokens of a sequence or map with their position code added."""
+        tokens = _tokens(x)
+        if self.position == "sincos2d":
+            return tokens + sincos2d(x.shape[2], x.shape[3], self.channels, like=x)
+        if self.position == "learned":
+            if tokens.shape[1] != len(self.table):
+                raise BadShape(
+                    f"multi_head: the position table holds {len(self.table)} tokens, "
+                    f"the input {tuple(x.shape)} has {tokens.shape[1]}"
+                )
+            return tokens + self.table
+        return tokens
+
+    def _check(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+        maps_only = self.projection == "conv2d" or self.position == "sincos2d"
+        is_map = query.ndim == 4 or maps_only
+        pattern = "B C H W" if is_map else "B L C"
+        batch = {} if query.ndim == 0 else {"B": query.shape[0]}
+        for x in (query, key, value):
+            check_shape("multi_head", x, pattern, C=self.channels, **batch)
+        if key.shape != value.shape:
+            raise BadShape(
+                f"multi_head: key {tuple(key.shape)} and value {tuple(value.shape)} differ in shape"
+            )
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """(B, L, C) as it is; (B, C, H, W) -> (B, H * W, C)."""
+    return x if x.ndim == 3 else x.flatten(2).transpose(1, 2)
+
+
+def _extent(x: Tensor) -> tuple[int, ...]:
+    """The axes along which tokens lie: (L,) or (H, W)."""
+    return (x.shape[1],) if x.ndim == 3 else tuple(x.shape[2:])
+
+
+SPEC = Spec(
+    name="multi_head",
+    domain="pairwise",
+    paper=Paper("Attention Is All You Need", "Vaswani et al.", 2017, "https://arxiv.org/abs/1706.03762"),
+    summary="several query-key-value attentions side by side",
+    module=MultiHead,
+    function=multi_head,
+    examples=(
+        Example("B C H W"),
+        Example("B L C"),
+        Example("B Q C, B K C, B K C", {"heads": 4}),
+        Example("B C H W", {"projection": "conv1d", "kernel_size": 3}),
+        Example("B L C", {"projection": "conv1d", "kernel_size": 3}),
+        Example("B C H W", {"projection": "conv2d", "kernel_size": 3, "position": "sincos2d"}),
+        Example("B C H W", {"residual": True, "norm": True, "position": "sincos2d"}),
+        Example("B 10 C", {"position": "learned", "tokens": 10}),
+    ),
+    maps=(PairwiseMap,),
+    unit="item",
+    flow="[[query -> W_q | key -> W_k] -> products, softmax per head | value -> W_v] -> sum -> W_o -> y",
+)

@@ -1,0 +1,186 @@
+"""Non-local blocks, Wang et al. 2018, on sequences, images and clips."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from saccade.errors import BadOption, BadShape, check_choice, check_positive, check_shape
+from saccade.layers.spec import Example, Paper, Spec
+from saccade.maps import DotProductMap, PairwiseMap, RectifiedSumMap, Tap
+from saccade.ops.rectified_mean import rectified_mean
+from saccade.ops.softmax_attention import softmax_attention
+
+Pairwise = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
+
+_PAIRWISE: tuple[Pairwise, ...] = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
+_CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
+_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+_POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
+_WINDOW = {1: (2,), 2: (2, 2), 3: (1, 2, 2)}
+_PATTERN = {1: "B C W", 2: "B C H W", 3: "B C T H W"}
+
+
+def non_local(
+    theta: Tensor, phi: Tensor, g: Tensor, pairwise: Pairwise = "embedded_gaussian", scale: float = 1.0
+) -> Tensor:
+    """Return y_i = sum_j f(theta_i, phi_j) g_j / C. theta (B, N, D), phi (B, M, D), g (B, M, E) -> (B, N, E).
+
+    The two Gaussians are a softmax of scale * theta_i . phi_j over j. For "dot_product" and
+    "concatenation" C = M, and for the latter, f = relu(theta_i + phi_j) of projections with D = 1.
+    Nothing of size N x M is built.
+
+    >>> import torch
+    >>> theta, phi, g = torch.randn(2, 6, 4), torch.randn(2, 3, 4), torch.randn(2, 3, 8)
+    >>> torch.allclose(non_local(theta, phi, g, "dot_product"), theta @ phi.mT @ g / 3, atol=1e-5)
+    True
+    """
+    if pairwise == "dot_product":
+        share: float = phi.shape[1] ** -0.5  # of each factor, to stay in the range of half precision
+        return theta @ ((phi * share).mT @ (g * share))
+    if pairwise == "concatenation":
+        return rectified_mean(theta.squeeze(-1), phi.squeeze(-1), g)
+    return softmax_attention(theta, phi, g, scale)
+
+
+class NonLocal(nn.Module):
+    """A non-local block: every position adds a mixture of all positions of a sequence, image or clip.
+
+        z_i = W_z y_i + x_i        y_i = 1/C(x) sum_j f(x_i, x_j) g(x_j)
+
+        embedded_gaussian  f = exp(theta(x_i)^T phi(x_j))            C = sum_j f
+        gaussian           f = exp(x_i^T x_j)                        C = sum_j f
+        dot_product        f = theta(x_i)^T phi(x_j)                 C = the number of positions j
+        concatenation      f = relu(w_f^T [theta(x_i), phi(x_j)])    C = the number of positions j
+
+    Wang, Girshick, Gupta, He: Non-local Neural Networks, CVPR 2018 (equations 1 to 6). theta `theta`,
+    phi `phi`, g `g` and W_z `output` are 1 x 1 convolutions, w_f `pair` another, without bias; theta and
+    phi do not exist for "gaussian". As in the authors' code (Caffe2), convolutions start as N(0, 0.01^2)
+    with bias 0, and a batch norm whose weight starts at 0 follows W_z: at the start z = x exactly.
+
+    dims             spatial axes of the input: 1, 2 or 3
+    pairwise         the function f
+    inner_channels   of theta, phi and g; C // 2 unless given
+    sub_sample       max-pool the positions j by 2 along height and width (and a sequence), not along time;
+                     an odd last row is left out
+    pool             where: the "input" of phi and g, as in the authors' code, or their "projection"
+    scale            multiply the exponent of the Gaussians by D^-0.5, D the width of its vectors
+    batch_norm       without it, W_z starts at 0
+
+    x (B, C, W), (B, C, H, W) or (B, C, T, H, W) -> the same shape.
+
+    Deviation: `scale` and `sub_sample` are off unless asked for, as in the paper; the authors' code has them
+    on. The N x N weights are never built: the Gaussians run through torch's fused attention, the dot
+    product as theta (phi^T g), the concatenation through a sort (see `rectified_mean`).
+
+    Raises `BadOption` if no inner channel is left and for `scale` without a Gaussian, `BadShape` for any
+    other input, one too small to be sub-sampled, and in training for a single position in all, of which
+    batch norm can take no statistics.
+
+    >>> import torch
+    >>> x = torch.randn(2, 32, 3, 7, 5)
+    >>> torch.equal(NonLocal(32, dims=3, pairwise="concatenation", sub_sample=True)(x), x)
+    True
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        dims: Literal[1, 2, 3] = 2,
+        pairwise: Pairwise = "embedded_gaussian",
+        inner_channels: int | None = None,
+        sub_sample: bool = False,
+        pool: Literal["input", "projection"] = "input",
+        scale: bool = False,
+        batch_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        check_choice("non_local", "dims", dims, (1, 2, 3))
+        check_choice("non_local", "pairwise", pairwise, _PAIRWISE)
+        check_choice("non_local", "pool", pool, ("input", "projection"))
+        if inner_channels is None:
+            if channels < 2:
+                raise BadOption(
+                    f"non_local: channels={channels} leaves no inner channel; give inner_channels"
+                )
+            inner_channels = channels // 2
+        check_positive("non_local", inner_channels=inner_channels)
+        if scale and pairwise in ("dot_product", "concatenation"):
+            raise BadOption(f"non_local: scale=True is of the two Gaussians, not of pairwise={pairwise!r}")
+        conv = _CONV[dims]
+        embeds = pairwise != "gaussian"
+        self.channels, self.dims, self.pairwise, self.pool = channels, dims, pairwise, pool
+        self.scale = (inner_channels if embeds else channels) ** -0.5 if scale else 1.0
+        self.theta = conv(channels, inner_channels, 1) if embeds else nn.Identity()
+        self.phi = conv(channels, inner_channels, 1) if embeds else nn.Identity()
+        self.g = conv(channels, inner_channels, 1)
+        self.pair = conv(2 * inner_channels, 1, 1, bias=False) if pairwise == "concatenation" else None
+        self.output = conv(inner_channels, channels, 1)
+        self.norm = _NORM[dims](channels) if batch_norm else nn.Identity()
+        self.pooling = _POOL[dims](_WINDOW[dims]) if sub_sample else nn.Identity()
+        self.tap = Tap()
+        for module in self.children():
+            if isinstance(module, conv):
+                nn.init.normal_(module.weight, std=0.01)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        nn.init.zeros_((self.norm if batch_norm else self.output).get_parameter("weight"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check(x)
+        source = self.pooling(x) if self.pool == "input" else x
+        keys, values = self.phi(source), self.g(source)
+        if self.pool == "projection":
+            keys, values = self.pooling(keys), self.pooling(values)
+        theta, phi, g = (z.flatten(2).mT.contiguous() for z in (self.theta(x), keys, values))
+        if self.pair is not None:  # w_f^T [theta, phi] is a sum of two projections to one number
+            w_theta, w_phi = self.pair.weight.flatten()[:, None].chunk(2)
+            theta, phi = theta @ w_theta, phi @ w_phi
+        if self.tap.recording:
+            self.tap.publish(self._map(theta, phi, tuple(x.shape[2:]), tuple(keys.shape[2:])))
+        y = non_local(theta, phi, g, self.pairwise, self.scale)
+        z: Tensor = self.norm(self.output(y.mT.unflatten(2, x.shape[2:])))
+        return x + z
+
+    def _map(
+        self, theta: Tensor, phi: Tensor, query_shape: tuple[int, ...], key_shape: tuple[int, ...]
+    ) -> PairwiseMap:
+        queries, keys = theta.detach().unsqueeze(1), phi.detach().unsqueeze(1)
+        if self.pairwise == "dot_product":
+            return DotProductMap(queries, keys, 1 / phi.shape[1], query_shape, key_shape)
+        if self.pairwise == "concatenation":
+            return RectifiedSumMap(queries, keys, 1 / phi.shape[1], query_shape, key_shape)
+        return PairwiseMap(queries, keys, self.scale, query_shape, key_shape)
+
+    def _check(self, x: Tensor) -> None:
+        check_shape("non_local", x, _PATTERN[self.dims], C=self.channels)
+        shape = tuple(x.shape)
+        if not isinstance(self.pooling, nn.Identity) and min(shape[-2:] if self.dims > 1 else shape[-1:]) < 2:
+            raise BadShape(f"non_local: {shape} is too small to be sub-sampled by 2")
+        if self.training and not isinstance(self.norm, nn.Identity) and x[:, 0].numel() == 1:
+            raise BadShape(f"non_local: batch norm cannot train on the single position of {shape}")
+
+
+SPEC = Spec(
+    name="non_local",
+    domain="pairwise",
+    paper=Paper(
+        "Non-local Neural Networks", "Wang, Girshick, Gupta, He", 2018, "https://arxiv.org/abs/1711.07971"
+    ),
+    summary="add to each position a mixture of all positions of a sequence, image or clip",
+    module=NonLocal,
+    function=non_local,
+    examples=(
+        Example("B C H W"),
+        Example("B C W", {"dims": 1, "sub_sample": True, "scale": True}),
+        Example("B C T H W", {"dims": 3, "sub_sample": True, "pool": "projection", "batch_norm": False}),
+        Example("B C H W", {"pairwise": "gaussian", "scale": True, "inner_channels": 12}),
+        Example("B C T H W", {"dims": 3, "pairwise": "dot_product"}),
+        Example("B C H W", {"pairwise": "dot_product", "sub_sample": True, "batch_norm": False}),
+        Example("B C W", {"dims": 1, "pairwise": "concatenation", "batch_norm": False}),
+        Example("B C H W", {"pairwise": "concatenation", "sub_sample": True, "pool": "projection"}),
+    ),
+    maps=(PairwiseMap,),
+    flow="x -> [[[theta | phi] -> pairwise f | g] -> sum -> W, BN | ] -> add -> y",
+)

@@ -1,0 +1,83 @@
+"""Scaled dot-product attention, Vaswani et al. 2017."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from saccade.errors import check_shape
+from saccade.layers.spec import Example, Paper, Spec
+from saccade.maps import PairwiseMap, Tap
+
+
+def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
+    """Return softmax(scale * q k^T) v for every head; `scale` is D^-0.5 unless given.
+
+    q (B, Lq, heads, D), k (B, Lk, heads, D), v (B, Lk, heads, D) -> (B, Lq, heads, D).
+
+    >>> import torch
+    >>> q, k = torch.randn(128, 32, 1, 256), torch.randn(128, 16, 1, 256)
+    >>> scaled_dot_product(q, k, k).shape
+    torch.Size([128, 32, 1, 256])
+    """
+    # The fused kernels need the last axis contiguous, or torch silently builds the Lq x Lk matrix.
+    q, k, v = (
+        x.transpose(1, 2) if x.stride(-1) == 1 else x.transpose(1, 2).contiguous()
+        for x in (query, key, value)
+    )
+    return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
+
+
+class ScaledDotProduct(nn.Module):
+    """Scaled dot-product attention between two sequences, without parameters.
+
+        Attention(Q, K, V) = softmax(Q K^T / sqrt(D)) V
+
+    Vaswani et al.: Attention Is All You Need, NeurIPS 2017 (equation 1).
+    Q queries, K keys, V values, D `channels`, the width of one head; the softmax runs over the keys.
+
+    query (B, Lq, heads, D), key and value (B, Lk, heads, D) -> (B, Lq, heads, D). `key` is the query
+    and `value` the key unless given. The recorded map holds the weights (B, heads, Lq, Lk) as factors.
+
+    Deviation: none. The weights are never built in full: torch's fused attention computes the same sum.
+
+    Raises `BadShape` if widths, heads, batches or the lengths of key and value differ.
+
+    >>> import torch
+    >>> attention = ScaledDotProduct(256)
+    >>> attention(torch.randn(4, 32, 1, 256), torch.randn(4, 16, 1, 256)).shape
+    torch.Size([4, 32, 1, 256])
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.tap = Tap()
+
+    def forward(self, query: Tensor, key: Tensor | None = None, value: Tensor | None = None) -> Tensor:
+        key = query if key is None else key
+        value = key if value is None else value
+        check_shape("scaled_dot_product", query, "B Lq heads D", D=self.channels)
+        batch, _, heads, _ = query.shape
+        same = {"B": batch, "heads": heads, "D": self.channels}
+        check_shape("scaled_dot_product", key, "B Lk heads D", **same)
+        check_shape("scaled_dot_product", value, "B Lk heads D", Lk=key.shape[1], **same)
+        if self.tap.recording:
+            q, k = query.detach().transpose(1, 2), key.detach().transpose(1, 2)
+            shapes = (query.shape[1],), (key.shape[1],)
+            self.tap.publish(PairwiseMap(q, k, self.channels**-0.5, *shapes))
+        return scaled_dot_product(query, key, value)
+
+
+SPEC = Spec(
+    name="scaled_dot_product",
+    domain="pairwise",
+    paper=Paper("Attention Is All You Need", "Vaswani et al.", 2017, "https://arxiv.org/abs/1706.03762"),
+    summary="mix values by the softmax of query-key products",
+    module=ScaledDotProduct,
+    function=scaled_dot_product,
+    examples=(Example("B Q h C, B K h C, B K h C"), Example("B L h C")),
+    maps=(PairwiseMap,),
+    unit="item",
+    flow="[[query | key] -> scaled products -> softmax over keys | value] -> weighted sum -> y",
+)

@@ -1,0 +1,150 @@
+"""The self-attention of SAGAN, Zhang et al. 2019."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from saccade.errors import BadOption, BadShape, check_positive, check_shape
+from saccade.layers.spec import Example, Paper, Spec
+from saccade.maps import PairwiseMap, Tap
+from saccade.ops.softmax_attention import softmax_attention
+
+
+def self_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Return, at each position of the query map, the mean of the values weighted by softmax(q^T k).
+
+    q (B, D, H, W), k (B, D, h, w), v (B, E, h, w) -> (B, E, H, W). The softmax runs over the h * w keys.
+
+    >>> import torch
+    >>> self_attention(torch.randn(2, 4, 6, 5), torch.randn(2, 4, 3, 2), torch.randn(2, 16, 3, 2)).shape
+    torch.Size([2, 16, 6, 5])
+    """
+    q, k, v = (x.flatten(2).mT.contiguous() for x in (query, key, value))
+    return softmax_attention(q, k, v, scale=1.0).mT.reshape(*value.shape[:2], *query.shape[2:])
+
+
+class _SpectralConv2d(nn.Conv2d):
+    """A 1 x 1 convolution whose weight is divided by its largest singular value, u^T W v.
+
+    One power iteration in each training pass, as in Miyato et al. 2018, moves the buffers `u` and `v`;
+    no gradient flows through them. (torch's own parametrisation does the same and cannot be pickled.)
+    """
+
+    u: Tensor
+    v: Tensor
+
+    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
+        super().__init__(inputs, outputs, 1, bias=bias)
+        self.register_buffer("u", F.normalize(torch.randn(outputs), dim=0))
+        self.register_buffer("v", F.normalize(torch.randn(inputs), dim=0))
+        for _ in range(15):
+            self._iterate()
+
+    @torch.no_grad()
+    def _iterate(self) -> None:
+        matrix = self.weight.flatten(1)
+        self.v.copy_(F.normalize(matrix.T @ self.u, dim=0))
+        self.u.copy_(F.normalize(matrix @ self.v, dim=0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self._iterate()
+        # Clones: the next pass overwrites the buffers, perhaps before the backward pass of this one.
+        norm = (self.u.clone()[:, None] * self.weight.flatten(1) * self.v.clone()).sum()
+        return F.conv2d(x, self.weight / norm, self.bias)
+
+
+class SelfAttention(nn.Module):
+    """SAGAN's self-attention: each position adds a mixture of all, with a factor that starts at 0.
+
+        beta_ji = softmax_i(q(x_j)^T k(x_i))        y_j = gamma W_o(sum_i beta_ji v(x_i)) + x_j
+
+    Zhang, Goodfellow, Metaxas, Odena: Self-Attention Generative Adversarial Networks, ICML 2019
+    (equations 1 to 3). q `query` (the paper's f), k `key` (g), v `value` (h) and W_o `output` (v) are
+    1 x 1 convolutions, gamma is `gamma`; nothing scales the products. At the start y = x exactly.
+
+    reduction         q and k have C // reduction channels
+    value_reduction   v has C // value_reduction channels; from 2 on, and only then, there is a W_o
+    spectral_norm     divide each weight by its largest singular value (a power iteration per pass)
+    sub_sample        2 x 2 max-pool after k and v: a quarter of the keys; an odd last row is left out
+    bias              of the convolutions
+
+    The authors' TensorFlow code is `value_reduction=2, spectral_norm=True, sub_sample=True, bias=False`.
+
+    x (B, C, H, W) -> the same shape.
+
+    Deviation: no W_o while v keeps all C channels (it would multiply two linear maps into one).
+
+    Raises `BadOption` if a reduction leaves no channel, `BadShape` for any other input, and for a map
+    less than 2 high or wide with `sub_sample`.
+
+    >>> import torch
+    >>> x = torch.randn(2, 32, 7, 5)
+    >>> torch.equal(SelfAttention(32)(x), x)
+    True
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        reduction: int = 8,
+        value_reduction: int = 1,
+        spectral_norm: bool = False,
+        sub_sample: bool = False,
+        bias: bool = True,
+    ) -> None:
+        super().__init__()
+        check_positive("self_attention", reduction=reduction, value_reduction=value_reduction)
+        for name, divisor in (("reduction", reduction), ("value_reduction", value_reduction)):
+            if channels < divisor:
+                raise BadOption(f"self_attention: channels={channels} must be at least {name}={divisor}")
+
+        def conv(inputs: int, outputs: int) -> nn.Conv2d:
+            if spectral_norm:
+                return _SpectralConv2d(inputs, outputs, bias)
+            return nn.Conv2d(inputs, outputs, 1, bias=bias)
+
+        self.channels = channels
+        self.query = conv(channels, channels // reduction)
+        self.key = conv(channels, channels // reduction)
+        self.value = conv(channels, channels // value_reduction)
+        has_output = value_reduction > 1
+        self.output = conv(channels // value_reduction, channels) if has_output else nn.Identity()
+        self.pool = nn.MaxPool2d(2) if sub_sample else nn.Identity()
+        self.gamma = nn.Parameter(torch.zeros(1))
+        self.tap = Tap()
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_shape("self_attention", x, "B C H W", C=self.channels)
+        if isinstance(self.pool, nn.MaxPool2d) and min(x.shape[2:]) < 2:
+            raise BadShape(f"self_attention: {tuple(x.shape)} is too small to be sub-sampled by 2 x 2")
+        q, k, v = self.query(x), self.pool(self.key(x)), self.pool(self.value(x))
+        if self.tap.recording:
+            queries, keys = (z.detach().flatten(2).mT.unsqueeze(1) for z in (q, k))
+            self.tap.publish(PairwiseMap(queries, keys, 1.0, tuple(q.shape[2:]), tuple(k.shape[2:])))
+        y: Tensor = self.output(self_attention(q, k, v))
+        return x + self.gamma * y
+
+
+SPEC = Spec(
+    name="self_attention",
+    domain="pairwise",
+    paper=Paper(
+        "Self-Attention Generative Adversarial Networks",
+        "Zhang, Goodfellow, Metaxas, Odena",
+        2019,
+        "https://arxiv.org/abs/1805.08318",
+    ),
+    summary="add to each position what all positions hold, with a factor that starts at 0",
+    module=SelfAttention,
+    function=self_attention,
+    examples=(
+        Example("B C H W"),
+        Example("B C H W", {"reduction": 4, "value_reduction": 3, "bias": False}),
+        Example("B C H W", {"value_reduction": 2, "spectral_norm": True, "sub_sample": True, "bias": False}),
+    ),
+    maps=(PairwiseMap,),
+    flow="x -> [[[query | key] -> products, softmax | value] -> sum -> gamma | ] -> add -> y",
+)

@@ -1,0 +1,108 @@
+"""The glimpse sensor of the recurrent attention model, Mnih et al. 2014."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from saccade.errors import check_positive, check_shape
+from saccade.layers.spec import Example, Paper, Spec
+from saccade.maps import FixationMap, Tap
+
+
+def glimpse(x: Tensor, locations: Tensor, size: int = 8, scales: int = 1, scale_factor: int = 2) -> Tensor:
+    """Return square patches around a location, each `scale_factor` times as wide as the one before.
+
+    x (B, C, H, W), locations (B, 2) as (x, y) in [-1, 1] -> (B, scales * C, size, size), scale by scale.
+    """
+    dtype = torch.promote_types(x.dtype, torch.float32)  # bfloat16 cannot tell the pixels of a row apart
+    image, centers = x.to(dtype), locations.to(dtype)
+    patches = []
+    for scale in range(scales):
+        step = scale_factor**scale
+        points = _points(centers, size * step, x.shape[2], x.shape[3])
+        patch = F.grid_sample(image, points, mode="bilinear", padding_mode="zeros", align_corners=False)
+        patches.append(F.avg_pool2d(patch, step) if step > 1 else patch)
+    return torch.cat(patches, dim=1).to(x.dtype)
+
+
+def _points(centers: Tensor, extent: int, height: int, width: int) -> Tensor:
+    """Return a grid of points one pixel apart around each center: (B, 2) -> (B, extent, extent, 2)."""
+    pixels = torch.arange(extent, device=centers.device, dtype=centers.dtype) - (extent - 1) / 2
+    xs = centers[:, :1] + pixels * (2 / width)
+    ys = centers[:, 1:] + pixels * (2 / height)
+    return torch.stack([xs[:, None].expand(-1, extent, -1), ys[:, :, None].expand(-1, -1, extent)], dim=-1)
+
+
+class Glimpse(nn.Module):
+    """A retina: patches of growing extent and falling resolution around one location of each image.
+
+        rho(x, l) = [p_0; ...; p_{k-1}],   p_i = mean of blocks of f^i x f^i pixels of crop(x, l, size f^i)
+
+    Mnih, Heess, Graves, Kavukcuoglu: Recurrent Models of Visual Attention, NIPS 2014 (section 3.1).
+    l `locations`, k `scales`, f `scale_factor`; p_0 has the resolution of the image. Without parameters.
+
+    x (B, C, H, W) and locations (B, 2), in (x, y) from (-1, -1), the upper left corner, to (1, 1), the
+    lower right one -> (B, k * C, size, size), scale by scale. What lies outside of the image is 0. Any H
+    and W from 1 up, and any size: where a location puts the patch between pixels it is interpolated, so
+    the result is differentiable in the locations, too. The recorded map holds locations and extents.
+
+    Deviation: bilinear interpolation, where the paper does not say how a patch meets the pixels.
+
+    Raises `BadOption` unless the options are integers of at least 1, `BadShape` for any other input.
+
+    >>> import torch
+    >>> x, center = torch.randn(2, 3, 9, 13), torch.zeros(2, 2)
+    >>> Glimpse(3, size=5, scales=2)(x, center).shape
+    torch.Size([2, 6, 5, 5])
+    >>> bool(torch.isclose(Glimpse(3, size=5)(x, center), x[:, :, 2:7, 4:9], atol=1e-5).all())
+    True
+    """
+
+    def __init__(self, channels: int, size: int = 8, scales: int = 1, scale_factor: int = 2) -> None:
+        super().__init__()
+        check_positive("glimpse", size=size, scales=scales, scale_factor=scale_factor)
+        self.channels = channels
+        self.size, self.scales, self.scale_factor = size, scales, scale_factor
+        self.tap = Tap()
+
+    def forward(self, x: Tensor, locations: Tensor) -> Tensor:
+        check_shape("glimpse", x, "B C H W", C=self.channels)
+        check_shape("glimpse", locations, "B xy", B=x.shape[0], xy=2)
+        if self.tap.recording:
+            height, width = x.shape[2:]
+            self.tap.publish(
+                FixationMap(locations.detach().unsqueeze(1), self.extents(height, width), (height, width))
+            )
+        return glimpse(x, locations, self.size, self.scales, self.scale_factor)
+
+    def extents(self, height: int, width: int) -> tuple[tuple[float, float], ...]:
+        """Return the height and width of each patch as shares of an image."""
+        sides = [self.size * self.scale_factor**scale for scale in range(self.scales)]
+        return tuple((side / height, side / width) for side in sides)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, scales={self.scales}, scale_factor={self.scale_factor}"
+
+
+SPEC = Spec(
+    name="glimpse",
+    domain="sampling",
+    paper=Paper(
+        "Recurrent Models of Visual Attention",
+        "Mnih, Heess, Graves, Kavukcuoglu",
+        2014,
+        "https://arxiv.org/abs/1406.6247",
+    ),
+    summary="cut patches of growing extent around a location",
+    module=Glimpse,
+    function=glimpse,
+    examples=(
+        Example("B C H W, B 2", output="B C 8 8"),
+        Example("B C H W, B 2", {"size": 5, "scales": 3}, output="B 3*C 5 5"),
+        Example("B C H W, B 2", {"size": 1, "scales": 2, "scale_factor": 3}, output="B 2*C 1 1"),
+    ),
+    maps=(FixationMap,),
+    flow="[image | location] -> crops of growing extent -> average to one size -> patches",
+)

@@ -1,0 +1,85 @@
+"""The spatial half of CBAM, Woo et al. 2018."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from saccade.errors import BadOption, BadShape, check_positive, check_shape
+from saccade.layers.spec import Example, Paper, Spec
+from saccade.maps import SpatialMap, Tap
+from saccade.ops.gates import mean_and_maximum, scale
+
+
+def spatial_gate(x: Tensor, layers: nn.Module) -> Tensor:
+    """Return the spatial weights sigma(layers([max; mean] over channels)). x (B, C, H, W) -> (B, 1, H, W)."""
+    average, maximum = mean_and_maximum(x, 1)
+    compressed = torch.stack([maximum, average], dim=1)
+    return torch.sigmoid(layers(compressed))
+
+
+class SpatialGate(nn.Module):
+    """CBAM's spatial attention module: a wide convolution over the channel-wise maximum and mean.
+
+        M_s = sigma(BN(f^{kxk} * [max_c x; mean_c x]))        y = M_s x
+
+    Woo, Park, Lee, Kweon: CBAM: Convolutional Block Attention Module, ECCV 2018 (equation 3).
+    f `conv` (no bias), k `kernel_size`; the batch norm (eps 1e-5, momentum 0.01) is the authors' code's,
+    not the paper's: `batch_norm=False` gives the paper. `relu=True` adds their unused ReLU before sigma.
+
+    x (B, C, H, W) -> the same shape.
+
+    Deviation: none in the module. The authors' ResNet sets the batch norm's weight to 0 at the start.
+
+    Raises `BadOption` for an even kernel, `BadShape` for any other input, and in training for a single
+    position in all (one 1 x 1 map), of which no batch statistics can be taken.
+
+    >>> import torch
+    >>> SpatialGate(32)(torch.randn(2, 32, 7, 5)).shape
+    torch.Size([2, 32, 7, 5])
+    """
+
+    def __init__(
+        self, channels: int, kernel_size: int = 7, batch_norm: bool = True, relu: bool = False
+    ) -> None:
+        super().__init__()
+        check_positive("spatial_gate", kernel_size=kernel_size)
+        if kernel_size % 2 == 0:
+            raise BadOption(f"spatial_gate: kernel_size={kernel_size} must be odd to keep the map's size")
+        self.channels = channels
+        self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
+        self.norm = nn.BatchNorm2d(1, eps=1e-5, momentum=0.01) if batch_norm else nn.Identity()
+        self.activation = nn.ReLU() if relu else nn.Identity()
+        self.tap = Tap()
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_shape("spatial_gate", x, "B C H W", C=self.channels)
+        if self.training and isinstance(self.norm, nn.BatchNorm2d) and x[:, 0].numel() == 1:
+            raise BadShape(
+                f"spatial_gate: batch norm cannot train on the single position of {tuple(x.shape)}"
+            )
+        gate = spatial_gate(x, nn.Sequential(self.conv, self.norm, self.activation))
+        if self.tap.recording:
+            self.tap.publish(SpatialMap(gate[:, 0].detach()))
+        return scale(x, gate)
+
+
+SPEC = Spec(
+    name="spatial_gate",
+    domain="spatial",
+    paper=Paper(
+        "CBAM: Convolutional Block Attention Module",
+        "Woo, Park, Lee, Kweon",
+        2018,
+        "https://arxiv.org/abs/1807.06521",
+    ),
+    summary="gate each position by a wide convolution of the maximum and the mean over channels",
+    module=SpatialGate,
+    function=spatial_gate,
+    examples=(
+        Example("B C H W"),
+        Example("B C H W", {"kernel_size": 3, "batch_norm": False, "relu": True}),
+    ),
+    maps=(SpatialMap,),
+    flow="x -> [[maximum over channels | mean] -> conv kxk, BN -> sigmoid | ] -> multiply -> y",
+)

@@ -1,0 +1,27 @@
+"""Attention maps: typed records of where a layer attends, each able to draw itself as a heat map."""
+
+from saccade.maps.base import AttentionMap, BranchMap, ChannelMap, SpatialMap
+from saccade.maps.pairwise import AdditiveMap, DotProductMap, PairwiseMap, RectifiedSumMap
+from saccade.maps.rollout import attention_rollout
+from saccade.maps.sampling import FixationMap, GridMap
+from saccade.maps.tap import Tap
+from saccade.maps.tokens import ClassTokenMap, TokenMap
+from saccade.maps.window import WindowMap
+
+__all__ = [
+    "AdditiveMap",
+    "AttentionMap",
+    "BranchMap",
+    "ChannelMap",
+    "ClassTokenMap",
+    "DotProductMap",
+    "FixationMap",
+    "GridMap",
+    "PairwiseMap",
+    "RectifiedSumMap",
+    "SpatialMap",
+    "Tap",
+    "TokenMap",
+    "WindowMap",
+    "attention_rollout",
+]

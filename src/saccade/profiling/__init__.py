@@ -1,0 +1,5 @@
+"""Bench: what a model costs."""
+
+from saccade.profiling.cost import Cost, cost, flops, latency
+
+__all__ = ["Cost", "cost", "flops", "latency"]

@@ -1,0 +1,139 @@
+"""The window attention of Swin transformers, versions 1 and 2, of torchvision and of timm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from saccade.errors import BadOption
+from saccade.maps import WindowMap
+from saccade.recording.adapters.observe import Handle, Hook, Publish
+from saccade.recording.adapters.tokens import Site
+from saccade.recording.adapters.vit import qkv
+
+_HIDDEN = -100.0  # both libraries' logit for what a shifted window must not see
+
+
+def torchvision_swin(site: Site, publish: Publish) -> list[Handle]:
+    """Watch torchvision's `ShiftedWindowAttention` or its version 2."""
+
+    def see(module: Any, inputs: Mapping[str, Any], _output: Any) -> None:
+        x, window = inputs["x"], module.window_size
+        sizes = zip(window, module.shift_size, x.shape[1:3], strict=True)
+        shift = [0 if step >= extent else moved for step, moved, extent in sizes]
+        publish(_map(module, x, window, shift, pad_first=True))
+
+    return [Hook(site.module, see)]
+
+
+def timm_swin(site: Site, publish: Publish) -> list[Handle]:
+    """Watch the block of timm's `WindowAttention`, version 1 or 2: the block shifts and cuts the windows.
+
+    Raises `BadOption` for an attention without its block.
+    """
+    if site.parent is None:
+        raise BadOption(
+            f"{type(site.module).__name__} alone does not know where its windows lie; record its block"
+        )
+
+    def see(block: Any, inputs: Mapping[str, Any], _output: Any) -> None:
+        x = inputs["x"]
+        if not _is_cosine(block.attn):  # version 1 normalizes before its attention, version 2 after it
+            x = block.norm1.forward(x)
+        publish(_map(block.attn, x, block.window_size, block.shift_size, pad_first=False))
+
+    return [Hook(site.parent, see)]
+
+
+def _map(
+    attention: Any, x: Tensor, window: Sequence[int], shift: Sequence[int], *, pad_first: bool
+) -> WindowMap:
+    """Return the map of an attention and its input `(B, H, W, C)`."""
+    size, batch, heads = tuple(x.shape[1:3]), len(x), attention.num_heads
+    places, mask = windows(size, window, shift, x.device, pad_first=pad_first)
+    inside = F.pad(x.flatten(1, 2), (0, 0, 0, 1))[:, places]  # padding, -1, is the row of zeros at the end
+    projected = _project(attention, inside.flatten(0, 1))
+    parts = projected.reshape(batch, *places.shape, 3, heads, -1)[:, :, :, :2]  # without the values
+    queries, keys = parts.permute(3, 0, 4, 1, 2, 5).contiguous()
+    scale = (projected.shape[-1] // (3 * heads)) ** -0.5
+    if _is_cosine(attention):
+        factor = attention.logit_scale.clamp(max=math.log(100)).exp()[:, None]
+        queries, keys, scale = F.normalize(queries, dim=-1) * factor, F.normalize(keys, dim=-1), 1.0
+    bias = _relative(attention) + mask
+    return WindowMap(queries.detach(), keys.detach(), scale, size, size, places=places, bias=bias.detach())
+
+
+def _project(attention: Any, x: Tensor) -> Tensor:
+    """Return queries, keys and values side by side. Keys have no bias in torchvision's version 2."""
+    if not _is_cosine(attention) or hasattr(attention, "q_bias") or attention.qkv.bias is None:
+        return qkv(attention, x)
+    q_bias, k_bias, v_bias = attention.qkv.bias.chunk(3)
+    return F.linear(x, attention.qkv.weight, torch.cat([q_bias, torch.zeros_like(k_bias), v_bias]))
+
+
+def _relative(attention: Any) -> Tensor:
+    """Return the weight of each relative position, `(heads, 1, n, n)`."""
+    if _is_cosine(attention):
+        table: Tensor = attention.relative_coords_table
+        for layer in attention.cpb_mlp:
+            table = layer.forward(table)
+        table = 16 * table.reshape(-1, attention.num_heads).sigmoid()
+    else:
+        table = attention.relative_position_bias_table
+    n = math.prod(attention.window_size)
+    index = attention.relative_position_index.flatten()
+    return table[index].reshape(n, n, -1).permute(2, 0, 1).unsqueeze(1)
+
+
+def _is_cosine(attention: nn.Module) -> bool:
+    """Whether it is of version 2, whose logits are cosines, scaled by head."""
+    return hasattr(attention, "logit_scale")
+
+
+def windows(
+    size: Sequence[int],
+    window: Sequence[int],
+    shift: Sequence[int],
+    device: torch.device,
+    *,
+    pad_first: bool,
+) -> tuple[Tensor, Tensor]:
+    """Return which place each position of each window holds, -1 for padding, and what a shift must hide.
+
+    `(windows, n)` and `(windows, n, n)`, or `(1, n, n)` without a shift. The image is padded before it is
+    shifted, or after.
+    """
+    padding = [-extent % step for extent, step in zip(size, window, strict=True)]
+    places = torch.arange(math.prod(size), device=device).reshape(size)
+    back = [-step for step in shift]
+    if pad_first:
+        places = F.pad(places, (0, padding[1], 0, padding[0]), value=-1).roll(back, (0, 1))
+    else:
+        places = F.pad(places.roll(back, (0, 1)), (0, padding[1], 0, padding[0]), value=-1)
+    rows, columns = (
+        _regions(extent, step, moved, device)
+        for extent, step, moved in zip(places.shape, window, shift, strict=True)
+    )
+    regions = _cut(3 * rows[:, None] + columns, window)
+    mask = _HIDDEN * (regions[:, :, None] != regions[:, None, :])
+    return _cut(places, window), mask if any(shift) else mask[:1]
+
+
+def _regions(extent: int, window: int, shift: int, device: torch.device) -> Tensor:
+    """Number the parts of an axis that were neighbors before it was rolled by `shift`."""
+    position = torch.arange(extent, device=device)
+    if not shift:
+        return torch.zeros_like(position)
+    return (position >= extent - window).long() + (position >= extent - shift).long()
+
+
+def _cut(grid: Tensor, window: Sequence[int]) -> Tensor:
+    """Cut a grid `(H, W)` into windows, `(windows, n)`."""
+    height, width = window
+    rows, columns = grid.shape[0] // height, grid.shape[1] // width
+    return grid.reshape(rows, height, columns, width).transpose(1, 2).reshape(rows * columns, -1)

@@ -1,5 +1,0 @@
-"""One self-contained HTML page about a comparison: which attention helps, what it costs, where it looks."""
-
-from saccade.report.page import write
-
-__all__ = ["write"]

@@ -1,0 +1,1 @@
+"""Results: every file that a run or a comparison leaves on disk."""

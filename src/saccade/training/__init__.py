@@ -1,0 +1,9 @@
+"""Training: a recipe becomes a run in a folder of its own. Lightning trains."""
+
+from saccade.training.callbacks.history import Progress
+from saccade.training.checkpoint import load_checkpoint
+from saccade.training.hardware import Hardware
+from saccade.training.restore import examples, restore
+from saccade.training.run import prepare, train
+
+__all__ = ["Hardware", "Progress", "examples", "load_checkpoint", "prepare", "restore", "train"]

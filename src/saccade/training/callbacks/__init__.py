@@ -1,0 +1,1 @@
+"""Lightning callbacks: the history of a run, and its preemption."""

@@ -1,0 +1,139 @@
+"""What a trained classifier is worth: its test error, and where its attention looks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from saccade.data import Split
+from saccade.data.clips import contact_sheet, heat_sheet
+from saccade.files import atomic_write
+from saccade.maps import AttentionMap, PairwiseMap
+from saccade.metrics import Localization, Score, localization
+from saccade.recording import record
+from saccade.training.module import Classifier
+from saccade.training.network import attention_path
+
+_BATCH = 100
+GALLERY = 24  # images of the gallery, half of each class if there are two
+
+
+@torch.inference_mode()
+def evaluate(classifier: Classifier, split: Split) -> tuple[float, float]:
+    """Return error and mean loss on a split."""
+    logits = predict(classifier, split.images)
+    wrong = (logits.argmax(1) != split.labels).double().mean()
+    return wrong.item(), F.cross_entropy(logits, split.labels).item()
+
+
+@torch.inference_mode()
+def predict(classifier: Classifier, images: Tensor) -> Tensor:
+    """Return the logits (N, classes) of images, on the CPU."""
+    return torch.cat([classifier(batch) for batch in _batches(classifier, images)]).cpu()
+
+
+def localize(classifier: Classifier, split: Split) -> dict[str, Any] | None:
+    """Return the mean localization of the attention on the images with a target; None if there is none."""
+    if split.masks is None or not split.masks.any():
+        return None
+    with_target = split.masks.flatten(1).any(1)
+    images, masks = split.images[with_target], split.masks[with_target]
+    scores, path, kind = [], "", ""
+    for batch, mask in zip(_batches(classifier, images), masks.split(_BATCH), strict=True):
+        path, attention, _ = look(classifier, batch)
+        kind = attention.kind
+        scores.append(localization(*_on_one_grid(attention, mask)))
+    return {"path": path, "kind": kind, **_joined(scores).mean()}
+
+
+@torch.inference_mode()
+def look(classifier: Classifier, images: Tensor) -> tuple[str, AttentionMap, Tensor]:
+    """Return path and map of the attention for these images, and their logits."""
+    with record(classifier) as maps:
+        logits = classifier(images)
+    attention = maps[f"model.{attention_path(classifier.model)}".rstrip(".")]
+    path = next(path for path, recorded in maps.items() if recorded is attention)
+    return path.removeprefix("model").removeprefix("."), attention, logits
+
+
+@torch.inference_mode()
+def write_gallery(classifier: Classifier, split: Split, path: Path) -> None:
+    """Write test images, predictions and attention maps for the report."""
+    chosen = _gallery(split.labels)
+    images = split.images[chosen]
+    is_clip = images.ndim == 5
+    arrays: dict[str, Any] = {
+        "images": (contact_sheet(images) if is_clip else images).permute(0, 2, 3, 1).numpy(),
+        "labels": split.labels[chosen].numpy(),
+    }
+    if is_clip:
+        arrays["clips"] = images.numpy()
+    if split.masks is not None:
+        masks = split.masks[chosen]
+        arrays["masks"] = (contact_sheet(masks) if is_clip else masks).numpy()
+    if attention_path(classifier.model) is None:
+        logits = classifier(images.to(classifier.device))
+    else:
+        _, attention, logits = look(classifier, images.to(classifier.device))
+        heat = attention.heatmap()
+        if is_clip:
+            heat = heat_sheet(heat, tuple(images.shape[2:]))
+        arrays |= {"kind": attention.kind, "heat": heat.half().cpu().numpy()}
+        # The page computes softmax rows, and of its subclasses no others, at the places of an image.
+        if type(attention) is PairwiseMap and not is_clip:
+            arrays |= {
+                "queries": attention.queries.half().cpu().numpy(),
+                "keys": attention.keys.half().cpu().numpy(),
+                "scale": attention.scale,
+                "query_shape": attention.query_shape,
+                "key_shape": attention.key_shape,
+            }
+    arrays["probabilities"] = logits.softmax(1).float().cpu().numpy()
+    arrays["predictions"] = logits.argmax(1).cpu().numpy()
+    with atomic_write(path) as file:
+        np.savez_compressed(file, **arrays)
+
+
+def _on_one_grid(attention: AttentionMap, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Return heat and mask at the same places, both (B, H, W): a clip's frames become rows.
+
+    Of a map over time alone the mask says in which frames the target is.
+    """
+    if mask.ndim == 4 and attention.saliency().ndim == 2:
+        mask = mask.flatten(2).any(2)
+    heat = attention.heatmap(tuple(mask.shape[1:])).cpu()
+    rows = (len(mask), -1, mask.shape[-1])
+    return heat.reshape(rows), mask.reshape(rows)
+
+
+def _gallery(labels: Tensor) -> list[int]:
+    """Choose the first images of each class in turn, as many of one as of the other."""
+    classes = labels.unique()
+    each = max(1, GALLERY // len(classes))
+    return torch.cat([(labels == label).nonzero()[:each, 0] for label in classes]).sort().values.tolist()
+
+
+def _batches(classifier: Classifier, images: Tensor) -> Iterator[Tensor]:
+    return (part.to(classifier.device) for part in images.split(_BATCH))
+
+
+def _joined(scores: list[Localization]) -> Localization:
+    def join(parts: list[Score]) -> Score:
+        return Score(
+            *(
+                torch.cat([getattr(part, name) for part in parts])
+                for name in ("pointing", "energy", "precision")
+            )
+        )
+
+    return Localization(
+        join([score.positive for score in scores]),
+        join([score.negative for score in scores]),
+        torch.cat([score.chance for score in scores]),
+    )

@@ -1,0 +1,63 @@
+"""A trained network back from its run: from the checkpoint alone, so that its data need not be there."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saccade.config.recipe import Recipe
+from saccade.data import TaskInfo, load_task
+from saccade.errors import BadRun
+from saccade.training.checkpoint import checkpoint_of, load_checkpoint
+from saccade.training.module import Classifier
+from saccade.training.objectives.select import classifier_of
+
+
+def restore(path: Path) -> Classifier:
+    """Return the network of a run's folder, or of a checkpoint, in evaluation mode, on the CPU.
+
+    Of a folder it is the network that was tested: the best one of a run with patience, else the last.
+
+    Raises `BadRun` if there is none.
+    """
+    path = checkpoint_of(path)
+    checkpoint = load_checkpoint(path)
+    try:
+        kept, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+        recipe = Recipe.from_mapping(kept["recipe"])
+        with torch.random.fork_rng(devices=[]):
+            mean, std = (
+                state["mean"].float().flatten(),
+                state["std"].float().flatten(),
+            )  # whatever the precision of the training
+            task = TaskInfo(tuple(kept["classes"]), tuple(kept["shape"]), mean, std)
+            classifier = classifier_of(recipe, task)
+        classifier.load_state_dict(state)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise BadRun(f"{str(path)!r} is not a checkpoint of a run of saccade") from error
+    return classifier.eval()
+
+
+def examples(path: Path, recipe: Recipe) -> tuple[Tensor, Tensor]:
+    """Return test images (K, 3, H, W), or clips (K, 3, T, H, W), uint8, and their labels (K,).
+
+    They are those of a complete run's gallery, else all of its task. `path` is that of the run's folder,
+    or of a checkpoint in it.
+    """
+    folder = path if path.is_dir() else path.parent.parent
+    try:
+        with np.load(folder / "gallery.npz", allow_pickle=False) as archive:
+            labels = torch.from_numpy(archive["labels"])
+            if "clips" in archive:  # whose images are sheets of frames
+                return torch.from_numpy(archive["clips"]), labels
+            images = torch.from_numpy(archive["images"])
+    except FileNotFoundError:
+        test = load_task(recipe.task).test
+        return test.images, test.labels
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise BadRun(f"{str(folder / 'gallery.npz')!r} cannot be read: {error}") from error
+    return images.permute(0, 3, 1, 2).contiguous(), labels

@@ -1,0 +1,273 @@
+"""One run: train a recipe in a folder of its own, test it, and look where it looks."""
+
+from __future__ import annotations
+
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from saccade.config.recipe import Recipe, read_yaml
+from saccade.data import Task, TaskInfo, check_task, load_task
+from saccade.errors import BadRecipe, BadRun
+from saccade.files import check_schema, write_json
+from saccade.profiling import cost
+from saccade.results.lock import held
+from saccade.results.provenance import provenance
+from saccade.training.callbacks.history import History, Progress
+from saccade.training.callbacks.preemption import Stop, Stopping, reraise_signal
+from saccade.training.checkpoint import CHECKPOINT, load_checkpoint
+from saccade.training.evaluate import evaluate, localize, write_gallery
+from saccade.training.hardware import ONE_DEVICE, Hardware
+from saccade.training.initial_weights import check_initial_weights, freeze, load_initial_weights
+from saccade.training.loggers import LoggerName, check_logger, logging_to
+from saccade.training.module import (
+    Batches,
+    Classifier,
+    check_optimizer,
+    free_bytes,
+    loader,
+    move_to_device_if_fits,
+)
+from saccade.training.network import attention_path, is_own
+from saccade.training.objectives.select import classifier_of
+
+SCHEMA = 1  # of result.json
+RESULT = "result.json"
+
+
+def prepare(recipe: Recipe) -> Task:
+    """Return the recipe's task, having raised for anything that its run would stumble over later.
+
+    Names, options and data are checked, and the model is run on the meta device, where nothing is
+    computed; one with attention in a backbone is built in earnest, too, since attention that cannot train
+    there is known by its values. Writes nothing.
+    """
+    check_task(recipe.task)
+    check_optimizer(recipe.optimizer)
+    if recipe.precision == "16-mixed" and not torch.cuda.is_available():
+        raise BadRecipe("precision='16-mixed' needs a GPU; on a CPU there is 'bf16-mixed'")
+    task = load_task(recipe.task)
+    with torch.device("meta"):
+        classifier = _untrained(recipe, task)
+    count = len(classifier.training_subset(task.train))
+    if recipe.batch_size > count:
+        raise BadRecipe(f"batch_size={recipe.batch_size} is larger than the {count} training images")
+    check_initial_weights(classifier)
+    try:
+        classifier.eval()(torch.empty(2, *task.shape, device="meta"))
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise BadRecipe(f"backbone={recipe.backbone!r} takes no input of {task.shape}: {reason}") from error
+    if recipe.attention != "none" and not recipe.identity and not is_own(recipe.backbone):
+        with torch.random.fork_rng(devices=[]):
+            _untrained(recipe, task)
+    return task
+
+
+def _untrained(recipe: Recipe, task: Task) -> Classifier:
+    return classifier_of(recipe, TaskInfo(task.classes, task.shape, torch.zeros(3), torch.ones(3)))
+
+
+def train(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    resume: bool = False,
+    report: Callable[[Progress], None] | None = None,
+    hardware: Hardware = ONE_DEVICE,
+    logger: LoggerName = "auto",
+    group: str | None = None,
+) -> dict[str, Any]:
+    """Train, test and record a recipe in `folder`; return what is written to its result.json.
+
+    With `resume`, a run that was interrupted goes on after its last checkpoint, and a run that is complete is
+    returned as it stands. There is a checkpoint of every epoch and, of a run that was asked to stop (SIGTERM,
+    Ctrl-C), of the step at which it did; a run that was killed goes on after its last whole epoch.
+
+    A resumed run ends with the very weights of an uninterrupted one, bit for bit, on CPUs of the same kind
+    with the same number of threads and the same versions (run.json has them). On GPUs, on several devices, or
+    with `compile` it sees the same batches with the same draws, and rounding may differ.
+
+    On several devices, only the first process writes and returns; the others end with `SystemExit(0)`.
+
+    logger      gets the curves besides metrics.csv, which is always written: "tensorboard", "wandb" or
+                "mlflow"; "none" or "csv": nothing does; "auto": TensorBoard's files, where a package is
+                installed that writes them
+    group       of which the run is part, for W&B and MLflow
+
+    Raises `BadRun` if the folder holds another recipe's run, or any run without `resume`, or if another
+    process writes there; `BadRecipe` for a batch that the devices cannot share equally; `BadOption` for a
+    logger that is not installed.
+    """
+    hardware.check(recipe.batch_size)
+    check_logger(logger)
+    is_first = getattr(rank_zero_only, "rank", 0) == 0
+    with held(folder) if is_first else nullcontext():
+        if is_first and (folder / "recipe.yaml").exists():
+            theirs = Recipe.from_mapping(read_yaml(folder / "recipe.yaml"))
+            if theirs != recipe:
+                raise BadRun(f"{str(folder)!r} belongs to another recipe: {difference(theirs, recipe)}")
+            if not resume:
+                raise BadRun(f"{str(folder)!r} holds a run already; resume it, or choose another folder")
+        if is_first and (folder / RESULT).exists():
+            return read_result(folder)
+        task = prepare(recipe)
+        with logging_to(logger, folder, group) as curves, torch.random.fork_rng(devices=[]):
+            if is_first:
+                recipe.write(folder / "recipe.yaml")
+                if not (folder / "run.json").exists():
+                    write_json(folder / "run.json", provenance(folder, hardware))
+            torch.manual_seed(recipe.seed)
+            classifier = classifier_of(recipe, task.info())
+            if not (folder / CHECKPOINT).exists():
+                load_initial_weights(classifier)
+            freeze(classifier)
+            history = _fit(classifier, task, folder, report, hardware, curves)
+        if getattr(rank_zero_only, "rank", 0) != 0:
+            raise SystemExit(0)
+        result = _result(classifier.eval(), task, folder, history)
+        write_json(folder / RESULT, result)
+    return result
+
+
+def read_result(folder: Path) -> dict[str, Any]:
+    """Read a complete run's result. Raises `BadRun` if it is not what `train` wrote."""
+    try:
+        result: dict[str, Any] = json.loads((folder / RESULT).read_text())
+    except (OSError, ValueError) as error:
+        raise BadRun(f"{str(folder / RESULT)!r} is not a run's result: {error}") from error
+    check_schema(folder / RESULT, result.get("schema", SCHEMA), SCHEMA)
+    return result
+
+
+def difference(theirs: Recipe, ours: Recipe) -> str:
+    """Name what two recipes differ in."""
+    pairs = zip(asdict(theirs).items(), asdict(ours).values(), strict=True)
+    return ", ".join(f"{key} {its!r}, not {our!r}" for (key, its), our in pairs if its != our)
+
+
+def _fit(
+    classifier: Classifier,
+    task: Task,
+    folder: Path,
+    report: Callable[[Progress], None] | None,
+    hardware: Hardware,
+    logger: Logger | None,
+) -> History:
+    recipe = classifier.recipe
+    shown, validation = classifier.training_subset(task.train), task.validation
+    history = History(folder / "metrics.csv", report)
+    callbacks: list[lightning.Callback] = [history]
+    if recipe.early_stopping_patience is not None:
+        best = ModelCheckpoint(
+            folder / "checkpoints", "best", monitor="val_error", enable_version_counter=False
+        )
+        callbacks += [EarlyStopping("val_error", patience=recipe.early_stopping_patience), best]
+    last = ModelCheckpoint(
+        folder / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    callbacks.append(last)  # after the best one, so that it knows which that is
+    if recipe.ema_decay:
+        callbacks.append(EMAWeightAveraging(decay=recipe.ema_decay))
+    checkpoint = folder / CHECKPOINT
+    resumed = checkpoint.exists() and bool(load_checkpoint(checkpoint))
+    batches = Batches(len(shown), recipe.batch_size, recipe.seed)
+    stopping = Stopping(checkpoint, batches, history)
+    with _quiet():
+        trainer = lightning.Trainer(
+            max_epochs=recipe.epochs,
+            **hardware.options(),
+            precision=recipe.precision,
+            gradient_clip_val=recipe.grad_clip,
+            accumulate_grad_batches=recipe.grad_accum_steps,
+            callbacks=[*callbacks, stopping],
+            logger=logger or False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            num_sanity_val_steps=0,
+            default_root_dir=folder,
+        )
+        batches.rank, batches.world = trainer.global_rank, trainer.world_size
+        device = trainer.strategy.root_device
+        shown, validation = move_to_device_if_fits([shown, validation], device, free_bytes(device))
+        try:
+            trainer.fit(
+                classifier,
+                loader(shown, batches, device),
+                loader(validation, Batches(len(validation), 100), device),
+                ckpt_path=checkpoint if resumed else None,
+                weights_only=True,
+            )
+        except Stop:
+            pass
+        except OSError as error:  # the data lie in memory, so only a checkpoint can have failed
+            raise BadRun(f"{str(folder)!r} cannot be written: {error.strerror or error}") from error
+        except SystemExit as stop:
+            if stop.code == 1:  # Lightning's answer to Ctrl-C
+                raise KeyboardInterrupt from stop
+            raise
+    if stopping.asked is not None:
+        reraise_signal(stopping.asked)
+    if recipe.early_stopping_patience is not None:
+        classifier.load_state_dict(load_checkpoint(folder / "checkpoints" / "best.ckpt")["state_dict"])
+    return history
+
+
+def _result(classifier: Classifier, task: Task, folder: Path, history: History) -> dict[str, Any]:
+    recipe = classifier.recipe
+    error, loss = evaluate(classifier, task.test)
+    write_gallery(classifier, task.test, folder / "gallery.npz")
+    example = task.test.images[:1].to(classifier.device)
+    measured = cost(classifier, example)
+    return {
+        "schema": SCHEMA,
+        "attention": recipe.attention,
+        "seed": recipe.seed,
+        "error": error,
+        "loss": loss,
+        "localization": localize(classifier, task.test)
+        if attention_path(classifier.model) is not None
+        else None,
+        "parameters": measured.parameters,
+        "flops": measured.flops,
+        "latency_ms": measured.latency_ms,
+        "train_seconds": history.seconds,
+        "curves": history.curves(),
+        "task": {
+            "name": task.name,
+            "classes": list(task.classes),
+            "train": len(task.train),
+            "validation": len(task.validation),
+            "test": len(task.test),
+            "chance_error": task.chance_error(),
+            "masks": task.test.masks is not None,
+            "skipped": list(task.skipped),
+        },
+    }
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Hold back Lightning's remarks: a run reports through its history."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

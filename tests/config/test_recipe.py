@@ -1,0 +1,384 @@
+"""What a recipe can ask of training: optimizers, schedules, augmentation, averages, precision."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import lightning
+import pytest
+import torch
+import yaml
+from torch import nn
+
+from saccade.config import Recipe
+from saccade.errors import BadOption, BadRecipe, BadRun, SaccadeError, UnknownName
+from saccade.training import Hardware, Progress, load_checkpoint, prepare, train
+from saccade.training.module import Batches, Classifier, schedule_of
+from saccade.training.network import attention_paths, build
+
+TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
+PLAIN = Recipe(task=TASK, attention="se", epochs=2, batch_size=20)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = load_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]
+    return state
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    folder = tmp_path_factory.mktemp("plain")
+    train(PLAIN, folder)
+    return weights(folder)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"optimizer": "sgd"},
+        {"schedule": "cosine"},
+        {"augment": "crop-flip"},
+        {"label_smoothing": 0.1},
+        {"mixup": 0.2},
+        {"ema_decay": 0.9},
+        {"grad_clip": 0.01},
+        {"grad_accum_steps": 2},
+        {"precision": "bf16-mixed"},
+        {"precision": "64-true"},
+    ],
+    ids=str,
+)
+def test_every_setting_trains_and_matters(
+    changed: dict[str, Any], plain: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    result = train(replace(PLAIN, **changed), tmp_path)
+    assert 0 <= result["error"] <= 1
+    found = weights(tmp_path)
+    assert found.keys() == plain.keys()
+    assert any(not torch.equal(found[name].float(), plain[name].float()) for name in plain)
+
+
+def test_a_compiled_network_trains_alike(plain: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    train(replace(PLAIN, compile=True), tmp_path)
+    found = weights(tmp_path)
+    assert found.keys() == plain.keys()
+    for name, its in plain.items():
+        torch.testing.assert_close(found[name], its, rtol=1e-3, atol=1e-4)
+
+
+DIGITS = "digits:max_samples=20"
+
+
+@pytest.mark.parametrize(
+    ("backbone", "attention", "where", "stem"),
+    [
+        ("timm:resnet10t", "eca", "residual", "own"),
+        ("timm:test_resnet", "cbam:reduction=4", "stage", "own"),
+        ("mobilenet_v3_small", "none", "residual", "own"),
+    ],
+)
+def test_backbones(backbone: str, attention: str, where: Any, stem: Any, tmp_path: Path) -> None:
+    recipe = Recipe(
+        task=DIGITS,
+        backbone=backbone,
+        attention=attention,
+        where=where,
+        cifar_stem=stem,
+        epochs=1,
+        batch_size=10,
+    )
+    result = train(recipe, tmp_path)
+    assert 0 <= result["error"] <= 1
+    names = [name for name in weights(tmp_path) if ".attention." in name]
+    assert bool(names) == (attention != "none")
+
+
+@pytest.mark.parametrize(
+    ("attention", "expected"),
+    [
+        ("se@head", ["layer4.0"]),
+        ("se@layer2+layer1.0", ["layer1.0", "layer2.0"]),
+        ("eca", [f"layer{i}.0.bn2" for i in (1, 2, 3, 4)]),
+    ],
+)
+def test_attention_goes_to_its_place(attention: str, expected: list[str]) -> None:
+    backbone = "timm:resnet10t:layers=[1,1,1,1]"
+    recipe = Recipe(backbone=backbone, attention=attention)
+    model = build(recipe, 10, (3, 64, 64))
+    assert [path.removesuffix(".attention") for path in attention_paths(model)] == expected
+
+
+def test_attention_goes_to_stages_of_the_small_network() -> None:
+    model = build(Recipe(attention="se:reduction=4@3+1", stage=2), 2, (3, 32, 32))
+    assert sorted(model.get_submodule("attention")._modules) == ["1", "3"]
+    clips = build(Recipe(attention="temporal_pool@time"), 2, (3, 4, 24, 24))
+    assert list(clips.get_submodule("attention")._modules) == ["time"]
+    for attention, said in (
+        ("se@4", r"attention='se@4': '4' is no stage of the small network; use 1, 2, 3 or places$"),
+        ("se@1+", r"'se@1\+' names no place after the @"),
+        ("se@", r"'se@' names no place after the @"),
+    ):
+        with pytest.raises(BadOption, match=said):
+            build(Recipe(attention=attention), 2, (3, 32, 32))
+    with pytest.raises(BadOption, match=r"'late' is no stage of the small network; use 1, 2, 3 or time$"):
+        build(Recipe(attention="se@late"), 2, (3, 4, 24, 24))
+    with pytest.raises(UnknownName, match="unknown module path 'layer9'"):
+        build(Recipe(backbone="resnet18", attention="se@layer9"), 2, (3, 64, 64))
+
+
+def test_of_attention_in_several_stages_the_last_is_looked_at(tmp_path: Path) -> None:
+    result = train(replace(PLAIN, attention="cbam@2+1", epochs=1), tmp_path)
+    assert result["localization"]["path"] == "attention.2.spatial"
+
+
+def test_options_of_a_backbone() -> None:
+    model = build(Recipe(backbone="timm:resnet18:channels=[8,16,24,32],layers=[1,1,1,1]"), 5, (3, 32, 32))
+    assert model.get_submodule("fc").in_features == 32
+    for backbone in ("timm:resnet18:chanels=[8,16,24,32]", "resnet18:num_classes=3"):
+        with pytest.raises(BadOption, match="cannot be built with"):
+            build(Recipe(backbone=backbone), 5, (3, 32, 32))
+
+
+@pytest.mark.parametrize("identity", [True, False])
+def test_attention_in_a_backbone_starts_as_asked(identity: bool) -> None:
+    recipe = Recipe(
+        task=DIGITS, backbone="timm:test_resnet", attention="eca", where="stage", identity=identity
+    )
+    x = torch.randn(2, 3, 32, 32)
+    outputs = []
+    for its in (recipe, replace(recipe, attention="none")):
+        torch.manual_seed(0)
+        outputs.append(build(its, 10, (3, 32, 32)).eval()(x))
+    assert torch.equal(*outputs) == identity
+
+
+def test_a_small_stem_keeps_the_size() -> None:
+    recipe = Recipe(backbone="resnet18", cifar_stem=True)
+    with torch.device("meta"):
+        model = build(recipe, 10, (3, 32, 32))
+        sizes: list[torch.Size] = []
+        model.get_submodule("layer1").register_forward_hook(lambda _module, _inputs, y: sizes.append(y.shape))
+        assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+        deep = build(replace(recipe, backbone="timm:resnet18d"), 10, (3, 32, 32))
+        deep.get_submodule("layer1").register_forward_hook(lambda _module, _inputs, y: sizes.append(y.shape))
+        assert deep(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    assert sizes == [(1, 64, 32, 32)] * 2
+    with pytest.raises(BadRecipe, match=r"cifar_stem='small' is for ResNets, .*; 'vgg11' does not"):
+        build(Recipe(backbone="vgg11", cifar_stem=True), 10, (3, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"backbone": "resnet81"}, "unknown network of torchvision or timm 'resnet81'; did you mean"),
+        ({"backbone": "timm:test_vit"}, "the forward of VisionTransformer fails on the example"),
+        (
+            {"backbone": "timm:test_resnet", "attention": "se", "where": "input"},
+            "channels=3 must be at least",
+        ),
+    ],
+)
+def test_what_cannot_be_built_is_said_before_a_run(
+    changed: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    recipe = replace(Recipe(task=DIGITS, attention="se"), **changed)
+    with pytest.raises(SaccadeError, match=said):
+        train(recipe, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+class Stopped(Exception):
+    """Raised in the middle of a run, as if it had been killed there."""
+
+
+def test_a_resumed_run_repeats_all_that_is_random(tmp_path: Path) -> None:
+    recipe = replace(PLAIN, epochs=3, augment="crop-flip", mixup=0.3, ema_decay=0.9, attention="none")
+
+    def stop(progress: Progress) -> None:
+        if progress.epoch == 2:
+            raise Stopped
+
+    train(recipe, tmp_path / "whole")
+    with pytest.raises(Stopped):
+        train(recipe, tmp_path / "parts", report=stop)
+    train(recipe, tmp_path / "parts", resume=True)
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("cosine", [0.5 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]),
+        ("step", [1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01]),
+        ("constant", [1] * 8),
+    ],
+)
+def test_schedules(schedule: Any, expected: list[float]) -> None:
+    recipe = Recipe(schedule=schedule, learning_rate=0.5)
+    optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), recipe.learning_rate)
+    its = schedule_of(recipe, optimizer, 8)
+    rates = []
+    for _ in range(8):
+        rates.append(optimizer.param_groups[0]["lr"] / 0.5)
+        optimizer.step()
+        its.step()
+    assert rates == pytest.approx(expected)
+
+
+def test_the_average_of_the_weights_is_what_is_tested(tmp_path: Path) -> None:
+    """With a decay of nearly 1 the average stays where it began, however long the run."""
+    for ema in (0.0, 0.999999):
+        for epochs in (1, 3):
+            recipe = replace(PLAIN, ema_decay=ema, epochs=epochs, attention="none", schedule="constant")
+            train(recipe, tmp_path / f"{ema}-{epochs}")
+
+    def moved(ema: float) -> float:
+        one, other = (weights(tmp_path / f"{ema}-{epochs}")["model.head.weight"] for epochs in (1, 3))
+        return (one - other).abs().max().item()
+
+    assert moved(0.0) > 1e-3
+    assert moved(0.999999) < 1e-5
+
+
+def test_a_loss_that_is_no_number_stops_at_its_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = Classifier.training_step
+
+    def broken(self: Classifier, batch: Any, index: int) -> Any:
+        outputs = original(self, batch, index)
+        if self.current_epoch == 1 and index == 1:
+            outputs["loss"] = outputs["loss"] * float("nan")
+        return outputs
+
+    monkeypatch.setattr(Classifier, "training_step", broken)
+    with pytest.raises(
+        BadRun, match=r"loss is nan at step \d+ \(epoch 2, batch 2\); the checkpoint of epoch 1 is good"
+    ):
+        train(PLAIN, tmp_path)
+    assert load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["epoch"] == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"schedule": "linear"}, "schedule='linear' is not one of 'one-cycle', 'cosine'"),
+        ({"cifar_stem": "large"}, "cifar_stem='large' is not one of"),
+        ({"where": "middle"}, "where='middle' is not one of"),
+        ({"identity": "yes"}, "identity='yes' must be true or false"),
+        ({"backbone": 18}, "backbone=18 must be a name"),
+        ({"augment": "rotate"}, "augment='rotate' is not one of"),
+        ({"precision": 16}, "precision=16 is not one of"),
+        ({"label_smoothing": 1.0}, r"label_smoothing=1\.0 must be a number of at least 0 and below 1"),
+        ({"ema_decay": -0.1}, r"ema_decay=-0\.1 must be"),
+        ({"mixup": "yes"}, "mixup='yes' must be a number of at least 0"),
+        ({"grad_clip": -1}, "grad_clip=-1 must be"),
+        ({"grad_accum_steps": 0}, "grad_accum_steps=0 must be an integer of at least 1"),
+        ({"compile": 1}, "compile=1 must be true or false"),
+        ({"optimizer": None}, "optimizer=None must be a name"),
+    ],
+)
+def test_bad_values(values: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadRecipe, match=said):
+        Recipe(**values)
+
+
+def test_an_unknown_optimizer_has_near_names() -> None:
+    with pytest.raises(UnknownName, match="unknown optimizer 'adamww'; did you mean 'adamw'"):
+        prepare(replace(PLAIN, optimizer="adamww"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_half_precision_needs_a_gpu() -> None:
+    with pytest.raises(BadRecipe, match="precision='16-mixed' needs a GPU"):
+        prepare(replace(PLAIN, precision="16-mixed"))
+
+
+def saccade(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "saccade", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_printed_recipe_is_whole_and_can_be_used(tmp_path: Path) -> None:
+    done = saccade(
+        "train", TASK, "--set", "optimizer=sgd", "--set", "grad_clip=0.5", "--epochs", "3", "--print-recipe"
+    )
+    assert done.returncode == 0, done.stderr
+    values = yaml.safe_load(done.stdout)
+    assert set(values) == {"schema", *(field.name for field in fields(Recipe))}
+    assert (values["task"], values["optimizer"], values["clip"], values["epochs"]) == (TASK, "sgd", 0.5, 3)
+    (tmp_path / "recipe.yaml").write_text(done.stdout)
+    again = saccade("train", "--recipe", str(tmp_path / "recipe.yaml"), "--print-recipe")
+    assert again.stdout == done.stdout
+    compared = saccade("compare", TASK, "-a", "none", "--set", "augment=flip", "--print-recipe")
+    assert yaml.safe_load(compared.stdout)["augment"] == "flip"
+
+
+def test_settings_that_are_none() -> None:
+    for setting, said in (
+        ("optimizer", "not of the form KEY=VALUE"),
+        ("optimizer=sgd", "did you mean 'optimizer'"),
+    ):
+        done = saccade("train", TASK, "--set", setting, "--print-recipe")
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_lightning_is_given_what_the_recipe_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[str, Any] = {}
+
+    class Noted(Exception):
+        pass
+
+    def note(**options: Any) -> None:
+        given.update(options)
+        raise Noted
+
+    monkeypatch.setattr(lightning, "Trainer", note)
+    with pytest.raises(Noted):
+        train(replace(PLAIN, grad_clip=0.5, grad_accum_steps=3, precision="bf16-mixed"), tmp_path)
+    assert (given["gradient_clip_val"], given["accumulate_grad_batches"], given["precision"]) == (
+        0.5,
+        3,
+        "bf16-mixed",
+    )
+    assert given["max_epochs"] == 2
+
+
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+    """Without batch norm, of which each process would take its own statistics."""
+    task = "white-patch:size=160,train=32,validation=8,test=8"
+    settings = ("backbone=timm:test_vit", "optimizer=sgd", "schedule=constant", "learning_rate=0.1")
+    for devices in (1, 2):
+        chosen = [word for setting in settings for word in ("--set", setting)]
+        options = ("--epochs", "2", "--batch-size", "8", "--devices", str(devices))
+        done = saccade("train", task, *chosen, *options, "--out", str(tmp_path / str(devices)))
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("test error") == 1  # one process speaks and writes
+    one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
+    for name, its in one.items():
+        torch.testing.assert_close(two[name], its, rtol=1e-4, atol=1e-6)
+    results = [json.loads((tmp_path / devices / "result.json").read_text()) for devices in "12"]
+    assert results[0]["error"] == results[1]["error"]
+    for name, curve in results[0]["curves"].items():
+        assert results[1]["curves"][name] == pytest.approx(curve, abs=1e-5), name
+
+
+def test_the_shares_of_two_processes_make_the_batches_of_one() -> None:
+    whole = list(Batches(11, 4, seed=1))
+    shares = [list(Batches(11, 4, seed=1, rank=rank, world=2)) for rank in (0, 1)]
+    assert [sorted(a + b) for a, b in zip(*shares, strict=True)] == [sorted(batch) for batch in whole]
+    assert all(len(batch) == 2 for share in shares for batch in share)
+
+
+def test_hardware_that_cannot_share() -> None:
+    with pytest.raises(BadRecipe, match="batch_size=20 cannot be shared equally by 3 devices"):
+        train(PLAIN, Path("nowhere"), hardware=Hardware(devices=3))
+    with pytest.raises(BadRecipe, match="devices=0 must be an integer of at least 1"):
+        Hardware(devices=0)

@@ -1,0 +1,393 @@
+"""Decoding in threads, the cache of decoded folders, and the normalization of more than memory holds."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from saccade.config import Recipe
+from saccade.data import Split, Task, folder, load_task
+from saccade.data.cache import _mapped, key_of
+from saccade.data.decode import Sample, cores, decoded
+from saccade.data.images import BadImage
+from saccade.data.task import moments
+from saccade.errors import BadData, BadOption
+from saccade.training import train
+
+# --------------------------------------------------------------------------------------------- threads
+
+
+def read(number: int) -> Sample:
+    """An image of the level of its number, after a while that differs; every fifth cannot be read."""
+    time.sleep(random.Random(number).random() * 0.004)
+    if number % 5 == 4:
+        raise BadImage(f"image {number} is bad")
+    return Sample(np.full((2, 2, 3), number, np.uint8), number)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_order_and_errors_are_those_of_one_thread(workers: int) -> None:
+    bad: list[str] = []
+    found = [*decoded(read, range(120), workers, "skip", bad)]
+    assert [its.label for its in found] == [number for number in range(120) if number % 5 != 4]
+    assert [int(its.image[0, 0, 0]) for its in found] == [its.label for its in found]
+    assert bad == [f"image {number} is bad" for number in range(4, 120, 5)]
+    before = []
+    with pytest.raises(BadImage, match="image 4 is bad"):
+        before += [its.label for its in decoded(read, range(120), workers, "fail", [])]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_another_error_ends_it_at_once(workers: int) -> None:
+    begun = []
+
+    def fail(number: int) -> Sample:
+        begun.append(number)
+        if number == 3:
+            raise ZeroDivisionError
+        return Sample(np.zeros((1, 1, 3), np.uint8), 0)
+
+    with pytest.raises(ZeroDivisionError):
+        [*decoded(fail, range(10_000), workers, "skip", [])]
+    assert len(begun) < 100
+
+
+def test_threads_run_at_the_same_time_and_no_further_ahead_than_asked() -> None:
+    begun: list[int] = []
+
+    def wait(number: int) -> Sample:
+        begun.append(number)
+        time.sleep(0.01)
+        return Sample(np.zeros((1, 1, 3), np.uint8), number)
+
+    samples = decoded(wait, range(200), 10, "fail", [])
+    next(samples)
+    time.sleep(0.2)  # enough for all of them
+    assert len(begun) <= 80
+    begin = time.perf_counter()
+    assert len([*samples]) == 199
+    assert time.perf_counter() - begin < 0.9  # those that are left take 1.2 s one after another
+
+
+def test_as_many_threads_as_this_process_may_use() -> None:
+    assert cores() == len(os.sched_getaffinity(0))
+
+
+# ----------------------------------------------------------------------------------------------- folders
+
+
+def write(place: Path, count: int = 20, side: int = 40) -> Path:
+    """A folder of two classes, of noise."""
+    for index in range(count):
+        file = place / "ab"[index % 2] / f"{index}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(index).integers(0, 256, (side, side + 4, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(file)
+    return place
+
+
+def splits(task: Task) -> tuple[Split, Split, Split]:
+    return task.train, task.validation, task.test
+
+
+def same(one: Task, other: Task) -> bool:
+    pairs = zip(splits(one), splits(other), strict=True)
+    return all(
+        torch.equal(a.images, b.images)
+        and torch.equal(a.labels, b.labels)
+        and (a.masks is None) == (b.masks is None)
+        and (a.masks is None or b.masks is None or torch.equal(a.masks, b.masks))
+        for a, b in pairs
+    )
+
+
+def refuse(*_: object) -> Any:
+    raise AssertionError("an image was decoded")
+
+
+def test_a_folder_read_by_several_threads(tmp_path: Path) -> None:
+    write(tmp_path)
+    (tmp_path / "a" / "2.jpg").write_bytes(b"none")
+    (tmp_path / "b" / "9.jpg").write_bytes(b"none")
+    one, more = (folder(str(tmp_path), size=16, on_bad_image="skip", workers=n) for n in (1, 4))
+    assert same(one, more)
+    assert len(one.skipped) == 2
+    assert one.skipped == more.skipped
+    with pytest.raises(BadOption, match="folder: workers=0 must be an integer of at least 1"):
+        folder(str(tmp_path), workers=0)
+
+
+def test_a_cached_folder_is_the_folder_and_is_decoded_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, cache = str(write(tmp_path / "images")), str(tmp_path / "cache")
+    plain = folder(place, size=16)
+    first = folder(place, size=16, cache=cache)
+    assert same(plain, first)
+    monkeypatch.setattr(sys.modules["saccade.data.folder"], "read_image", refuse)
+    again = load_task(f"folder:{place},size=16,cache={cache}")
+    assert same(plain, again)
+    for one, other in zip(plain.normalization(), again.normalization(), strict=True):
+        assert torch.equal(one, other)
+    monkeypatch.setattr("saccade.data.task.moments", refuse)
+    again = folder(place, size=16, cache=cache)
+    assert torch.equal(again.normalization()[0], plain.normalization()[0])
+
+
+def more(place: Path) -> None:
+    (place / "a" / "20.jpg").write_bytes((place / "a" / "0.jpg").read_bytes())
+
+
+def other(place: Path) -> None:
+    (place / "a" / "0.jpg").write_bytes((place / "a" / "2.jpg").read_bytes())
+
+
+def label(place: Path) -> None:
+    (place / "a" / "0.jpg").rename(place / "b" / "0.jpg")
+
+
+def masks(place: Path) -> None:
+    write(place.with_name("masks"))
+
+
+@pytest.mark.parametrize(
+    ("options", "change"),
+    [
+        ({"size": 17}, None),
+        ({"seed": 1}, None),
+        ({"max_samples": 5}, None),
+        ({"val_fraction": 0.4}, None),
+        ({}, more),
+        ({}, other),
+        ({}, label),
+        ({"masks": "masks"}, masks),
+    ],
+)
+def test_what_determines_a_split_names_its_cache(
+    options: dict[str, Any],
+    change: Callable[[Path], None] | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place = write(Path("images"))
+    folder("images", size=16, cache="cache")
+    if change is not None:
+        change(place)
+    options = {"size": 16, **options}
+    cached, plain = folder("images", cache="cache", **options), folder("images", **options)
+    assert same(cached, plain)
+    for one, its in zip(cached.normalization(), plain.normalization(), strict=True):
+        assert torch.equal(one, its)
+
+
+def test_labels_and_masks_are_part_of_the_name(tmp_path: Path) -> None:
+    one, other = (tmp_path / name for name in ("one", "other"))
+    one.write_text("")
+    items: list[tuple[Path | None, Path | None, int]] = [
+        (one, None, 0),
+        (one, None, 1),
+        (one, other, 0),
+        (one, one, 0),
+        (other, None, 0),
+    ]
+    keys = {key_of("name", 16, [item]) for item in items}
+    assert len(keys) == 5
+    other.write_text("")  # it was not there
+    assert key_of("name", 16, items[2:3]) not in keys
+
+
+def test_what_the_cache_left_out_is_said_again(tmp_path: Path) -> None:
+    place, cache = write(tmp_path / "images"), str(tmp_path / "cache")
+    (place / "a" / "2.jpg").write_bytes(b"none")
+    with pytest.raises(BadData, match=r"a/2\.jpg' cannot be read"):
+        folder(str(place), size=16, cache=cache)
+    assert len([path for path in Path(cache).iterdir() if path.is_dir()]) < 3
+    assert not [*Path(cache).glob(".*.partial")]
+    first, again = (folder(str(place), size=16, cache=cache, on_bad_image="skip") for _ in range(2))
+    assert len(first.skipped) == 1
+    assert first.skipped == again.skipped
+    assert same(first, again)
+    with pytest.raises(BadData, match=r"a/2\.jpg' cannot be read"):
+        folder(str(place), size=16, cache=cache)
+
+
+def test_caches_that_cannot_be_used(tmp_path: Path) -> None:
+    place, cache = write(tmp_path / "images"), tmp_path / "cache"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadData, match=r"the cache '.*file' cannot be written: "):
+        folder(str(place), cache=str(tmp_path / "file"))
+    folder(str(place), size=16, cache=str(cache))
+    (train_images,) = cache.glob("*-train-*/images")
+    os.truncate(train_images, 100)
+    with pytest.raises(BadData, match=r"is damaged \(images holds 100 bytes, not 9216\); remove it"):
+        folder(str(place), size=16, cache=str(cache))
+
+
+#: Reads a folder in a cache, each image after a while, and says which.
+SLOWLY = """
+import sys, time
+from saccade.data import folder
+from saccade.data.images import read_image
+
+def read(file):
+    print(file, flush=True)
+    time.sleep(0.05)
+    return read_image(file)
+
+sys.modules["saccade.data.folder"].read_image = read
+print("ready", flush=True)
+input()
+print(len(folder(sys.argv[1], size=16, cache=sys.argv[2], workers=1).train), "images")
+"""
+
+
+def slowly(place: Path, cache: Path) -> subprocess.Popen[str]:
+    words = [sys.executable, "-c", SLOWLY, str(place), str(cache)]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def test_a_process_that_is_killed_leaves_no_half_of_a_cache(tmp_path: Path) -> None:
+    place, cache = write(tmp_path / "images", 30), tmp_path / "cache"
+    process = slowly(place, cache)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    print(file=process.stdin, flush=True)
+    assert [process.stdout.readline()[-5:] for _ in range(8)] == [".jpg\n"] * 8
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    (half,) = (path for path in cache.iterdir() if path.is_dir())
+    assert half.name.endswith(".partial")
+    assert same(folder(str(place), size=16, cache=str(cache)), folder(str(place), size=16))
+    names = sorted(path.name.split("-")[1] for path in cache.iterdir() if path.is_dir())
+    assert names == ["test", "train", "validation"]
+
+
+def test_of_several_processes_one_decodes(tmp_path: Path) -> None:
+    place, cache = write(tmp_path / "images", 20), tmp_path / "cache"
+    processes = [slowly(place, cache) for _ in range(2)]
+    for process in processes:
+        assert process.stdin is not None
+        print(file=process.stdin, flush=True)
+    said = [process.communicate()[0].splitlines() for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert [lines[-1] for lines in said] == ["12 images"] * 2
+    assert len([line for lines in said for line in lines[:-1]]) == 20
+
+
+def test_a_cache_is_not_held_in_memory(tmp_path: Path) -> None:
+    place, cache = write(tmp_path / "images", 40, 64), str(tmp_path / "cache")
+    used = {}
+    for name, where in (("plain", None), ("write", cache), ("read", cache)):
+        tracemalloc.start()
+        folder(str(place), size=128, cache=where, workers=1)
+        used[name] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    whole = 40 * 3 * 128 * 128
+    assert used["plain"] > whole * 0.6  # that of the training images
+    assert used["write"] < whole / 4
+    assert used["read"] < whole / 4
+
+
+def test_a_file_larger_than_any_memory_can_be_mapped(tmp_path: Path) -> None:
+    shape = (2**20, 3, 640, 640)  # 1.3 TB, of which the file system keeps a hole and a byte
+    size = int(np.prod(shape))
+    with (tmp_path / "images").open("wb") as file:
+        file.seek(size - 1)
+        file.write(b"\7")
+    images = _mapped(tmp_path / "images", shape, np.uint8)
+    assert images.shape == shape
+    assert images[-1, -1, -1, -3:].tolist() == [0, 0, 7]
+    assert images[[5, 2**19]].sum() == 0
+
+
+def test_a_run_from_a_cache_is_that_from_memory(tmp_path: Path) -> None:
+    place = write(tmp_path / "images", 30)
+    tasks = (f"folder:{place},size=16", f"folder:{place},size=16,cache={tmp_path / 'cache'}")
+    one, other = (
+        train(Recipe(task=task, epochs=1, batch_size=6), tmp_path / str(number))
+        for number, task in enumerate(tasks)
+    )
+    assert one["curves"] == other["curves"]
+    assert one["loss"] == other["loss"]
+
+
+# ---------------------------------------------------------------------------------------- normalization
+
+
+@pytest.mark.parametrize("shape", [(50, 3, 9, 7), (20, 3, 4, 9, 7), (1, 3, 1, 2)])
+def test_moments_are_those_of_the_plain_formula(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "saccade.data.task._CHUNK", 1000
+    )  # so that there are several chunks, the last one short
+    images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images[:, 1] //= 100
+    pixels = (images.double() / 255).transpose(0, 1).flatten(1)
+    mean, std = moments(images)
+    torch.testing.assert_close(mean.double(), pixels.mean(1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(std.double(), pixels.std(1).clamp_min(1e-3), rtol=0, atol=1e-6)
+    assert mean.dtype == std.dtype == torch.float32
+
+
+def test_moments_of_one_grey_level() -> None:
+    mean, std = moments(torch.full((1000, 3, 8, 8), 200, dtype=torch.uint8))
+    assert mean.tolist() == pytest.approx([200 / 255] * 3)
+    assert std.tolist() == pytest.approx([1e-3] * 3)
+
+
+def test_the_normalization_is_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def count(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        calls.append(len(images))
+        return moments(images)
+
+    monkeypatch.setattr("saccade.data.task.moments", count)
+    task = load_task("digits:max_samples=30")
+    task.__dict__.pop("_moments", None)  # another test may have loaded it
+    one, other = task.normalization(), task.normalization()
+    assert calls == [30]
+    one[0].zero_()  # what a network does with its buffers
+    assert torch.equal(task.normalization()[0], other[0])
+    assert other[0].min() > 0
+
+
+class Largest(TorchDispatchMode):
+    """Notes the largest tensor that is made."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and result._base is None:
+            self.bytes = max(self.bytes, result.numel() * result.element_size())
+        return result
+
+
+def test_the_normalization_needs_little_memory() -> None:
+    images = torch.zeros(400, 3, 256, 256, dtype=torch.uint8)
+    with Largest() as largest:
+        moments(images)
+    assert 2**20 < largest.bytes < images.numel() / 4

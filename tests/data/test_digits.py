@@ -1,0 +1,150 @@
+"""Digits and standard data sets: where a digit is, what is around it, and sets that are not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from saccade.data import digits, load_task, standard
+from saccade.errors import BadData, BadOption
+
+
+def test_the_same_arguments_give_the_same_digits() -> None:
+    one, again, other = (digits("cluttered", max_samples=20, seed=seed) for seed in (0, 0, 1))
+    assert torch.equal(one.train.images, again.train.images)
+    assert not torch.equal(one.train.images, other.train.images)
+
+
+def test_splits_share_no_digit() -> None:
+    task = digits()
+    images = torch.cat([split.images[:, 0].flatten(1) for split in (task.train, task.validation, task.test)])
+    assert len(images) == 1797
+    assert len(images.unique(dim=0)) == 1797
+    assert task.train.labels.bincount().min() > 80
+
+
+def test_a_translated_digit_lies_in_its_box_whole() -> None:
+    plain, task = digits(), digits("translated", size=50)
+    split = task.train
+    assert split.masks is not None
+    assert split.images.shape[1:] == (3, 50, 50)
+    ink = split.images[:, 0] > 0
+    assert torch.equal(ink.flatten(1).sum(1), (plain.train.images[:, 0] > 0).flatten(1).sum(1))
+    assert not (ink & ~split.masks).any()
+    rows, columns = split.masks.any(2).sum(1), split.masks.any(1).sum(1)
+    assert torch.equal(rows * columns, split.masks.flatten(1).sum(1))  # a box
+    assert torch.equal(rows, ink.any(2).sum(1))  # a tight one, ink having no gap from top to bottom
+    tops = split.masks.any(2).int().argmax(1)
+    assert tops.unique().numel() > 15
+
+
+def test_clutter_adds_ink_outside_the_box() -> None:
+    clean, task = digits("cluttered", clutter=0), digits("cluttered", clutter=8)
+    assert torch.equal(clean.train.images, digits("translated").train.images)
+    assert task.train.masks is not None
+    outside = (task.train.images[:, 0] > 0) & ~task.train.masks
+    assert (outside.flatten(1).sum(1) > 0).float().mean() > 0.95
+    assert outside.flatten(1).sum(1).max() <= 8 * 64
+
+
+def test_rotated_digits_are_turned_about_their_centre() -> None:
+    assert torch.equal(digits("rotated", angle=0).train.images, digits().train.images)
+    turned = digits("rotated", angle=90).train.images[:, 0].double()
+    plain = digits().train.images[:, 0].double()
+    ratio = turned.sum((1, 2)) / plain.sum((1, 2))
+    assert ((ratio - 1).abs() < 0.15).double().mean() > 0.95  # the ink stays
+    assert (turned != plain).flatten(1).any(1).double().mean() > 0.95
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"variant": "upside"}, "variant='upside' is not one of"),
+        ({"variant": "translated", "size": 20}, "size=20 must be at least 28"),
+        ({"size": 60}, "size=60 must be 28 unless on a canvas"),
+        ({"variant": "rotated", "angle": 200}, "angle=200 must lie between 0 and 180"),
+        ({"variant": "cluttered", "clutter": -1}, "clutter=-1 must be an integer of at least 0"),
+        ({"max_samples": 0}, "max_samples=0 must be an integer of at least 1"),
+        ({"source": "cifar10"}, "source='cifar10' holds no gray images"),
+    ],
+)
+def test_bad_options(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadOption, match=said):
+        digits(**options)
+
+
+def test_a_folder_of_digits(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 3), ("test", 1)):
+        for digit in range(10):
+            (tmp_path / part / str(digit)).mkdir(parents=True)
+            for index in range(count):
+                pixels = rng.integers(0, 255, (28, 28), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / part / str(digit) / f"{index}.png")
+    task = load_task(f"digits:variant=translated,source={tmp_path}")
+    assert (len(task.train), len(task.validation), len(task.test)) == (20, 10, 10)
+    (tmp_path / "train" / "ten").mkdir()
+    (tmp_path / "test" / "ten").mkdir()
+    for part in ("train", "test"):
+        for index in range(2):
+            Image.new("L", (28, 28)).save(tmp_path / part / "ten" / f"{index}.png")
+    with pytest.raises(BadOption, match="holds 11 classes; digits are of ten"):
+        digits(source=str(tmp_path))
+
+
+class Gray:
+    """A data set of torchvision's, in which the label is the gray level."""
+
+    classes = ("0 - zero", "1 - one")
+
+    def __init__(self, _folder: Path, train: bool, **_options: bool) -> None:
+        self.targets = torch.arange(20 if train else 6) % 2
+        self.data = self.targets[:, None, None].expand(-1, 28, 28) * 100
+
+
+def test_a_standard_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torchvision.datasets.MNIST", Gray)
+    task = standard("mnist", val_fraction=0.2, size=14)
+    assert (len(task.train), len(task.validation), len(task.test)) == (16, 4, 6)
+    assert task.classes == Gray.classes
+    for split in (task.train, task.validation, task.test):
+        assert split.images.shape[1:] == (3, 14, 14)
+        assert torch.equal(split.images[:, 1, 5, 5].long(), split.labels * 100)
+    limited = load_task("mnist:max_samples=3")
+    assert (len(limited.train), len(limited.test)) == (3, 3)
+
+
+def test_colored_and_channels_first_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).integers(0, 255, (8, 32, 32, 3), dtype=np.uint8)
+    labels = np.arange(8) % 2
+    wide = SimpleNamespace(data=pixels, targets=labels.tolist(), classes=["a", "b"])
+    first = SimpleNamespace(data=pixels.transpose(0, 3, 1, 2), labels=labels, classes=["a", "b"])
+    monkeypatch.setattr("torchvision.datasets.CIFAR10", lambda *_, **__: wide)
+    monkeypatch.setattr("torchvision.datasets.STL10", lambda *_, **__: first)
+    one, other = standard("cifar10"), standard("stl10")
+    assert torch.equal(one.train.images, other.train.images)
+    assert torch.equal(one.test.images, torch.from_numpy(pixels).permute(0, 3, 1, 2))
+
+
+def test_a_set_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(BadData, match=r"mnist is not in .* and is not to be downloaded"):
+        standard("mnist", root=str(tmp_path), download=False)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"name": "imagenet"}, "name='imagenet' is not one of"),
+        ({"name": "mnist", "val_fraction": 0.7}, "val_fraction=0.7 must lie between 0 and 0.5"),
+        ({"name": "mnist", "size": 0}, "size=0 must be an integer of at least 1"),
+    ],
+)
+def test_bad_options_of_a_set(options: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadOption, match=said):
+        standard(**options)

@@ -1,0 +1,350 @@
+"""Comparisons: the leaderboard's arithmetic, a real kill, and input that cannot be used."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from saccade.cli import main
+from saccade.config import Recipe
+from saccade.config.comparison import folder_name
+from saccade.errors import BadRecipe, BadRun, UnknownName
+from saccade.experiments import Comparison, compare, interval, leaderboard
+
+TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
+VALUES: dict[str, Any] = {
+    "task": TASK,
+    "attentions": ["none", "cbam"],
+    "seeds": 2,
+    "epochs": 2,
+    "batch_size": 20,
+}
+TIMES = ("latency_ms", "train_seconds")
+
+
+def saccade(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run the command line as a user does."""
+    command = [sys.executable, "-m", "saccade", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, **options)
+
+
+def lasting(summary: dict[str, Any]) -> dict[str, Any]:
+    """What must be the same in two comparisons of the same recipe: everything but times and the command."""
+
+    def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+    return {
+        **{key: value for key, value in summary.items() if key != "command"},
+        "leaderboard": timeless(summary["leaderboard"]),
+        "runs": timeless(summary["runs"]),
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted comparison."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    compare(Comparison.from_mapping(VALUES), out)
+    return out
+
+
+def test_runs_that_were_trained_one_by_one_become_a_comparison(whole: Path, tmp_path: Path) -> None:
+    """As an array of jobs leaves them: in their folders, without the comparison's recipe."""
+    out = tmp_path / "out"
+    shutil.copytree(whole / "runs", out / "runs")
+    before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/result.json")}
+    summary = compare(Comparison.from_mapping(VALUES), out)
+    assert len(before) == 4
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert summary["leaderboard"] == json.loads((whole / "results.json").read_text())["leaderboard"]
+
+
+def run_of(attention: str, seed: int, error: float, **others: Any) -> dict[str, Any]:
+    costs = {"parameters": 1, "flops": 2, "latency_ms": 3.0 + seed, "train_seconds": 4.0}
+    return {"attention": attention, "seed": seed, "error": error, "localization": None, **costs, **others}
+
+
+def test_interval_is_students() -> None:
+    values = [0.1, 0.4, 0.25, 0.3]
+    low, high = stats.t.interval(0.95, 3, loc=0.2625, scale=stats.sem(values))
+    found = interval(values)
+    assert found["mean"] == pytest.approx(0.2625)
+    assert found["low"] == pytest.approx(low)
+    assert found["high"] == pytest.approx(high)
+    assert interval([0.0, 0.1], least=0.0)["low"] == 0.0  # an error below 0 cannot be
+    assert interval([0.0, 0.1])["low"] == pytest.approx(0.05 - stats.t.ppf(0.975, 1) * 0.05)
+    assert interval([0.2]) == {"mean": 0.2, "low": None, "high": None}
+
+
+def test_differences_are_paired_by_seed() -> None:
+    plain = [0.5, 0.3, 0.4]
+    runs = [run_of("none", seed, error) for seed, error in enumerate(plain)]
+    runs += [run_of("se", seed, error - 0.1) for seed, error in reversed(list(enumerate(plain)))]
+    none, se = leaderboard(runs)
+    assert none["difference"] is None
+    assert se["difference"]["mean"] == pytest.approx(-0.1)
+    assert se["difference"]["high"] - se["difference"]["low"] == pytest.approx(0, abs=1e-9)
+    assert se["p_value"] < 1e-9
+    assert none["p_value"] is None
+    unequal = [run_of("eca", seed, error) for seed, error in enumerate([0.4, 0.28, 0.36])]
+    expected = stats.ttest_rel([0.4, 0.28, 0.36], plain).pvalue
+    assert leaderboard([*runs, *unequal])[2]["p_value"] == pytest.approx(expected)
+    assert se["error"]["high"] - se["error"]["low"] > 0.4  # unpaired, nothing could be said
+    assert se["latency_ms"] == 4.0
+
+
+def test_without_none_there_is_no_difference() -> None:
+    assert leaderboard([run_of("se", 0, 0.2)])[0]["difference"] is None
+
+
+def test_localization_is_reported_under_its_better_sign() -> None:
+    def score(bright: float, dark: float) -> dict[str, Any]:
+        return {
+            "chance": 0.02,
+            "positive": dict.fromkeys(("pointing", "energy", "precision"), bright),
+            "negative": dict.fromkeys(("pointing", "energy", "precision"), dark),
+        }
+
+    scores = [score(0.1, 0.9), score(0.2, 0.7), score(0.5, 0.3)]
+    runs = [run_of("cbam", seed, 0.1, localization=its) for seed, its in enumerate(scores)]
+    found = leaderboard(runs)[0]["localization"]
+    assert found["polarity"] == "negative"
+    assert found["agree"] == 2
+    assert found["precision"]["mean"] == pytest.approx((0.9 + 0.7 + 0.3) / 3)
+
+
+def test_the_grid_runs_every_attention_before_the_next_seed() -> None:
+    runs = Comparison.from_mapping(VALUES).runs()
+    assert [(run.attention, run.seed) for run in runs] == [("none", 0), ("cbam", 0), ("none", 1), ("cbam", 1)]
+    names = {
+        folder_name(Recipe(attention=a)) for a in ("multi_head", "multi_head:heads=1", "multi_head:heads=2")
+    }
+    assert len(names) == 3
+
+
+def test_a_comparison_survives_its_file(tmp_path: Path) -> None:
+    comparison = Comparison.from_mapping(VALUES)
+    comparison.write(tmp_path / "recipe.yaml")
+    assert Comparison.read(tmp_path / "recipe.yaml") == comparison
+
+
+def test_what_a_comparison_leaves(whole: Path) -> None:
+    summary = json.loads((whole / "results.json").read_text())
+    assert summary["schema"] == 1
+    assert [row["attention"] for row in summary["leaderboard"]] == ["none", "cbam"]
+    assert all(row["seeds"] == 2 for row in summary["leaderboard"])
+    assert len(summary["runs"]) == 4
+    for run in summary["runs"]:
+        assert (whole / run["folder"] / "result.json").exists()
+    with (whole / "leaderboard.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["attention"] for row in rows] == ["none", "cbam"]
+    assert float(rows[1]["difference_mean"]) == summary["leaderboard"][1]["difference"]["mean"]
+    assert rows[0]["difference_mean"] == ""
+    assert rows[1]["localization_sign"] in ("positive", "negative")
+
+
+def test_killed_at_any_moment_it_goes_on_and_ends_the_same(whole: Path, tmp_path: Path) -> None:
+    """Kill -9 a real process twice, in the middle of a first and of a later run."""
+    out = tmp_path / "out"
+    Comparison.from_mapping(VALUES).write(tmp_path / "recipe.yaml")
+    command = [
+        sys.executable,
+        "-m",
+        "saccade",
+        "compare",
+        "--recipe",
+        str(tmp_path / "recipe.yaml"),
+        "--out",
+        str(out),
+    ]
+    for sign_of_life in ("runs/none-seed0/checkpoints/last.ckpt", "runs/cbam-seed0/metrics.csv"):
+        process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        )
+        deadline = time.monotonic() + 120
+        while not (out / sign_of_life).exists():
+            assert process.poll() is None, process.stderr and process.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        if process.stderr:
+            process.stderr.close()
+        assert not (out / "results.json").exists()
+    first = (out / "runs/none-seed0/result.json").stat().st_mtime_ns
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (out / "runs/none-seed0/result.json").stat().st_mtime_ns == first
+    ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (out, whole))
+    assert lasting(ours) == lasting(theirs)
+
+
+def test_ctrl_c_is_one_sentence(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "saccade", "compare", TASK, "-a", "none", "--epochs", "1000"]
+    command += ["--batch-size", "20", "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not (out / "runs/none-seed0/metrics.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said == "saccade: interrupted; the same command goes on where it stopped\n"
+
+
+def test_started_again_it_does_nothing_twice(whole: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in whole.glob("runs/*/result.json")}
+    assert len(before) == 4
+    compare(Comparison.from_mapping(VALUES), whole)
+    assert {path: path.stat().st_mtime_ns for path in whole.glob("runs/*/result.json")} == before
+
+
+def test_a_comparison_grows(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "grown"
+    shutil.copytree(whole, out)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/result.json")}
+    more = Comparison.from_mapping({**VALUES, "attentions": [*VALUES["attentions"], "eca"], "seeds": 3})
+    summary = compare(more, out)
+    assert len(summary["runs"]) == 9
+    assert [row["seeds"] for row in summary["leaderboard"]] == [3, 3, 3]
+    after = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/result.json")}
+    assert before.items() < after.items()
+    assert Comparison.read(out / "recipe.yaml") == more
+    with pytest.raises(BadRun, match="belongs to another comparison"):
+        compare(Comparison.from_mapping(VALUES), out)
+
+
+def test_json_for_machines(whole: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    Comparison.from_mapping(VALUES).write(recipe)
+    done = saccade("compare", "--recipe", str(recipe), "--out", str(whole), "--json")
+    assert done.returncode == 0, done.stderr
+    assert lasting(json.loads(done.stdout)) == lasting(json.loads((whole / "results.json").read_text()))
+    assert (whole / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "said"),
+    [
+        ({"attentions": []}, BadRecipe, "must name at least one"),
+        ({"attentions": "cbam"}, BadRecipe, "must be a list"),
+        ({"attentions": ["se", "se"]}, BadRecipe, "'se' is given twice"),
+        ({"seeds": 0}, BadRecipe, "seeds=0"),
+        ({"seeds": -3}, BadRecipe, "seeds=-3 must be an integer of at least 1"),
+        ({"seed": 1}, UnknownName, "unknown recipe key 'seed'; did you mean 'seeds'"),
+        ({"color": 1}, UnknownName, "unknown recipe key 'color'"),
+    ],
+)
+def test_bad_comparisons_are_named(values: dict[str, Any], error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        Comparison.from_mapping({**VALUES, **values})
+
+
+def test_folders_that_are_not_this_comparisons_are_refused(whole: Path, tmp_path: Path) -> None:
+    for values, said in (
+        ({"seeds": 1}, "seeds 2, not 1;"),
+        ({"seeds": 3, "epochs": 9}, r"epochs \d, not 9;"),
+        ({"attentions": ["none", "eca"]}, r"attentions \[.*\], not \['none', 'eca'\];"),
+    ):
+        with pytest.raises(BadRun, match=f"belongs to another comparison: {said}"):
+            compare(Comparison.from_mapping({**VALUES, **values}), whole)
+    (tmp_path / "holiday.txt").touch()
+    with pytest.raises(BadRun, match="is not empty and holds no comparison"):
+        compare(Comparison.from_mapping(VALUES), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.txt"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["white-patch", "-a", "cbma"], "unknown mechanism 'cbma'; did you mean 'cbam'"),
+        (
+            ["white-patch", "-a", "cbam:reductoin=3"],
+            "unknown option of cbam 'reductoin'; did you mean 'reduction'?",
+        ),
+        (["white-path"], "unknown task 'white-path'; did you mean 'white-patch'?"),
+        (["white-patch", "-a", "multi_head:heads=5"], "channels=32 is not divisible by heads=5"),
+        (["folder:/nowhere"], "'/nowhere' is not a folder of images"),
+        (["white-patch:source=/nowhere"], "'/nowhere' is not a folder of images"),
+        (["white-patch", "--epochs", "0"], "epochs=0 must be an integer of at least 1"),
+        (["white-patch", "--seeds", "-1"], "seeds=-1 must be an integer of at least 1"),
+        (["--recipe", "/nowhere.yaml"], "recipe '/nowhere.yaml' cannot be read"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    arguments: list[str],
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    monkeypatch.setattr("sys.argv", ["saccade", "compare", *arguments, "--out", str(out)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert stop.value.code == 2
+    printed = capsys.readouterr()
+    assert said in printed.err
+    assert len(printed.err.strip().splitlines()) == 1
+    assert not out.exists()
+
+
+def limit_file_size() -> None:
+    """Let the operating system refuse files over 100 kB, as a full disk would."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
+    recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
+    Comparison.from_mapping({**VALUES, "attentions": ["none"], "seeds": 1}).write(recipe)
+    done = saccade("compare", "--recipe", str(recipe), "--out", str(out), preexec_fn=limit_file_size)
+    assert done.returncode == 2, done.stderr
+    assert "cannot be written: File too large" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not list(out.rglob("result*.json"))
+    assert not [path for path in out.rglob("*") if path.is_file() and path.name.startswith(".")]
+    compare(Comparison.read(recipe), out)
+    assert (out / "results.json").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(BadRun, match="cannot be written: Not a directory"):
+        compare(Comparison.from_mapping(VALUES), tmp_path / "file" / "out")
+
+
+def test_images_that_were_skipped_are_named(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for label, level in (("cat", 0), ("dog", 255)):
+        (tmp_path / "images" / label).mkdir(parents=True)
+        for index in range(8):
+            Image.new("L", (24, 24), level).save(tmp_path / "images" / label / f"{index}.png")
+    (tmp_path / "images" / "dog" / "8.png").write_text("no image")
+    task = f"folder:{tmp_path / 'images'},size=24,on_bad_image=skip"
+    done = saccade(
+        "compare", task, "-a", "none", "--seeds", "1", "--epochs", "1", "--batch-size", "4",
+        "--out", str(tmp_path / "out"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "\nOnly `none` was run: its test error is " in done.stdout
+    assert "saccade: skipped: " in done.stderr
+    assert "dog/8.png' cannot be read" in done.stderr
+    (skipped,) = json.loads((tmp_path / "out" / "results.json").read_text())["task"]["skipped"]
+    assert "dog/8.png" in skipped

@@ -1,0 +1,62 @@
+"""Every drop-in mechanism trains by its name in a slot of the small network, and its map is scored."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import saccade as sc
+from saccade.config import Recipe
+from saccade.models import SmallCNN
+from saccade.training import load_checkpoint, train
+from saccade.training.network import build
+
+DROP_INS = [name for name in sc.mechanisms() if sc.spec(name).drop_in]
+TASK = "white-patch:size=32,patch=[6,12],train=24,validation=8,test=8"
+
+
+@pytest.mark.parametrize("name", DROP_INS)
+def test_an_epoch_by_name(name: str, tmp_path: Path) -> None:
+    recipe = Recipe(task=TASK, attention=name, epochs=1, batch_size=8)
+    result = train(recipe, tmp_path)
+    assert math.isfinite(result["loss"])
+    assert result == json.loads((tmp_path / "result.json").read_text())
+
+    where = result["localization"]
+    assert where is not None
+    assert where["path"].startswith("attention.2")
+    for sign in ("positive", "negative"):
+        assert all(0 <= value <= 1 for value in where[sign].values()), where
+    with np.load(tmp_path / "gallery.npz", allow_pickle=False) as gallery:
+        heat, kind = gallery["heat"], gallery["kind"]
+    assert kind == where["kind"]
+    assert len(heat) == 8
+    assert np.isfinite(heat).all()
+    assert heat.min() >= 0
+    assert heat.max() <= 1
+
+    torch.manual_seed(recipe.seed)
+    start = {
+        key: p for key, p in build(recipe, 2, (3, 32, 32)).named_parameters() if key.startswith("attention.")
+    }
+    after = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]
+    moved = [key for key, p in start.items() if not torch.equal(p, after[f"model.{key}"])]
+    assert moved or not start, f"no weight of {name} was trained"
+
+
+@pytest.mark.parametrize("name", [name for name in sc.mechanisms() if name not in DROP_INS])
+def test_what_is_no_drop_in_is_refused_with_its_name(name: str) -> None:
+    with pytest.raises(
+        sc.BadOption, match=f"^{name} does not take and return one map of 2 axes, as a stage of SmallCNN"
+    ):
+        SmallCNN(2, attention={2: name})
+
+
+def test_there_are_some_of_both() -> None:
+    assert {"cbam", "channel_gate", "multi_head", "se", "spatial_gate"} <= {*DROP_INS}
+    assert "scaled_dot_product" not in DROP_INS

@@ -1,0 +1,349 @@
+"""Executors: the same leaderboard wherever the runs are trained, whatever dies meanwhile."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import pickle
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saccade.config import Recipe
+from saccade.errors import BadOption, BadRecipe, BadRun, UnknownName
+from saccade.experiments import Comparison, compare
+from saccade.experiments.executors import Executor, Job, Processes
+from saccade.experiments.executors import ray as over_ray
+from saccade.experiments.executors.base import blocked_signals
+from saccade.experiments.executors.ray import Ray
+from saccade.results.lock import LOCK
+from saccade.training import load_checkpoint
+
+TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
+COMPARISON = Comparison(("none", "se"), 2, Recipe(task=TASK, epochs=2, batch_size=20))
+
+
+def lasting(summary: dict[str, Any]) -> Any:
+    """A leaderboard without its times."""
+    rows = json.loads(json.dumps(summary["leaderboard"]))
+    return [{k: v for k, v in row.items() if k not in ("latency_ms", "train_seconds")} for row in rows]
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return lasting(compare(COMPARISON, tmp_path_factory.mktemp("local") / "out"))
+
+
+class Watch:
+    """Notes what begins and what ends."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self.errors: list[float] = []
+        self.killed = False
+
+    def started(self, _recipe: Recipe, number: int, of: int) -> None:
+        assert of == 4
+        self.begun.append(number)
+
+    def progressed(self, progress: Any) -> None: ...
+
+    def finished(self, results: list[Any]) -> None:
+        self.errors.append(results[-1]["error"])
+
+
+HAS_TENSORBOARD = any(map(importlib.util.find_spec, ("tensorboard", "tensorboardX")))
+
+
+def logged(out: Path) -> int:
+    """How many runs of a comparison have their curves in TensorBoard's files."""
+    return len({path.parents[1] for path in out.glob("runs/*/tensorboard/events.*")})
+
+
+def kill_a_run(out: Path, watch: Watch) -> None:
+    """Kill the process of the run that is the first to write a checkpoint."""
+    while not (found := [*out.glob("runs/*/checkpoints/last.ckpt")]):
+        time.sleep(0.01)
+    pid, _ = (found[0].parents[1] / LOCK).read_text().split()
+    os.kill(int(pid), signal.SIGKILL)
+    watch.killed = True
+
+
+def command(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
+    except OSError:
+        return ""
+
+
+def test_processes_of_which_one_is_killed_give_the_local_leaderboard(local: Any, tmp_path: Path) -> None:
+    watch, out = Watch(), tmp_path / "out"
+    threading.Thread(target=kill_a_run, args=(out, watch), daemon=True).start()
+    summary = compare(COMPARISON, out, watch, Processes(2))
+    assert watch.killed
+    assert len(watch.errors) == 4
+    assert len(watch.begun) == 5  # the one that was killed began again, and no other
+    assert lasting(summary) == local
+    assert logged(out) == HAS_TENSORBOARD * 4
+
+
+def _die(*_: Any) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_run_that_kills_its_process_again_and_again_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saccade.experiments.executors._train", _die)
+    with pytest.raises(BadRun, match=r"run-0': its process died 3 times"):
+        list(Processes(1).run([Job(Recipe(), tmp_path / "run-0")], lambda _: None, None))
+
+
+def test_errors_of_ours_cross_from_process_to_process() -> None:
+    error = pickle.loads(pickle.dumps(UnknownName("mechanism", "cbm", ["cbam"])))
+    assert str(error) == "unknown mechanism 'cbm'; did you mean 'cbam'?"
+
+
+# ----------------------------------------------------------------------------- processes that are stopped
+
+LONG = Comparison(
+    ("none", "se"),
+    1,
+    Recipe(task="white-patch:size=32,patch=[6,12],train=400,validation=20,test=20", epochs=4, batch_size=4),
+)
+
+
+def start(out: Path, workers: int) -> subprocess.Popen[str]:
+    """Start the command as a terminal does, in a group of its own."""
+    LONG.write(out.with_suffix(".yaml"))
+    words = [sys.executable, "-m", "saccade", "compare", "--recipe", str(out.with_suffix(".yaml"))]
+    words += ["--out", str(out), "--executor", "processes", "--workers", str(workers)]
+    return subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def wait_for(process: subprocess.Popen[str], event: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 100
+    while not event():
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def workers(process: subprocess.Popen[str]) -> list[int]:
+    return of_group(process.pid, "spawn_main")
+
+
+def learned(out: Path, process: subprocess.Popen[str]) -> list[Path]:
+    """The runs under way of which an epoch is complete."""
+    found = [path.parent for path in out.glob("runs/*/metrics.csv") if (path.parent / LOCK).exists()]
+    return [run for run in found if int((run / LOCK).read_text().split()[0]) in workers(process)]
+
+
+def of_group(leader: int, words: str) -> list[int]:
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in pids if words in command(pid) and group(pid) == leader]
+
+
+def wait_until_gone(leader: int) -> None:
+    deadline = time.monotonic() + 30
+    while of_group(leader, ""):
+        assert time.monotonic() < deadline, [command(pid) for pid in of_group(leader, "")]
+        time.sleep(0.01)
+
+
+def group(pid: int) -> int | None:
+    try:
+        return os.getpgid(pid)
+    except ProcessLookupError:
+        return None
+
+
+def steps(out: Path) -> list[int]:
+    return [load_checkpoint(path)["global_step"] for path in out.glob("runs/*/checkpoints/last.ckpt")]
+
+
+def test_no_signal_comes_between_while_a_process_is_begun() -> None:
+    """Not even through another thread, for which Python interrupts the first one all the same."""
+    done = threading.Event()
+    threading.Thread(target=done.wait, daemon=True).start()
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: came.append(number))
+    try:
+        with blocked_signals():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.05)
+            assert not came
+        assert came == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        done.set()
+
+
+def test_a_comparison_that_is_stopped_ends_its_processes_and_goes_on(tmp_path: Path) -> None:
+    """Ctrl-C reaches all processes of the group, SIGTERM the first one alone."""
+    out = tmp_path / "out"
+    process = start(out, 2)
+    wait_for(process, lambda: len(learned(out, process)) == 2)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert said == "saccade: interrupted; the same command goes on where it stopped\n"
+    assert process.returncode == 130
+    wait_until_gone(process.pid)
+    assert len(steps(out)) == 2
+    assert all(0 < done < 400 for done in steps(out))
+    assert any(done % 100 for done in steps(out))  # in the midst of an epoch
+
+    process = start(out, 1)
+    wait_for(process, lambda: bool(workers(process)))  # which has hardly begun
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert said == "saccade: terminated; the same command goes on where it stopped\n"
+    assert process.returncode == 143
+    wait_until_gone(process.pid)
+
+    assert lasting(compare(LONG, out)) == lasting(compare(LONG, tmp_path / "uninterrupted"))
+
+
+@pytest.mark.slow
+def test_the_processes_of_a_comparison_that_is_killed_stop_as_well(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    process = start(out, 1)
+    wait_for(process, lambda: len(learned(out, process)) == 1)
+    process.kill()
+    process.communicate(timeout=60)
+    wait_until_gone(process.pid)
+    assert 0 < steps(out)[0] < 400
+
+
+# ------------------------------------------------------------------------------------------------- Ray
+
+
+def ray(*arguments: str, env: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ray.scripts.scripts", *arguments],
+        env=env, capture_output=True, text=True, timeout=90, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def started_since(before: set[int], temporary: Path) -> list[int]:
+    """Our cluster's processes: those that began meanwhile and name its folder."""
+    pids = {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()} - before
+    return [pid for pid in pids if str(temporary) in command(pid)]
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Two nodes of one CPU each, of processes of this machine. Only they are ended."""
+    temporary = Path(tempfile.mkdtemp(prefix="ray-"))  # the paths of its sockets must be short
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(temporary / "token"))
+    (temporary / "token").write_text("0123456789abcdef0123456789abcdef")
+    before = {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
+    with socket.socket() as free:
+        free.bind(("127.0.0.2", 0))
+        port = free.getsockname()[1]
+    address = f"127.0.0.2:{port}"
+    size = ("--num-cpus=1", "--num-gpus=0", "--object-store-memory=100000000")
+    head = ("--head", "--node-ip-address=127.0.0.2", f"--port={port}", f"--temp-dir={temporary}")
+    try:
+        ray("start", *head, *size, "--include-dashboard=false", "--disable-usage-stats", env=dict(os.environ))
+        ray("start", f"--address={address}", "--node-ip-address=127.0.0.3", *size, env=dict(os.environ))
+        yield address
+    finally:
+        for pid in started_since(before, temporary):
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+class KillWorker(Watch):
+    """Kills a worker of the cluster that is training, once."""
+
+    def finished(self, results: list[Any]) -> None:
+        self.errors.append(results[-1]["error"])
+        if not self.killed:
+            deadline = time.monotonic() + 20
+            while not self.killed and time.monotonic() < deadline:
+                for entry in Path("/proc").iterdir():
+                    if entry.name.isdigit() and command(int(entry.name)).startswith("ray::_train_away"):
+                        os.kill(int(entry.name), signal.SIGKILL)
+                        self.killed = True
+                        break
+
+
+def test_a_cluster_of_which_a_worker_is_killed_gives_the_local_leaderboard(
+    cluster: str, local: Any, tmp_path: Path
+) -> None:
+    watch = KillWorker()
+    executor: Executor = Ray(cluster)
+    summary = compare(COMPARISON, tmp_path / "out", watch, executor)
+    assert watch.killed
+    assert lasting(summary) == local
+    assert all((tmp_path / "out" / run["folder"] / "gallery.npz").exists() for run in summary["runs"])
+    assert logged(tmp_path / "out") == HAS_TENSORBOARD * 4
+    with pytest.raises(BadOption, match=r"no node has 64 CPUs and 0 GPUs .* nodes have 1 and 0, 1 and 0"):
+        list(Ray(cluster, cpus=64).run([Job(Recipe(), tmp_path / "run")], lambda _: None, None))
+    bad = Job(replace(COMPARISON.training, batch_size=4000), tmp_path / "bad")
+    with pytest.raises(BadRecipe, match=r"^batch_size=4000 is larger than the 40 training images$"):
+        list(Ray(cluster).run([bad], lambda _: None, None))
+
+
+def test_files_of_a_node_of_its_own_come_back_and_those_on_a_shared_disk_stay(tmp_path: Path) -> None:
+    job = Job(replace(COMPARISON.training, epochs=1), tmp_path / "run")
+    files = over_ray._train_away(job, shared=False)
+    assert {"result.json", "checkpoints/last.ckpt", "metrics.csv"} <= files.keys()
+    assert not job.folder.exists()
+    assert over_ray._train_away(job, shared=True) == {}
+    assert (job.folder / "result.json").exists()
+    before = (job.folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    (job.folder / "result.json").unlink()  # a worker that died before the end
+    assert over_ray._train_away(job, shared=True) == {}
+    assert (job.folder / "result.json").exists()
+    assert (job.folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before  # it was not begun again
+
+
+def test_an_address_where_no_cluster_answers(tmp_path: Path) -> None:
+    begun = time.monotonic()
+    with pytest.raises(BadOption, match=r"no Ray cluster answers at '127\.0\.0\.1:1'"):
+        list(Ray("127.0.0.1:1").run([Job(Recipe(), tmp_path)], lambda _: None, None))
+    assert time.monotonic() - begun < 15
+    with pytest.raises(BadOption, match="'somewhere' is not the address of a Ray cluster"):
+        list(Ray("somewhere").run([], lambda _: None, None))
+
+
+def test_bad_amounts() -> None:
+    with pytest.raises(BadOption, match=r"ray: gpus=-1 must be a number of at least 0"):
+        Ray(gpus=-1)
+    with pytest.raises(BadOption, match=r"processes: workers=0 must be"):
+        Processes(0)
+
+
+def test_files_arrive_with_the_result_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    from saccade.files import atomic_write
+
+    def noted(path: Path) -> Any:
+        order.append(path.name)
+        return atomic_write(path)
+
+    monkeypatch.setattr(over_ray, "replacing", noted)
+    result = over_ray._keep({"result.json": b'{"error": 0}', "x/last.ckpt": b"1", "a.csv": b"2"}, tmp_path)
+    assert result == {"error": 0}
+    assert order == ["last.ckpt", "a.csv", "result.json"]

@@ -1,0 +1,264 @@
+"""One run: deterministic, resumable, honest about its folder, and able to say where it looks."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from saccade.config import Recipe
+from saccade.config.recipe import read_yaml
+from saccade.errors import BadOption, BadRecipe, BadRun, BadShape, UnknownName
+from saccade.training import Progress, load_checkpoint, prepare, train
+from saccade.training.module import Batches
+
+TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
+RECIPE = Recipe(task=TASK, attention="cbam", epochs=4, batch_size=20)
+
+
+class Stopped(Exception):
+    """Raised in the middle of a run, as if it had been killed there."""
+
+
+def stop_in_epoch(epoch: int) -> Any:
+    def report(progress: Progress) -> None:
+        if progress.epoch == epoch:
+            raise Stopped
+
+    return report
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(RECIPE, folder)
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = load_checkpoint(folder / "checkpoints" / "last.ckpt")["state_dict"]
+    return state
+
+
+def lasting(folder: Path) -> dict[str, Any]:
+    """A result without its times."""
+    result: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return {key: value for key, value in result.items() if key not in ("latency_ms", "train_seconds")}
+
+
+def test_a_run_leaves_what_the_documents_say(whole: Path) -> None:
+    result = lasting(whole)
+    assert 0 <= result["error"] <= 1
+    assert result["attention"] == "cbam"
+    assert result["task"]["classes"] == ["without", "with"]
+    assert result["curves"]["epoch"] == [1, 2, 3, 4]
+    assert result["localization"]["path"] == "attention.2.spatial"
+    assert result["localization"]["kind"] == "spatial"
+    rows = (whole / "metrics.csv").read_text().splitlines()
+    assert rows[0] == "epoch,train_loss,train_error,val_loss,val_error"
+    assert len(rows) == 5
+    assert Recipe.from_mapping(read_yaml(whole / "recipe.yaml")) == RECIPE
+    assert not list(whole.glob(".*"))  # no temporary file is left
+
+
+def test_the_gallery_shows_both_classes_and_the_map(whole: Path) -> None:
+    with np.load(whole / "gallery.npz", allow_pickle=False) as gallery:
+        assert gallery["images"].shape == (20, 32, 32, 3)
+        assert gallery["heat"].shape == (20, 8, 8)
+        assert gallery["kind"] == "spatial"
+        assert set(gallery["labels"].tolist()) == {0, 1}
+        assert (gallery["probabilities"].argmax(1) == gallery["predictions"]).all()
+
+
+def test_a_pairwise_gallery_holds_factors(tmp_path: Path) -> None:
+    train(replace(RECIPE, attention="multi_head:heads=2", epochs=1), tmp_path)
+    with np.load(tmp_path / "gallery.npz", allow_pickle=False) as gallery:
+        assert gallery["queries"].shape == gallery["keys"].shape == (20, 2, 64, 16)
+        assert gallery["query_shape"].tolist() == [8, 8]
+        logits = (
+            gallery["scale"] * gallery["queries"].astype(float) @ gallery["keys"].astype(float).swapaxes(2, 3)
+        )
+        rows = np.exp(logits - logits.max(-1, keepdims=True))
+        received = (rows / rows.sum(-1, keepdims=True)).mean((1, 2)).reshape(-1, 8, 8)
+        unit = (received - received.min((1, 2), keepdims=True)) / np.ptp(received, (1, 2), keepdims=True)
+        np.testing.assert_allclose(gallery["heat"].astype(float), unit, atol=0.02)
+
+
+def test_factors_whose_rows_are_no_softmax_are_not_shown_as_one(tmp_path: Path) -> None:
+    train(replace(RECIPE, attention="non_local:pairwise=concatenation", epochs=1), tmp_path)
+    with np.load(tmp_path / "gallery.npz", allow_pickle=False) as gallery:
+        assert gallery["kind"] == "pairwise"
+        assert gallery["heat"].shape == (20, 8, 8)
+        assert "queries" not in gallery
+
+
+def test_the_same_seed_gives_the_same_run_and_leaves_global_generators_alone(
+    whole: Path, tmp_path: Path
+) -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    train(RECIPE, tmp_path)
+    assert torch.equal(torch.rand(3), expected)
+    assert lasting(tmp_path) == lasting(whole)
+    for key, value in weights(tmp_path).items():
+        assert torch.equal(value, weights(whole)[key])
+
+
+def test_another_seed_gives_another_run(whole: Path, tmp_path: Path) -> None:
+    train(replace(RECIPE, seed=1, epochs=1), tmp_path)
+    assert not torch.equal(weights(tmp_path)["model.head.weight"], weights(whole)["model.head.weight"])
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(Stopped):
+        train(RECIPE, tmp_path, report=stop_in_epoch(3))
+    assert not (tmp_path / "result.json").exists()
+    train(RECIPE, tmp_path, resume=True)
+    assert lasting(tmp_path) == lasting(whole)
+    for key, value in weights(tmp_path).items():
+        assert torch.equal(value, weights(whole)[key]), key
+
+
+def test_a_complete_run_is_not_repeated(whole: Path) -> None:
+    before = (whole / "result.json").stat().st_mtime_ns
+    assert train(RECIPE, whole, resume=True)["error"] == lasting(whole)["error"]
+    assert (whole / "result.json").stat().st_mtime_ns == before
+
+
+def test_early_stopping_stops_and_keeps_the_best(tmp_path: Path) -> None:
+    result = train(replace(RECIPE, learning_rate=0.0, epochs=30, early_stopping_patience=2), tmp_path)
+    assert len(result["curves"]["epoch"]) < 10
+    assert (tmp_path / "checkpoints" / "best.ckpt").exists()
+
+
+def test_progress_is_reported(tmp_path: Path) -> None:
+    seen: list[Progress] = []
+    train(replace(RECIPE, epochs=2), tmp_path, report=seen.append)
+    assert [progress.epoch for progress in seen][-1] == 2
+    assert seen[-1].fraction == 1.0
+    assert seen[-1].seconds_left == 0.0
+    assert all(0 <= progress.error <= 1 and progress.loss > 0 for progress in seen)
+
+
+def test_a_folder_of_another_recipe_or_of_any_run_is_refused(whole: Path) -> None:
+    with pytest.raises(BadRun, match="belongs to another recipe: seed 0, not 7"):
+        train(replace(RECIPE, seed=7), whole, resume=True)
+    with pytest.raises(BadRun, match="holds a run already"):
+        train(RECIPE, whole)
+
+
+def test_training_sees_every_image_once_but_for_an_incomplete_batch() -> None:
+    epoch = [index for batch in Batches(11, 5, seed=3) for index in batch]
+    assert len(epoch) == len(set(epoch)) == 10
+    shuffled = Batches(10, 5, seed=3)
+    first = list(shuffled)
+    shuffled.set_epoch(1)
+    assert sorted(index for batch in shuffled for index in batch) == list(range(10))
+    assert list(shuffled) != first
+    shuffled.set_epoch(0)
+    assert list(shuffled) == first
+    assert list(Batches(11, 5)) == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10]]
+
+
+class Bomb:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("kind", ["text", "empty", "pickle", "tensor"])
+def test_a_checkpoint_that_is_none_is_refused_and_never_executed(tmp_path: Path, kind: str) -> None:
+    checkpoint, touched = tmp_path / "checkpoints" / "last.ckpt", tmp_path / "touched"
+    checkpoint.parent.mkdir()
+    contents = {"text": b"hello", "empty": b"", "pickle": pickle.dumps(Bomb(touched)), "tensor": b""}
+    checkpoint.write_bytes(contents[kind])
+    if kind == "tensor":
+        torch.save(torch.zeros(3), checkpoint)
+    RECIPE.write(tmp_path / "recipe.yaml")
+    with pytest.raises(BadRun, match=r"last\.ckpt' is not a checkpoint of a run"):
+        train(RECIPE, tmp_path, resume=True)
+    assert not touched.exists()
+
+
+def test_a_result_that_is_none_is_refused(tmp_path: Path) -> None:
+    RECIPE.write(tmp_path / "recipe.yaml")
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(BadRun, match="is not a run's result"):
+        train(RECIPE, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "said"),
+    [
+        ({"epochs": 0}, BadRecipe, "epochs=0 must be an integer of at least 1"),
+        ({"epochs": 2.5}, BadRecipe, "epochs=2.5"),
+        ({"seed": -1}, BadRecipe, "seed=-1 must be an integer of at least 0"),
+        ({"early_stopping_patience": 0}, BadRecipe, "early_stopping_patience=0"),
+        ({"learning_rate": -1.0}, BadRecipe, "learning_rate=-1.0"),
+        ({"learning_rate": float("nan")}, BadRecipe, "learning_rate=nan"),
+        ({"attention": 3}, BadRecipe, "attention=3"),
+        ({"epoch": 3}, UnknownName, "unknown recipe key 'epoch'; did you mean 'epochs'"),
+    ],
+)
+def test_bad_recipes_are_named(values: dict[str, Any], error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        Recipe.from_mapping(values)
+
+
+@pytest.mark.parametrize(
+    ("values", "error", "said"),
+    [
+        ({"attention": "cbma"}, UnknownName, "unknown mechanism 'cbma'; did you mean 'cbam'"),
+        ({"attention": "cbam:reductoin=4"}, UnknownName, "did you mean 'reduction'"),
+        ({"attention": "multi_head:heads=5"}, BadOption, "channels=32 is not divisible by heads=5"),
+        ({"attention": "multi_head:position=learned,tokens=9"}, BadShape, "table holds 9 tokens"),
+        ({"attention": "scaled_dot_product"}, BadOption, "as a stage of SmallCNN needs"),
+        ({"attention": "cbam", "stage": 4}, BadOption, "stages 1 to 3 and .places., not 4"),
+        ({"attention": "sk", "backbone": "timm:resnet18"}, BadOption, "SK passes no gradient there"),
+        ({"task": "blue-patch"}, UnknownName, "unknown task"),
+        ({"batch_size": 41}, BadRecipe, "batch_size=41 is larger than the 40 training images"),
+    ],
+)
+def test_what_a_run_would_stumble_over_is_named_before_anything_is_written(
+    values: dict[str, Any], error: type[Exception], said: str, tmp_path: Path
+) -> None:
+    recipe = replace(RECIPE, **values)
+    with pytest.raises(error, match=said):
+        prepare(recipe)
+    with pytest.raises(error, match=said):
+        train(recipe, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_test_split_without_a_target_has_no_localization(tmp_path: Path) -> None:
+    task = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=1"
+    assert train(replace(RECIPE, task=task, epochs=1), tmp_path)["localization"] is None
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
+    with pytest.raises(BadRun, match=r"loss is (nan|inf) at step \d+ \(epoch"):
+        train(replace(RECIPE, attention="none", learning_rate=1e30), tmp_path)
+    assert not (tmp_path / "result.json").exists()
+
+
+def test_files_that_are_no_recipe_are_named(tmp_path: Path) -> None:
+    with pytest.raises(BadRecipe, match="cannot be read"):
+        read_yaml(tmp_path / "missing.yaml")
+    (tmp_path / "list.yaml").write_text("- 1")
+    with pytest.raises(BadRecipe, match="holds no keys"):
+        read_yaml(tmp_path / "list.yaml")
+    (tmp_path / "broken.yaml").write_text("a: [")
+    with pytest.raises(BadRecipe, match="is not YAML"):
+        read_yaml(tmp_path / "broken.yaml")

@@ -1,0 +1,605 @@
+"""`look`: what is drawn and packed, images of every kind, and that the model comes back as it was."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+import saccade as sc
+from saccade.attribution import grad_cam
+from saccade.cli import main
+from saccade.cli.look import _of_library
+from saccade.config import Recipe
+from saccade.data.images import read_image
+from saccade.maps import FixationMap, GridMap
+from saccade.models import SmallCNN
+from saccade.training import train
+from saccade.viz import overlay, payload
+from saccade.viz.html import render
+
+
+def photographs(*sizes: tuple[int, int]) -> list[NDArray[np.uint8]]:
+    """Smooth colors, of heights and widths."""
+    rng = np.random.default_rng(0)
+    small = [rng.integers(0, 255, (4, 5, 3), dtype=np.uint8) for _ in sizes]
+    return [
+        np.asarray(Image.fromarray(s).resize((width, height), Image.Resampling.BICUBIC))
+        for s, (height, width) in zip(small, sizes, strict=True)
+    ]
+
+
+def halves(text: str) -> NDArray[np.float64]:
+    import base64
+
+    return np.frombuffer(base64.b64decode(text), "<f2").astype(np.float64)
+
+
+def unpacked(fields: dict[str, Any]) -> NDArray[np.float64]:
+    """The maps that `pack` wrote, in their own units, read by its documentation alone."""
+    unit = halves(fields["unit"]).reshape(fields["shape"])
+    low, high = (np.reshape(fields[end], (*fields["shape"][:-2], 1, 1)) for end in ("low", "high"))
+    found: NDArray[np.float64] = low + unit * (high - low)
+    return found
+
+
+class Published(nn.Module):
+    """A network whose one layer records a map that the test made."""
+
+    def __init__(self, attention: sc.AttentionMap) -> None:
+        super().__init__()
+        self.tap, self.attention = sc.Tap(), attention
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.tap.publish(self.attention)
+        return images.float().mean((2, 3))
+
+
+# ---- the name -------------------------------------------------------------------------------------------
+
+
+ORDERS = [
+    "import saccade; f = saccade.look",
+    "import saccade.viz; f = saccade.look",
+    "import saccade.viz.figure; import saccade; f = saccade.look",
+    "from saccade import look as f; import saccade.viz.figure, saccade",
+    "from saccade import *; f = look; import saccade",
+    "import saccade; saccade.look; import saccade.viz.figure; f = saccade.look",
+]
+
+
+def test_look_is_the_function_in_every_order_of_imports() -> None:
+    code = f"""
+import sys, types, torch
+for order in {ORDERS}:
+    for name in [name for name in sys.modules if name.split(".")[0] == "saccade"]:
+        del sys.modules[name]
+    space = {{}}
+    exec(order, space)
+    assert isinstance(space["f"], types.FunctionType) and space["saccade"].look is space["f"], order
+    print(order)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout.splitlines() == ORDERS, run.stderr
+
+
+def test_without_pillow_the_sentence_says_what_to_install() -> None:
+    code = "import sys; sys.modules['PIL'] = None; import saccade; print(saccade.create); saccade.look"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert "create" in run.stdout
+    assert "saccade.look needs 'PIL'; pip install 'saccade[report]'" in run.stderr
+
+
+def test_other_names_are_still_missing() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'lok'"):
+        _ = sc.lok  # type: ignore[attr-defined]
+
+
+# ---- what is drawn --------------------------------------------------------------------------------------
+
+
+def test_a_png_is_the_blend_of_the_picture_and_its_heat(tmp_path: Path) -> None:
+    pictures = photographs((48, 64), (50, 40))
+    model = SmallCNN(2, attention={2: "cbam"})
+    seen = sc.look(model, pictures, size=32, names=["a", "b"])
+    files = seen.save_png(tmp_path, cmap="viridis", alpha=0.3)
+    assert sorted(f.name for f in files) == sorted(
+        f"{name}.attention.2.{gate}.png" for name in "ab" for gate in ("channel", "spatial")
+    )
+    with sc.record(model.eval()) as maps:
+        model(seen.shots.inputs)
+    for index, picture in enumerate(pictures):
+        written = np.asarray(Image.open(tmp_path / f"{'ab'[index]}.attention.2.spatial.png"))
+        assert written.shape == picture.shape
+        heat = maps["attention.2.spatial"].heatmap(picture.shape[:2])[index].numpy()
+        color = matplotlib.colormaps["viridis"](np.rint(255 * heat).astype(int), bytes=True)[..., :3]
+        expected = 0.7 * picture + 0.3 * color
+        assert np.abs(written - expected).max() <= 0.501
+
+
+def test_default_inputs_are_the_whole_image_normalized_as_imagenets() -> None:
+    (picture,) = photographs((60, 90))
+    seen = sc.look(SmallCNN(2, attention={2: "se"}), picture, size=(30, 45))
+    small = np.asarray(Image.fromarray(picture).resize((45, 30), Image.Resampling.BILINEAR)) / 255
+    expected = (small - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    np.testing.assert_allclose(seen.shots.inputs[0].permute(1, 2, 0), expected, atol=1e-5)
+    assert np.array_equal(seen.shots.display_images[0], picture)
+
+
+@pytest.mark.parametrize("given", ["unit", "uint8", "imagenet", "stretched"])
+def test_tensors_become_pictures(given: str) -> None:
+    levels = torch.from_numpy(np.stack(photographs((20, 24), (20, 24)))).permute(0, 3, 1, 2)
+    unit = levels.float() / 255
+    images = {
+        "unit": unit,
+        "uint8": levels,
+        "imagenet": (unit - torch.tensor([0.485, 0.456, 0.406])[:, None, None])
+        / torch.tensor([0.229, 0.224, 0.225])[:, None, None],
+        "stretched": 40 * unit - 10,
+    }[given]
+    pictures = sc.look(Published(sc.SpatialMap(torch.rand(2, 4, 4))), images).shots.display_images
+    expected = unit
+    if given == "stretched":
+        low, high = unit.amin((1, 2, 3), keepdim=True), unit.amax((1, 2, 3), keepdim=True)
+        expected = (unit - low) / (high - low)
+    assert np.abs(np.stack(pictures) - 255 * expected.permute(0, 2, 3, 1).numpy()).max() <= 0.51
+
+
+def test_a_transform_decides_what_the_model_sees_and_what_is_drawn() -> None:
+    (picture,) = photographs((40, 60))
+
+    def cut(image: Image.Image) -> Tensor:
+        pixels = np.asarray(image.crop((10, 0, 50, 40)))
+        return torch.from_numpy(pixels.copy()).permute(2, 0, 1) / 255
+
+    seen = sc.look(SmallCNN(2, attention={2: "se"}), Image.fromarray(picture), transform=cut)
+    assert np.array_equal(seen.shots.display_images[0], picture[:, 10:50])
+
+
+def test_marks_lie_where_the_coordinates_say() -> None:
+    black = np.zeros((120, 160, 3), np.uint8)
+    line = torch.stack(
+        torch.meshgrid(torch.tensor([-0.5, 0.5]), torch.tensor([-0.5, 0.5]), indexing="xy"), -1
+    )
+    drawn = overlay.mark(black, GridMap(line[None], size=(12, 16)), 0)
+    assert (drawn[30, 40:120] > 100).all()  # y = -0.5 is a quarter from the top
+    assert (drawn[30:90, 120] > 100).all()
+    assert not drawn[:28].any()
+    places = torch.tensor([[[0.0, 0.0], [0.5, -0.5]]])
+    drawn = overlay.mark(black, FixationMap(places, extents=((0.25, 0.25),)), 0)
+    assert drawn[60 + 14, 80 - 18].min() > 100  # the edge of the first footprint, of 30 x 40 pixels
+    assert drawn[45, 100].min() > 150  # half the way to the second
+    assert not drawn[100:].any()
+    assert not black.any()
+
+
+def test_the_corners_of_an_aligned_grid_are_centres_of_pixels() -> None:
+    corners = torch.tensor([[[-1.0, -1.0], [1.0, -1.0]], [[-1.0, 1.0], [1.0, 1.0]]])[None]
+    lines, _ = overlay.grid_lines(GridMap(corners, size=(4, 8), align_corners=True), 0)
+    np.testing.assert_allclose(lines[0], [[1 / 16, 1 / 8], [15 / 16, 1 / 8]])
+    lines, _ = overlay.grid_lines(GridMap(corners, size=(4, 8)), 0)
+    np.testing.assert_allclose(lines[0], [[0, 0], [1, 0]])
+
+
+# ---- the page's numbers ---------------------------------------------------------------------------------
+
+
+def test_the_page_holds_the_numbers_of_the_maps() -> None:
+    model = SmallCNN(2, attention={1: "se", 2: "multi_head:heads=2", 3: "sk"})
+    seen = sc.look(model, torch.rand(2, 3, 32, 40))
+    island = re.search(r'id="data">(.*?)</script>', render(seen), flags=re.DOTALL)
+    assert island is not None
+    data = json.loads(html.unescape(island[1]))
+    layers = {layer["path"]: layer for layer in data["layers"]}
+    assert list(layers) == list(seen.maps) == ["attention.1", "attention.2", "attention.3"]
+    for path, layer in layers.items():
+        exact = seen.maps[path].saliency().numpy()
+        span = np.ptp(exact, axis=(1, 2), keepdims=True)
+        assert (np.abs(unpacked(layer["heat"]) - exact) <= 5e-4 * span + 1e-6).all()
+    gate, pairs, branches = seen.maps.values()
+    assert isinstance(gate, sc.ChannelMap)
+    assert isinstance(pairs, sc.PairwiseMap)
+    assert isinstance(branches, sc.BranchMap)
+
+    channels = layers["attention.1"]["channels"]
+    weights = gate.weights.numpy()
+    np.testing.assert_allclose(halves(channels["weights"]).reshape(2, 16), weights, rtol=1e-3)
+    inside = unpacked(channels["features"])
+    x = model.stages[0].eval()(seen.shots.inputs)
+    passed = weights[:, :, None, None] * x.detach().abs().numpy()
+    order = np.argsort(-passed.mean((2, 3)), axis=1)[:, :8]
+    assert channels["top_channels"] == order.tolist()
+    for image in range(2):
+        np.testing.assert_allclose(inside[image], passed[image, order[image]], atol=2e-3)
+
+    heads = unpacked(layers["attention.2"]["heads"])
+    for head in range(2):
+        np.testing.assert_allclose(heads[:, head], pairs.attention_received(head).numpy(), rtol=1e-2)
+    np.testing.assert_allclose(layers["attention.3"]["branches"], branches.weights.mean(2), atol=1e-4)
+
+
+def test_the_page_stays_small_and_says_what_was_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = sc.look(SmallCNN(2, attention={2: "multi_head:heads=2"}), torch.rand(3, 3, 32, 32))
+    cost = 2 * 2 * (64 + 64) * 16  # bytes x heads x positions x width
+    for budget, fitting in ((3 * cost, 3), (3 * cost - 1, 2), (cost - 1, 0)):
+        packed = payload.pack(seen, budget)["layers"][0]["pairs"]
+        assert packed["images"] == fitting
+        assert len(halves(packed["queries"])) == fitting * 2 * 64 * 16
+        page = render(seen, budget)
+        assert ("To keep the file small" in page) == (fitting < 3)
+    monkeypatch.setattr(payload, "SHOWN", 2)
+    assert "first 2 of 3 images" in " ".join(render(seen).split())
+    large = Published(sc.SpatialMap(torch.rand(1, 600, 300)))
+    heat = payload.pack(sc.look(large, torch.rand(1, 3, 600, 300)), 0)["layers"][0]["heat"]
+    assert heat["shape"] == [1, 256, 128]
+
+
+def test_names_cannot_break_out_of_the_page() -> None:
+    name = "</script><script>alert(1)</script>"
+    page = render(sc.look(SmallCNN(2, attention={2: "se"}), torch.rand(1, 3, 16, 16), names=[name]))
+    assert "alert(1)" in page
+    assert page.count("<script") == 2
+    assert "http" not in re.sub(r"http-equiv|http://www\.w3\.org/2000/svg", "", page)
+
+
+def test_a_notebook_gets_the_page_in_a_frame_of_its_own() -> None:
+    seen = sc.look(SmallCNN(2, attention={2: "se"}), torch.rand(1, 3, 16, 16))
+    frame = seen._repr_html_()
+    found = re.fullmatch(r'<iframe srcdoc="([^"]*)" sandbox="allow-scripts" [^>]*></iframe>', frame)
+    assert found is not None
+    assert html.unescape(found[1]) == render(seen)
+
+
+# ---- which maps -----------------------------------------------------------------------------------------
+
+
+def test_layers_can_be_chosen_and_are_named_when_misspelt() -> None:
+    model = SmallCNN(2, attention={2: "cbam", 3: "se"})
+    images = torch.rand(1, 3, 16, 16)
+    assert list(sc.look(model, images, layers="attention.2").maps) == ["attention.2.spatial"]
+    assert list(sc.look(model, images, layers=["attention.3", "attention.2.channel"]).maps) == [
+        "attention.3",
+        "attention.2.channel",
+    ]
+    with pytest.raises(sc.UnknownName, match=r"did you mean 'attention\.3'"):
+        sc.look(model, images, layers="atention.3")
+    with pytest.raises(sc.UnknownName, match=r"there are|did you mean"):
+        sc.look(model, images, layers="attention.3").heatmaps("attention.2")
+
+
+def test_without_attention_grad_cam_is_shown_and_says_so() -> None:
+    model = SmallCNN(3)
+    images = torch.rand(2, 3, 32, 32)
+    seen = sc.look(model, images)
+    assert (seen.method, list(seen.maps)) == ("grad_cam", ["stages.2"])
+    assert "Grad-CAM" in render(seen)
+    assert torch.equal(seen.saliency["stages.2"], grad_cam(model, images).weights)
+    with pytest.raises(sc.NothingRecorded):
+        sc.look(model, images, method="attention")
+    attended = sc.look(SmallCNN(3, attention={2: "se"}), images, method="grad_cam", layers="stages.1")
+    assert (attended.method, list(attended.maps)) == ("grad_cam", ["stages.1"])
+
+
+def test_maps_that_no_image_can_carry_are_left_out_by_name() -> None:
+    class Both(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.flat, self.line = (
+                Published(sc.SpatialMap(torch.rand(1, 4, 4))),
+                Published(sc.SpatialMap(torch.rand(1, 9))),
+            )
+
+        def forward(self, images: Tensor) -> Tensor:
+            result: Tensor = self.flat(images) + self.line(images)
+            return result
+
+    seen = sc.look(Both(), torch.rand(1, 3, 8, 8))
+    assert list(seen.maps) == ["flat"]
+    assert "Left out: <code>line</code>, a spatial map of shape (1, 9)" in render(seen)
+    with pytest.raises(sc.BadShape, match=r"'line' is a spatial map of shape \(1, 9\)"):
+        sc.look(Both(), torch.rand(1, 3, 8, 8), layers="line")
+    broken = sc.SpatialMap(torch.full((1, 4, 4), float("nan")))
+    with pytest.raises(sc.BadData, match="not finite"):
+        sc.look(Published(broken), torch.rand(1, 3, 8, 8))
+
+
+# ---- the model comes back as it was ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("attention", [{}, {2: "cbam"}])
+def test_nothing_is_left_behind(attention: dict[int, str]) -> None:
+    model = nn.Sequential(nn.Dropout2d(0.5), SmallCNN(3, attention=attention), nn.Dropout(0.5))
+    model[0].eval()
+    model[1].requires_grad_(False)
+    images = torch.rand(2, 3, 24, 24, requires_grad=True)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    flags = [module.training for module in model.modules()]
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    with torch.no_grad():
+        seen = sc.look(model, images)
+    assert torch.equal(torch.rand(4), expected)
+    assert [module.training for module in model.modules()] == flags
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(p.grad is None and not p.requires_grad for p in model.parameters())
+    assert images.grad is None
+    assert not any(m._forward_hooks or m._backward_hooks or m._forward_pre_hooks for m in model.modules())
+    assert not any(m.recording for m in model.modules() if isinstance(m, sc.Tap))
+    assert not any(heat.requires_grad for heat in seen.saliency.values())
+
+
+# ---- Grad-CAM -------------------------------------------------------------------------------------------
+
+
+def test_grad_cam_is_its_formula() -> None:
+    torch.manual_seed(0)
+    model = SmallCNN(4).double().eval()
+    images = torch.rand(3, 3, 40, 32, dtype=torch.float64)
+    target = [2, 0, 3]
+    for layer, index in (("stages.1", 1), (None, 2)):
+        x = images
+        for stage in model.stages[: index + 1]:
+            x = stage(x)
+        x = x.detach().requires_grad_()
+        y = x
+        for stage in model.stages[index + 1 :]:
+            y = stage(y)
+        y = model.head(y.mean((2, 3)))
+        (gradient,) = torch.autograd.grad(y[range(3), target].sum(), x)
+        expected = torch.relu((gradient.mean((2, 3), keepdim=True) * x).sum(1))
+        with torch.inference_mode():
+            found = grad_cam(model, images, layer, target).weights
+        torch.testing.assert_close(found, expected)
+        assert found.any()
+    predicted = model(images).argmax(1)
+    torch.testing.assert_close(
+        grad_cam(model, images).weights, grad_cam(model, images, target=predicted).weights
+    )
+
+
+def test_grad_cam_sees_through_frozen_weights_integers_and_operations_in_place() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.LazyLinear(2))
+    levels = torch.randint(0, 255, (2, 3, 9, 9), dtype=torch.uint8)
+    model(levels.float())
+    model.requires_grad_(False)
+    assert grad_cam(model, levels, layer="0").weights.shape == (2, 7, 7)
+    assert torch.equal(grad_cam(model, levels).weights, grad_cam(model, levels.float()).weights)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "said"),
+    [
+        ({"layer": "stage.1"}, sc.UnknownName, "did you mean 'stages.1'"),
+        ({"layer": "head"}, sc.BadShape, r"'head' returns \(2, 3\)"),
+        ({"layer": "attention"}, sc.BadOption, "did not run"),
+        ({"target": 3}, sc.BadOption, "classes, 0 to 2"),
+        ({"target": [0]}, sc.BadOption, "one for each of the 2 images"),
+        ({"target": [0.5, 1.0]}, sc.BadOption, "must be one class"),
+    ],
+)
+def test_mistakes_with_grad_cam_are_named(options: dict[str, Any], error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        grad_cam(SmallCNN(3), torch.rand(2, 3, 16, 16), **options)
+
+
+def test_grad_cam_needs_places_and_classes() -> None:
+    with pytest.raises(sc.BadShape, match="no module of Sequential"):
+        grad_cam(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.rand(1, 3, 2, 2))
+    with pytest.raises(sc.BadShape, match=r"Conv2d returns \(1, 4, 6, 6\)"):
+        grad_cam(nn.Conv2d(3, 4, 3), torch.rand(1, 3, 8, 8))
+
+
+# ---- images ---------------------------------------------------------------------------------------------
+
+
+def test_images_of_every_kind_are_read_right(tmp_path: Path) -> None:
+    def read(image: Image.Image, name: str, **options: Any) -> list[int]:
+        image.save(tmp_path / name, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            pixels: list[int] = read_image(tmp_path / name)[0, 0].tolist()
+        return pixels
+
+    red = Image.new("RGB", (4, 4), (200, 40, 20))
+    assert read(red, "rgb.png") == [200, 40, 20]
+    assert read(red.convert("L"), "gray.png") == [86] * 3
+    assert read(red.quantize(4), "palette.png") == [200, 40, 20]
+    assert read(red.convert("CMYK"), "cmyk.tif") == [200, 40, 20]
+    clear = Image.new("RGBA", (4, 4), (200, 40, 20, 51))  # a fifth of red on white
+    assert read(clear, "alpha.png") == [244, 212, 208]
+    assert read(Image.new("LA", (4, 4), (0, 0)), "la.png") == [255] * 3
+    assert read(Image.new("P", (4, 4)), "hole.png", transparency=0) == [255] * 3
+    assert read(Image.fromarray(np.full((4, 4), 1000, np.uint16)), "deep.png") == [4] * 3
+    assert read(Image.new("1", (4, 4), 1), "bit.png") == [255] * 3
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda p: p.write_text("no image"), "cannot be read as an image: it is of no known format"),
+        (lambda p: p.write_bytes(b""), "cannot be read as an image"),
+        (lambda p: p.mkdir(), "cannot be read as an image: Is a directory"),
+        (lambda _: None, "cannot be read as an image: No such file"),
+        (lambda p: Image.new("F", (2, 2)).save(p, "tiff"), "floating-point"),
+        (lambda p: Image.new("I", (2, 2), 70000).save(p, "tiff"), "70000"),
+        (lambda p: Image.new("RGB", (40, 40)).save(p, "png"), "is too large: image size"),
+        (lambda p: Image.new("RGB", (80, 80)).save(p, "png"), "is too large: image size"),
+    ],
+)
+def test_what_is_no_image_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, said: str
+) -> None:
+    path = tmp_path / "given"
+    make(path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # 40 x 40 is a warning of Pillow, 80 x 80 an error
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(sc.BadData, match=said) as raised:
+            sc.look(SmallCNN(2), path)
+    assert not warned
+    assert "'" + str(path) + "'" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "error", "said"),
+    [
+        ([], {}, sc.BadData, "no image"),
+        (np.zeros((4, 4, 3)), {}, sc.BadData, "float64"),
+        ([7], {}, sc.BadData, "a int is no image"),
+        (torch.rand(3, 8, 8), {}, sc.BadShape, r"\(3, 8, 8\); a batch is"),
+        (torch.rand(0, 3, 8, 8), {}, sc.BadShape, r"\(0, 3, 8, 8\)"),
+        (torch.rand(1, 5, 8, 8), {}, sc.BadShape, "display_images="),
+        (torch.full((1, 3, 8, 8), float("inf")), {}, sc.BadData, "not finite"),
+        (torch.rand(2, 3, 8, 8), {"names": ["one"]}, sc.BadOption, "1 names for 2 images"),
+        (torch.rand(1, 3, 8, 8), {"transform": lambda image: image}, sc.BadOption, "transform is for"),
+        (torch.rand(1, 3, 8, 8), {"method": "gradcam"}, sc.BadOption, "method='gradcam'"),
+        (np.zeros((8, 8, 3), np.uint8), {"transform": lambda _: torch.zeros(3, 8)}, sc.BadShape, r"\(3, 8\)"),
+        (np.zeros((8, 8, 3), np.uint8), {"size": 0}, sc.BadOption, "size=0"),
+    ],
+)
+def test_mistakes_are_named(images: Any, options: dict[str, Any], error: type[Exception], said: str) -> None:
+    with pytest.raises(error, match=said):
+        sc.look(SmallCNN(2), images, **options)
+
+
+def test_pngs_of_the_same_name_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    seen = sc.look(SmallCNN(2, attention={2: "se"}), torch.rand(3, 3, 8, 8), names=["a b", "a/b", "a b"])
+    assert len(set(seen.save_png(tmp_path))) == len(list(tmp_path.iterdir())) == 3
+    with pytest.raises(sc.BadOption, match="cmap='jet'"):
+        seen.save_png(tmp_path, cmap="jet")
+    with pytest.raises(sc.BadOption, match="alpha=2"):
+        seen.save_png(tmp_path, alpha=2)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(sc.BadRun, match="cannot be written"):
+        seen.save_html(tmp_path / "file" / "look.html")
+
+
+# ---- the command line -----------------------------------------------------------------------------------
+
+RECIPE = Recipe(
+    task="white-patch:size=32,patch=[6,12],train=40,validation=20,test=20",
+    attention="multi_head:heads=2",
+    epochs=1,
+    batch_size=20,
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("look") / "run"
+    train(RECIPE, folder)
+    return folder
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> int:
+    monkeypatch.setattr("sys.argv", ["saccade", "look", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    return int(stop.value.code or 0)
+
+
+def test_a_run_is_looked_at_over_its_test_images(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, run, "--out", tmp_path, "--images", 3) == 0
+    assert "look.html" in capsys.readouterr().out
+    assert len(list(tmp_path.glob("[123]-with*.attention.2.png"))) == 3
+    page = (tmp_path / "look.html").read_text()
+    assert "Where multi_head:heads=2 on white-patch looks" in page
+    island = re.search(r'id="data">(.*?)</script>', page, flags=re.DOTALL)
+    assert island is not None
+    heat = unpacked(json.loads(html.unescape(island[1]))["layers"][0]["heat"])
+    with np.load(run / "gallery.npz") as gallery:
+        kept = gallery["heat"][:3].astype(np.float64)
+    low, high = heat.min((1, 2), keepdims=True), heat.max((1, 2), keepdims=True)
+    np.testing.assert_allclose((heat - low) / (high - low), kept, atol=2e-3)
+
+
+def test_a_checkpoint_is_looked_at_over_ones_own_images(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (picture,) = photographs((50, 80))
+    (tmp_path / "mine").mkdir()
+    Image.fromarray(picture).save(tmp_path / "mine" / "photo.png")
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    options = ("--grad-cam", "--layer", "stages.2", "--alpha", 0, "--out", tmp_path / "out")
+    assert call(monkeypatch, checkpoint, tmp_path / "mine", *options) == 0
+    assert re.match(r"photo: with(out)? \(0\.\d\d\)\n", capsys.readouterr().out)
+    written = np.asarray(Image.open(tmp_path / "out" / "photo.stages.2.png"))
+    assert np.array_equal(written, picture[:, 15:65])  # what a square input shows of it, at its own size
+
+
+@pytest.mark.parametrize(
+    ("network", "layers"),
+    [("timm:vit_tiny_patch16_224", [f"blocks.{n}.attn" for n in range(12)]), ("resnet18", ["layer4"])],
+)
+def test_a_network_of_a_library_is_looked_at(
+    network: str,
+    layers: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (picture,) = photographs((50, 80))
+    Image.fromarray(picture).save(tmp_path / "photo.png")
+    assert call(monkeypatch, network, tmp_path / "photo.png", "--out", tmp_path / "out") == 0
+    assert capsys.readouterr().out.rstrip().endswith(", ".join(layers))
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {f"photo.{its}.png" for its in layers}
+    page = (tmp_path / "out" / "look.html").read_text()
+    assert f"Where {network}, with random weights, looks" in page
+
+
+def test_a_network_of_a_library_is_given_what_its_weights_want(tmp_path: Path) -> None:
+    Image.new("RGB", (50, 80), "white").save(tmp_path / "white.png")
+    given = _of_library("timm:vit_tiny_patch16_384", [tmp_path / "white.png"], pretrained=False).inputs
+    assert torch.equal(given, torch.ones(1, 3, 384, 384))  # (1 - 0.5) / 0.5
+    given = _of_library("resnet18", [tmp_path / "white.png"], pretrained=False).inputs
+    expected = torch.tensor([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225])
+    torch.testing.assert_close(given, expected[:, None, None].expand(1, 3, 224, 224))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere"], "unknown run or network of torchvision or timm 'nowhere'"),
+        (["runs/nowhere"], "'runs/nowhere' does not exist"),
+        (["resnet18"], "'resnet18' is a library's network, which has no test images; name an IMAGE"),
+        (["r3d_18", "{tmp}/photo.png"], "'r3d_18' takes no images of (3, 224, 224): "),
+        (["{run}", "--pretrained"], "--pretrained is for networks of torchvision and timm, not for"),
+        (["{tmp}"], "holds no recipe.yaml"),
+        (["{tmp}/text"], "is not a checkpoint of a run"),
+        (["{run}", "{tmp}/text"], "cannot be read as an image"),
+        (["{run}", "--layer", "attention.3"], "did you mean 'attention.2'"),
+        (["{run}", "--cmap", "jet"], "cmap='jet'"),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_sentence(
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
+) -> None:
+    (tmp_path / "text").write_text("text")
+    Image.fromarray(photographs((50, 80))[0]).save(tmp_path / "photo.png")
+    given = [argument.format(run=run, tmp=tmp_path) for argument in arguments]
+    assert call(monkeypatch, *given, "--out", tmp_path / "out") == 2
+    message = capsys.readouterr().err
+    assert said in message
+    assert message.count("\n") == 1
+    assert not (tmp_path / "out").exists()
