@@ -63,7 +63,7 @@ def span(interval: dict[str, float]) -> str:
 def looks(score: dict[str, Any] | None) -> str:
     if score is None:
         return ""
-    return f"{score['precision']['mean']:.2f} {score['sign']} (chance {score['chance']:.2f})"
+    return f"{score['precision']['mean']:.2f} {score['polarity']} (chance {score['chance']:.2f})"
 
 
 def renewed(readme: str, summary: dict[str, Any]) -> str:

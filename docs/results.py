@@ -62,7 +62,7 @@ def moving_digits(result: Result) -> list[str]:
         if its is None:
             return ""
         share, chance = 100 * its["pointing"]["mean"], 100 * its["chance"]
-        return f"{share:.0f} (chance {chance:.0f}), {its['sign']} in {its['agree']}"
+        return f"{share:.0f} (chance {chance:.0f}), {its['polarity']} in {its['agree']}"
 
     rows = (
         (
@@ -161,7 +161,7 @@ def on_target(its: Result | None) -> str:
     if its is None:
         return ""
     precision, chance = 100 * its["precision"]["mean"], 100 * its["chance"]
-    return f"{precision:.0f} (chance {chance:.0f}), {its['sign']} in {its['agree']}"
+    return f"{precision:.0f} (chance {chance:.0f}), {its['polarity']} in {its['agree']}"
 
 
 def ram_mnist(result: Result) -> list[str]:
@@ -190,7 +190,7 @@ def ram_canvas(paper: str) -> Callable[[Result], list[str]]:
             "Digits somewhere on 60 x 60 pixels, read by 8 glimpses of 12 x 12 at 3 scales, trained by "
             f"reinforcement for {recipe['epochs']} epochs on {row['images']['train']:,} canvases, always the "
             f"same (the paper draws new ones); {row['images']['test']:,} test images, one seed. "
-            f"{100 * where['bright']['pointing']:.0f}% of the last look's maps peak inside the digit's box "
+            f"{100 * where['positive']['pointing']:.0f}% of the last look's maps peak inside the digit's box "
             f"(chance {100 * where['chance']:.0f}%).",
             *table(("", "test error"), rows),
         ]
@@ -270,14 +270,14 @@ def fine_tune(result: Result) -> list[str]:
         )
         for attention, identity in forms
     )
-    strengths = [abs(s) for row in result["rows"] for s in row["strengths"]]
+    gates = [abs(s) for row in result["rows"] for s in row["gates"]]
     seeds = len({row["seed"] for row in result["rows"]})
     return [
         f"A ResNet-20 is trained on {result['train_images']:,} images of CIFAR-10 for {result['epochs']} "
         "epochs; then attention is put on every residual branch, and the whole goes on training for "
         f"{result['fine_tuning']} more. Test error in percent on {result['test_images']:,} images, mean and "
-        f"range over {seeds} seeds. From the identity nothing is lost at the start, and the strengths do not "
-        f"stay at zero: their size is {statistics.median(strengths):.3f} in the median after fine-tuning.",
+        f"range over {seeds} seeds. From the identity nothing is lost at the start, and the gates do not "
+        f"stay at zero: their size is {statistics.median(gates):.3f} in the median after fine-tuning.",
         *table(("", "start", "error as put in", "after fine-tuning"), rows),
     ]
 

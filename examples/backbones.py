@@ -84,7 +84,9 @@ def resnet(pretrained: bool, images: torch.Tensor, out: Path) -> None:
         gain = curves["positive"].auc_gain(over=curves["random"]).mean().item()
         print(f"{name}: explains the answer {gain:+.3f} better than a random map")
     check = sanity(model, attention, at="layer4.2.bn3.attention", layers=["layer4", "layer1"])
-    print(f"after layer4 and layer1 are random, the attention's map correlates {check.mean()['rank']:.2f}")
+    print(
+        f"after layer4 and layer1 are random, the attention's map correlates {check.mean()['spearman']:.2f}"
+    )
 
     # %% Out again, without a trace.
     sc.detach(model)

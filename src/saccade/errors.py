@@ -1,93 +1,143 @@
-"""Every error that a user's input can cause: one sentence, the offending value, what was expected."""
+"""Every error that a user's input can cause: one sentence, with the facts as fields for programs."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 class SaccadeError(ValueError):
-    """Base of all errors raised on purpose. The command line prints its message and exits with code 2."""
+    """Base class of all errors that saccade raises on purpose.
+
+    The command line prints the message and exits with code 2.
+
+    Args:
+        message: One sentence with the offending value and what was expected.
+        owner: What the option or value belongs to: a mechanism, a task, a function, a file.
+        option: Name of the option, argument, key or field at fault.
+        value: The offending value.
+        choices: What would be accepted, if that is a closed set.
+
+    Example:
+        >>> error = BadOption("se: reduction=0 must be positive", owner="se", option="reduction", value=0)
+        >>> error.owner, error.option, error.value
+        ('se', 'reduction', 0)
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        owner: str | None = None,
+        option: str | None = None,
+        value: Any = None,
+        choices: Iterable[Any] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.owner, self.option, self.value = owner, option, value
+        self.choices = None if choices is None else tuple(choices)
 
 
 class UnknownName(SaccadeError, KeyError):
-    """A mechanism, option, task or key that does not exist; carries the nearest names.
+    """A mechanism, option, task or key that does not exist. The message suggests the nearest names.
 
-    >>> print(UnknownName("mechanism", "cbm", ["cbam", "se"]))
-    unknown mechanism 'cbm'; did you mean 'cbam'?
-    >>> print(UnknownName("task", "zebra", ["white-patch"]))
-    unknown task 'zebra'; there are 'white-patch'
+    Args:
+        kind: What was looked up, for example "mechanism".
+        value: The name that does not exist.
+        choices: The names that do.
+        owner: What the names belong to.
+
+    Example:
+        >>> print(UnknownName("mechanism", "cbm", ["cbam", "se"]))
+        unknown mechanism 'cbm'; did you mean 'cbam'?
+        >>> print(UnknownName("task", "zebra", ["white-patch"]))
+        unknown task 'zebra'; choose from 'white-patch'
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
-        self.kind, self.name, self.known = kind, name, sorted(known)
-        near = difflib.get_close_matches(name, self.known, n=3, cutoff=0.5)
+    def __init__(self, kind: str, value: str, choices: Iterable[str], *, owner: str | None = None) -> None:
+        known = sorted(choices)
+        near = difflib.get_close_matches(value, known, n=3, cutoff=0.5)
         if near:
             hint = f"did you mean {' or '.join(map(repr, near))}?"
-        elif self.known:
-            hint = f"there are {', '.join(map(repr, self.known))}"
+        elif known:
+            hint = f"choose from {', '.join(map(repr, known))}"
         else:
-            hint = "there are none"
-        super().__init__(f"unknown {kind} {name!r}; {hint}")
+            hint = "none exist"
+        super().__init__(f"unknown {kind} {value!r}; {hint}", owner=owner, value=value, choices=known)
+        self.kind = kind
 
-    def __reduce__(self) -> tuple[type[UnknownName], tuple[str, str, list[str]]]:
-        return type(self), (self.kind, self.name, self.known)  # it crosses from one process to another
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors cross process boundaries; the default would call the class with the message alone.
+        return _unknown_name, (type(self), self.kind, self.value, self.choices or (), self.owner)
 
     def __str__(self) -> str:
         return str(self.args[0])  # KeyError would put it into quotes
 
 
+def _unknown_name(
+    cls: type[UnknownName], kind: str, value: str, choices: Sequence[str], owner: str | None
+) -> UnknownName:
+    return cls(kind, value, choices, owner=owner)
+
+
 class BadOption(SaccadeError):
-    """An option whose value is out of range, of the wrong kind, or at odds with another."""
+    """An option whose value is out of range, of the wrong type, or inconsistent with another option."""
 
 
 class BadShape(SaccadeError):
-    """A tensor whose shape a mechanism, a map or a score cannot take."""
+    """A tensor whose shape a mechanism, a map or a metric does not accept."""
 
 
 class NothingRecorded(SaccadeError):
-    """`record` was asked for maps and none were published."""
+    """`record` finds no attention, or none of it ran."""
 
 
 class BadData(SaccadeError):
-    """Images or labels that cannot be used: missing, unreadable, too few, of one class only."""
+    """Images or labels that cannot be used: missing, unreadable, too few, or of a single class."""
 
 
 class BadRecipe(SaccadeError):
-    """A recipe that cannot be read, has an unknown key, or asks for the impossible."""
+    """A recipe that cannot be read, has an unknown key, or holds an invalid value."""
 
 
 class BadRun(SaccadeError):
-    """A run folder that cannot be used: another recipe's, read-only, full, or a checkpoint that is none."""
+    """A run folder that cannot be used: it belongs to another recipe, is read-only, full, or damaged."""
 
 
 def check_choice(owner: str, option: str, value: object, choices: Sequence[object]) -> None:
     """Raise `BadOption` unless `value` is one of `choices`."""
     if value not in choices:
         expected = ", ".join(map(repr, choices))
-        raise BadOption(f"{owner}: {option}={value!r} is not one of {expected}")
+        message = f"{owner}: {option}={value!r} is not one of {expected}"
+        raise BadOption(message, owner=owner, option=option, value=value, choices=choices)
 
 
 def check_positive(owner: str, **values: object) -> None:
     """Raise `BadOption` unless every value is an integer of at least 1."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise BadOption(f"{owner}: {name}={value!r} must be an integer of at least 1")
+            message = f"{owner}: {name}={value!r} must be an integer of at least 1"
+            raise BadOption(message, owner=owner, option=name, value=value)
 
 
 def check_shape(owner: str, x: Tensor, pattern: str, **sizes: int) -> None:
     """Raise `BadShape` unless `x` has the axes that `pattern` names, none of them empty.
 
-    `...` at the end stands for one to three spatial axes; `sizes` fixes the extent of named axes.
+    Args:
+        owner: Name for the message.
+        x: The tensor.
+        pattern: Axis names, for example `"B C H W"`. A trailing `...` stands for one to three spatial axes.
+        **sizes: The expected extent of named axes.
 
-    >>> import torch
-    >>> check_shape("cbam", torch.zeros(2, 3, 8, 8), "B C H W", C=64)
-    Traceback (most recent call last):
-    saccade.errors.BadShape: cbam: expected (B, C=64, H, W), got (2, 3, 8, 8)
+    Example:
+        >>> import torch
+        >>> check_shape("cbam", torch.zeros(2, 3, 8, 8), "B C H W", C=64)
+        Traceback (most recent call last):
+        saccade.errors.BadShape: cbam: expected (B, C=64, H, W), got (2, 3, 8, 8)
     """
     axes = pattern.split()
     if axes[-1] == "...":
@@ -99,4 +149,5 @@ def check_shape(owner: str, x: Tensor, pattern: str, **sizes: int) -> None:
         return
     expected = ", ".join(f"{a}={sizes[a]}" if a in sizes else a for a in pattern.split())
     empty = ", which is empty" if 0 in x.shape else ""
-    raise BadShape(f"{owner}: expected ({expected}), got {tuple(x.shape)}{empty}")
+    message = f"{owner}: expected ({expected}), got {tuple(x.shape)}{empty}"
+    raise BadShape(message, owner=owner, option="shape", value=tuple(x.shape))

@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import saccade as sc
-from support.networks import Block, Named, Residual, UNet
 from saccade.attachment import attached
 from saccade.attachment.attached import Attached
+from support.networks import Block, Named, Residual, UNet
 
 DROP_INS = [name for name in sc.mechanisms() if sc.spec(name).drop_in]
 IMAGES = {1: (3, 24), 2: (3, 12, 10), 3: (3, 4, 8, 8)}

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import saccade as sc
-from support.networks import Loops, Residual, Shared, UNet, double
 from saccade.cli import app
 from saccade.models.backbone import load_backbone
 from saccade.profiling import flops
+from support.networks import Loops, Residual, Shared, UNet, double
 
 
 def places(model: nn.Module, *shape: int, kind: Any) -> list[tuple[str, tuple[int, ...]]]:
@@ -258,7 +258,7 @@ X = torch.randn(1, 3, 16, 16)
         (["unused"], r"'unused': it is not called in evaluation mode"),
         (["head"], r"'head': what its Linear returns, \(1, 2\), is no batch of sequences, images or clips"),
         (["frist"], r"unknown module path 'frist'; did you mean 'first'\?"),
-        (["layer9.*.bn2"], r"unknown module path 'layer9.\*.bn2'; there are 'first', 'head', 'norm'"),
+        (["layer9.*.bn2"], r"unknown module path 'layer9.\*.bn2'; choose from 'first', 'head', 'norm'"),
         ([], r"there is no place in an empty list; this network has input \(1\)"),
         (
             "residual",

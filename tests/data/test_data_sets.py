@@ -351,7 +351,7 @@ def test_a_folder_of_torchvision_is_a_folder(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------------------- Hugging Face
 
 #: The stand-in, and the library itself on a machine that has it.
-LIBRARIES = ["hugging_face", *(["datasets"] if importlib.util.find_spec("datasets") else [])]
+LIBRARIES = ["support.hugging_face", *(["datasets"] if importlib.util.find_spec("datasets") else [])]
 
 
 @pytest.fixture(params=LIBRARIES)
@@ -500,7 +500,7 @@ def test_options_of_the_task_have_names_of_their_own(command: str, tmp_path: Pat
     said = recipe(command, "mnist", "--data-root", str(tmp_path), "--download")
     assert f"task: mnist:root={tmp_path},download=True\n" in said
     assert "task: white-patch:size=32\n" in recipe(command, "--image-size", "32")
-    assert "unknown option of white-patch 'limit'; there are" in recipe(command, "--max-samples", "3")
+    assert "unknown option of white-patch 'max_samples'; choose from" in recipe(command, "--max-samples", "3")
     (tmp_path / "recipe.yaml").write_text("task: folder:photos,max_samples=3\n")
     also = ["-a", "none"] if command == "compare" else []
     said = recipe(command, "--recipe", str(tmp_path / "recipe.yaml"), "--max-samples", "7", *also)

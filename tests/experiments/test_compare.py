@@ -154,7 +154,7 @@ def test_what_a_comparison_leaves(whole: Path) -> None:
     assert [row["attention"] for row in rows] == ["none", "cbam"]
     assert float(rows[1]["difference_mean"]) == summary["leaderboard"][1]["difference"]["mean"]
     assert rows[0]["difference_mean"] == ""
-    assert rows[1]["localization_sign"] in ("positive", "negative")
+    assert rows[1]["localization_polarity"] in ("positive", "negative")
 
 
 def test_killed_at_any_moment_it_goes_on_and_ends_the_same(whole: Path, tmp_path: Path) -> None:

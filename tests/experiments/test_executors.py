@@ -106,7 +106,7 @@ def _die(*_: Any) -> None:
 def test_a_run_that_kills_its_process_again_and_again_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saccade.experiments.executors._train", _die)
+    monkeypatch.setattr("saccade.experiments.executors.base._train", _die)
     with pytest.raises(BadRun, match=r"run-0': its process died 3 times"):
         list(Processes(1).run([Job(Recipe(), tmp_path / "run-0")], lambda _: None, None))
 
@@ -343,7 +343,7 @@ def test_files_arrive_with_the_result_last(tmp_path: Path, monkeypatch: pytest.M
         order.append(path.name)
         return atomic_write(path)
 
-    monkeypatch.setattr(over_ray, "replacing", noted)
+    monkeypatch.setattr(over_ray, "atomic_write", noted)
     result = over_ray._keep({"result.json": b'{"error": 0}', "x/last.ckpt": b"1", "a.csv": b"2"}, tmp_path)
     assert result == {"error": 0}
     assert order == ["last.ckpt", "a.csv", "result.json"]

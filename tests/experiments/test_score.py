@@ -114,7 +114,7 @@ def test_a_comparison_gets_its_table_again_and_keeps_the_rest(trained: Path, sco
     with (scored / "leaderboard.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert rows[0]["scores_attention_faithfulness_mean"] == ""
-    assert float(rows[1]["scores_attention_rank_mean"]) == cbam["scores"]["attention"]["spearman"]["mean"]
+    assert float(rows[1]["scores_attention_spearman_mean"]) == cbam["scores"]["attention"]["spearman"]["mean"]
 
 
 def test_comparing_again_keeps_the_scores_and_scoring_again_replaces_them(

@@ -15,7 +15,7 @@ import saccade as sc
 from saccade.grammar import parse
 from saccade.layers import registry
 
-FOLDER = Path(registry.__file__).parent / "mechanisms"
+FOLDER = Path(registry.__file__).parent
 FILES = {path.stem: path.parent.name for path in FOLDER.glob("*/*.py") if path.stem != "__init__"}
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from saccade import BadShape, BranchMap, ChannelMap, PairwiseMap, SpatialMap, maps
+from saccade import BadShape, BranchMap, ChannelMap, PairwiseMap, SpatialMap
 from saccade.maps import AdditiveMap, DotProductMap, RectifiedSumMap
 
 SHAPES = ((5,), (3, 4), (2, 3, 4))  # of a sequence, an image, a clip
@@ -150,7 +150,7 @@ def test_the_mean_does_not_depend_on_how_many_rows_are_held(
         held.append(queries.shape[2])
         return rows(self, queries)
 
-    monkeypatch.setattr(maps, "_CHUNK", chunk)
+    monkeypatch.setattr("saccade.maps.pairwise.CHUNK", chunk)
     monkeypatch.setattr(PairwiseMap, "rows", counted)
     torch.testing.assert_close(recorded.attention_received(), expected)
     assert sum(held) == 24
@@ -180,7 +180,7 @@ def test_means_of_other_weights_do_not_depend_on_how_many_rows_are_held(
     recorded = kind(*factors, 0.5, (4, 6), (3, 2), **rest)
     weights = recorded.weights()
     assert recorded.sums_to_one == torch.allclose(weights.sum(-1), torch.ones(2, 2, 24))
-    monkeypatch.setattr(maps, "_CHUNK", chunk)
+    monkeypatch.setattr("saccade.maps.pairwise.CHUNK", chunk)
     torch.testing.assert_close(recorded.attention_received(), weights.mean((1, 2)).reshape(2, 3, 2))
     torch.testing.assert_close(recorded.attention_from(y=2, x=5, head=1), weights[:, 1, 17].reshape(2, 3, 2))
 

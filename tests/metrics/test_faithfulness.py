@@ -254,7 +254,7 @@ IMAGES, HEAT = torch.rand(2, 3, 6, 6), torch.rand(2, 6, 6)
         ({"steps": 0}, BadOption, "steps=0 must be an integer of at least 1"),
         ({"batch_size": True}, BadOption, "batch_size=True must be an integer"),
         ({"rankings": ()}, BadOption, "must name at least one"),
-        ({"rankings": ("brigth",)}, BadOption, "'brigth' is not one of 'bright'"),
+        ({"rankings": ("brigth",)}, BadOption, "'brigth' is not one of 'positive'"),
         ({"target": torch.tensor([0, 2])}, BadOption, "target 2 is not among the 2 classes"),
         ({"target": torch.tensor([0, -1])}, BadOption, "a class of at least 0 for each of 2 images"),
         ({"target": torch.tensor([0])}, BadOption, r"got torch.int64 of shape \(1,\)"),
@@ -277,5 +277,5 @@ def test_bad_input(changes: dict[str, Any], error: type[Exception], sentence: st
 
 def test_a_ranking_that_was_not_followed_is_named() -> None:
     scores = faithfulness(lambda x: x[:, :2, 0, 0], IMAGES, HEAT, rankings=("positive",), steps=2)
-    with pytest.raises(UnknownName, match="unknown ranking 'random'; there are 'bright'"):
+    with pytest.raises(UnknownName, match="unknown ranking 'random'; choose from 'positive'"):
         scores["random"]

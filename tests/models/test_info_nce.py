@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import saccade as sc
-from support.parity import assert_close, normal
 from saccade.models import info_nce
+from support.parity import assert_close, normal
 
 LABELS = torch.tensor([3, 1, 3, 2, 1, 3, 7])  # 2 and 7 are alone in their class
 PAIR_LABELS = torch.tensor([1, 0, 0, 1, 0, 1, 0, 0, 0])

@@ -13,9 +13,9 @@ from vit_pytorch.simple_vit import SimpleViT as TheirSimpleViT
 from vit_pytorch.simple_vit_1d import SimpleViT as TheirSequenceViT
 
 import saccade as sc
-from support.parity import Parameters, assert_close, assert_parity, normal
 from saccade.maps import ClassTokenMap
 from saccade.models import SimpleViT, ViT
+from support.parity import Parameters, assert_close, assert_parity, normal
 
 SIZE, PATCH = (24, 40), (8, 4)  # a grid of 3 x 10 patches that are not square either
 

@@ -166,8 +166,8 @@ def _scores(kind: str | None, where: dict[str, Any] | None, rng: np.random.Gener
             "path": "attention",
             "kind": kind or "spatial",
             "localization": where and {key: where[key] for key in ("chance", "positive", "negative")},
-            "positive": ranked(sharpness, gain=gain),
-            "negative": ranked(1 / sharpness, gain=-gain),
+            "positive": ranked(sharpness, auc_gain=gain),
+            "negative": ranked(1 / sharpness, auc_gain=-gain),
             "sanity": {"spearman": 0.3 + float(rng.normal(0, 0.05)), "ssim": 0.1, "layers": layers},
         }
 

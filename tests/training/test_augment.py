@@ -110,7 +110,7 @@ def test_a_smallest_image_is_cropped_too() -> None:
 
 @pytest.mark.parametrize("method", ["classify", "recurrent", "hard"])
 def test_every_method_learns_from_changed_images(method: str) -> None:
-    recipe = Recipe.from_mapping({"method": method, "augment": "crop-flip"})
+    recipe = Recipe.from_mapping({"objective": method, "augment": "crop-flip"})
     classifier = classifier_of(recipe, OUTLINE)
     seen: list[Tensor] = []
     original = classifier.normalized
@@ -299,7 +299,7 @@ def test_a_run_asks_the_device_for_room(monkeypatch: pytest.MonkeyPatch, tmp_pat
         kept.append(move_to_device_if_fits(*arguments))
         return kept[-1]
 
-    monkeypatch.setattr("saccade.training.run.near", noted)
+    monkeypatch.setattr("saccade.training.run.move_to_device_if_fits", noted)
     first = train(recipe, tmp_path / "a")
     monkeypatch.setattr("saccade.training.run.free_bytes", lambda _device: 10**9)
     second = train(recipe, tmp_path / "b")

@@ -133,56 +133,80 @@ def test_the_loss_falls(method: str, backbone: str, attention: str, tmp_path: Pa
 def test_what_a_method_cannot_do_is_said_before_a_run(tmp_path: Path) -> None:
     for values, error, said in (
         (
-            {"method": "constrastive"},
+            {"objective": "constrastive"},
             UnknownName,
             "unknown method 'constrastive'; did you mean 'contrastive'",
         ),
-        ({"method": "recurrent:look=3"}, UnknownName, "unknown option of recurrent 'look'; .*'looks'"),
-        ({"method": "classify:num_samples=3"}, UnknownName, "unknown option of classify 'looks'"),
-        ({"method": "recurrent:num_samples=0"}, BadOption, "num_samples=0 must be an integer of at least 1"),
-        ({"method": "recurrent", "backbone": "small"}, BadRecipe, r"trains backbone='ram.*, not 'small'"),
         (
-            {"method": "recurrent", "attention": "se"},
-            BadRecipe,
-            "attention='se' has no effect on method='rec",
+            {"objective": "recurrent:num_sample=3"},
+            UnknownName,
+            "unknown option of recurrent 'num_sample'; .*'num_samples'",
         ),
-        ({"method": "recurrent", "mixup": 0.2}, BadRecipe, "mixup=0.2 has no effect on method='recurrent'"),
+        ({"objective": "classify:num_samples=3"}, UnknownName, "unknown option of classify 'num_samples'"),
+        (
+            {"objective": "recurrent:num_samples=0"},
+            BadOption,
+            "num_samples=0 must be an integer of at least 1",
+        ),
+        ({"objective": "recurrent", "backbone": "small"}, BadRecipe, r"trains backbone='ram.*, not 'small'"),
+        (
+            {"objective": "recurrent", "attention": "se"},
+            BadRecipe,
+            "attention='se' has no effect on objective='rec",
+        ),
+        (
+            {"objective": "recurrent", "mixup": 0.2},
+            BadRecipe,
+            "mixup=0.2 has no effect on objective='recurrent'",
+        ),
         (
             {"attention": "hard_item"},
             BadRecipe,
-            "attention='hard_item' is trained by method='hard', not 'classify'",
+            "attention='hard_item' is trained by objective='hard', not 'classify'",
         ),
-        ({"method": "hard", "compile": True}, BadRecipe, "compile=True has no effect on method='hard'"),
+        ({"objective": "hard", "compile": True}, BadRecipe, "compile=True has no effect on objective='hard'"),
         (
-            {"method": "hard:samples_per_image=0"},
+            {"objective": "hard:samples_per_image=0"},
             BadOption,
             "samples_per_image=0 must be an integer of at least 1",
         ),
-        ({"method": "hard:entropy=-1"}, BadRecipe, "entropy=-1 must be a number of at least 0"),
-        ({"method": "hard:baseline=1"}, BadRecipe, "baseline=1 must be a number of at least 0 and below 1"),
-        ({"method": "hard:policy_weight=x"}, BadRecipe, "policy_weight='x' must be a number"),
-        ({"method": "contrastive", "label_smoothing": 0.1}, BadRecipe, "label_smoothing=0.1 has no effect"),
-        ({"method": "contrastive:color=2"}, BadOption, "color=2 must be a number from 0 to 1"),
-        ({"method": "contrastive:temperature=0"}, BadOption, "temperature=0 must be a positive number"),
-        ({"method": "contrastive", "backbone": "squeezenet1_0"}, BadOption, "has no head: no linear layer"),
-        ({"method": 3}, BadRecipe, "method=3 must be text of the form"),
+        ({"objective": "hard:entropy=-1"}, BadRecipe, "entropy=-1 must be a number of at least 0"),
+        (
+            {"objective": "hard:baseline=1"},
+            BadRecipe,
+            "baseline=1 must be a number of at least 0 and below 1",
+        ),
+        ({"objective": "hard:policy_weight=x"}, BadRecipe, "policy_weight='x' must be a number"),
+        (
+            {"objective": "contrastive", "label_smoothing": 0.1},
+            BadRecipe,
+            "label_smoothing=0.1 has no effect",
+        ),
+        ({"objective": "contrastive:color=2"}, BadOption, "color=2 must be a number from 0 to 1"),
+        ({"objective": "contrastive:temperature=0"}, BadOption, "temperature=0 must be a positive number"),
+        (
+            {"objective": "contrastive", "backbone": "squeezenet1_0"},
+            BadOption,
+            "has no head: no linear layer",
+        ),
+        ({"objective": 3}, BadRecipe, "objective=3 must be text of the form"),
         ({"backbone": "ram:glimpse=3"}, UnknownName, "unknown option of ram 'glimpse'; .*'glimpses'"),
         ({"backbone": "ram:classes=3"}, UnknownName, "unknown option of ram 'classes'"),
         ({"backbone": "vit:patch_size=5"}, BadOption, "not divisible by patch_size=5 x 5"),
         ({"pretrained": True}, BadRecipe, "there are no weights for backbone='small'"),
         ({"pretrained": 1}, BadRecipe, "pretrained=1 must be true or false"),
         (
-            {"pretrained": True, "init": "x"},
+            {"pretrained": True, "init_from": "x"},
             BadRecipe,
             "init_from='x' must be the path of a run, and pretrained",
         ),
         (
-            {"pretrained": True, "backbone": "resnet18", "cifar_stem": "small"},
+            {"pretrained": True, "backbone": "resnet18", "cifar_stem": True},
             BadRecipe,
-            "no weights for cifar_stem='small'",
+            "no weights for cifar_stem=true",
         ),
-        ({"init": str(tmp_path / "nothing")}, BadRun, "nothing' does not exist"),
-        ({"init": str(tmp_path)}, BadRun, "is not the folder of a run"),
+        ({"init_from": str(tmp_path / "nothing")}, BadRun, "nothing' does not exist"),
+        ({"init_from": str(tmp_path)}, BadRun, "is not the folder of a run"),
         ({"layer_decay": 0.5}, BadRecipe, "layer_decay=0.5 is for networks of timm"),
         ({"layer_decay": -1}, BadRecipe, "layer_decay=-1 must be a number"),
         (
@@ -192,8 +216,8 @@ def test_what_a_method_cannot_do_is_said_before_a_run(tmp_path: Path) -> None:
         ),
         ({"freeze": ["*"]}, BadRecipe, "leaves no weight to train"),
         ({"freeze": []}, BadRecipe, r"freeze=\[\] must be true, false or a list of patterns"),
-        ({"labels": 0}, BadRecipe, "label_fraction=0 must be a share above 0 and at most 1"),
-        ({"labels": 0.2}, BadRecipe, r"batch_size=50 is larger than the \d+ training images"),
+        ({"label_fraction": 0}, BadRecipe, "label_fraction=0 must be a share above 0 and at most 1"),
+        ({"label_fraction": 0.2}, BadRecipe, r"batch_size=50 is larger than the \d+ training images"),
     ):
         with pytest.raises(error, match=said):
             prepare(Recipe.from_mapping({"task": TASK, **values}))
@@ -203,8 +227,8 @@ def test_what_a_method_cannot_do_is_said_before_a_run(tmp_path: Path) -> None:
 
 
 def test_the_recurrent_method_brings_its_network() -> None:
-    assert Recipe.from_mapping({"method": "recurrent:num_samples=3"}).backbone == "ram"
-    assert Recipe.from_mapping({"method": "recurrent", "backbone": "ram:size=6"}).backbone == "ram:size=6"
+    assert Recipe.from_mapping({"objective": "recurrent:num_samples=3"}).backbone == "ram"
+    assert Recipe.from_mapping({"objective": "recurrent", "backbone": "ram:size=6"}).backbone == "ram:size=6"
     assert Recipe.from_mapping({}).backbone == "small"
 
 
@@ -467,7 +491,7 @@ def test_labels_teach_the_probe_and_nothing_else(
         known = shown.labels != UNKNOWN
         return Split(shown.images, torch.where(known, (shown.labels + 1) % 10, UNKNOWN))
 
-    monkeypatch.setattr(Contrastive, "shown", wrong)
+    monkeypatch.setattr(Contrastive, "training_subset", wrong)
     train(recipe, tmp_path / "wrong")
     right, others = weights(tmp_path / "right"), weights(tmp_path / "wrong")
     probe = [name for name in right if ".probe." in name]
@@ -573,10 +597,10 @@ def test_a_run_that_started_from_another_needs_it_no_more(pretrained: Path, tmp_
 def test_weights_that_do_not_fit_are_named(pretrained: Path, tmp_path: Path) -> None:
     for values, said in (
         ({"backbone": "timm:test_resnet"}, "does not fit: the network has no weight 'stages.0.0.weight'"),
-        ({"method": "recurrent", "backbone": "ram"}, "the network has no weight 'stages.0.0.weight'"),
+        ({"objective": "recurrent", "backbone": "ram"}, "the network has no weight 'stages.0.0.weight'"),
     ):
         with pytest.raises(BadRecipe, match=said):
-            prepare(Recipe.from_mapping({"task": TASK, "init": str(pretrained), **values}))
+            prepare(Recipe.from_mapping({"task": TASK, "init_from": str(pretrained), **values}))
     wide = tmp_path / "wide.ckpt"
     checkpoint = load_checkpoint(pretrained / "checkpoints" / "last.ckpt")
     checkpoint["state_dict"]["model.stages.0.0.weight"] = torch.zeros(2, 3, 3, 3)
@@ -671,11 +695,11 @@ def test_every_recipe_starts(name: str, tmp_path: Path, pretrained: Path) -> Non
         task = "moving-digits:frames=6,size=16,train=20,validation=10,test=10"
     if "white-patch" in values["task"]:
         task = "white-patch:size=96,train=20,validation=10,test=10"
-    tiny = {"task": task, "epochs": 1, "batch_size": 10, "labels": 1.0}
-    if "init" in values:
-        tiny["init"] = str(pretrained)
-    if "num_samples=10" in values.get("method", ""):
-        tiny["method"] = values["method"].replace("num_samples=10", "num_samples=1")
+    tiny = {"task": task, "epochs": 1, "batch_size": 10, "label_fraction": 1.0}
+    if "init_from" in values:
+        tiny["init_from"] = str(pretrained)
+    if "num_samples=10" in values.get("objective", ""):
+        tiny["objective"] = values["objective"].replace("num_samples=10", "num_samples=1")
     if recipe.command == "train":
         train(Recipe.from_mapping(values | tiny), tmp_path)
     else:

@@ -380,7 +380,7 @@ def other_classes(root: Path) -> None:
         (
             None,
             ("--strategy", "telepathy", "--batch-size", "2"),
-            "unknown strategy 'telepathy'; there are",
+            "unknown strategy 'telepathy'; choose from",
         ),
         (None, ("--strategy", "ddp", "--devices", "0"), "devices=0 must be an integer of at least 1"),
     ],

@@ -30,6 +30,7 @@ from saccade.models import SmallCNN
 from saccade.training import train
 from saccade.viz import overlay, payload
 from saccade.viz.html import render
+from support.published import Published
 
 
 def photographs(*sizes: tuple[int, int]) -> list[NDArray[np.uint8]]:
@@ -54,18 +55,6 @@ def unpacked(fields: dict[str, Any]) -> NDArray[np.float64]:
     low, high = (np.reshape(fields[end], (*fields["shape"][:-2], 1, 1)) for end in ("low", "high"))
     found: NDArray[np.float64] = low + unit * (high - low)
     return found
-
-
-class Published(nn.Module):
-    """A network whose one layer records a map that the test made."""
-
-    def __init__(self, attention: sc.AttentionMap) -> None:
-        super().__init__()
-        self.tap, self.attention = sc.Tap(), attention
-
-    def forward(self, images: Tensor) -> Tensor:
-        self.tap.publish(self.attention)
-        return images.float().mean((2, 3))
 
 
 # ---- the name -------------------------------------------------------------------------------------------

@@ -11,11 +11,11 @@ import torch
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 import saccade as sc
-from support.browser import chromium
 from saccade.maps import AdditiveMap, DotProductMap, RectifiedSumMap, TokenMap, WindowMap
 from saccade.models import RecurrentAttention, SmallCNN, ViT
 from saccade.viz import Look
-from test_look import Published
+from support.browser import chromium
+from support.published import Published
 
 Opener = Callable[..., Page]
 

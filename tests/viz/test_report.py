@@ -14,12 +14,12 @@ import numpy as np
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Dialog, Page, expect
 
-from support.browser import chromium
-from support.report_fixture import ATTENTIONS, CONVOLVED, make
 from saccade.errors import BadRun
 from saccade.experiments import leaderboard
 from saccade.viz.report import charts, gallery, removal, text, write
 from saccade.viz.report.results import Row, read
+from support.browser import chromium
+from support.report_fixture import ATTENTIONS, CONVOLVED, make
 
 MULTI_HEAD = "multi_head:heads=4"
 HOSTILE = ("none", "<script>alert(1)</script>", '"><img src=x onerror=alert(2)>', "`{{7*7}}`</code>")
@@ -442,7 +442,7 @@ def test_dark_mode_has_colors_of_its_own(folder: Path, show: Opener) -> None:
         const style = getComputedStyle(document.querySelector(selector));
         return [style.backgroundColor, style.color, style.stroke].join();
     })"""
-    light, dark = (show(folder, color_scheme=scheme).evaluate(script) for scheme in ("light", "negative"))
+    light, dark = (show(folder, color_scheme=scheme).evaluate(script) for scheme in ("light", "dark"))
     assert all(a != b for a, b in zip(light, dark, strict=True))
 
 

@@ -132,7 +132,7 @@ def table(title: str, rows: list[dict[str, Any]]) -> Table:
             _points(row["difference"], signed=True),
             ""
             if row["localization"] is None
-            else "{precision[mean]:.2f} {sign}".format(**row["localization"]),
+            else "{precision[mean]:.2f} {polarity}".format(**row["localization"]),
             *(_scores(row["scores"]) if scored else ()),
             f"{row['parameters'] / 1e3:.1f}k",
             f"{row['flops'] / 1e6:.1f}",

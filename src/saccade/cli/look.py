@@ -136,7 +136,7 @@ def _of_library(name: str, images: list[Path] | None, pretrained: bool) -> _Subj
     try:
         model = load_backbone(name, pretrained=pretrained).eval()
     except UnknownName as error:
-        raise UnknownName(f"run or {error.kind}", error.name, error.known) from error
+        raise UnknownName(f"run or {error.kind}", error.value, error.choices or ()) from error
     if not images:
         raise BadOption(f"{name!r} is a library's network, which has no test images; name an IMAGE")
     size, mean, std = input_of(model)

@@ -19,10 +19,12 @@ Precision = Annotated[str | None, typer.Option(help="32-true, bf16-mixed ..., as
 Compile = Annotated[
     bool | None, typer.Option("--compile/--no-compile", help="Whether the network is compiled.")
 ]
-Patience = Annotated[int | None, typer.Option(help="Stop after so many epochs without a better error.")]
+EarlyStoppingPatience = Annotated[
+    int | None, typer.Option(help="Stop after so many epochs without a better error.")
+]
 #: Options of the task, under names of their own; the task's text gets them.
 ImageSize = Annotated[int | None, typer.Option(help="Side of the images: the task's option size.")]
-Limit = Annotated[int | None, typer.Option(help="Images of each split, at most: its option limit.")]
+MaxSamples = Annotated[int | None, typer.Option(help="Maximum images per split (task option `max_samples`).")]
 DataRoot = Annotated[str | None, typer.Option(help="Folder of a standard data set: its option root.")]
 Download = Annotated[
     bool | None,
@@ -123,9 +125,9 @@ def train(
     learning_rate: LearningRate = None,
     precision: Precision = None,
     compile: Compile = None,
-    patience: Patience = None,
+    early_stopping_patience: EarlyStoppingPatience = None,
     image_size: ImageSize = None,
-    limit: Limit = None,
+    max_samples: MaxSamples = None,
     data_root: DataRoot = None,
     download: Download = None,
     on_bad_image: OnBadImage = None,
@@ -161,11 +163,11 @@ def train(
         "learning_rate": learning_rate,
         "precision": precision,
         "compile": compile,
-        "patience": patience,
+        "early_stopping_patience": early_stopping_patience,
     }
     of_task = {
         "size": image_size,
-        "max_samples": limit,
+        "max_samples": max_samples,
         "root": data_root,
         "download": download,
         "on_bad_image": on_bad_image and on_bad_image.value,

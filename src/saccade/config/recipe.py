@@ -45,11 +45,11 @@ class Recipe:
     layer_decay     by which the rates of each layer of a network of timm are multiplied towards the image;
                     null: one rate
     label_fraction  the share of the training images of each class whose labels are used
-    stem            of a backbone: "own", or "small" for images of 32 pixels: a ResNet's first convolution
+    cifar_stem      of a backbone: whether a ResNet begins as for images of 32 pixels: its first convolution
                     becomes 3 x 3 without a stride, and its pooling is left out
     stage           the stage of the small network after which the attention stands, 1 to 3; one that pools
                     takes the place of the mean over the places of an image or the frames of a clip
-    where           the kind of place of a backbone in which the attention stands, see `saccade.attach`
+    where           the kind of place of a backbone in which the attention stands, see `saccade.sites`
     identity        whether attention in a backbone starts as the identity, or as its paper says
     seed            of the initial weights and of the order of the images
     epochs          passes over the training images

@@ -91,7 +91,7 @@ def with_options(text: str, options: Mapping[str, Any]) -> str:
     'folder:photos,seed=1,size=64,max_samples=100'
     >>> with_options("white-patch", {"max_samples": 100})
     Traceback (most recent call last):
-    saccade.errors.UnknownName: unknown option of white-patch 'max_samples'; there are ...
+    saccade.errors.UnknownName: unknown option of white-patch 'max_samples'; choose from ...
     """
     name, _, rest = text.partition(":")
     kept = [part for part in split_options(rest) if part.partition("=")[0].strip() not in options]

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from support.plain import BatchNorms, conv3x3, pointwise, relu
 from timm.layers.selective_kernel import SelectiveKernel
 from torch import Tensor
 from torch.func import functional_call
 
 import saccade as sc
 from support.parity import Parameters, assert_close, assert_parity, build, normal
+from support.plain import BatchNorms, conv3x3, pointwise, relu
 
 C = 12
 SMALL = {"groups": 4, "min_dim": 5}

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from support.plain import sigmoid
 from timm.layers.eca import EcaModule
 from torch import Tensor
 from torch.func import functional_call
 
 import saccade as sc
 from support.parity import Parameters, assert_close, assert_parity, build, normal
+from support.plain import sigmoid
 
 
 def formula(parameters: Parameters, x: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 import saccade as sc
-from support.parity import assert_close, build, normal
 from saccade.layers.hard.fixation import fixation
+from support.parity import assert_close, build, normal
 
 C, STD = 6, 0.4
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import saccade as sc
-from support.parity import assert_close, build, normal
 from saccade.layers.hard.hard_item import hard_item
+from support.parity import assert_close, build, normal
 
 L, C = 5, 4
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from support.plain import BatchNorms, conv3x3, pointwise, relu, sigmoid
 from torch import Tensor
 
 import saccade as sc
 from support.parity import Parameters, assert_close, assert_parity, build, normal
+from support.plain import BatchNorms, conv3x3, pointwise, relu, sigmoid
 
 C, REDUCTION = 12, 4
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import saccade as sc
-from support.parity import Parameters, assert_close, assert_parity, build, normal
 from saccade.layers.channel.channel_gate import POOLS as OURS
+from support.parity import Parameters, assert_close, assert_parity, build, normal
 
 C, REDUCTION = 24, 4
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from support.plain import BatchNorms, conv3x3, max_pool, pointwise, relu, resize, sigmoid
 from torch import Tensor, nn
 
 import saccade as sc
-from support.parity import Parameters, assert_close, assert_parity, build, normal
 from saccade.layers.mixed.residual_mask import ResidualUnit, residual_mask
+from support.parity import Parameters, assert_close, assert_parity, build, normal
+from support.plain import BatchNorms, conv3x3, max_pool, pointwise, relu, resize, sigmoid
 
 C = 16
 

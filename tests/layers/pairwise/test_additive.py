@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 import saccade as sc
-from support.parity import Parameters, assert_close, assert_parity, build, largest_tensor, normal
 from saccade.layers.pairwise import additive as file
 from saccade.layers.pairwise.additive import additive
+from support.parity import Parameters, assert_close, assert_parity, build, largest_tensor, normal
 
 D = 16
 

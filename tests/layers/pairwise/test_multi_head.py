@@ -13,8 +13,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 import saccade as sc
-from support.parity import Largest, Parameters, assert_close, assert_parity, build, normal
 from saccade.layers.pairwise.multi_head import sincos2d
+from support.parity import Largest, Parameters, assert_close, assert_parity, build, normal
 
 C, HEADS = 24, 3
 

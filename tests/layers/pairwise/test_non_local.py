@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 import saccade as sc
-from support.parity import Parameters, assert_close, assert_parity, build, largest_tensor, normal
 from saccade.ops import softmax_attention as kernel
 from saccade.ops.rectified_mean import rectified_mean
 from saccade.ops.softmax_attention import softmax_attention
+from support.parity import Parameters, assert_close, assert_parity, build, largest_tensor, normal
 
 C = 12
 PAIRWISE = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")

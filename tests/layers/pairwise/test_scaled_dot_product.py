@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import saccade as sc
-from support.parity import Parameters, assert_close, assert_parity, build, normal
 from saccade.layers.pairwise.scaled_dot_product import scaled_dot_product
+from support.parity import Parameters, assert_close, assert_parity, build, normal
 
 D = 16
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import saccade as sc
-from support.parity import Parameters, assert_parity, build, normal
 from saccade.layers.sampling.glimpse import glimpse
+from support.parity import Parameters, assert_parity, build, normal
 
 
 def pixel(image: Tensor, y: Tensor, x: Tensor) -> Tensor:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import saccade as sc
-from support.parity import TOLERANCE, Parameters, assert_close, assert_parity, build, normal
 from saccade.layers.sampling.spatial_transformer import (
     IDENTITY,
     Transform,
@@ -23,6 +22,7 @@ from saccade.layers.sampling.spatial_transformer import (
     spatial_transformer,
     thin_plate_spline,
 )
+from support.parity import TOLERANCE, Parameters, assert_close, assert_parity, build, normal
 
 TRANSFORMS: tuple[Transform, ...] = get_args(Transform)
 SQUARE = torch.tensor([[x / 3, y / 3] for y in (-3, -1, 1, 3) for x in (-3, -1, 1, 3)], dtype=torch.float64)

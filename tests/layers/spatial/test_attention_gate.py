@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from support.plain import BatchNorms, pointwise, relu, resize, sigmoid
 from torch import Tensor
 
 import saccade as sc
 from support.parity import Parameters, assert_close, assert_parity, build, normal
+from support.plain import BatchNorms, pointwise, relu, resize, sigmoid
 
 C = 6
 

@@ -51,7 +51,7 @@ class Recurrent(MonteCarloClassifier):
         super().__init__(recipe, task, num_samples)
         if not isinstance(self.model, RecurrentAttention):
             raise BadRecipe(
-                f"method='recurrent' trains backbone='ram[:option=value,...]', not {recipe.backbone!r}"
+                f"objective='recurrent' trains backbone='ram[:option=value,...]', not {recipe.backbone!r}"
             )
         self.samples_per_image, self.policy_weight = samples_per_image, policy_weight
 

@@ -37,10 +37,10 @@ def classifier_of(recipe: Recipe, task: TaskInfo) -> Classifier:
             raise UnknownName(f"option of {name}", option, known)
     for key in METHODS[name].unheeded:
         if getattr(recipe, key) != getattr(Recipe, key):
-            raise BadRecipe(f"{key}={getattr(recipe, key)!r} has no effect on method={name!r}")
+            raise BadRecipe(f"{key}={getattr(recipe, key)!r} has no effect on objective={name!r}")
     classifier = METHODS[name](recipe, task, **options)
     if hard_items(classifier.model) and not isinstance(classifier, Hard):
         raise BadRecipe(
-            f"attention={recipe.attention!r} is trained by method='hard', not {recipe.objective!r}"
+            f"attention={recipe.attention!r} is trained by objective='hard', not {recipe.objective!r}"
         )
     return classifier

@@ -86,7 +86,7 @@ def render(folder: Path) -> str:
             recipe=json.dumps(results["recipe"], indent=2, ensure_ascii=False),
             charts=charts,
             removal=removal,
-            style=Markup(_read("style.css")),
+            style=Markup(_read("report.css")),
             script=Markup(script),
             script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         )
@@ -95,7 +95,7 @@ def render(folder: Path) -> str:
 
 def _environment() -> Environment:
     environment = Environment(
-        loader=PackageLoader("saccade.viz.report"),
+        loader=PackageLoader("saccade.viz"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,19 @@
+"""A model whose one layer publishes a map that the test made."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+import saccade as sc
+
+
+class Published(nn.Module):
+    """A network whose one layer records a map that the test made."""
+
+    def __init__(self, attention: sc.AttentionMap) -> None:
+        super().__init__()
+        self.tap, self.attention = sc.Tap(), attention
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.tap.publish(self.attention)
+        return images.float().mean((2, 3))
