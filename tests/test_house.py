@@ -31,35 +31,25 @@ from saccade.testing import check_mechanism
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "saccade"
 FILES = sorted(SOURCE.rglob("*.py"))
-MECHANISMS = sorted(path.stem for path in SOURCE.glob("mechanisms/*/[!_]*.py"))
+MECHANISMS = sorted(path.stem for path in SOURCE.glob("layers/*/[!_]*.py"))
 
 # ---------------------------------------------------------------------------------------------- layers
 
 #: Within layer 0: the vocabulary builds on itself in this order.
-WITHIN_VOCABULARY = {
-    "borrow": 0.0,
-    "errors": 0.0,
-    "maps": 0.1,
-    "files": 0.1,
-    "pairwise_maps": 0.2,
-    "places": 0.2,
-    "spec": 0.2,
-    "tap": 0.2,
-    "windows": 0.2,
-}
+WITHIN_VOCABULARY = {"errors": 0.0, "files": 0.1, "grammar": 0.1, "model_state": 0.1, "maps": 0.2}
 #: The package gathers the core's names, for users and the layers above it; `python -m saccade` is the top.
-PACKAGE = {"saccade": 4.5, "__main__": 9.0}
-#: The contract checks that recording changes nothing, so it records; `saccade.look` loads `see` when used.
-SIBLINGS = {("testing", "record"), ("saccade", "see")}
+PACKAGE = {"saccade": 4.5, "__main__": 9.5}
+#: The contract checks that recording changes nothing, so it records; `saccade.look` loads `viz` when used.
+SIBLINGS = {("testing", "recording"), ("saccade", "viz"), ("results", "training")}
 #: The only part that may import each of these.
 OWNERS = {
-    "lightning": "train",
-    "pytorch_lightning": "train",
-    "lightning_fabric": "train",
-    "ray": "compare",
-    "captum": "see",
+    "lightning": "training",
+    "pytorch_lightning": "training",
+    "lightning_fabric": "training",
+    "ray": "experiments",
+    "captum": "attribution",
 }
-CORE = 3  # up to this layer, `attach` and `record`, nothing but torch is needed
+CORE = 3  # up to this layer, with attachment and recording, nothing but torch is needed
 
 
 @functools.cache
@@ -107,7 +97,7 @@ def violations(path: Path, source: str) -> list[str]:
         elif top in OWNERS:
             allowed, reason = OWNERS[top] == own, f"may be imported by {OWNERS[top]} alone"
         else:
-            is_core = rank[own] < CORE + 1 or own in ("attach", "record", "saccade")
+            is_core = rank[own] < CORE + 1 or own in ("attachment", "recording", "saccade")
             allowed = not is_core or top in {"torch", *sys.stdlib_module_names}
             reason = "is not torch, and the core needs nothing but torch"
         if not allowed:
@@ -125,23 +115,23 @@ def test_imports_go_down(path: Path) -> None:
     ("file", "source"),
     [
         ("errors.py", "from saccade.maps import SpatialMap"),
-        ("maps.py", "from saccade.spec import Spec"),
-        ("spec.py", "from saccade.maps import Tap"),
-        ("tap.py", "import saccade"),
-        ("tap.py", "import numpy"),
-        ("mechanisms/channel/se.py", "from saccade.layers.registry import create"),
-        ("mechanisms/channel/se.py", "import scipy.stats"),
-        ("registry.py", "from saccade.record import record"),
-        ("models/small_cnn.py", "from saccade.record import record"),
+        ("maps/base.py", "from saccade.layers.spec import Spec"),
+        ("grammar.py", "from saccade.maps import Tap"),
+        ("maps/tap.py", "import saccade"),
+        ("maps/tap.py", "import numpy"),
+        ("ops/gates.py", "from saccade.layers.registry import create"),
+        ("layers/channel/se.py", "import scipy.stats"),
+        ("layers/registry.py", "from saccade.recording import record"),
+        ("models/small_cnn.py", "from saccade.recording import record"),
         ("models/small_cnn.py", "from saccade import create"),
         ("models/small_cnn.py", "from ..data import Task"),
         ("models/small_cnn.py", "import saccade.training.run"),
-        ("scoring/__init__.py", "def f():\n    from saccade import data"),
-        ("record/__init__.py", "from saccade.testing import CHECKS"),
-        ("data/task.py", "if TYPE_CHECKING:\n    from saccade.training import Recipe"),
-        ("compare/grid.py", "import lightning.pytorch"),
-        ("train/run.py", "import ray"),
-        ("train/run.py", "from saccade.viz.report import write"),
+        ("metrics/__init__.py", "def f():\n    from saccade import data"),
+        ("recording/__init__.py", "from saccade.testing import CHECKS"),
+        ("data/task.py", "if TYPE_CHECKING:\n    from saccade.training import train"),
+        ("experiments/grid.py", "import lightning.pytorch"),
+        ("training/run.py", "import ray"),
+        ("training/run.py", "from saccade.viz.report import write"),
         ("helpers.py", ""),
     ],
 )

@@ -61,7 +61,7 @@ def test_importing_the_package_brings_torch_and_nothing_heavier() -> None:
 def test_an_unknown_name_gets_suggestions() -> None:
     with pytest.raises(sc.UnknownName, match=r"^unknown mechanism 'cbma'; did you mean 'cbam'"):
         sc.spec("cbma")
-    with pytest.raises(sc.UnknownName, match=r"there are .*'cbam'"):
+    with pytest.raises(sc.UnknownName, match=r"choose from .*'cbam'"):
         sc.create("zzz", 32)
     with pytest.raises(sc.UnknownName, match=r"^unknown option of se 'reductoin'; did you mean 'reduction'"):
         sc.create("se", 32, reductoin=4)

@@ -73,7 +73,7 @@ def test_the_gallery_shows_both_classes_and_the_map(whole: Path) -> None:
         assert gallery["images"].shape == (20, 32, 32, 3)
         assert gallery["heat"].shape == (20, 8, 8)
         assert gallery["kind"] == "spatial"
-        assert set(gallery["label_fraction"].tolist()) == {0, 1}
+        assert set(gallery["labels"].tolist()) == {0, 1}
         assert (gallery["probabilities"].argmax(1) == gallery["predictions"]).all()
 
 

@@ -457,7 +457,7 @@ def test_scores_are_columns_and_charts_where_there_are_any(
         row["attention"]: row["scores"]
         for row in json.loads((out / "results.json").read_text())["leaderboard"]
     }
-    for width, scheme in ((375, "negative"), (1280, "light")):
+    for width, scheme in ((375, "dark"), (1280, "light")):
         page = show(out, width, color_scheme=scheme)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         expect(page.locator(".panels figure")).to_have_count(len(ATTENTIONS))

@@ -46,7 +46,7 @@ def evaluation(path: Path, task: str | None = None) -> dict[str, Any]:
     confusion = multiclass_confusion_matrix(answers, labels, num_classes=len(its.classes))
     counts, right = confusion.sum(1), confusion.diagonal()
     wrong = int(len(labels) - right.sum())
-    interval = stats.binomtest(wrong, len(labels)).proportion_ci(objective="wilson")
+    interval = stats.binomtest(wrong, len(labels)).proportion_ci(method="wilson")
     return {
         "schema": SCHEMA,
         "network": str(path),
