@@ -102,7 +102,8 @@ def vit(pretrained: bool, images: torch.Tensor, out: Path) -> None:
     last = maps["blocks.11.attn"]
     assert isinstance(last, sc.PairwiseMap)
     print(
-        f"{len(maps)} maps; where row 1, column 2 looks in the last: {tuple(last.attention_from(y=1, x=2).shape)}"
+        f"{len(maps)} maps; where row 1, column 2 looks in the last: "
+        f"{tuple(last.attention_from(y=1, x=2).shape)}"
     )
 
     # %% All layers in one map: attention rollout.

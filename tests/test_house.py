@@ -36,7 +36,14 @@ MECHANISMS = sorted(path.stem for path in SOURCE.glob("layers/*/[!_]*.py"))
 # ---------------------------------------------------------------------------------------------- layers
 
 #: Within layer 0: the vocabulary builds on itself in this order.
-WITHIN_VOCABULARY = {"errors": 0.0, "files": 0.1, "grammar": 0.1, "model_state": 0.1, "maps": 0.2}
+WITHIN_VOCABULARY = {
+    "errors": 0.0,
+    "files": 0.1,
+    "grammar": 0.1,
+    "plugins": 0.1,
+    "model_state": 0.1,
+    "maps": 0.2,
+}
 #: The package gathers the core's names, for users and the layers above it; `python -m saccade` is the top.
 PACKAGE = {"saccade": 4.5, "__main__": 9.5}
 #: The contract checks that recording changes nothing, so it records; `saccade.look` loads `viz` when used.

@@ -471,9 +471,9 @@ def test_scores_are_columns_and_charts_where_there_are_any(
     expect(cells).to_contain_text(f"+{its['attention']['faithfulness']['mean']:.2f}")
     expect(cells).to_contain_text(f"Grad-CAM +{its['grad_cam']['faithfulness']['mean']:.2f}")
     figure = page.locator(".panels figure").nth(place)
-    expect(figure).to_contain_text("attention, bright")
-    expect(page.locator(".panels figure").nth(column(out, "none"))).to_contain_text("Grad-CAM, bright")
-    expect(page.locator(".panels figure").nth(column(out, "cbam"))).to_contain_text("attention, dark")
+    expect(figure).to_contain_text("attention, positive")
+    expect(page.locator(".panels figure").nth(column(out, "none"))).to_contain_text("Grad-CAM, positive")
+    expect(page.locator(".panels figure").nth(column(out, "cbam"))).to_contain_text("attention, negative")
     assert "at random 0.50" in (figure.locator("desc").text_content() or "")
     assert page.locator(".board .best").count() == 9
     for key, pick in (("faithfulness", max), ("spearman", min)):

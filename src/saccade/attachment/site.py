@@ -28,7 +28,8 @@ class Site:
     flops         of one image, see `saccade.profiling.flops`
     share         flops as a fraction of the network's; None from `attach`
     start         from `attach`, the first output: "zero gate": x + s (A(x) - x) with s = 0; "identity":
-                  A(x), which is x; "near identity": A(x), which is x but for rounding; "paper": A(x), as it comes
+                  A(x), which is x; "near identity": A(x), which is x but for
+                  rounding; "paper": A(x), as it comes
     refused       why the mechanism does not fit there, else None
 
     >>> Site("layer1.0.bn2", "residual", (64, 56, 56)).channels

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from saccade.attachment.site import Site, Start
-from saccade.errors import BadOption, BadShape, SaccadeError, UnknownName
-from saccade.grammar import parse
+from saccade.errors import BadOption, BadShape, SaccadeError
+from saccade.grammar import check_options, merge_options
 from saccade.layers.registry import create, mechanisms, spec
 from saccade.layers.spec import Spec
 
@@ -34,14 +34,8 @@ class SiteBuilder:
     """Builds a mechanism for one place after another; places of one shape are measured once."""
 
     def __init__(self, text: str, options: Mapping[str, Any]) -> None:
-        name, given = parse(text)
-        if twice := given.keys() & options.keys():
-            raise BadOption(f"{text!r} and {min(twice)}={options[min(twice)]!r} give the same option")
-        self.name, self.options = name, {**given, **options}
-        known = [option.name for option in spec(name).options]
-        for option in self.options:
-            if option not in known:
-                raise UnknownName(f"option of {name}", option, known)
+        self.name, self.options = merge_options(text, options)
+        check_options(self.name, self.options, [option.name for option in spec(self.name).options])
         self._fits: dict[tuple[int, ...], Fit] = {}
 
     def build(self, site: Site) -> tuple[nn.Module, bool]:

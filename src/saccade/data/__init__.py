@@ -16,7 +16,7 @@ from saccade.data.standard import SETS, standard
 from saccade.data.task import Split, Task, TaskInfo
 from saccade.data.white_patch import white_patch
 from saccade.errors import BadOption, UnknownName
-from saccade.grammar import as_value, parse, split_options
+from saccade.grammar import format_value, parse, split_options
 
 __all__ = [
     "TASKS",
@@ -95,7 +95,7 @@ def with_options(text: str, options: Mapping[str, Any]) -> str:
     """
     name, _, rest = text.partition(":")
     kept = [part for part in split_options(rest) if part.partition("=")[0].strip() not in options]
-    given = [f"{option}={as_value(value)}" for option, value in options.items()]
+    given = [f"{option}={format_value(value)}" for option, value in options.items()]
     changed = ",".join([part for part in kept if part] + given)
     text = f"{name}:{changed}" if changed else name
     check_task(text)

@@ -44,8 +44,8 @@ def compare(
 
     Killed at any moment and started again, it does only what is missing; so it does in a folder of the same
     comparison with fewer seeds or attentions, which grows, and in one that holds nothing but runs. By default
-    they are trained one after another in this process; see `saccade.experiments.executors` for others. `logger`
-    gets the curves of each run besides its metrics.csv, see `saccade.training.train`.
+    they are trained one after another in this process; see `saccade.experiments.executors` for others.
+    `logger` gets the curves of each run besides its metrics.csv, see `saccade.training.train`.
 
     Raises `BadRun` if the folder belongs to another comparison, another process writes there, or it cannot be
     written; `BadOption` for a logger that is not installed or cannot begin.

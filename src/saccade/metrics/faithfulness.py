@@ -115,9 +115,9 @@ def faithfulness(
     images      (B, C, H, W)
     heatmap     (B, H, W), real numbers, of which only the order counts
     target      (B,), the class of each image; by default the one that the model gives to it
-    rankings    those to follow. "positive" is the map's, "negative" that of the map inverted, for one that shows
-                where not to look. Of two others the map is to be better: "random", a random order, the same
-                for every image, and "center_prior", from the center outwards
+    rankings    those to follow. "positive" is the map's, "negative" that of the map inverted, for one that
+                shows where not to look. Of two others the map is to be better: "random", a random order, the
+                same for every image, and "center_prior", from the center outwards
     steps       evaluations of each curve, S, not counting its start
     blank       what is left when all is deleted, of the images' shape or one that expands to it; by default
                 the mean color of each image

@@ -52,7 +52,7 @@ class Maps(Mapping[str, AttentionMap]):
         return f"Maps({', '.join(f'{path!r}: {m.kind}' for path, m in self.items())})"
 
     def rollout(self) -> SpatialMap:
-        """Return the attention rollout of the pairwise maps, in the order of their modules; see `attention_rollout`."""
+        """Return the attention rollout of the pairwise maps, in the order of their modules."""
         return attention_rollout([m for m in self.values() if isinstance(m, PairwiseMap)])
 
     def _collect(self) -> dict[str, AttentionMap]:

@@ -224,7 +224,8 @@ def move_to_device_if_fits(splits: Sequence[Split], device: torch.device, free: 
     """Return splits on the device, without their masks, if they take at most half of its free bytes there.
 
     >>> split = Split(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.long))
-    >>> [move_to_device_if_fits([split], torch.device("meta"), free)[0].images.device.type for free in (1599, 1600)]
+    >>> meta = torch.device("meta")
+    >>> [move_to_device_if_fits([split], meta, free)[0].images.device.type for free in (1599, 1600)]
     ['cpu', 'meta']
     """
     tensors = [tensor for split in splits for tensor in (split.images, split.labels)]

@@ -13,8 +13,8 @@ from torch import nn
 from saccade.attachment import Attached, attach
 from saccade.attachment.site import KINDS
 from saccade.config.recipe import Recipe
-from saccade.errors import BadOption, BadRecipe, UnknownName
-from saccade.grammar import parse
+from saccade.errors import BadOption, BadRecipe
+from saccade.grammar import check_options, parse, parse_placed
 from saccade.models import ClipCNN, RecurrentAttention, SmallCNN, ViT
 from saccade.models.backbone import load_backbone
 from saccade.models.slots import pools
@@ -35,26 +35,13 @@ def build(recipe: Recipe, classes: int, shape: tuple[int, ...]) -> nn.Module:
         model = load_backbone(recipe.backbone, classes=classes)
     if recipe.cifar_stem:
         _keep_small_images(model, recipe.backbone)
-    attention, places = placed(recipe.attention)
+    attention, places = parse_placed(recipe.attention)
     if attention != "none":
         kind = next((kind for kind in KINDS if places == [kind]), None)
         where = (kind or places) if places else recipe.where
         example = torch.zeros(2, *shape)
         attach(model, attention, where=where, example_inputs=example, identity=recipe.identity)
     return model
-
-
-def placed(text: str) -> tuple[str, list[str]]:
-    """Read an attention, NAME[:option=value,...][@PLACE[+PLACE...]], into the mechanism and its places.
-
-    >>> placed("non_local:dims=2@layer3.0"), placed("bam@layer1+layer2"), placed("se")
-    (('non_local:dims=2', ['layer3.0']), ('bam', ['layer1', 'layer2']), ('se', []))
-    """
-    name, at, places = text.partition("@")
-    found = places.split("+")
-    if at and not all(found):
-        raise BadOption(f"{text!r} names no place after the @; write NAME@PLACE or NAME@PLACE+PLACE")
-    return name, found if at else []
 
 
 def attention_paths(model: nn.Module) -> list[str]:
@@ -107,9 +94,7 @@ def _own(text: str, classes: int, shape: tuple[int, ...]) -> nn.Module:
     name, options = parse(text)
     make, its = OWN[name]
     known = [option for option in inspect.signature(its).parameters if option not in _GIVEN]
-    for option in options:
-        if option not in known:
-            raise UnknownName(f"option of {name}", option, known)
+    check_options(name, options, known)
     return make(classes, shape, **options)
 
 
@@ -118,7 +103,7 @@ def _slots(recipe: Recipe, pool: str, shape: str) -> dict[Any, str]:
 
     In the slot `pool` stands what pools features of this shape: it replaces the mean over them.
     """
-    name, places = placed(recipe.attention)
+    name, places = parse_placed(recipe.attention)
     if name == "none":
         return {}
     if not places:

@@ -53,7 +53,8 @@ def look(
                 the class that it predicts
     transform   from a PIL image to the model's input (3, H, W); by default the whole image is resized to
                 `size`, (height, width) or one number for both, and normalized as ImageNet's models want it
-    display_images  what to draw the maps over, one for each image, of any size, showing what the model is given.
+    display_images  what to draw the maps over, one for each image, of any size, showing what the model is
+                given.
                 By default the images themselves where no transform may have cut them; else the inputs:
                 in [0, 1] as they are, after ImageNet's normalization undone, other values stretched
     names       how to call the images; by default by the names of their files

@@ -22,8 +22,8 @@ from saccade.training.module import Batch, Classifier
 class MonteCarloClassifier(Classifier):
     """A classifier that draws where it looks, and looks several times.
 
-    num_samples     at each image in evaluation; the answer is the mean of their probabilities. They are drawn by
-              the recipe's seed: the same image gets the same answer in the same batch
+    num_samples     at each image in evaluation; the answer is the mean of their probabilities. They are
+              drawn by the recipe's seed: the same image gets the same answer in the same batch
     """
 
     def __init__(self, recipe: Recipe, task: TaskInfo, num_samples: int) -> None:
@@ -52,8 +52,8 @@ class Hard(MonteCarloClassifier):
     trained by cross entropy, so that a comparison can hold both. `train_loss` is the cross entropy.
 
     num_samples          at each image in evaluation, see `MonteCarloClassifier`; where nothing is drawn, 1
-    samples_per_image         of each training image in a batch, each looked at in another way: Monte Carlo samples of
-                   the gradient
+    samples_per_image  of each training image in a batch, each looked at in another way: Monte Carlo samples
+                   of the gradient
     policy_weight  w
     entropy        e
     baseline       d, of the moving average of the rewards of the batches before; it starts at chance

@@ -20,9 +20,10 @@ class Recurrent(MonteCarloClassifier):
     Mnih, Heess, Graves, Kavukcuoglu: Recurrent Models of Visual Attention, NIPS 2014; see
     `saccade.models.hybrid_loss`. Images go in as values in [0, 1], in gray if the model takes one channel.
 
-    num_samples          at each image in evaluation; the answer is the mean of their probabilities, see `MonteCarloClassifier`
-    samples_per_image         of each training image in a batch, each looked at in another way: Monte Carlo samples of
-                   the gradient
+    num_samples    at each image in evaluation; the answer is the mean of their probabilities, see
+                   `MonteCarloClassifier`
+    samples_per_image  of each training image in a batch, each looked at in another way: Monte Carlo samples
+                   of the gradient
     policy_weight  of REINFORCE in the loss
 
     Raises `BadOption` for an option out of range, `BadRecipe` for another network.

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from saccade.config.recipe import Recipe
 from saccade.data import TaskInfo
 from saccade.errors import BadRecipe, UnknownName
-from saccade.grammar import parse
+from saccade.grammar import check_options, parse
 from saccade.training.module import Classifier
 from saccade.training.objectives.contrastive import Contrastive
 from saccade.training.objectives.hard import Hard, hard_items
@@ -32,9 +32,7 @@ def classifier_of(recipe: Recipe, task: TaskInfo) -> Classifier:
     if name not in METHODS:
         raise UnknownName("method", name, METHODS)
     known = list(inspect.signature(METHODS[name]).parameters)[2:]  # after the recipe and the task
-    for option in options:
-        if option not in known:
-            raise UnknownName(f"option of {name}", option, known)
+    check_options(name, options, known)
     for key in METHODS[name].unheeded:
         if getattr(recipe, key) != getattr(Recipe, key):
             raise BadRecipe(f"{key}={getattr(recipe, key)!r} has no effect on objective={name!r}")

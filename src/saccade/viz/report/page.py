@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from saccade.files import atomic_write
+from saccade.grammar import shorten
 from saccade.viz.report import charts, gallery, removal, table, text
 from saccade.viz.report.results import read
 
@@ -50,7 +51,7 @@ def render(folder: Path) -> str:
         )
         if chart
     ]
-    labels = text.short_names(names)
+    labels = shorten(names)
     scatters = [
         charts.scatter("flops", "FLOPs per image", results["leaderboard"], labels),
         charts.scatter("latency_ms", "Latency, ms", results["leaderboard"], labels),

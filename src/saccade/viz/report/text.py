@@ -55,23 +55,6 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
 
 
-def short_names(names: Sequence[str]) -> list[str]:
-    """Drop the options that all variants of a mechanism share.
-
-    >>> short_names(["se", "multi_head:heads=4", "multi_head:heads=4,projection=conv1d"])
-    ['se', 'multi_head', 'multi_head projection=conv1d']
-    """
-    parts = [(name.partition(":")[0], name.partition(":")[2].split(",")) for name in names]
-    shared = {
-        mechanism: set.intersection(*(set(options) for other, options in parts if other == mechanism))
-        for mechanism, _ in parts
-    }
-    return [
-        " ".join([mechanism, ", ".join(o for o in options if o and o not in shared[mechanism])]).strip()
-        for mechanism, options in parts
-    ]
-
-
 def verdict(difference: Interval | None) -> str | None:
     """Say what a paired difference shows: "better" or "worse" only if its interval excludes 0.
 
