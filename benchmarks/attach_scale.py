@@ -19,7 +19,7 @@ import torchvision
 from torch import Tensor, nn
 
 import saccade as sc
-from saccade.experiments.grid import hardware
+from saccade.results import hardware_info
 
 RESULTS = Path(__file__).parent / "results" / "attach-scale.json"
 SEED, BATCH, SIZE = 0, 16, 64
@@ -73,7 +73,7 @@ def main() -> None:
         "images": [BATCH, 3, SIZE, SIZE],
         "seed": SEED,
         "std_without_attention": without.std().item(),
-        "hardware": hardware(),
+        "hardware": hardware_info(),
         "rows": rows,
     }
     RESULTS.write_text(json.dumps(result, indent=1) + "\n")

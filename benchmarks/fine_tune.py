@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 import saccade as sc
 from saccade.data import Split, folder
-from saccade.experiments.grid import hardware
+from saccade.results import hardware_info
 
 RESULT = Path(__file__).parent / "results" / "fine-tune.json"
 ATTENTIONS = ("se", "eca", "cbam")
@@ -137,7 +137,7 @@ def main() -> None:
             print({key: value for key, value in rows[-1].items() if key != "gates"}, flush=True)
     result = {
         "command": f"python benchmarks/fine_tune.py --data cifar10 --seeds {arguments.seeds}",
-        "hardware": hardware(),
+        "hardware": hardware_info(),
         "train_images": len(data["train"]),
         "test_images": len(data["test"]),
         "epochs": EPOCHS,

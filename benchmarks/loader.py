@@ -27,7 +27,7 @@ from saccade.config import Recipe
 from saccade.config.recipe import Augment
 from saccade.data import Task, load_task
 from saccade.data.task import Split
-from saccade.results.provenance import hardware
+from saccade.results import hardware_info
 from saccade.training.augment.basic import augmentation
 from saccade.training.augment.simclr import Views
 from saccade.training.module import Batches, Classifier, loader
@@ -140,7 +140,7 @@ def main() -> None:
         return
     result = {
         "command": "python benchmarks/loader.py",
-        "hardware": hardware(),
+        "hardware": hardware_info(),
         "threads": torch.get_num_threads(),
         "load": load,
         "rows": rows,

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import saccade as sc
-from saccade.experiments.grid import hardware
+from saccade.results import hardware_info
 
 RESULTS = Path(__file__).parent / "results"
 KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000"}  # of glibc
@@ -168,7 +168,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     result = {
         "command": f"python benchmarks/mechanisms.py --repeats {repeats}",
-        "hardware": hardware(),
+        "hardware": hardware_info(),
         "what": "forward + backward, float32, median milliseconds, in memory that the allocator keeps; "
         "floor: one product of two maps",
         "rows": measure(repeats, device),

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 import saccade as sc
-from saccade.experiments.grid import hardware
+from saccade.results import hardware_info
 
 RESULT = Path(__file__).parent / "results" / "pairwise-cpu.json"
 CHANNELS = 256
@@ -183,7 +183,7 @@ def main() -> None:
         return
     result = {
         "command": "python benchmarks/pairwise.py",
-        "hardware": hardware(),
+        "hardware": hardware_info(),
         "threads": torch.get_num_threads(),
         "load": load,  # of the machine before: with other work on it, more threads wait for each other
         "what": f"forward + backward of (1, {CHANNELS}, side, side), float32: "

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from mnist import load
-from saccade.experiments.grid import hardware
 from saccade.files import atomic_write, write_json
 from saccade.models import RecurrentAttention, hybrid_loss
+from saccade.results import hardware_info
 
 HELD_OUT = 5_000
 
@@ -106,7 +106,7 @@ def main() -> None:
         "model": "6 glimpses of 8 x 8, one scale, core of 256",
         "parameters": sum(p.numel() for p in model.parameters()),
         "paper": 0.0112,
-        "hardware": hardware(),
+        "hardware": hardware_info(),
         "complete": False,
         "curve": {"epoch": [], "loss": [], "validation_error": [], "seconds": []},
     }

@@ -25,8 +25,8 @@ from torch.nn import functional as F
 
 import saccade as sc
 from mnist import load
-from saccade.experiments.grid import hardware
 from saccade.files import write_json
+from saccade.results import hardware_info
 
 WIDTH, WIDER = 64, 92
 NETWORKS = ("with", "without")
@@ -108,7 +108,7 @@ def main() -> None:
     words = (Path(word).name if "/" in word else word for word in sys.argv[1:])
     result: dict[str, Any] = {
         "command": shlex.join(["python", "benchmarks/stn_mnist.py", *words]),
-        "hardware": hardware(),
+        "hardware": hardware_info(),
         "test_images": len(digits.test),
         "parameters": {name: sum(p.numel() for p in network(name).parameters()) for name in NETWORKS},
         "errors": {name: [] for name in NETWORKS},
