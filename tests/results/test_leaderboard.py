@@ -91,6 +91,17 @@ def test_scores_have_the_polarity_that_finds_the_target() -> None:
     assert partly["scores"]["attention"]["runs"] == 1
 
 
+def test_an_attention_map_keeps_the_polarity_of_all_test_images() -> None:
+    runs = [scored_run(seed, 0.9, 0.2, 0.3) for seed in range(2)]  # on the scored images: positive
+    for run in runs:
+        run["localization"] = localization(0.1, 0.8)  # on all test images: negative
+    (row,) = compute_leaderboard(runs)
+    assert row["scores"]
+    assert row["scores"]["attention"]["polarity"] == "negative"
+    assert row["scores"]["grad_cam"]["polarity"] == "positive"
+    assert row["scores"]["attention"]["faithfulness"]["mean"] == pytest.approx(-0.3)
+
+
 def test_without_masks_the_more_faithful_polarity_counts() -> None:
     runs = [scored_run(seed, 0.9, 0.2, -0.1) for seed in range(2)]
     for run in runs:

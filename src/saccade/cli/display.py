@@ -120,19 +120,19 @@ def leaderboard_table(title: str, rows: Sequence[Row]) -> Table:
         caption += f"; on target: average precision of the map, chance {max(chance):.2f}"
     if scored:
         caption += f"; {_SCORED}"
-    scores = ("faithful", "sanity") if scored else ()
+    scores = ["faithful\nsanity"] if scored else []
     table = _table(
-        ("error %", "vs none", "on target", *scores, "params", "MFLOPs", "ms", "train"), caption, title
+        ["error %", "vs none", "on target", *scores, "params", "MFLOPs", "ms", "train"], caption, title
     )
     for row in sorted(rows, key=lambda row: row["error"]["mean"]):
         localization, maps = row["localization"], main_map(row)
-        faithful = (f"{maps['faithfulness']['mean']:+.2f}", _mean(maps["spearman"])) if maps else ("", "")
+        faithful = f"{maps['faithfulness']['mean']:+.2f}\n{_mean(maps['spearman'])}" if maps else ""
         table.add_row(
             row["attention"],
             _percent(row["error"]),
             _percent(row["difference"], sign="+"),
-            f"{_mean(localization['precision'])} {localization['polarity']}" if localization else "",
-            *(faithful if scored else ()),
+            f"{_mean(localization['precision'])}\n{localization['polarity']}" if localization else "",
+            *([faithful] if scored else []),
             f"{row['parameters'] / 1e3:.1f}k",
             f"{row['flops'] / 1e6:.1f}",
             f"{row['latency_ms']:.2f}",
@@ -159,7 +159,13 @@ def scores_table(rows: Sequence[Row]) -> Table:
 
 def _table(columns: Sequence[str], caption: str, title: str | None = None) -> Table:
     table = Table(
-        title=title, caption=caption, title_justify="left", caption_justify="left", box=None, pad_edge=False
+        title=title,
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+        box=None,
+        pad_edge=False,
+        collapse_padding=True,
     )
     table.add_column("attention", overflow="fold", ratio=1)
     for column in columns:
@@ -172,13 +178,13 @@ def _mean(interval: Interval | None) -> str:
 
 
 def _percent(interval: Interval | None, sign: str = "") -> str:
-    """Return a mean in percent, and its interval from low to high in brackets."""
+    """Return a mean in percent and, on a second line, its interval from low to high."""
     if interval is None:
         return ""
     mean = f"{100 * interval['mean']:{sign}.1f}"
     if interval["low"] is None or interval["high"] is None:
         return mean
-    return f"{mean} [{100 * interval['low']:{sign}.1f}, {100 * interval['high']:{sign}.1f}]"
+    return f"{mean}\n[{100 * interval['low']:{sign}.1f}, {100 * interval['high']:{sign}.1f}]"
 
 
 def _clock(seconds: float) -> str:
