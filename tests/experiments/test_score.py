@@ -128,14 +128,14 @@ def test_comparing_again_keeps_the_scores_and_scoring_again_replaces_them(
     compare(Comparison.from_mapping(VALUES), out)
     assert read(out / "results.json")["runs"] == read(scored / "results.json")["runs"]
     assert read(out / "results.json")["leaderboard"] == read(scored / "results.json")["leaderboard"]
-    told: list[tuple[str, float]] = []
-    score(out, images=2, steps=3, report=lambda what, share: told.append((what, share)))
+    stages: list[tuple[str, float]] = []
+    score(out, images=2, steps=3, report=lambda what, share: stages.append((what, share)))
     run = read(out / "runs/cbam-seed0/result.json")
     assert (run["scores"]["images"], run["scores"]["steps"]) == (2, 3)
-    shares = [share for _, share in told]
+    shares = [share for _, share in stages]
     assert shares == sorted(shares)
     assert shares[-1] == 1
-    assert told[-1][0] == "run 2/2: cbam, seed 0: sanity check, Grad-CAM"
+    assert stages[-1][0] == "run 2/2: cbam, seed 0: sanity check, Grad-CAM"
     score(out / "runs/cbam-seed0", images=4, steps=5)  # a run by itself, with the same scores as in company
     assert read(out / "runs/cbam-seed0/result.json") == read(scored / "runs/cbam-seed0/result.json")
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from saccade.results import git_state, read_run_info, run_info, write_run_info
+from saccade.results import read_run_info, run_info, write_run_info
+from saccade.results.provenance import git_state
 
 
 @dataclass

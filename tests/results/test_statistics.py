@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from saccade.results import (
+from saccade.results.statistics import (
     confidence_interval,
     p_value,
     paired_differences,

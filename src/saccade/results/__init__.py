@@ -1,13 +1,6 @@
 """Results: the schema of every file on disk, reading and writing, statistics, leaderboard and findings."""
 
-from saccade.results.findings import (
-    caution,
-    consequence,
-    finding,
-    number,
-    signed,
-    verdict,
-)
+from saccade.results.findings import caution, consequence, finding, number, signed, verdict
 from saccade.results.io import (
     COMPARISON,
     LEADERBOARD,
@@ -16,7 +9,6 @@ from saccade.results.io import (
     read_comparison,
     read_run_info,
     read_run_result,
-    to_csv,
     write_comparison,
     write_run_info,
     write_run_result,
@@ -29,7 +21,7 @@ from saccade.results.leaderboard import (
     summarize,
 )
 from saccade.results.lock import LOCK, lock_folder
-from saccade.results.provenance import git_state, hardware_info, run_info
+from saccade.results.provenance import hardware_info, run_info
 from saccade.results.schema import (
     BASELINE,
     POLARITIES,
@@ -37,25 +29,15 @@ from saccade.results.schema import (
     ComparisonResults,
     ComparisonRun,
     Evaluation,
-    Hardware,
     Interval,
-    JoinedMap,
-    Polarity,
     Ranking,
     Row,
     Run,
-    RunInfo,
     RunLocalization,
     RunResult,
     RunScores,
 )
-from saccade.results.statistics import (
-    confidence_interval,
-    p_value,
-    paired_differences,
-    proportion_interval,
-    significant,
-)
+from saccade.results.statistics import confidence_interval, proportion_interval, significant
 
 __all__ = [
     "BASELINE",
@@ -69,14 +51,10 @@ __all__ = [
     "ComparisonResults",
     "ComparisonRun",
     "Evaluation",
-    "Hardware",
     "Interval",
-    "JoinedMap",
-    "Polarity",
     "Ranking",
     "Row",
     "Run",
-    "RunInfo",
     "RunLocalization",
     "RunResult",
     "RunScores",
@@ -87,13 +65,10 @@ __all__ = [
     "confidence_interval",
     "consequence",
     "finding",
-    "git_state",
     "hardware_info",
     "lock_folder",
     "main_map",
     "number",
-    "p_value",
-    "paired_differences",
     "proportion_interval",
     "read_comparison",
     "read_run_info",
@@ -102,7 +77,6 @@ __all__ = [
     "signed",
     "significant",
     "summarize",
-    "to_csv",
     "verdict",
     "write_comparison",
     "write_run_info",
