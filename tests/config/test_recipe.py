@@ -133,7 +133,7 @@ def test_attention_goes_to_stages_of_the_small_network() -> None:
 
 
 def test_of_attention_in_several_stages_the_last_is_looked_at(tmp_path: Path) -> None:
-    result = train(replace(PLAIN, attention="cbam@2+1", epochs=1), tmp_path)
+    result: Any = train(replace(PLAIN, attention="cbam@2+1", epochs=1), tmp_path)
     assert result["localization"]["path"] == "attention.2.spatial"
 
 

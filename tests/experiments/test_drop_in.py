@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ import torch
 import saccade as sc
 from saccade.config import Recipe
 from saccade.models import SmallCNN
+from saccade.results import POLARITIES
 from saccade.training import load_checkpoint, train
 from saccade.training.network import build
 
@@ -27,11 +29,11 @@ def test_an_epoch_by_name(name: str, tmp_path: Path) -> None:
     assert math.isfinite(result["loss"])
     assert result == json.loads((tmp_path / "result.json").read_text())
 
-    where = result["localization"]
+    where: Any = result["localization"]
     assert where is not None
     assert where["path"].startswith("attention.2")
-    for sign in ("positive", "negative"):
-        assert all(0 <= value <= 1 for value in where[sign].values()), where
+    for polarity in POLARITIES:
+        assert all(0 <= value <= 1 for value in where[polarity].values()), where
     with np.load(tmp_path / "gallery.npz", allow_pickle=False) as gallery:
         heat, kind = gallery["heat"], gallery["kind"]
     assert kind == where["kind"]

@@ -14,7 +14,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,14 @@ from saccade.experiments.executors import Executor, Job, Processes
 from saccade.experiments.executors import ray as over_ray
 from saccade.experiments.executors.base import blocked_signals
 from saccade.experiments.executors.ray import Ray
-from saccade.results.lock import LOCK
+from saccade.results import LOCK
 from saccade.training import load_checkpoint
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 COMPARISON = Comparison(("none", "se"), 2, Recipe(task=TASK, epochs=2, batch_size=20))
 
 
-def lasting(summary: dict[str, Any]) -> Any:
+def lasting(summary: Mapping[str, Any]) -> Any:
     """A leaderboard without its times."""
     rows = json.loads(json.dumps(summary["leaderboard"]))
     return [{k: v for k, v in row.items() if k not in ("latency_ms", "train_seconds")} for row in rows]
@@ -344,6 +344,20 @@ def test_files_arrive_with_the_result_last(tmp_path: Path, monkeypatch: pytest.M
         return atomic_write(path)
 
     monkeypatch.setattr(over_ray, "atomic_write", noted)
-    result = over_ray._keep({"result.json": b'{"error": 0}', "x/last.ckpt": b"1", "a.csv": b"2"}, tmp_path)
-    assert result == {"error": 0}
+    costs = {"parameters": 1, "flops": 1, "latency_ms": 1.0, "train_seconds": 1.0, "curves": {}}
+    counts = {"train": 1, "validation": 1, "test": 1, "chance_error": 0.5, "masks": False, "skipped": []}
+    expected = {
+        "schema": 2,
+        "attention": "none",
+        "seed": 0,
+        "error": 0.0,
+        "loss": 0.0,
+        "localization": None,
+        "scores": None,
+        **costs,
+        "task": {"name": "digits", "classes": ["0", "1"], **counts},
+    }
+    files = {"result.json": json.dumps(expected).encode(), "x/last.ckpt": b"1", "a.csv": b"2"}
+    result: Any = over_ray._keep(files, tmp_path)
+    assert result == expected
     assert order == ["last.ckpt", "a.csv", "result.json"]

@@ -125,7 +125,7 @@ def test_the_loss_falls(method: str, backbone: str, attention: str, tmp_path: Pa
         batch_size=50,
     )
     result = train(recipe, tmp_path)
-    loss = result["curves"]["train_loss"]
+    loss: Any = result["curves"]["train_loss"]
     assert loss[-1] < 0.9 * loss[0]
     assert result["error"] < 0.7  # of ten classes
 
@@ -273,7 +273,7 @@ def test_copies_are_looked_at_in_different_ways() -> None:
 
 def test_fixations_are_recorded_localized_and_shown(tmp_path: Path) -> None:
     recipe = replace(RECIPES["recurrent"], task="digits:variant=translated,size=40,max_samples=30", epochs=1)
-    result = train(recipe, tmp_path / "runs" / "a")
+    result: Any = train(recipe, tmp_path / "runs" / "a")
     where = result["localization"]
     assert (where["path"], where["kind"]) == ("", "fixation")
     assert 0 < where["positive"]["precision"] < 1
@@ -292,7 +292,7 @@ def test_fixations_are_recorded_localized_and_shown(tmp_path: Path) -> None:
 def test_recurrent_runs_are_compared_and_scored(tmp_path: Path) -> None:
     recipe = replace(RECIPES["recurrent"], task="digits:variant=translated,size=40,max_samples=30", epochs=1)
     comparison = Comparison(("none",), 1, recipe)
-    summary = compare(comparison, tmp_path)
+    summary: Any = compare(comparison, tmp_path)
     assert summary["leaderboard"][0]["localization"]["chance"] > 0
     from saccade.experiments.scoring import score
     from saccade.viz.report import write
@@ -425,7 +425,9 @@ def test_hard_attention_is_compared_localized_shown_and_scored(tmp_path: Path) -
 
     task = "white-patch:size=32,patch=[8,12],train=40,validation=10,test=20"
     recipe = Recipe(task=task, objective="hard:num_samples=2", epochs=1, batch_size=20)
-    summary = compare(Comparison(("none", "hard_item", "hard_item:estimator=gumbel"), 1, recipe), tmp_path)
+    summary: Any = compare(
+        Comparison(("none", "hard_item", "hard_item:estimator=gumbel"), 1, recipe), tmp_path
+    )
     for row in summary["leaderboard"][1:]:
         assert row["localization"]["chance"] > 0
     run = summary["runs"][1]
@@ -447,7 +449,7 @@ def test_hard_attention_is_compared_localized_shown_and_scored(tmp_path: Path) -
 def test_one_frame_of_a_clip_is_drawn(tmp_path: Path) -> None:
     task = "moving-digits:frames=4,moment=1,size=16,train=40,validation=10,test=10"
     recipe = Recipe(task=task, objective="hard:num_samples=2", attention="hard_item", epochs=1, batch_size=20)
-    result = train(recipe, tmp_path)
+    result: Any = train(recipe, tmp_path)
     assert result["localization"]["path"] == "attention.time"
     _, probabilities, _ = look(restore(tmp_path), load_task(task).test.images[:3])
     assert probabilities.saliency().shape == (3, 4)

@@ -195,7 +195,7 @@ def test_a_checkpoint_that_is_none_is_refused_and_never_executed(tmp_path: Path,
 def test_a_result_that_is_none_is_refused(tmp_path: Path) -> None:
     RECIPE.write(tmp_path / "recipe.yaml")
     (tmp_path / "result.json").write_text("{")
-    with pytest.raises(BadRun, match="is not a run's result"):
+    with pytest.raises(BadRun, match=r"result\.json' cannot be read"):
         train(RECIPE, tmp_path, resume=True)
 
 

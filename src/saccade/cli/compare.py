@@ -91,8 +91,8 @@ def compare(
     from saccade.experiments import FIRST_EXPERIMENT, Comparison
     from saccade.experiments import compare as run
     from saccade.experiments.executors import Executor, Local, Processes
+    from saccade.results import caution, finding
     from saccade.viz.report import write
-    from saccade.viz.report.text import caution, finding
 
     given = {
         "task": task,

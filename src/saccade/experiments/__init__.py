@@ -3,6 +3,5 @@
 from saccade.config.comparison import FIRST_EXPERIMENT, Comparison
 from saccade.experiments.grid import Watcher, compare
 from saccade.experiments.scoring import score
-from saccade.results.leaderboard import interval, leaderboard
 
-__all__ = ["FIRST_EXPERIMENT", "Comparison", "Watcher", "compare", "interval", "leaderboard", "score"]
+__all__ = ["FIRST_EXPERIMENT", "Comparison", "Watcher", "compare", "score"]

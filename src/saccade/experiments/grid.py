@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import saccade
 from saccade.config import Recipe
 from saccade.config.comparison import Comparison, folder_name
 from saccade.errors import BadRun
 from saccade.experiments.executors import Executor, Job, Local
-from saccade.files import write_json, write_text
-from saccade.results.leaderboard import Result, leaderboard, to_csv
-from saccade.results.lock import LOCK, held
-from saccade.results.provenance import hardware as hardware  # as the benchmarks know it
+from saccade.results import LOCK, ComparisonResults, RunResult, lock_folder, summarize, write_comparison
 from saccade.training import Progress, prepare
 from saccade.training.loggers import LoggerName, check_logger
-
-SCHEMA = 1
-COSTS = ("parameters", "flops", "latency_ms", "train_seconds")
-KEPT_FROM_RUN = ("attention", "seed", "error", "loss", "localization", "curves", *COSTS)
 
 
 class Watcher(Protocol):
@@ -30,7 +20,7 @@ class Watcher(Protocol):
 
     def started(self, recipe: Recipe, number: int, of: int) -> None: ...
     def progressed(self, progress: Progress) -> None: ...
-    def finished(self, results: list[Result]) -> None: ...
+    def finished(self, results: list[RunResult]) -> None: ...
 
 
 def compare(
@@ -39,7 +29,7 @@ def compare(
     watcher: Watcher | None = None,
     executor: Executor | None = None,
     logger: LoggerName = "auto",
-) -> dict[str, Any]:
+) -> ComparisonResults:
     """Train all runs that `out` does not hold yet, and return what is written to its results.json.
 
     Killed at any moment and started again, it does only what is missing; so it does in a folder of the same
@@ -52,7 +42,7 @@ def compare(
     """
     check(comparison)
     check_logger(logger)
-    with held(out):
+    with lock_folder(out):
         _claim(comparison, out)
         group = out.resolve().name
         jobs = [
@@ -63,15 +53,14 @@ def compare(
             if watcher:
                 watcher.started(jobs[number].recipe, number + 1, len(jobs))
 
-        found: dict[int, Result] = {}
+        found: dict[int, RunResult] = {}
         for number, result in (executor or Local()).run(jobs, begin, watcher.progressed if watcher else None):
             found[number] = result
             if watcher:
                 watcher.finished([*found.values()])
-        results = [found[number] for number in sorted(found)]
-        summary = summarize(comparison, results)
-        write_json(out / "results.json", summary)
-        write_text(out / "leaderboard.csv", to_csv(summary["leaderboard"]))
+        results = {f"runs/{jobs[number].folder.name}": found[number] for number in sorted(found)}
+        summary = summarize(comparison.to_mapping(), results)
+        write_comparison(out, summary)
         return summary
 
 
@@ -79,30 +68,6 @@ def check(comparison: Comparison) -> None:
     """Raise, before anything is written, for whatever a run would stumble over."""
     for attention in comparison.attentions:
         prepare(replace(comparison.training, attention=attention))
-
-
-def summarize(comparison: Comparison, results: list[Result]) -> dict[str, Any]:
-    """Return the content of results.json, as docs/architecture.md describes it."""
-    names = {(recipe.attention, recipe.seed): folder_name(recipe) for recipe in comparison.runs()}
-    return {
-        "schema": SCHEMA,
-        "saccade": saccade.__version__,
-        "command": shlex.join(["saccade", *sys.argv[1:]]),
-        "recipe": comparison.to_mapping(),
-        "hardware": hardware(),
-        "task": results[0]["task"],
-        "leaderboard": leaderboard(results),
-        "runs": [entry(run, f"runs/{names[run['attention'], run['seed']]}") for run in results],
-    }
-
-
-def entry(result: Result, folder: str) -> dict[str, Any]:
-    """Return what results.json keeps of a run."""
-    return {
-        **{key: result[key] for key in KEPT_FROM_RUN},
-        "scores": result.get("scores"),  # `saccade score` adds them
-        "folder": folder,
-    }
 
 
 def _claim(comparison: Comparison, out: Path) -> None:

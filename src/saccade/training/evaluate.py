@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from saccade.files import atomic_write
 from saccade.maps import AttentionMap, PairwiseMap
 from saccade.metrics import Localization, Score, localization
 from saccade.recording import record
+from saccade.results import RunLocalization
 from saccade.training.module import Classifier
 from saccade.training.network import attention_path
 
@@ -38,7 +39,7 @@ def predict(classifier: Classifier, images: Tensor) -> Tensor:
     return torch.cat([classifier(batch) for batch in _batches(classifier, images)]).cpu()
 
 
-def localize(classifier: Classifier, split: Split) -> dict[str, Any] | None:
+def localize(classifier: Classifier, split: Split) -> RunLocalization | None:
     """Return the mean localization of the attention on the images with a target; None if there is none."""
     if split.masks is None or not split.masks.any():
         return None
@@ -49,7 +50,7 @@ def localize(classifier: Classifier, split: Split) -> dict[str, Any] | None:
         path, attention, _ = look(classifier, batch)
         kind = attention.kind
         scores.append(localization(*_on_one_grid(attention, mask)))
-    return {"path": path, "kind": kind, **_joined(scores).mean()}
+    return cast(RunLocalization, {"path": path, "kind": kind, **_joined(scores).mean()})
 
 
 @torch.inference_mode()

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
@@ -20,10 +18,18 @@ from lightning.pytorch.utilities import rank_zero_only
 from saccade.config.recipe import Recipe, read_yaml
 from saccade.data import Task, TaskInfo, check_task, load_task
 from saccade.errors import BadRecipe, BadRun
-from saccade.files import check_schema, write_json
 from saccade.profiling import cost
-from saccade.results.lock import held
-from saccade.results.provenance import provenance
+from saccade.results import (
+    RUN_INFO,
+    RUN_RESULT,
+    SCHEMA,
+    RunResult,
+    lock_folder,
+    read_run_result,
+    run_info,
+    write_run_info,
+    write_run_result,
+)
 from saccade.training.callbacks.history import History, Progress
 from saccade.training.callbacks.preemption import Stop, Stopping, reraise_signal
 from saccade.training.checkpoint import CHECKPOINT, load_checkpoint
@@ -41,9 +47,6 @@ from saccade.training.module import (
 )
 from saccade.training.network import attention_path, is_own
 from saccade.training.objectives.select import classifier_of
-
-SCHEMA = 1  # of result.json
-RESULT = "result.json"
 
 
 def prepare(recipe: Recipe) -> Task:
@@ -88,7 +91,7 @@ def train(
     hardware: Hardware = ONE_DEVICE,
     logger: LoggerName = "auto",
     group: str | None = None,
-) -> dict[str, Any]:
+) -> RunResult:
     """Train, test and record a recipe in `folder`; return what is written to its result.json.
 
     With `resume`, a run that was interrupted goes on after its last checkpoint, and a run that is complete is
@@ -113,21 +116,21 @@ def train(
     hardware.check(recipe.batch_size)
     check_logger(logger)
     is_first = getattr(rank_zero_only, "rank", 0) == 0
-    with held(folder) if is_first else nullcontext():
+    with lock_folder(folder) if is_first else nullcontext():
         if is_first and (folder / "recipe.yaml").exists():
             theirs = Recipe.from_mapping(read_yaml(folder / "recipe.yaml"))
             if theirs != recipe:
                 raise BadRun(f"{str(folder)!r} belongs to another recipe: {difference(theirs, recipe)}")
             if not resume:
                 raise BadRun(f"{str(folder)!r} holds a run already; resume it, or choose another folder")
-        if is_first and (folder / RESULT).exists():
-            return read_result(folder)
+        if is_first and (folder / RUN_RESULT).exists():
+            return read_run_result(folder)
         task = prepare(recipe)
         with logging_to(logger, folder, group) as curves, torch.random.fork_rng(devices=[]):
             if is_first:
                 recipe.write(folder / "recipe.yaml")
-                if not (folder / "run.json").exists():
-                    write_json(folder / "run.json", provenance(folder, hardware))
+                if not (folder / RUN_INFO).exists():
+                    write_run_info(folder, run_info(folder, hardware))
             torch.manual_seed(recipe.seed)
             classifier = classifier_of(recipe, task.info())
             if not (folder / CHECKPOINT).exists():
@@ -137,17 +140,7 @@ def train(
         if getattr(rank_zero_only, "rank", 0) != 0:
             raise SystemExit(0)
         result = _result(classifier.eval(), task, folder, history)
-        write_json(folder / RESULT, result)
-    return result
-
-
-def read_result(folder: Path) -> dict[str, Any]:
-    """Read a complete run's result. Raises `BadRun` if it is not what `train` wrote."""
-    try:
-        result: dict[str, Any] = json.loads((folder / RESULT).read_text())
-    except (OSError, ValueError) as error:
-        raise BadRun(f"{str(folder / RESULT)!r} is not a run's result: {error}") from error
-    check_schema(folder / RESULT, result.get("schema", SCHEMA), SCHEMA)
+        write_run_result(folder, result)
     return result
 
 
@@ -224,7 +217,7 @@ def _fit(
     return history
 
 
-def _result(classifier: Classifier, task: Task, folder: Path, history: History) -> dict[str, Any]:
+def _result(classifier: Classifier, task: Task, folder: Path, history: History) -> RunResult:
     recipe = classifier.recipe
     error, loss = evaluate(classifier, task.test)
     write_gallery(classifier, task.test, folder / "gallery.npz")
@@ -244,6 +237,7 @@ def _result(classifier: Classifier, task: Task, folder: Path, history: History) 
         "latency_ms": measured.latency_ms,
         "train_seconds": history.seconds,
         "curves": history.curves(),
+        "scores": None,
         "task": {
             "name": task.name,
             "classes": list(task.classes),
