@@ -21,7 +21,7 @@ from torchvision.transforms import v2
 
 import saccade as sc
 from saccade.attribution import grad_cam
-from saccade.metrics import faithfulness, sanity
+from saccade.metrics import evaluate_faithfulness, sanity_check
 
 
 def photographs(side: int) -> torch.Tensor:
@@ -80,10 +80,10 @@ def resnet(pretrained: bool, images: torch.Tensor, out: Path) -> None:
 
     heats = {"attention": attention(model), "Grad-CAM": grad_cam(model, images).heatmap((side, side))}
     for name, heat in heats.items():
-        curves = faithfulness(predict, images, heat, steps=4)
+        curves = evaluate_faithfulness(predict, images, heat, steps=4)
         gain = curves["positive"].auc_gain(over=curves["random"]).mean().item()
         print(f"{name}: explains the answer {gain:+.3f} better than a random map")
-    check = sanity(model, attention, at="layer4.2.bn3.attention", layers=["layer4", "layer1"])
+    check = sanity_check(model, attention, at="layer4.2.bn3.attention", layers=["layer4", "layer1"])
     print(
         f"after layer4 and layer1 are random, the attention's map correlates {check.mean()['spearman']:.2f}"
     )

@@ -15,7 +15,7 @@ from saccade.data import Split
 from saccade.data.clips import contact_sheet, heat_sheet
 from saccade.files import atomic_write
 from saccade.maps import AttentionMap, PairwiseMap
-from saccade.metrics import Localization, Score, localization
+from saccade.metrics import Localization, LocalizationScore, localize
 from saccade.recording import record
 from saccade.training.module import Classifier
 from saccade.training.network import attention_path
@@ -48,7 +48,7 @@ def localize(classifier: Classifier, split: Split) -> dict[str, Any] | None:
     for batch, mask in zip(_batches(classifier, images), masks.split(_BATCH), strict=True):
         path, attention, _ = look(classifier, batch)
         kind = attention.kind
-        scores.append(localization(*_on_one_grid(attention, mask)))
+        scores.append(localize(*_on_one_grid(attention, mask)))
     return {"path": path, "kind": kind, **_joined(scores).mean()}
 
 
@@ -124,8 +124,8 @@ def _batches(classifier: Classifier, images: Tensor) -> Iterator[Tensor]:
 
 
 def _joined(scores: list[Localization]) -> Localization:
-    def join(parts: list[Score]) -> Score:
-        return Score(
+    def join(parts: list[LocalizationScore]) -> LocalizationScore:
+        return LocalizationScore(
             *(
                 torch.cat([getattr(part, name) for part in parts])
                 for name in ("pointing", "energy", "precision")
