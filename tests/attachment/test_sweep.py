@@ -21,6 +21,7 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.swin_transformer import SwinTransformer
 
 import saccade as sc
+from support.errors import raises
 from support.networks import Residual, UNet
 
 
@@ -211,10 +212,8 @@ def test_in_and_out(case: Case, mechanism: str) -> None:
     options = MECHANISMS[mechanism]
     axes = {len(site.shape) - 1 for site in sc.sites(model, x).of(where)}
     if not fits(mechanism, axes):
-        others = ", ".join(name for name in sc.mechanisms() if fits(name, axes))
-        with pytest.raises(
-            sc.BadOption, match=rf"does not take and return one map of .*; these do: {others}"
-        ):
+        others = tuple(name for name in sc.mechanisms() if fits(name, axes))
+        with raises(sc.BadOption, owner=mechanism, option="shape", choices=others):
             sc.attach(model, mechanism, where=where, example_inputs=x, **options)
         assert list(model.state_dict()) == list(case.weights)
         return
