@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from typing import Any
 
 import pytest
 import torch
@@ -72,12 +73,12 @@ def test_dispatch_mode_sees_the_operations_below_autograd() -> None:
     names: list[str] = []
 
     class Names(_torch.TorchDispatchMode):
-        def __torch_dispatch__(self, function: object, _types: object, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        def __torch_dispatch__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
             names.append(str(function))
-            return function(*args, **kwargs or {})  # type: ignore[operator]
+            return function(*args, **kwargs or {})
 
-    with Names():
-        torch.zeros(2) + 1
+    with Names():  # type: ignore[no-untyped-call]
+        torch.zeros(2).add(1)
     assert names == ["aten.zeros.default", "aten.add.Tensor"]
 
 

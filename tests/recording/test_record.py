@@ -115,7 +115,8 @@ def test_what_a_path_returns_is_in_the_maps() -> None:
         assert path not in maps
         assert maps.get(path) is None
         assert maps.get(path, fallback) is fallback
-    assert 3 not in maps
+    number: Any = 3
+    assert number not in maps
     assert "0.1" in maps.keys()  # noqa: SIM118
 
 

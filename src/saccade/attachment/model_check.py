@@ -14,8 +14,8 @@ def check_model(model: nn.Module, owner: str, advice: str) -> None:
     """Raise `BadOption` unless a model is a module that uses submodules and hooks added later."""
     name = type(model).__name__
     if not isinstance(model, nn.Module):
-        problem = f"{name} is not an nn.Module"
-    elif isinstance(model, torch.jit.ScriptModule):
+        raise BadOption(f"{owner}: {name} is not an nn.Module", owner=owner, option="model", value=name)
+    if isinstance(model, torch.jit.ScriptModule):
         problem = f"{name} is scripted and cannot be changed; use the module it was scripted from"
     elif any(map(is_compiled, model.modules())):
         problem = f"{name} is compiled, and compiled code does not see changes; {advice}"

@@ -15,7 +15,8 @@ from saccade.data import Split
 from saccade.data.clips import contact_sheet, heat_sheet
 from saccade.files import atomic_write
 from saccade.maps import AttentionMap, PairwiseMap
-from saccade.metrics import Localization, LocalizationScore, localize
+from saccade.metrics import Localization, LocalizationScore
+from saccade.metrics import localize as localize_maps
 from saccade.recording import record
 from saccade.training.module import Classifier
 from saccade.training.network import attention_path
@@ -48,7 +49,7 @@ def localize(classifier: Classifier, split: Split) -> dict[str, Any] | None:
     for batch, mask in zip(_batches(classifier, images), masks.split(_BATCH), strict=True):
         path, attention, _ = look(classifier, batch)
         kind = attention.kind
-        scores.append(localize(*_on_one_grid(attention, mask)))
+        scores.append(localize_maps(*_on_one_grid(attention, mask)))
     return {"path": path, "kind": kind, **_joined(scores).mean()}
 
 

@@ -81,7 +81,7 @@ def pairwise_map(
     return layout.build_map(q, k, head_dim**-0.5, bias, more_keys=extra)
 
 
-def _project(attention: nn.MultiheadAttention, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+def _project(attention: Any, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
     if attention.in_proj_weight is not None:
         wq, wk, _ = attention.in_proj_weight.chunk(3)
     else:  # keys or values of another width

@@ -113,9 +113,12 @@ def _observe_with(adapter: Adapter, site: AttentionSite, publish: Publish) -> li
     def observe(module: nn.Module, inputs: Mapping[str, Any], output: Any) -> None:
         attention = adapter(module, inputs, output)
         if not isinstance(attention, AttentionMap):
-            name = type(module).__name__
-            message = f"the adapter of {name} returned {attention!r}, expected an AttentionMap"
-            raise BadOption(message, owner=name, option="adapters", value=attention)
+            raise BadOption(
+                f"the adapter of {type(module).__name__} returned {attention!r}, expected an AttentionMap",
+                owner=type(module).__name__,
+                option="adapters",
+                value=attention,
+            )
         publish(attention)
 
     return [ObserverHook(site.module, observe)]
