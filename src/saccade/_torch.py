@@ -11,26 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode  # seen in torch 2.10 to 2.15
-from torch.utils._pytree import tree_leaves, tree_map  # seen in torch 2.10 to 2.15
-from torch.utils.weak import WeakTensorKeyDictionary  # seen in torch 2.10 to 2.15
-
-__all__ = [
-    "COMPILED",
-    "FEATURE_LAYERS",
-    "HOOKS",
-    "TorchDispatchMode",
-    "WeakTensorKeyDictionary",
-    "aot_eager",
-    "forward_hooks",
-    "forward_pre_hooks",
-    "has_own_attention_block",
-    "is_compiled",
-    "tree_leaves",
-    "tree_map",
-    "uncompiled",
-    "version",
-]
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode  # seen in torch 2.10 to 2.15
+from torch.utils._pytree import tree_leaves as tree_leaves  # seen in torch 2.10 to 2.15
+from torch.utils._pytree import tree_map as tree_map
+from torch.utils.weak import WeakTensorKeyDictionary as WeakTensorKeyDictionary  # seen in torch 2.10 to 2.15
 
 #: The level that torch.compile inserts into module paths. Seen in torch 2.10 to 2.15.
 COMPILED = "_orig_mod"

@@ -1,4 +1,4 @@
-"""Attention goes in and out of a network: the same output at the start, training from it, no trace after."""
+"""`attach` and `detach`: the output at initialization, training, and the restored model."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def images(dims: int = 2, batch: int = 4) -> Tensor:
 
 
 def run(model: nn.Module, x: Tensor, *, training: bool) -> tuple[Tensor, dict[str, Tensor | None]]:
-    """The output and the gradients of a loss, with the same dropout masks at every call."""
+    """Return the output and the gradients of a loss, with the same dropout masks at each call."""
     model.train(training)
     torch.manual_seed(3)
     model.zero_grad()
@@ -41,7 +41,7 @@ def run(model: nn.Module, x: Tensor, *, training: bool) -> tuple[Tensor, dict[st
 
 
 def fingerprint(model: nn.Module) -> Iterator[tuple[Any, ...]]:
-    """All that makes a network: modules, classes, attributes, hooks, values, flags."""
+    """Yield everything that identifies a model: modules, classes, attributes, hooks, values and flags."""
     yield "random", torch.get_rng_state().tolist()
     for path, module in model.named_modules(remove_duplicate=False):
         yield path, type(module), id(module), module.training, list(vars(module)), list(module._modules)
@@ -173,7 +173,7 @@ def test_the_papers_start_is_the_mechanism_alone() -> None:
 def test_every_parameter_of_the_attention_trains_by_the_second_step(name: str) -> None:
     model, x = residual(), images()
     reduces = any(option.name == "reduction" for option in sc.spec(name).options)
-    options: dict[str, Any] = {"reduction": 2} if reduces else {}  # of two hidden units a ReLU may stop both
+    options: dict[str, Any] = {"reduction": 2} if reduces else {}  # a ReLU may block both of two hidden units
     plan = sc.attach(model, name, where="stage", example_inputs=x, **options)
     ours = {key: p for key, p in model.named_parameters() if ".attention." in key}
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -195,7 +195,7 @@ def test_every_parameter_of_the_attention_trains_by_the_second_step(name: str) -
 @pytest.mark.parametrize("name", ["se", "cbam", "multi_head", "self_attention", "non_local"])
 def test_attention_alone_learns_while_the_network_is_frozen(name: str) -> None:
     model, x = residual().eval(), images(batch=12)
-    target = model(x).detach().roll(1, 0)  # what the network says of another image
+    target = model(x).detach().roll(1, 0)  # the output for another image
     model.requires_grad_(False)
     sc.attach(model, name, example_inputs=x)
     ours = [p for p in model.parameters() if p.requires_grad]
@@ -398,7 +398,7 @@ def test_a_second_one_in_a_place_is_refused_unless_asked_for() -> None:
     plain = F.batch_norm(features, host.running_mean, host.running_var, host.weight, host.bias, eps=host.eps)
     expected = host.get_submodule("attention_2")(
         host.get_submodule("attention")(plain)
-    )  # each once, in their order
+    )  # each once, in order
     torch.testing.assert_close(host(features), expected)
     assert y.isfinite().all()
     assert sc.detach(model).count("stage1.0.norm2.attention_2") == 1

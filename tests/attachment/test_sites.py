@@ -1,4 +1,4 @@
-"""Where attention can go: the places of known networks, choosing among them, and what is refused."""
+"""The places for attention: those of known models, their selection, and bad input."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ def test_the_places_do_not_depend_on_the_size_of_the_image() -> None:
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 def test_known_networks(name: str, stem: str | None, head: str, branch: str | None) -> None:
     with torch.device("meta"):
-        found = sc.sites(load_backbone(name), torch.zeros(2, 3, 64, 64))
-    assert [site.path for site in found.of("stem")] == ([] if stem is None else [stem])
-    assert [site.path for site in found.of("head")] == [head]
-    assert next((site.path for site in found.of("residual")), None) == branch
-    assert len({site.shape for site in found.of("stage")}) >= 3
-    assert found[0].path == found.of("input")[0].path
+        sites = sc.sites(load_backbone(name), torch.zeros(2, 3, 64, 64))
+    assert [site.path for site in sites.of("stem")] == ([] if stem is None else [stem])
+    assert [site.path for site in sites.of("head")] == [head]
+    assert next((site.path for site in sites.of("residual")), None) == branch
+    assert len({site.shape for site in sites.of("stage")}) >= 3
+    assert sites[0].path == sites.of("input")[0].path
 
 
 def test_a_stage_ends_with_its_last_block_not_with_what_follows_it() -> None:
@@ -86,8 +86,8 @@ def test_a_stage_ends_with_its_last_block_not_with_what_follows_it() -> None:
 
 
 def test_features_with_the_channels_last_are_found() -> None:
-    found = sc.sites(tv.swin_t().to("meta"), torch.zeros(1, 3, 64, 64, device="meta"))
-    by_path = {site.path: site for site in found}
+    sites = sc.sites(tv.swin_t().to("meta"), torch.zeros(1, 3, 64, 64, device="meta"))
+    by_path = {site.path: site for site in sites}
     assert by_path["features.1.1"].shape == (96, 16, 16)
     assert by_path["features.1.1"].channels_last
     assert not by_path["permute"].channels_last
@@ -127,9 +127,9 @@ def test_a_swin_of_timm_has_maps_and_tokens_and_a_function_chooses() -> None:
 
 
 def test_a_u_net_has_stages_down_and_up() -> None:
-    found = sc.sites(UNet(), torch.randn(1, 3, 16, 16))
-    assert [site.shape[1] for site in found.of("stage")] == [16, 8, 4, 8, 16]
-    assert [site.path for site in found.of("head")] == ["up1.3"]
+    sites = sc.sites(UNet(), torch.randn(1, 3, 16, 16))
+    assert [site.shape[1] for site in sites.of("stage")] == [16, 8, 4, 8, 16]
+    assert [site.path for site in sites.of("head")] == ["up1.3"]
 
 
 def test_a_network_without_a_head_ends_with_its_last_map() -> None:
@@ -146,9 +146,9 @@ def test_a_network_without_a_head_ends_with_its_last_map() -> None:
 def test_scores_are_no_features() -> None:
     with torch.device("meta"):
         model = tv.segmentation.lraspp_mobilenet_v3_large(weights_backbone=None, num_classes=3)
-        found = sc.sites(model, torch.zeros(1, 3, 64, 64))
-    assert not any("high_classifier" in site.path or "low_classifier" in site.path for site in found)
-    assert [site.shape[0] for site in found.of("head")] == [128]
+        sites = sc.sites(model, torch.zeros(1, 3, 64, 64))
+    assert not any("high_classifier" in site.path or "low_classifier" in site.path for site in sites)
+    assert [site.shape[0] for site in sites.of("head")] == [128]
 
 
 def test_the_longer_side_is_the_branch_whatever_the_order_of_the_sum() -> None:
@@ -164,8 +164,8 @@ def test_the_longer_side_is_the_branch_whatever_the_order_of_the_sum() -> None:
             return torch.add(*(sides[::-1] if self.swapped else sides)).mean((2, 3))
 
     for swapped in (False, True):
-        found = sc.sites(Sum(swapped), torch.randn(1, 3, 8, 8)).of("residual")
-        assert [site.path for site in found] == ["body.3"]
+        sites = sc.sites(Sum(swapped), torch.randn(1, 3, 8, 8)).of("residual")
+        assert [site.path for site in sites] == ["body.3"]
 
 
 # ------------------------------------------------------------------------------------------- what they cost
@@ -175,22 +175,22 @@ def test_costs_are_those_that_attaching_brings() -> None:
     torch.manual_seed(0)
     model, x = Residual(2), torch.randn(4, 3, 16, 16)
     plain_parameters, plain_flops = sum(p.numel() for p in model.parameters()), flops(model, x[:1])
-    found = sc.sites(model, x, "cbam:reduction=8").of("residual")
+    sites = sc.sites(model, x, "cbam:reduction=8").of("residual")
     sc.attach(model, "cbam", example_inputs=x, reduction=8, identity=False)
     assert (
-        sum(s.parameters or 0 for s in found) == sum(p.numel() for p in model.parameters()) - plain_parameters
+        sum(s.parameters or 0 for s in sites) == sum(p.numel() for p in model.parameters()) - plain_parameters
     )
-    assert sum(s.flops or 0 for s in found) == flops(model, x[:1]) - plain_flops
-    assert sum(s.share or 0 for s in found) == pytest.approx(flops(model, x[:1]) / plain_flops - 1)
+    assert sum(s.flops or 0 for s in sites) == flops(model, x[:1]) - plain_flops
+    assert sum(s.share or 0 for s in sites) == pytest.approx(flops(model, x[:1]) / plain_flops - 1)
 
 
 def test_a_place_where_it_does_not_fit_says_why() -> None:
-    found = sc.sites(Residual(2), torch.randn(1, 3, 8, 8), "se")
-    (image,) = found.of("input")
+    sites = sc.sites(Residual(2), torch.randn(1, 3, 8, 8), "se")
+    (image,) = sites.of("input")
     assert image.refused == "se: channels=3 must be at least reduction=16"
     assert image.parameters is None
-    assert all(site.refused is None for site in found.of("residual"))
-    assert "reduction=16" in str(found)
+    assert all(site.refused is None for site in sites.of("residual"))
+    assert "reduction=16" in str(sites)
 
 
 # ------------------------------------------------------------------------------------------------- choosing
@@ -199,13 +199,13 @@ def test_a_place_where_it_does_not_fit_says_why() -> None:
 def test_paths_choose_by_levels() -> None:
     model, x = tv.resnet18(), torch.randn(1, 3, 32, 32)
 
-    def chosen(*where: str) -> list[str]:
+    def selected(*where: str) -> list[str]:
         return [site.path for site in sc.attach(model, "se", where=where, example_inputs=x, dry_run=True)]
 
-    assert chosen("layer3.*.bn2") == ["layer3.0.bn2", "layer3.1.bn2"]
-    assert chosen("layer[34].1.bn?") == ["layer3.1.bn1", "layer3.1.bn2", "layer4.1.bn1", "layer4.1.bn2"]
-    assert chosen("layer4", "layer1.0") == ["layer1.0", "layer4.1"]  # a Sequential: its last module
-    assert chosen("layer1.*", "layer1.0") == ["layer1.0", "layer1.1"]  # not layer1.0.conv1; each once
+    assert selected("layer3.*.bn2") == ["layer3.0.bn2", "layer3.1.bn2"]
+    assert selected("layer[34].1.bn?") == ["layer3.1.bn1", "layer3.1.bn2", "layer4.1.bn1", "layer4.1.bn2"]
+    assert selected("layer4", "layer1.0") == ["layer1.0", "layer4.1"]  # a Sequential: its last module
+    assert selected("layer1.*", "layer1.0") == ["layer1.0", "layer1.1"]  # not layer1.0.conv1; each once
 
 
 def test_a_sequential_whose_last_module_is_shared_is_attended_to_by_a_child() -> None:

@@ -31,9 +31,9 @@ def test_grad_cam_is_its_formula() -> None:
         (gradient,) = torch.autograd.grad(y[range(3), target].sum(), x)
         expected = torch.relu((gradient.mean((2, 3), keepdim=True) * x).sum(1))
         with torch.inference_mode():
-            found = grad_cam(model, images, layer, target).weights
-        torch.testing.assert_close(found, expected)
-        assert found.any()
+            heat = grad_cam(model, images, layer, target).weights
+        torch.testing.assert_close(heat, expected)
+        assert heat.any()
     predicted = model(images).argmax(1)
     torch.testing.assert_close(
         grad_cam(model, images).weights, grad_cam(model, images, target=predicted).weights

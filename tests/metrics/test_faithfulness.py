@@ -1,4 +1,4 @@
-"""Deletion and insertion: a model whose answer is known, plain loops, batch sizes, ties, and bad input."""
+"""Deletion and insertion: a model with known scores, plain loops, batch sizes, ties and bad input."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ untimed = settings(deadline=None, max_examples=30)
 
 
 def areas(scores: Faithfulness) -> Tensor:
-    """The areas of all rankings, (rankings, 2, B)."""
+    """Return the areas of all rankings, (rankings, 2, B)."""
     return torch.stack([torch.stack([c.deletion_area, c.insertion_area]) for c in scores.rankings.values()])
 
 
 def squares(batch: int, side: int, inside: int, seed: int = 0) -> Tensor:
-    """Masks of one square at a random place, (B, side, side)."""
+    """Return masks of one square at a random position, (B, side, side)."""
     generator = torch.Generator().manual_seed(seed)
     masks = torch.zeros(batch, side, side, dtype=torch.bool)
     for mask in masks:
@@ -36,13 +36,13 @@ def squares(batch: int, side: int, inside: int, seed: int = 0) -> Tensor:
 
 
 class Known:
-    """A model that answers 1 to the share of its marked pixels that are there: of images that are 1."""
+    """A model whose score is the fraction of the target pixels that is still present in images of ones."""
 
     def __init__(self, masks: Tensor) -> None:
         self.masks = masks
 
     def __call__(self, images: Tensor) -> Tensor:
-        # The image says which it is: its second channel holds its number everywhere, whatever is taken out.
+        # The second channel holds the index of the image at every pixel, whichever pixels are deleted.
         mask = self.masks[images[:, 1, 0, 0].round().long()]
         return ((images[:, 0] * mask).sum((1, 2)) / mask.sum((1, 2)))[:, None]
 
@@ -88,12 +88,12 @@ def test_center_is_best_where_the_target_is_in_the_middle() -> None:
     y, x = torch.meshgrid(torch.arange(15) - 7, torch.arange(15) - 7, indexing="ij")
     disc[0] = y**2 + x**2 <= 13
     scores = Known(disc).score(masks.double(), steps=225)
-    assert scores["center_prior"].deletion[0, int(disc.sum())] == 0  # nothing but the disc had to go
+    assert scores["center_prior"].deletion[0, int(disc.sum())] == 0  # only the disc was deleted
     assert scores["center_prior"].deletion[0, int(disc.sum()) - 1] > 0
 
 
 def plain(model: Any, image: Tensor, heat: Tensor, base: Tensor, steps: int, target: int) -> list[float]:
-    """Petsiuk et al.'s curve from image to base, written as a loop over pixels; heat without ties."""
+    """Return the curve of Petsiuk et al. from image to base by a loop over pixels, for heat without ties."""
     ranked = sorted(range(heat.numel()), key=lambda pixel: -heat.flatten()[pixel].item())
     curve = []
     for step in range(steps + 1):

@@ -1,4 +1,4 @@
-"""Localization scores: hand-computed cases, scikit-learn's average precision, symmetries, bad input."""
+"""Localization: hand-computed cases, the average precision of scikit-learn, symmetries and bad input."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from support.errors import raises
 
 
 def values(scores: Localization) -> Tensor:
-    """All scores of all images, (7, B)."""
+    """Return all scores of all images, (7, B)."""
     parts = (scores.positive, scores.negative)
     return torch.stack([*(v for s in parts for v in (s.pointing, s.energy, s.precision)), scores.chance])
 
 
 def one(heatmap: list[list[float]], mask: list[list[int]]) -> list[float]:
-    """The scores of one image: pointing, energy and precision in both polarities, and chance."""
+    """Return the scores of one image: pointing, energy and precision in both polarities, and chance."""
     scores = localize(torch.tensor([heatmap]), torch.tensor([mask]).bool())
     return [round(v, 12) for v in values(scores)[:, 0].tolist()]
 
 
 def draw(batch: int, height: int, width: int, levels: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Random maps of few levels, so that there are ties, and masks that are neither empty nor full."""
+    """Return random maps with few levels, and so with ties, and masks that are neither empty nor full."""
     generator = torch.Generator().manual_seed(seed)
     heatmap = torch.randint(0, levels, (batch, height, width), generator=generator).float()
     mask = torch.rand(batch, height, width, generator=generator) < 0.3
@@ -37,7 +37,7 @@ def draw(batch: int, height: int, width: int, levels: int, seed: int) -> tuple[T
     return heatmap, mask
 
 
-untimed = settings(deadline=None)  # the first call of a process warms torch up
+untimed = settings(deadline=None)  # the first call in a process is slow
 cases = st.builds(
     draw,
     batch=st.integers(1, 4),

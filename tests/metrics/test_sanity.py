@@ -1,4 +1,4 @@
-"""The sanity check: what ignores the weights, what depends on them, and a model that comes back as it was."""
+"""The sanity check: maps that ignore the weights, maps that depend on them, and a restored model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def network(attention: str = "cbam") -> SmallCNN:
-    """A network that has moved away from its first weights, statistics included."""
+    """Return a model after three training steps, with batch norm statistics."""
     torch.manual_seed(1)
     model = SmallCNN(2, attention={2: attention})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -45,7 +45,7 @@ def cam(model: nn.Module) -> Tensor:
 
 
 def edges(_: nn.Module) -> Tensor:
-    """A map that shows the image, whatever the network is."""
+    """Return a map that depends on the image alone."""
     return IMAGES.diff(dim=2, append=IMAGES[:, :, -1:]).abs().sum(1)
 
 
@@ -79,7 +79,7 @@ def test_the_cascade_runs_from_the_output_to_the_input() -> None:
     assert scores.spearman.shape == scores.ssim.shape == (9, 3)
 
 
-def test_layers_after_the_map_are_said_not_to_reach_it() -> None:
+def test_layers_after_the_map_do_not_reach_it() -> None:
     scores = sanity_check(network(), attention, at="attention.2.spatial")
     unreached = [path for path, reaches in zip(scores.layers, scores.reaches, strict=True) if not reaches]
     assert unreached == ["head", "stages.2.1", "stages.2.0"]
@@ -107,7 +107,7 @@ def test_each_step_adds_one_layer_and_keeps_those_before() -> None:
     assert trained >= {name for name, _ in model.named_parameters()}
 
 
-def test_parameters_without_a_method_of_their_own_are_drawn_anew() -> None:
+def test_parameters_without_a_method_of_their_own_are_randomized() -> None:
     model = network("multi_head:heads=2")
     weights: list[Tensor] = []
 
@@ -143,7 +143,7 @@ class Failure(Exception):
 
 @pytest.mark.parametrize("calls", [None, 1, 4])
 @pytest.mark.parametrize("build", [network, lambda: network("multi_head:heads=2")])
-def test_the_model_is_given_back_bit_for_bit(calls: int | None, build: Any) -> None:
+def test_the_model_is_restored_bit_for_bit(calls: int | None, build: Any) -> None:
     model = build()
     model.train()
     model.stages[0].eval()
@@ -161,7 +161,7 @@ def test_the_model_is_given_back_bit_for_bit(calls: int | None, build: Any) -> N
         if made == calls:
             raise Failure
         assert not any(module.training for module in model.modules())
-        model(IMAGES).sum().backward()  # leaves gradients behind, as a saliency map might
+        model(IMAGES).sum().backward()  # leaves gradients, as a saliency map might
         return torch.rand(3, 8, 8)
 
     if calls is None:
@@ -169,8 +169,8 @@ def test_the_model_is_given_back_bit_for_bit(calls: int | None, build: Any) -> N
     else:
         with pytest.raises(Failure):
             sanity_check(model, heat)
-    for (name, value), theirs in zip(model.state_dict().items(), kept.state_dict().values(), strict=True):
-        assert torch.equal(value, theirs), name
+    for (name, value), original in zip(model.state_dict().items(), kept.state_dict().values(), strict=True):
+        assert torch.equal(value, original), name
     assert {n: id(p) for n, p in [*model.named_parameters(), *model.named_buffers()]} == identities
     assert [module.training for module in model.modules()] == flags
     assert [p.requires_grad for p in model.parameters()] == [p.requires_grad for p in kept.parameters()]

@@ -1,4 +1,4 @@
-"""What `record` promises of attention that others wrote: grids, refusals, no trace; and attention rollout."""
+"""`record` for attention of other libraries: grids, errors, a restored model; and attention rollout."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def swin() -> nn.Module:
 
 
 class Tokens(nn.Module):
-    """Feature maps, flattened into tokens, under an attention; a class token if it is named."""
+    """Attention over flattened feature maps, with a class token if it has a name."""
 
     def __init__(self, features: nn.Module, token: str | None = None) -> None:
         super().__init__()
@@ -65,11 +65,11 @@ def grid(model: nn.Module, *inputs: Tensor) -> tuple[int, ...]:
     return attention.query_shape
 
 
-# Where tokens lie.
+# The layout of tokens.
 
 
 @pytest.mark.parametrize("token", [None, "cls_token", "class_token", "summary"])
-def test_tokens_lie_as_the_feature_map_that_they_are_cut_from(token: str | None) -> None:
+def test_tokens_have_the_grid_of_their_feature_map(token: str | None) -> None:
     model = Tokens(nn.Conv2d(3, 8, 4, stride=4), token)
     for size in ((16, 16), (8, 32), (32, 8)):
         with sc.record(model) as maps:
@@ -109,7 +109,7 @@ def test_a_class_token_that_is_announced_needs_no_feature_map() -> None:
 
 
 def test_queries_and_keys_of_their_own_shapes() -> None:
-    """As in a detector: 9 objects, which are no 3 x 3 image, look at the image."""
+    """In a detector, 9 objects, which are no 3 x 3 image, attend to the image."""
 
     class Detector(nn.Module):
         def __init__(self) -> None:
@@ -193,7 +193,7 @@ def test_rollout_ignores_maps_that_mix_no_tokens_and_refuses_what_is_no_stack() 
     assert maps.rollout().heatmap((32, 32)).shape == (1, 32, 32)
 
 
-# Both kinds in one model, and classes of a user's own.
+# Both kinds in one model, and custom adapters.
 
 
 def test_a_mechanism_speaks_for_the_attention_inside_it() -> None:
@@ -216,15 +216,15 @@ def test_a_mechanism_speaks_for_the_attention_inside_it() -> None:
     assert [attention.kind for attention in maps.values()] == ["spatial", "pairwise"]
 
 
-def test_an_adapter_of_ones_own() -> None:
+def test_a_custom_adapter() -> None:
     class Gate(nn.Module):
-        def forward(self, features: Tensor, strength: float = 1.0) -> Tensor:
-            return features * (strength * features).mean(1, keepdim=True).sigmoid()
+        def forward(self, features: Tensor, factor: float = 1.0) -> Tensor:
+            return features * (factor * features).mean(1, keepdim=True).sigmoid()
 
-    def see(module: nn.Module, inputs: Any, output: Tensor) -> sc.AttentionMap:
+    def gate_map(module: nn.Module, inputs: Any, output: Tensor) -> sc.AttentionMap:
         assert isinstance(module, Gate)
         assert output.shape == inputs["features"].shape
-        return sc.SpatialMap((inputs["strength"] * inputs["features"]).mean(1).sigmoid())
+        return sc.SpatialMap((inputs["factor"] * inputs["features"]).mean(1).sigmoid())
 
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -232,13 +232,13 @@ def test_an_adapter_of_ones_own() -> None:
             self.gate = Gate()
 
         def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = self.gate(x, strength=3.0)
+            y: Tensor = self.gate(x, factor=3.0)
             return y
 
     model, x = Net(), images(2, 4, 6, 5).requires_grad_()
     with raises(sc.NothingRecorded, owner="record", value="Net"), sc.record(model):
         pass
-    with sc.record(model, adapters={Gate: see}) as maps:
+    with sc.record(model, adapters={Gate: gate_map}) as maps:
         model(x)
     torch.testing.assert_close(maps["gate"].saliency(), (3 * x).mean(1).sigmoid())
     assert not maps["gate"].saliency().requires_grad
@@ -248,7 +248,7 @@ def test_an_adapter_of_ones_own() -> None:
     ):
         model(x)
     assert not model.gate._forward_hooks
-    # It comes before the one that is built in.
+    # It precedes the built-in one.
     attention = nn.MultiheadAttention(8, 2, batch_first=True)
     y = images(2, 5, 8)
     with sc.record(
@@ -286,7 +286,7 @@ def test_a_class_that_computes_otherwise_than_its_base_is_left_alone() -> None:
         pass
 
 
-# No trace, and what is refused.
+# The model is restored, and errors.
 
 
 def test_hooks_of_others_run_once_and_stay() -> None:
@@ -344,11 +344,11 @@ def test_a_copy_made_while_recording_is_whole_and_can_be_recorded_later(make: An
     with torch.no_grad():
         for parameter in twin.parameters():
             parameter.zero_()
-        assert not torch.equal(twin(x), expected)  # it runs with its own weights
+        assert not torch.equal(twin(x), expected)  # it uses the weights of the copy
         assert torch.equal(model(x), expected)
-    with sc.record(twin) as theirs:
+    with sc.record(twin) as twin_maps:
         twin(x)
-    assert theirs.keys() == maps.keys()
+    assert twin_maps.keys() == maps.keys()
     assert {**maps} == kept
 
 
@@ -406,7 +406,7 @@ def test_precisions_and_memory_formats() -> None:
     [vit, lambda: torchvision.models.SwinTransformer([4, 4], 16, [2], [2], [4, 4])],
     ids=["vit", "swin"],
 )
-def test_maps_lie_where_the_network_does(make: Any) -> None:
+def test_maps_are_on_the_device_of_the_model(make: Any) -> None:
     with torch.device("meta"):
         model = make().eval()
     x = torch.empty(2, 3, 32, 32, device="meta")
@@ -451,7 +451,7 @@ def test_a_compiled_network_is_refused_and_the_advice_helps() -> None:
         torch.testing.assert_close(plain(x), expected)
     assert len(maps) == 1
     head: Any = copy.deepcopy(model)
-    head.head.compile(backend="eager")  # what is compiled holds no attention
+    head.head.compile(backend="eager")  # the compiled part holds no attention
     with sc.record(head) as maps:
         torch.testing.assert_close(head(x), expected)
     assert len(maps) == 1

@@ -1,4 +1,4 @@
-"""Recording: what is found under which path, what is refused, and that it leaves no trace."""
+"""`record`: paths, errors, and a model that is restored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.errors import raises
 
 
 def network() -> nn.Sequential:
-    """Two convolutions, a CBAM and a multi-head attention at paths 1 and 3."""
+    """Return two convolutions with a CBAM and a multi-head attention at paths 1 and 3."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 16, 3), sc.create("cbam", 16), nn.Conv2d(16, 8, 3), sc.create("multi_head", 8)
@@ -38,7 +38,7 @@ def assert_same_map(one: sc.AttentionMap, other: sc.AttentionMap) -> None:
     torch.testing.assert_close(one.saliency(), other.saliency())
 
 
-# What is found where.
+# Paths.
 
 
 def test_maps_are_found_by_the_path_of_their_mechanism() -> None:
@@ -169,7 +169,7 @@ def test_a_module_in_two_places_is_recorded_once() -> None:
     assert [*maps] == ["0"]
 
 
-# What is refused.
+# Errors.
 
 
 def test_a_model_without_mechanisms_is_refused_at_once() -> None:
@@ -195,7 +195,7 @@ def test_an_exception_passes_unmasked(calls: int) -> None:
             model(images())
         raise ZeroDivisionError
     assert is_idle(model)
-    assert len(maps) == 3 * calls  # what was recorded before it is there
+    assert len(maps) == 3 * calls  # the maps from before the exception are kept
 
 
 def test_an_exception_of_the_model_passes_unmasked() -> None:
@@ -230,7 +230,7 @@ def test_a_scripted_model_is_refused() -> None:
         pass
 
 
-# No trace.
+# The model is restored.
 
 
 def test_results_are_the_same_and_no_hook_is_used() -> None:
@@ -279,11 +279,11 @@ def test_a_model_can_be_copied_while_and_after_it_is_recorded() -> None:
         model(images())
         during = copy.deepcopy(maps["1.spatial"])
     twin = copy.deepcopy(model)
-    with sc.record(twin) as theirs:
+    with sc.record(twin) as twin_maps:
         twin(images())
     assert is_idle(model)
     assert is_idle(twin)
-    assert_same_map(theirs["3"], maps["3"])
+    assert_same_map(twin_maps["3"], maps["3"])
     assert_same_map(during, maps["1.spatial"])
 
 
@@ -309,7 +309,7 @@ def test_a_compiled_model_can_be_recorded_even_after_it_has_run(how: str, backen
         compiled = torch.compile(model, fullgraph=True, backend=backend)
     else:
         model.compile(fullgraph=True, backend=backend)
-    torch.testing.assert_close(compiled(images()), expected)  # compiled before anybody records
+    torch.testing.assert_close(compiled(images()), expected)  # compiled before the recording
     with sc.record(compiled) as maps:
         torch.testing.assert_close(compiled(images()), expected)
     assert [*maps] == [*eager]  # the same paths

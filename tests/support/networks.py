@@ -11,7 +11,7 @@ NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
 class Block(nn.Module):
-    """Two convolutions and a shortcut, with dropout on the branch and an in-place ReLU that is called twice."""
+    """Two convolutions and a shortcut, dropout on the branch, and an in-place ReLU that is called twice."""
 
     def __init__(self, dims: int, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()

@@ -57,12 +57,12 @@ def sites(model: nn.Module, example_inputs: object, name: str | None = None, /, 
         raise BadOption(message, owner="sites", option=option, value=options[option])
     builder = None if name is None else SiteBuilder(name, options)
     trace = trace_forward(model, example_inputs)
-    found = [candidate.site for candidate in SiteFinder(trace).candidates()]
+    places = [candidate.site for candidate in SiteFinder(trace).candidates()]
     if builder is None:
-        return Sites(found)
+        return Sites(places)
     flops_per_image = flops(_SingleArgument(model), example_inputs) / trace.image.shape[0]
     with construction():
-        return Sites(_with_cost(site, builder, flops_per_image) for site in found)
+        return Sites(_with_cost(site, builder, flops_per_image) for site in places)
 
 
 class _SingleArgument(nn.Module):

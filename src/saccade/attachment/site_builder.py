@@ -112,13 +112,8 @@ def _errors_at(path: str) -> Iterator[None]:
     try:
         yield
     except SaccadeError as error:
-        raise BadOption(
-            f"{path}: {error}",
-            owner=error.owner,
-            option=error.option,
-            value=error.value,
-            choices=error.choices,
-        ) from error
+        fields = {name: getattr(error, name) for name in ("owner", "option", "value", "choices")}
+        raise BadOption(f"{path}: {error}", **fields) from error
     except RuntimeError as error:
         message = f"{path}: the mechanism fails there: {error}"
         raise BadOption(message, owner="attach", option="where", value=path) from error

@@ -100,15 +100,13 @@ def trace_forward(model: nn.Module, example_inputs: object) -> Trace:
         BadOption: If the example inputs hold no image, or if the forward pass fails.
     """
     args, kwargs = call_arguments(example_inputs)
+    described = _described(example_inputs)
     tensors = (t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
     image = next((t for t in tensors if t.is_floating_point() and 3 <= t.ndim <= 5), None)
     if image is None:
-        raise BadOption(
-            "example_inputs hold no batch of images (B, C, H, W), sequences (B, C, L) or clips "
-            f"(B, C, T, H, W): got {_described(example_inputs)}",
-            option="example_inputs",
-            value=_described(example_inputs),
-        )
+        expected = "images (B, C, H, W), sequences (B, C, L) or clips (B, C, T, H, W)"
+        message = f"example_inputs hold no batch of {expected}, got {described}"
+        raise BadOption(message, option="example_inputs", value=described)
     tracer = _Tracer(image)
     device = image.device.type
     can_autocast = torch.amp.is_autocast_available(device)
@@ -118,12 +116,9 @@ def trace_forward(model: nn.Module, example_inputs: object) -> Trace:
             with temporary_hooks(tracer.register(model)), tracer:
                 output = model(*args, **kwargs)
         except Exception as error:
-            raise BadOption(
-                f"the forward pass of {type(model).__name__} fails on example_inputs "
-                f"{_described(example_inputs)}: {type(error).__name__}: {error}",
-                option="example_inputs",
-                value=_described(example_inputs),
-            ) from error
+            name, cause = type(model).__name__, f"{type(error).__name__}: {error}"
+            message = f"the forward pass of {name} fails on example_inputs {described}: {cause}"
+            raise BadOption(message, option="example_inputs", value=described) from error
     outputs = (tracer.node(t) for t in tree_leaves(output) if isinstance(t, Tensor))
     result = next((node for node in outputs if node), None)
     return Trace(tracer.image, result, tracer.nodes, tracer.calls, tracer.paths)
