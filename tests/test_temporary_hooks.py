@@ -1,4 +1,4 @@
-"""`temporary_hooks` removes hooks at the end of the block, after an error, and after a failed registration."""
+"""`temporary_hooks` removes hooks at the end of the block, after an error and after a failed registration."""
 
 from __future__ import annotations
 
