@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import saccade as sc
 from saccade.maps import ClassTokenMap, DotProductMap, attention_rollout
+from saccade.recording.adapters.entry_points import plugin_adapters
 from support.errors import raises
 
 
@@ -256,6 +257,83 @@ def test_a_custom_adapter() -> None:
     ) as maps:
         attention(y, y, y)
     assert maps[""].kind == "spatial"
+
+
+@pytest.fixture
+def entry_points(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """The objects of the entry points of the group `saccade.adapters`, by name."""
+    objects: dict[str, Any] = {}
+
+    def load(group: str, name: str) -> object:
+        assert group == "saccade.adapters"
+        return objects[name]
+
+    monkeypatch.setattr("saccade.plugins.names", lambda group: [*objects] * (group == "saccade.adapters"))
+    monkeypatch.setattr("saccade.plugins.load", load)
+    plugin_adapters.cache_clear()
+    yield objects
+    plugin_adapters.cache_clear()
+
+
+class Blend(nn.Module):
+    def forward(self, features: Tensor) -> Tensor:
+        return features * features.mean(1, keepdim=True).sigmoid()
+
+
+class Renamed(Blend):
+    pass
+
+
+class Other(Blend):
+    def forward(self, features: Tensor) -> Tensor:
+        return 2 * super().forward(features)
+
+
+def mean_map(_: nn.Module, inputs: Any, __: Tensor) -> sc.AttentionMap:
+    return sc.SpatialMap(inputs["features"].mean(1).sigmoid())
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_an_entry_point_adds_adapters_by_class_or_by_full_name(
+    by_name: bool, entry_points: dict[str, Any]
+) -> None:
+    model, x = nn.Sequential(Blend(), Renamed(), Other()), images(2, 4, 6, 5)
+    with raises(sc.NothingRecorded, owner="record"), sc.record(model):
+        pass
+    plugin_adapters.cache_clear()
+    entry_points["any name"] = {f"{Blend.__module__}.Blend" if by_name else Blend: mean_map}
+    with sc.record(model) as maps:
+        model(x)
+    assert [*maps] == (["0", "1"] if by_name else ["0", "1", "2"])  # a name is that of the forward's class
+    torch.testing.assert_close(maps["0"].saliency(), x.mean(1).sigmoid())
+
+
+def test_the_adapters_of_the_caller_and_the_built_in_ones_precede_entry_points(
+    entry_points: dict[str, Any],
+) -> None:
+    def unused(*_: Any) -> sc.AttentionMap:
+        raise AssertionError
+
+    attention, x = nn.MultiheadAttention(8, 2, batch_first=True), images(2, 5, 8)
+    entry_points["other"] = {nn.MultiheadAttention: unused, Blend: unused}
+    with sc.record(attention) as maps:
+        attention(x, x, x)
+    assert maps[""].kind == "pairwise"
+    blend = Blend()
+    with sc.record(blend, {Blend: mean_map}) as maps:
+        blend(images(2, 4, 6, 5))
+    assert maps[""].kind == "spatial"
+
+
+@pytest.mark.parametrize(
+    "table", [mean_map, {"my.Class": 3}, {7: mean_map}], ids=["function", "number", "key"]
+)
+def test_an_entry_point_that_is_no_table_of_adapters_is_named(
+    table: Any, entry_points: dict[str, Any]
+) -> None:
+    entry_points["broken"] = table
+    with raises(sc.BadOption, owner="saccade.adapters", option="broken", value=table), sc.record(Blend()):
+        pass
 
 
 def test_a_class_of_the_same_name_is_left_alone() -> None:

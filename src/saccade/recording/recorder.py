@@ -85,7 +85,8 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
 
     `record` observes the mechanisms of this package and attention of other libraries:
     `nn.MultiheadAttention`, the vision and Swin transformers of torchvision and timm, and
-    squeeze-and-excitation. `saccade.recording.adapters` holds the table.
+    squeeze-and-excitation. `saccade.recording.adapters` holds the table. Entry points of the group
+    `saccade.adapters` extend it for every recording.
 
     The model computes the same result inside the block and outside. When the block ends, normally or by an
     exception, the model is restored. A compiled model of the mechanisms of this package is compiled once more

@@ -19,8 +19,8 @@ without a place, a mask, or weights of relative positions.
 Attention of any other class is ignored, also if other parts of the model are recorded.
 
 A module is identified by the full name of the class that defines its `forward`. Neither library is imported,
-and a class of the same name, or a subclass with another `forward`, is ignored. `record(adapters=...)` adds
-classes.
+and a class of the same name, or a subclass with another `forward`, is ignored. `record(adapters=...)` and
+entry points of the group `saccade.adapters` add classes.
 
 Queries and keys are computed again from the inputs of the module, with its weights, without gradients and
 under the same autocast. The gate of a channel is not computed again. The weights are those before dropout.
@@ -45,6 +45,7 @@ from saccade._torch import COMPILED, is_compiled
 from saccade.errors import BadOption
 from saccade.maps import AttentionMap, Tap
 from saccade.model_state import Handle
+from saccade.recording.adapters.entry_points import plugin_adapters
 from saccade.recording.adapters.multihead import observe_multihead
 from saccade.recording.adapters.observe import Adapter, ObserverHook, Publish
 from saccade.recording.adapters.squeeze import observe_squeeze
@@ -86,8 +87,9 @@ def find_attention(
         BadOption: If an attention is inside a compiled module, which calls no hooks.
     """
     attention: dict[str, Callable[[Publish], list[Handle]]] = {}
+    plugins = plugin_adapters()
     for name, module in model.named_modules():
-        register = _register_fn(module, adapters)
+        register = _register_fn(module, adapters, plugins)
         owners = list(_owners(model, name)) if register else []
         if register is None or any(isinstance(child, Tap) for owner in owners for child in owner.children()):
             continue
@@ -98,13 +100,23 @@ def find_attention(
     return attention
 
 
-def _register_fn(module: nn.Module, adapters: Mapping[type[nn.Module], Adapter]) -> RegisterFn | None:
-    """Return the function that observes a module, if there is one."""
+def _register_fn(
+    module: nn.Module,
+    adapters: Mapping[type[nn.Module], Adapter],
+    plugins: Mapping[str | type[nn.Module], Adapter],
+) -> RegisterFn | None:
+    """Return the function that observes a module, if there is one: of the caller, built in or of a plugin."""
+    definer = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
+    name = f"{definer.__module__}.{definer.__qualname__}"
     for cls, adapter in adapters.items():
         if isinstance(module, cls):
             return functools.partial(_observe_with, adapter)
-    definer = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
-    return ADAPTERS.get(f"{definer.__module__}.{definer.__qualname__}")
+    if name in ADAPTERS:
+        return ADAPTERS[name]
+    for key, adapter in plugins.items():
+        if name == key if isinstance(key, str) else isinstance(module, key):
+            return functools.partial(_observe_with, adapter)
+    return None
 
 
 def _observe_with(adapter: Adapter, site: AttentionSite, publish: Publish) -> list[Handle]:
