@@ -21,7 +21,7 @@ from saccade.config import Recipe
 from saccade.data import load_task
 from saccade.errors import BadOption, BadRun
 from saccade.experiments import Comparison, compare, score
-from saccade.metrics import faithfulness, localization
+from saccade.metrics import evaluate_faithfulness, localize
 from saccade.results import compute_leaderboard, main_map, read_run_result
 from saccade.training import train
 from saccade.training.evaluate import look
@@ -91,7 +91,7 @@ def test_the_scores_are_those_of_the_maps_on_images_with_a_target(scored: Path) 
     }
     found = read(scored / "runs/cbam-seed0/result.json")["scores"]
     for name, heat in heats.items():
-        curves = faithfulness(lambda x: classifier(x).softmax(1), images, heat, steps=5)
+        curves = evaluate_faithfulness(lambda x: classifier(x).softmax(1), images, heat, steps=5)
         for sign in ("positive", "negative"):
             gain = curves[sign].auc_gain(over=curves["random"]).mean().item()
             assert found[name][sign]["auc_gain"] == pytest.approx(gain, abs=1e-6)
@@ -101,7 +101,7 @@ def test_the_scores_are_those_of_the_maps_on_images_with_a_target(scored: Path) 
         assert found["center_prior"]["insertion_curve"] == pytest.approx(
             curves["center_prior"].insertion.mean(0).tolist(), abs=1e-6
         )
-        assert found[name]["localization"] == localization(heat, masks).mean()
+        assert found[name]["localization"] == localize(heat, masks).mean()
 
 
 def test_a_comparison_gets_its_table_again_and_keeps_the_rest(trained: Path, scored: Path) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from saccade.attribution import grad_cam
 from saccade.data import Split, load_task
 from saccade.errors import BadRun, check_positive
-from saccade.metrics import RANKINGS, Curves, Sanity, faithfulness, localization, sanity
+from saccade.metrics import RANKINGS, Curves, Sanity, evaluate_faithfulness, localize, sanity_check
 from saccade.models import RecurrentAttention
 from saccade.results import (
     COMPARISON,
@@ -148,7 +148,9 @@ def _scores(classifier: Classifier, split: Split, steps: int, report: Report) ->
         rankings = RANKINGS if chance is None else ("positive", "negative")
         calls = 2 * len(rankings) * math.ceil(len(images) * (steps + 1) / _BATCH)
         predict = progress.counted(f"faithfulness, {its.name}", calls, lambda x: classifier(x).softmax(1))
-        curves = faithfulness(predict, images, heatmap, rankings=rankings, steps=steps, batch_size=_BATCH)
+        curves = evaluate_faithfulness(
+            predict, images, heatmap, rankings=rankings, steps=steps, batch_size=_BATCH
+        )
         if chance is None:
             chance = curves["random"]
             found |= {"shares": chance.shares.tolist()}
@@ -157,7 +159,7 @@ def _scores(classifier: Classifier, split: Split, steps: int, report: Report) ->
             sign: curves[sign].mean() | {"auc_gain": curves[sign].auc_gain(over=chance).mean().item()}
             for sign in ("positive", "negative")
         }
-        where = None if split.masks is None else localization(heatmap, split.masks).mean()
+        where = None if split.masks is None else localize(heatmap, split.masks).mean()
         facts = {"path": its.path, "kind": its.kind, "localization": where}
         found[its.name] = facts | signs | {"sanity": _sanity(classifier, of_few, progress)}
     return cast(RunScores, found)
@@ -169,7 +171,7 @@ def _sanity(classifier: Classifier, its: _Map, progress: _Progress) -> dict[str,
     heat = progress.counted(f"sanity check, {its.name}", _DRAWS * (1 + layers), its.heat)
     at = None if its.path is None else f"model.{its.path}".rstrip(".")
     first = _DRAWS * classifier.recipe.seed
-    draws = [sanity(classifier, heat, at=at, seed=seed) for seed in range(first, first + _DRAWS)]
+    draws = [sanity_check(classifier, heat, at=at, seed=seed) for seed in range(first, first + _DRAWS)]
     rank, ssim = (torch.cat([getattr(draw, name) for draw in draws], dim=1) for name in ("spearman", "ssim"))
     return Sanity(draws[0].layers, draws[0].reaches, rank, ssim).mean()
 

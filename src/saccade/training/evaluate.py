@@ -15,7 +15,8 @@ from saccade.data import Split
 from saccade.data.clips import contact_sheet, heat_sheet
 from saccade.files import atomic_write
 from saccade.maps import AttentionMap, PairwiseMap
-from saccade.metrics import Localization, Score, localization
+from saccade.metrics import Localization, LocalizationScore
+from saccade.metrics import localize as localize_maps
 from saccade.recording import record
 from saccade.results import RunLocalization
 from saccade.training.module import Classifier
@@ -49,7 +50,7 @@ def localize(classifier: Classifier, split: Split) -> RunLocalization | None:
     for batch, mask in zip(_batches(classifier, images), masks.split(_BATCH), strict=True):
         path, attention, _ = look(classifier, batch)
         kind = attention.kind
-        scores.append(localization(*_on_one_grid(attention, mask)))
+        scores.append(localize_maps(*_on_one_grid(attention, mask)))
     return cast(RunLocalization, {"path": path, "kind": kind, **_joined(scores).mean()})
 
 
@@ -125,8 +126,8 @@ def _batches(classifier: Classifier, images: Tensor) -> Iterator[Tensor]:
 
 
 def _joined(scores: list[Localization]) -> Localization:
-    def join(parts: list[Score]) -> Score:
-        return Score(
+    def join(parts: list[LocalizationScore]) -> LocalizationScore:
+        return LocalizationScore(
             *(
                 torch.cat([getattr(part, name) for part in parts])
                 for name in ("pointing", "energy", "precision")

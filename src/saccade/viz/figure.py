@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from saccade.attribution.cam import grad_cam, last_layer
+from saccade._torch import uncompiled
+from saccade.attribution import grad_cam, last_layer
 from saccade.data.clips import heat_sheet
 from saccade.data.images import Photograph
 from saccade.errors import BadData, BadShape, NothingRecorded, UnknownName, check_choice
@@ -95,7 +96,7 @@ def look(
         paths = [last_layer(model, inputs)] if chosen is None else chosen
         maps = {path: grad_cam(model, inputs, path) for path in paths}
     return Look(
-        type(getattr(model, "_orig_mod", model)).__name__,
+        type(uncompiled(model)).__name__,
         "attention" if attention else "grad_cam",
         shots,
         *_drawable(maps, len(inputs)),
