@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import saccade as sc
-from saccade.data import Split, folder
+from saccade.data import Split, load_folder
 from saccade.files import write_json
 from saccade.results import hardware_info
 
@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    task = folder(arguments.data, size=32, val_fraction=0.05)
+    task = load_folder(arguments.data, size=32, val_fraction=0.05)
     subset = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(0))[:TRAIN_IMAGES]
     data = {"train": Split(task.train.images[subset], task.train.labels[subset]), "test": task.test}
     start, rows = time.perf_counter(), []

@@ -23,7 +23,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from saccade.config import Recipe
+from saccade.config import Recipe, resolve
 from saccade.config.recipe import Augment
 from saccade.data import Task, load_task
 from saccade.data.task import Split
@@ -107,7 +107,7 @@ def measure(case: Case) -> dict[str, Any]:
         return rate(serve, images)
 
     torch.manual_seed(0)
-    classifier = Classifier(Recipe(backbone=case.backbone), task.info()).train()
+    classifier = Classifier(resolve(Recipe(backbone=case.backbone)), task.info()).train()
     optimizer = torch.optim.AdamW(classifier.parameters())
     batch, labels = next(iter(served))
 

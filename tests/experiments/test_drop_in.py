@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import saccade as sc
-from saccade.config import Recipe
+from saccade.config import Recipe, resolve
 from saccade.models import SmallCNN
 from saccade.results import POLARITIES
 from saccade.training import load_checkpoint, train
@@ -44,7 +44,9 @@ def test_an_epoch_by_name(name: str, tmp_path: Path) -> None:
 
     torch.manual_seed(recipe.seed)
     start = {
-        key: p for key, p in build(recipe, 2, (3, 32, 32)).named_parameters() if key.startswith("attention.")
+        key: p
+        for key, p in build(resolve(recipe), 2, (3, 32, 32)).named_parameters()
+        if key.startswith("attention.")
     }
     after = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]
     moved = [key for key, p in start.items() if not torch.equal(p, after[f"model.{key}"])]

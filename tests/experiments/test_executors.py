@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 
-from saccade.config import Recipe
+from saccade.config import Recipe, resolve
 from saccade.errors import BadOption, BadRecipe, BadRun, UnknownName
 from saccade.experiments import Comparison, compare
 from saccade.experiments.executors import Executor, Job, Processes
@@ -108,7 +108,7 @@ def test_a_run_that_kills_its_process_again_and_again_is_named(
 ) -> None:
     monkeypatch.setattr("saccade.experiments.executors.base._train", _die)
     with pytest.raises(BadRun, match=r"run-0': its process died 3 times"):
-        list(Processes(1).run([Job(Recipe(), tmp_path / "run-0")], lambda _: None, None))
+        list(Processes(1).run([Job(resolve(Recipe()), tmp_path / "run-0")], lambda _: None, None))
 
 
 def test_errors_of_ours_cross_from_process_to_process() -> None:
@@ -299,14 +299,14 @@ def test_a_cluster_of_which_a_worker_is_killed_gives_the_local_leaderboard(
     assert all((tmp_path / "out" / run["folder"] / "gallery.npz").exists() for run in summary["runs"])
     assert logged(tmp_path / "out") == HAS_TENSORBOARD * 4
     with pytest.raises(BadOption, match=r"no node has 64 CPUs and 0 GPUs .* nodes have 1 and 0, 1 and 0"):
-        list(Ray(cluster, cpus=64).run([Job(Recipe(), tmp_path / "run")], lambda _: None, None))
-    bad = Job(replace(COMPARISON.training, batch_size=4000), tmp_path / "bad")
+        list(Ray(cluster, cpus=64).run([Job(resolve(Recipe()), tmp_path / "run")], lambda _: None, None))
+    bad = Job(resolve(replace(COMPARISON.training, batch_size=4000)), tmp_path / "bad")
     with pytest.raises(BadRecipe, match=r"^batch_size=4000 is larger than the 40 training images$"):
         list(Ray(cluster).run([bad], lambda _: None, None))
 
 
 def test_files_of_a_node_of_its_own_come_back_and_those_on_a_shared_disk_stay(tmp_path: Path) -> None:
-    job = Job(replace(COMPARISON.training, epochs=1), tmp_path / "run")
+    job = Job(resolve(replace(COMPARISON.training, epochs=1)), tmp_path / "run")
     files = over_ray._train_away(job, shared=False)
     assert {"result.json", "checkpoints/last.ckpt", "metrics.csv"} <= files.keys()
     assert not job.folder.exists()
@@ -322,7 +322,7 @@ def test_files_of_a_node_of_its_own_come_back_and_those_on_a_shared_disk_stay(tm
 def test_an_address_where_no_cluster_answers(tmp_path: Path) -> None:
     begun = time.monotonic()
     with pytest.raises(BadOption, match=r"no Ray cluster answers at '127\.0\.0\.1:1'"):
-        list(Ray("127.0.0.1:1").run([Job(Recipe(), tmp_path)], lambda _: None, None))
+        list(Ray("127.0.0.1:1").run([Job(resolve(Recipe()), tmp_path)], lambda _: None, None))
     assert time.monotonic() - begun < 15
     with pytest.raises(BadOption, match="'somewhere' is not the address of a Ray cluster"):
         list(Ray("somewhere").run([], lambda _: None, None))

@@ -25,7 +25,7 @@ class _Item:
     label: int
 
 
-def folder(
+def load_folder(
     path: str,
     size: int = 96,
     val_fraction: float = 0.2,

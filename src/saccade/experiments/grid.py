@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from saccade.config import Recipe
-from saccade.config.comparison import Comparison, folder_name
+from saccade.config import Comparison, Plan, Recipe, folder_name
 from saccade.errors import BadRun
 from saccade.experiments.executors import Executor, Job, Local
 from saccade.results import LOCK, ComparisonResults, RunResult, lock_folder, summarize, write_comparison
@@ -40,18 +39,24 @@ def compare(
     Raises `BadRun` if the folder belongs to another comparison, another process writes there, or it cannot be
     written; `BadOption` for a logger that is not installed or cannot begin.
     """
-    check(comparison)
+    plans = prepare_all(comparison)
     check_logger(logger)
     with lock_folder(out):
         _claim(comparison, out)
         group = out.resolve().name
         jobs = [
-            Job(recipe, out / "runs" / folder_name(recipe), logger, group) for recipe in comparison.runs()
+            Job(
+                plans[recipe.attention].with_seed(recipe.seed),
+                out / "runs" / folder_name(recipe),
+                logger,
+                group,
+            )
+            for recipe in comparison.runs()
         ]
 
         def begin(number: int) -> None:
             if watcher:
-                watcher.started(jobs[number].recipe, number + 1, len(jobs))
+                watcher.started(jobs[number].plan.recipe, number + 1, len(jobs))
 
         found: dict[int, RunResult] = {}
         for number, result in (executor or Local()).run(jobs, begin, watcher.progressed if watcher else None):
@@ -64,10 +69,12 @@ def compare(
         return summary
 
 
-def check(comparison: Comparison) -> None:
-    """Raise, before anything is written, for whatever a run would stumble over."""
-    for attention in comparison.attentions:
-        prepare(replace(comparison.training, attention=attention))
+def prepare_all(comparison: Comparison) -> dict[str, Plan]:
+    """Prepare one plan for each attention, before anything is written. Its runs differ in the seed alone."""
+    return {
+        attention: prepare(replace(comparison.training, attention=attention))
+        for attention in comparison.attentions
+    }
 
 
 def _claim(comparison: Comparison, out: Path) -> None:

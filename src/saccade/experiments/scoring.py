@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.attribution import grad_cam
-from saccade.data import Split, load_task
+from saccade.data import Split, load
 from saccade.errors import BadRun, check_positive
 from saccade.metrics import RANKINGS, Curves, Sanity, evaluate_faithfulness, localize, sanity_check
 from saccade.models import RecurrentAttention
@@ -90,7 +90,7 @@ def score_run(folder: Path, images: int, steps: int, report: Report) -> RunResul
         result = read_run_result(folder)
         classifier = restore(folder)
         classifier.to("cuda" if torch.cuda.is_available() else "cpu")
-        test = load_task(classifier.recipe.task).test
+        test = load(classifier.plan.task).test
         if test.images.ndim != 4:
             raise BadRun(f"{str(folder)!r} is a run on clips; the scores take pixels out of images")
         result["scores"] = _scores(classifier, _choose(test, images), steps, report)

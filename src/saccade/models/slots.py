@@ -11,8 +11,8 @@ from saccade.errors import BadOption
 from saccade.grammar import parse
 from saccade.layers.registry import create, spec
 
-#: A mechanism by its name and options, or a function from the number of channels to a module.
-Choice = str | Callable[[int], nn.Module]
+#: A mechanism: its text, its name and options, or a function from the number of channels to a module.
+Choice = str | tuple[str, Mapping[str, Any]] | Callable[[int], nn.Module]
 
 
 def slots(
@@ -30,8 +30,8 @@ def slots(
     for slot, choice in sorted(attention.items(), key=lambda item: str(item[0])):
         if slot != pool and not (isinstance(slot, int) and 1 <= slot <= len(widths)):
             raise BadOption(f"{network} has stages 1 to {len(widths)} and {pool!r}, not {slot!r}")
-        if isinstance(choice, str):
-            name = parse(choice)[0]
+        if not callable(choice):
+            name, options = parse(choice) if isinstance(choice, str) else choice
             if slot == pool and not pools(name, pooled):
                 wanted = f"({', '.join(pooled.split())}) -> (B, C)"
                 raise BadOption(f"{name} does not pool {wanted}, as the slot {pool!r} of {network} needs")
@@ -40,7 +40,7 @@ def slots(
                     f"{name} does not take and return one map of {dims} axes, as a stage of {network} needs"
                 )
         channels = widths[-1] if slot == pool else widths[slot - 1]
-        built[str(slot)] = _built(choice, channels)
+        built[str(slot)] = choice(channels) if callable(choice) else create(name, channels, **options)
     return built
 
 
@@ -58,10 +58,3 @@ def pooled_by(pool: nn.Module, x: Tensor) -> Tensor:
     result: Any = pool(x)
     pooled: Tensor = result[0] if isinstance(result, tuple) else result
     return pooled
-
-
-def _built(choice: Choice, channels: int) -> nn.Module:
-    if not isinstance(choice, str):
-        return choice(channels)
-    name, options = parse(choice)
-    return create(name, channels, **options)

@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from saccade.data import Task, load_task
+from saccade.data import Task, load, load_task
 from saccade.errors import BadData, BadRun
 from saccade.results import SCHEMA, Evaluation, proportion_interval
 from saccade.training.evaluate import localize, predict
@@ -38,7 +38,7 @@ def evaluate_run(path: Path, task: str | None = None) -> Evaluation:
         raise BadRun(message, owner=str(path))
     classifier = restore(path)
     classifier.to("cuda" if torch.cuda.is_available() else "cpu")
-    data = load_task(task or classifier.recipe.task)
+    data = load_task(task) if task else load(classifier.plan.task)
     _check(classifier, data, task or classifier.recipe.task)
     logits = predict(classifier, data.test.images)
     predictions, labels = logits.argmax(1), data.test.labels

@@ -16,7 +16,7 @@ from torch.optim import Optimizer, lr_scheduler
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
-from saccade.config.recipe import Recipe
+from saccade.config import Plan, Recipe
 from saccade.data import Split, TaskInfo
 from saccade.errors import UnknownName
 from saccade.models.backbone import head_path
@@ -35,17 +35,18 @@ class Classifier(lightning.LightningModule):
     Other methods build on it: whatever they minimize, they end with a classifier.
     """
 
-    unheeded: ClassVar[tuple[str, ...]] = ()  # keys of the recipe that a method cannot heed
+    ignored_keys: ClassVar[tuple[str, ...]] = ()  # keys of the recipe that a method cannot heed
     model: nn.Module
     mean: Tensor
     std: Tensor
 
-    def __init__(self, recipe: Recipe, task: TaskInfo) -> None:
+    def __init__(self, plan: Plan, task: TaskInfo) -> None:
         super().__init__()
+        recipe = plan.recipe
         known = {"recipe": asdict(recipe), "classes": list(task.classes), "shape": list(task.shape)}
         self.save_hyperparameters(known)
-        self.recipe = recipe
-        network = build(recipe, len(task.classes), task.shape)
+        self.plan, self.recipe = plan, recipe
+        network = build(plan, len(task.classes), task.shape)
         # A layout of images: torch knows none of clips.
         self.layout = torch.channels_last if len(task.shape) == 3 else torch.contiguous_format
         self.model = network.to(memory_format=self.layout)

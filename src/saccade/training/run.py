@@ -15,8 +15,8 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, Model
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from saccade.config.recipe import Recipe, read_yaml
-from saccade.data import Task, TaskInfo, check_task, load_task
+from saccade.config import Plan, Recipe, read_yaml, resolve
+from saccade.data import Task, TaskInfo, load
 from saccade.errors import BadRecipe, BadRun
 from saccade.profiling import cost
 from saccade.results import (
@@ -46,44 +46,50 @@ from saccade.training.module import (
     move_to_device_if_fits,
 )
 from saccade.training.network import attention_path, is_own
-from saccade.training.objectives.select import classifier_of
+from saccade.training.objectives.select import create_objective
 
 
-def prepare(recipe: Recipe) -> Task:
-    """Return the recipe's task, having raised for anything that its run would stumble over later.
+def prepare(recipe: Recipe) -> Plan:
+    """Resolve a recipe, and raise for anything that would stop its run later. Writes nothing.
 
-    Names, options and data are checked, and the model is run on the meta device, where nothing is
-    computed; one with attention in a backbone is built in earnest, too, since attention that cannot train
-    there is known by its values. Writes nothing.
+    Checks names, options and data, and runs the model on the meta device, where nothing is computed. A
+    backbone with attention that does not start as the identity is also built with values, because only
+    they tell whether the attention can train.
+
+    Returns:
+        The plan, which `train` takes. Its data are loaded and stay in the cache of `saccade.data.load`.
     """
-    check_task(recipe.task)
+    plan = resolve(recipe)
     check_optimizer(recipe.optimizer)
     if recipe.precision == "16-mixed" and not torch.cuda.is_available():
-        raise BadRecipe("precision='16-mixed' needs a GPU; on a CPU there is 'bf16-mixed'")
-    task = load_task(recipe.task)
+        message = "precision='16-mixed' needs a GPU; on a CPU there is 'bf16-mixed'"
+        raise BadRecipe(message, option="precision", value=recipe.precision)
+    task = load(plan.task)
     with torch.device("meta"):
-        classifier = _untrained(recipe, task)
+        classifier = _untrained(plan, task)
     count = len(classifier.training_subset(task.train))
     if recipe.batch_size > count:
-        raise BadRecipe(f"batch_size={recipe.batch_size} is larger than the {count} training images")
+        message = f"batch_size={recipe.batch_size} is larger than the {count} training images"
+        raise BadRecipe(message, option="batch_size", value=recipe.batch_size)
     check_initial_weights(classifier)
     try:
         classifier.eval()(torch.empty(2, *task.shape, device="meta"))
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-        raise BadRecipe(f"backbone={recipe.backbone!r} takes no input of {task.shape}: {reason}") from error
-    if recipe.attention != "none" and not recipe.identity and not is_own(recipe.backbone):
+        message = f"backbone={recipe.backbone!r} takes no input of {task.shape}: {reason}"
+        raise BadRecipe(message, option="backbone", value=recipe.backbone) from error
+    if plan.attention and not recipe.identity and not is_own(plan.backbone):
         with torch.random.fork_rng(devices=[]):
-            _untrained(recipe, task)
-    return task
+            _untrained(plan, task)
+    return plan
 
 
-def _untrained(recipe: Recipe, task: Task) -> Classifier:
-    return classifier_of(recipe, TaskInfo(task.classes, task.shape, torch.zeros(3), torch.ones(3)))
+def _untrained(plan: Plan, task: Task) -> Classifier:
+    return create_objective(plan, TaskInfo(task.classes, task.shape, torch.zeros(3), torch.ones(3)))
 
 
 def train(
-    recipe: Recipe,
+    recipe: Recipe | Plan,
     folder: Path,
     *,
     resume: bool = False,
@@ -102,6 +108,8 @@ def train(
     with the same number of threads and the same versions (run.json has them). On GPUs, on several devices, or
     with `compile` it sees the same batches with the same draws, and rounding may differ.
 
+    A plan that `prepare` returned is trained as it is; a recipe is prepared first.
+
     On several devices, only the first process writes and returns; the others end with `SystemExit(0)`.
 
     logger      gets the curves besides metrics.csv, which is always written: "tensorboard", "wandb" or
@@ -113,6 +121,8 @@ def train(
     process writes there; `BadRecipe` for a batch that the devices cannot share equally; `BadOption` for a
     logger that is not installed.
     """
+    plan = recipe if isinstance(recipe, Plan) else None
+    recipe = recipe.recipe if isinstance(recipe, Plan) else recipe
     hardware.check(recipe.batch_size)
     check_logger(logger)
     is_first = getattr(rank_zero_only, "rank", 0) == 0
@@ -125,14 +135,15 @@ def train(
                 raise BadRun(f"{str(folder)!r} holds a run already; resume it, or choose another folder")
         if is_first and (folder / RUN_RESULT).exists():
             return read_run_result(folder)
-        task = prepare(recipe)
+        plan = plan or prepare(recipe)
+        task = load(plan.task)
         with logging_to(logger, folder, group) as curves, torch.random.fork_rng(devices=[]):
             if is_first:
                 recipe.write(folder / "recipe.yaml")
                 if not (folder / RUN_INFO).exists():
                     write_run_info(folder, run_info(folder, hardware))
             torch.manual_seed(recipe.seed)
-            classifier = classifier_of(recipe, task.info())
+            classifier = create_objective(plan, task.info())
             if not (folder / CHECKPOINT).exists():
                 load_initial_weights(classifier)
             freeze(classifier)

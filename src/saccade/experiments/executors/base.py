@@ -17,7 +17,7 @@ from typing import Protocol
 
 import torch
 
-from saccade.config import Recipe
+from saccade.config import Plan
 from saccade.errors import BadRun, check_positive
 from saccade.results import RunResult
 from saccade.training import Progress, train
@@ -36,16 +36,14 @@ _SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
 class Job:
     """A run to be trained, its folder, what gets its curves, and the comparison that it is part of."""
 
-    recipe: Recipe
+    plan: Plan
     folder: Path
     logger: LoggerName = "auto"
     group: str | None = None
 
     def train(self, report: Report = None) -> RunResult:
         """Train the run, or go on with it."""
-        return train(
-            self.recipe, self.folder, resume=True, report=report, logger=self.logger, group=self.group
-        )
+        return train(self.plan, self.folder, resume=True, report=report, logger=self.logger, group=self.group)
 
 
 class Executor(Protocol):

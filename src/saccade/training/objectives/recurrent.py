@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from saccade.config.recipe import Recipe, check_number
+from saccade.config import Plan, check_number
 from saccade.data import TaskInfo
 from saccade.errors import BadRecipe, check_positive
 from saccade.models import RecurrentAttention, hybrid_loss
@@ -29,19 +29,20 @@ class Recurrent(MonteCarloClassifier):
     Raises `BadOption` for an option out of range, `BadRecipe` for another network.
 
     >>> import torch
+    >>> from saccade.config import Recipe, resolve
     >>> from saccade.data import TaskInfo
     >>> task = TaskInfo(("a", "b"), (3, 28, 28), torch.zeros(3), torch.ones(3))
-    >>> classifier = Recurrent(Recipe(backbone="ram:glimpses=3"), task, num_samples=2)
+    >>> classifier = Recurrent(resolve(Recipe(backbone="ram:glimpses=3")), task, num_samples=2)
     >>> classifier(torch.zeros(4, 3, 28, 28)).softmax(1).shape
     torch.Size([4, 2])
     """
 
-    unheeded: ClassVar = ("attention", "mixup", "label_smoothing", "compile")
+    ignored_keys: ClassVar = ("attention", "mixup", "label_smoothing", "compile")
     model: RecurrentAttention
 
     def __init__(
         self,
-        recipe: Recipe,
+        plan: Plan,
         task: TaskInfo,
         num_samples: int = 10,
         samples_per_image: int = 1,
@@ -49,10 +50,10 @@ class Recurrent(MonteCarloClassifier):
     ) -> None:
         check_positive("recurrent", num_samples=num_samples, samples_per_image=samples_per_image)
         check_number("policy_weight", policy_weight)
-        super().__init__(recipe, task, num_samples)
+        super().__init__(plan, task, num_samples)
         if not isinstance(self.model, RecurrentAttention):
             raise BadRecipe(
-                f"objective='recurrent' trains backbone='ram[:option=value,...]', not {recipe.backbone!r}"
+                f"objective='recurrent' trains backbone='ram[:option=value,...]', not {plan.backbone.text!r}"
             )
         self.samples_per_image, self.policy_weight = samples_per_image, policy_weight
 
