@@ -21,7 +21,7 @@ from saccade.files import write_json
 from saccade.results import COMPARISON, ComparisonResults, read_comparison, read_run_info, read_run_result
 from saccade.training.evaluate import evaluate
 from saccade.training.objectives.recurrent import Recurrent
-from saccade.training.restore import restore
+from saccade.training.trained_model import restore
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = ("error", "loss", "localization", "parameters", "flops", "latency_ms", "train_seconds")

@@ -31,7 +31,8 @@ from saccade.files import write_json
 from saccade.results import hardware_info
 from saccade.training.augment.basic import augmentation
 from saccade.training.augment.simclr import Views
-from saccade.training.module import Batches, Classifier, loader
+from saccade.training.loader import Batches, loader
+from saccade.training.module import Classifier
 
 RESULT = Path(__file__).parent / "results" / "loader-cpu.json"
 

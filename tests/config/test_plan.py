@@ -13,7 +13,7 @@ from saccade.config import AttentionChoice, Comparison, Recipe, resolve
 from saccade.data import load_white_patch
 from saccade.errors import BadOption, UnknownName
 from saccade.experiments import compare
-from saccade.training import module
+from saccade.training.network import build
 from support.errors import raises
 
 TINY = "white-patch:size=32,train=40,validation=20,test=20"
@@ -69,7 +69,6 @@ def test_a_comparison_builds_each_network_once_and_checks_each_attention_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[tuple[str, int, bool]] = []
-    build = module.build
 
     def counting(plan: Any, *arguments: Any) -> Any:
         model = build(plan, *arguments)
@@ -77,7 +76,7 @@ def test_a_comparison_builds_each_network_once_and_checks_each_attention_once(
         built.append((plan.recipe.attention, plan.recipe.seed, is_meta))
         return model
 
-    monkeypatch.setattr(module, "build", counting)
+    monkeypatch.setattr("saccade.training.module.build", counting)
     training = Recipe(task=TINY, epochs=1, batch_size=20)
     compare(Comparison(("none", "se"), 2, training), tmp_path)
     assert sorted(run for run in built if run[2]) == [("none", 0, True), ("se", 0, True)]

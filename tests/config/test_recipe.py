@@ -19,7 +19,8 @@ from torch import nn
 from saccade.config import Recipe, resolve
 from saccade.errors import BadOption, BadRecipe, BadRun, SaccadeError, UnknownName
 from saccade.training import Hardware, Progress, load_checkpoint, prepare, train
-from saccade.training.module import Batches, Classifier, schedule_of
+from saccade.training.loader import Batches
+from saccade.training.module import Classifier, schedule_of
 from saccade.training.network import attention_paths, build
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"

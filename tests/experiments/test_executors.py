@@ -129,7 +129,7 @@ def start(out: Path, workers: int) -> subprocess.Popen[str]:
     """Start the command as a terminal does, in a group of its own."""
     LONG.write(out.with_suffix(".yaml"))
     words = [sys.executable, "-m", "saccade", "compare", "--recipe", str(out.with_suffix(".yaml"))]
-    words += ["--out", str(out), "--executor", "processes", "--workers", str(workers)]
+    words += ["--out", str(out), "--executor", "processes", "--jobs", str(workers)]
     return subprocess.Popen(
         words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -200,7 +200,7 @@ def test_a_comparison_that_is_stopped_ends_its_processes_and_goes_on(tmp_path: P
     wait_for(process, lambda: len(learned(out, process)) == 2)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert said == "saccade: interrupted; the same command goes on where it stopped\n"
+    assert said == "saccade: interrupted; run the same command again to continue\n"
     assert process.returncode == 130
     wait_until_gone(process.pid)
     assert len(steps(out)) == 2
@@ -211,7 +211,7 @@ def test_a_comparison_that_is_stopped_ends_its_processes_and_goes_on(tmp_path: P
     wait_for(process, lambda: bool(workers(process)))  # which has hardly begun
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    assert said == "saccade: terminated; the same command goes on where it stopped\n"
+    assert said == "saccade: terminated; run the same command again to continue\n"
     assert process.returncode == 143
     wait_until_gone(process.pid)
 
@@ -331,7 +331,7 @@ def test_an_address_where_no_cluster_answers(tmp_path: Path) -> None:
 def test_bad_amounts() -> None:
     with pytest.raises(BadOption, match=r"ray: gpus=-1 must be a number of at least 0"):
         Ray(gpus=-1)
-    with pytest.raises(BadOption, match=r"processes: workers=0 must be"):
+    with pytest.raises(BadOption, match=r"processes: jobs=0 must be"):
         Processes(0)
 
 

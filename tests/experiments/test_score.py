@@ -25,7 +25,7 @@ from saccade.metrics import evaluate_faithfulness, localize
 from saccade.results import compute_leaderboard, main_map, read_run_result
 from saccade.training import train
 from saccade.training.evaluate import look
-from saccade.training.restore import restore
+from saccade.training.trained_model import restore
 from support.errors import raises
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"

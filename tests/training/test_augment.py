@@ -20,7 +20,8 @@ from saccade.training import train
 from saccade.training.augment.basic import Crop, Scale, augmentation, crop, flip
 from saccade.training.augment.random_resized_crop import random_boxes, resized
 from saccade.training.augment.simclr import Views, brighten, contrasted, gray, saturated, turned
-from saccade.training.module import Batches, Classifier, free_bytes, loader, move_to_device_if_fits
+from saccade.training.loader import Batches, free_bytes, loader, move_to_device_if_fits
+from saccade.training.module import Classifier
 from saccade.training.objectives.select import create_objective
 
 OUTLINE = TaskInfo(("a", "b"), (3, 16, 16), torch.zeros(3), torch.ones(3))

@@ -29,7 +29,8 @@ from saccade.errors import BadData, BadRecipe, BadRun
 from saccade.experiments import Comparison, compare, score
 from saccade.results import LOCK, lock_folder
 from saccade.training import Hardware, Progress, load_checkpoint, train
-from saccade.training.module import Batches, Classifier
+from saccade.training.loader import Batches
+from saccade.training.module import Classifier
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 SHORT = Recipe(task=TASK, attention="se", epochs=2, batch_size=10)
@@ -173,7 +174,7 @@ def test_a_process_that_is_asked_to_stop_says_so_and_can_go_on(
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert said == "saccade: terminated; with --resume the same command goes on where it stopped\n"
+    assert said == "saccade: terminated; run the same command with --resume to continue\n"
     assert not (folder / LOCK).exists()
     checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
     assert checkpoint["global_step"] % 100  # in the midst of an epoch
@@ -204,9 +205,9 @@ def test_two_processes_stop_at_the_same_step(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=100)
     assert process.returncode == 143, said
-    assert said == "saccade: terminated; with --resume the same command goes on where it stopped\n"
+    assert said == "saccade: terminated; run the same command with --resume to continue\n"
     checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
-    (batches,) = (its["batches"] for name, its in checkpoint["callbacks"].items() if "Stopping" in name)
+    (batches,) = (its["batches"] for name, its in checkpoint["callbacks"].items() if "Preemption" in name)
     assert batches == checkpoint["global_step"] % 50 != 0
     (images,) = (
         its["epoch"]["sums"]["images"] for name, its in checkpoint["callbacks"].items() if "History" in name

@@ -16,7 +16,7 @@ from saccade.config import Recipe
 from saccade.config.recipe import read_yaml
 from saccade.errors import BadOption, BadRecipe, BadRun, BadShape, UnknownName
 from saccade.training import Progress, load_checkpoint, prepare, train
-from saccade.training.module import Batches
+from saccade.training.loader import Batches
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 RECIPE = Recipe(task=TASK, attention="cbam", epochs=4, batch_size=20)

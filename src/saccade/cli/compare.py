@@ -67,7 +67,7 @@ def compare(
     executor: Annotated[
         ExecutorName, typer.Option(help="Where runs are trained: local, processes or ray.")
     ] = ExecutorName.local,
-    workers: Annotated[int, typer.Option(help="Runs at a time, with --executor processes.")] = 2,
+    jobs: Annotated[int, typer.Option(help="Runs at a time, with --executor processes.")] = 2,
     address: Annotated[
         str | None, typer.Option(help="HOST:PORT of a Ray cluster; by default a new one of this machine.")
     ] = None,
@@ -120,7 +120,7 @@ def compare(
         return
     chosen: Executor = Local()
     if executor is ExecutorName.processes:
-        chosen = Processes(workers)
+        chosen = Processes(jobs)
     elif executor is ExecutorName.ray:
         from saccade.experiments.executors.ray import Ray
 

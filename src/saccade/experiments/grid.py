@@ -14,7 +14,7 @@ from saccade.training import Progress, prepare
 from saccade.training.loggers import LoggerName, check_logger
 
 
-class Watcher(Protocol):
+class Observer(Protocol):
     """Is told how a comparison goes."""
 
     def started(self, recipe: Recipe, number: int, of: int) -> None: ...
@@ -25,7 +25,7 @@ class Watcher(Protocol):
 def compare(
     comparison: Comparison,
     out: Path,
-    watcher: Watcher | None = None,
+    observer: Observer | None = None,
     executor: Executor | None = None,
     logger: LoggerName = "auto",
 ) -> ComparisonResults:
@@ -55,14 +55,16 @@ def compare(
         ]
 
         def begin(number: int) -> None:
-            if watcher:
-                watcher.started(jobs[number].plan.recipe, number + 1, len(jobs))
+            if observer:
+                observer.started(jobs[number].plan.recipe, number + 1, len(jobs))
 
         found: dict[int, RunResult] = {}
-        for number, result in (executor or Local()).run(jobs, begin, watcher.progressed if watcher else None):
+        for number, result in (executor or Local()).run(
+            jobs, begin, observer.progressed if observer else None
+        ):
             found[number] = result
-            if watcher:
-                watcher.finished([*found.values()])
+            if observer:
+                observer.finished([*found.values()])
         results = {f"runs/{jobs[number].folder.name}": found[number] for number in sorted(found)}
         summary = summarize(comparison.to_mapping(), results)
         write_comparison(out, summary)

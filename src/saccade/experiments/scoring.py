@@ -34,7 +34,7 @@ from saccade.results import (
 from saccade.training.evaluate import look
 from saccade.training.module import Classifier
 from saccade.training.network import attention_path
-from saccade.training.restore import restore
+from saccade.training.trained_model import restore
 
 _T = TypeVar("_T")
 Report = Callable[[str, float], None]  # what is being done, and the share that is done

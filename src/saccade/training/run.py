@@ -31,20 +31,14 @@ from saccade.results import (
     write_run_result,
 )
 from saccade.training.callbacks.history import History, Progress
-from saccade.training.callbacks.preemption import Stop, Stopping, reraise_signal
+from saccade.training.callbacks.preemption import Preempted, Preemption, reraise_signal
 from saccade.training.checkpoint import CHECKPOINT, load_checkpoint
 from saccade.training.evaluate import evaluate, localize, write_gallery
 from saccade.training.hardware import ONE_DEVICE, Hardware
 from saccade.training.initial_weights import check_initial_weights, freeze, load_initial_weights
+from saccade.training.loader import Batches, free_bytes, loader, move_to_device_if_fits
 from saccade.training.loggers import LoggerName, check_logger, logging_to
-from saccade.training.module import (
-    Batches,
-    Classifier,
-    check_optimizer,
-    free_bytes,
-    loader,
-    move_to_device_if_fits,
-)
+from saccade.training.module import Classifier, check_optimizer
 from saccade.training.network import attention_path, is_own
 from saccade.training.objectives.select import create_objective
 
@@ -187,7 +181,7 @@ def _fit(
     checkpoint = folder / CHECKPOINT
     resumed = checkpoint.exists() and bool(load_checkpoint(checkpoint))
     batches = Batches(len(shown), recipe.batch_size, recipe.seed)
-    stopping = Stopping(checkpoint, batches, history)
+    preemption = Preemption(checkpoint, batches, history)
     with _quiet():
         trainer = lightning.Trainer(
             max_epochs=recipe.epochs,
@@ -195,7 +189,7 @@ def _fit(
             precision=recipe.precision,
             gradient_clip_val=recipe.grad_clip,
             accumulate_grad_batches=recipe.grad_accum_steps,
-            callbacks=[*callbacks, stopping],
+            callbacks=[*callbacks, preemption],
             logger=logger or False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -213,7 +207,7 @@ def _fit(
                 ckpt_path=checkpoint if resumed else None,
                 weights_only=True,
             )
-        except Stop:
+        except Preempted:
             pass
         except OSError as error:  # the data lie in memory, so only a checkpoint can have failed
             raise BadRun(f"{str(folder)!r} cannot be written: {error.strerror or error}") from error
@@ -221,8 +215,8 @@ def _fit(
             if stop.code == 1:  # Lightning's answer to Ctrl-C
                 raise KeyboardInterrupt from stop
             raise
-    if stopping.asked is not None:
-        reraise_signal(stopping.asked)
+    if preemption.asked is not None:
+        reraise_signal(preemption.asked)
     if recipe.early_stopping_patience is not None:
         classifier.load_state_dict(load_checkpoint(folder / "checkpoints" / "best.ckpt")["state_dict"])
     return history

@@ -79,7 +79,7 @@ class Processes:
     count: int
 
     def __post_init__(self) -> None:
-        check_positive("processes", workers=self.count)
+        check_positive("processes", jobs=self.count)
 
     def run(self, jobs: Sequence[Job], begin: Begin, _report: Report) -> Iterator[tuple[int, RunResult]]:
         threads = max(1, torch.get_num_threads() // self.count)

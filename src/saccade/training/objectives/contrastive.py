@@ -13,7 +13,8 @@ from saccade.data import Split, TaskInfo
 from saccade.errors import BadOption, check_positive
 from saccade.models.info_nce import check_temperature, nt_xent
 from saccade.training.augment.simclr import Views
-from saccade.training.module import Batch, Classifier, labeled
+from saccade.training.loader import Batch
+from saccade.training.module import Classifier, labeled
 
 UNKNOWN = -1  # the label of an image whose label is not used
 

@@ -16,7 +16,8 @@ from saccade.data import TaskInfo
 from saccade.errors import check_positive
 from saccade.layers.hard.hard_item import Chosen, HardItem
 from saccade.model_state import gpus_of
-from saccade.training.module import Batch, Classifier
+from saccade.training.loader import Batch
+from saccade.training.module import Classifier
 
 
 class MonteCarloClassifier(Classifier):

@@ -10,7 +10,7 @@ from saccade.config import Plan, check_number
 from saccade.data import TaskInfo
 from saccade.errors import BadRecipe, check_positive
 from saccade.models import RecurrentAttention, hybrid_loss
-from saccade.training.module import Batch
+from saccade.training.loader import Batch
 from saccade.training.objectives.hard import MonteCarloClassifier
 
 
