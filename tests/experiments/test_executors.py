@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 
 from saccade.config import Recipe, resolve
-from saccade.errors import BadOption, BadRecipe, BadRun, UnknownName
+from saccade.errors import BadOption, BadRun, UnknownName
 from saccade.experiments import Comparison, compare
 from saccade.experiments.executors import Executor, Job, Processes
 from saccade.experiments.executors import ray as over_ray
@@ -300,8 +300,9 @@ def test_a_cluster_of_which_a_worker_is_killed_gives_the_local_leaderboard(
     assert logged(tmp_path / "out") == HAS_TENSORBOARD * 4
     with pytest.raises(BadOption, match=r"no node has 64 CPUs and 0 GPUs .* nodes have 1 and 0, 1 and 0"):
         list(Ray(cluster, cpus=64).run([Job(resolve(Recipe()), tmp_path / "run")], lambda _: None, None))
-    bad = Job(resolve(replace(COMPARISON.training, batch_size=4000)), tmp_path / "bad")
-    with pytest.raises(BadRecipe, match=r"^batch_size=4000 is larger than the 40 training images$"):
+    diverging = replace(COMPARISON.training, optimizer="sgd", learning_rate=1e30, epochs=2)
+    bad = Job(resolve(diverging), tmp_path / "bad")
+    with pytest.raises(BadRun, match=r"^the training loss is (nan|inf) at step"):
         list(Ray(cluster).run([bad], lambda _: None, None))
 
 

@@ -162,7 +162,7 @@ def test_what_a_method_cannot_do_is_said_before_a_run(tmp_path: Path) -> None:
         (
             {"attention": "hard_item"},
             BadRecipe,
-            "attention='hard_item' is trained by objective='hard', not 'classify'",
+            "attention='hard_item' needs objective='hard', not 'classify'",
         ),
         ({"objective": "hard", "compile": True}, BadRecipe, "compile=True has no effect on objective='hard'"),
         (
