@@ -10,7 +10,7 @@ import pytest
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-#: Marker -> beginnings of the ids of its tests, relative to tests/. Tests of pages are marked by their fixture.
+#: Marker -> beginnings of test ids, relative to tests/. The fixture `browser` marks the tests of pages.
 MARKED = {
     "ray": (
         "experiments/test_executors.py::test_a_cluster",

@@ -1,4 +1,4 @@
-"""The layers: import-linter holds them, docs/architecture.md shows them, and pyproject.toml declares what is used."""
+"""The layers, held by import-linter and shown in docs/architecture.md, and the declared dependencies."""
 
 from __future__ import annotations
 

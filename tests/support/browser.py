@@ -18,13 +18,13 @@ _SWITCHES = (
 
 
 def find_browser(playwright: Playwright) -> str | None:
-    """Return the path of the first Chromium that starts: one on PATH, or the one that playwright installed."""
+    """Return the path of the first Chromium that starts: on PATH, or installed by playwright."""
     paths = map(shutil.which, (*_NAMES, playwright.chromium.executable_path))
     return next((path for path in paths if path and _starts(path)), None)
 
 
 def _starts(path: str) -> bool:
-    """Whether the program starts. A placeholder of a package manager, or one without its libraries, does not."""
+    """Whether it starts. A placeholder of a package manager, or a program without its libraries, does not."""
     try:
         return subprocess.run([path, "--version"], capture_output=True, timeout=60).returncode == 0
     except (OSError, subprocess.TimeoutExpired):
