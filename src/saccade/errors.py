@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -122,6 +123,13 @@ def check_positive(owner: str, **values: object) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             message = f"{owner}: {name}={value!r} must be an integer of at least 1"
             raise BadOption(message, owner=owner, option=name, value=value)
+
+
+def check_positive_number(owner: str, **values: object) -> None:
+    """Raise `BadOption` unless every value is a finite number above 0."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise bad_option(owner, "must be a number above 0", **{name: value})
 
 
 def check_shape(owner: str, x: Tensor, pattern: str, **sizes: int) -> None:
