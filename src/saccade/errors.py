@@ -126,10 +126,10 @@ def check_positive(owner: str, **values: object) -> None:
 
 
 def check_positive_number(owner: str, **values: object) -> None:
-    """Raise `BadOption` unless every value is a finite number above 0."""
+    """Raise `BadOption` unless every value is a finite positive number."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise bad_option(owner, "must be a number above 0", **{name: value})
+            raise bad_option(owner, "must be a positive number", **{name: value})
 
 
 def check_shape(owner: str, x: Tensor, pattern: str, **sizes: int) -> None:

@@ -126,7 +126,7 @@ class MultiHead(nn.Module):
         check_choice("multi_head", "projection", projection, ("linear", "conv1d", "conv2d"))
         check_choice("multi_head", "position", position, ("none", "sincos2d", "learned"))
         if channels % heads:
-            raise bad_option("multi_head", f"must be a multiple of heads={heads}", channels=channels)
+            raise bad_option("multi_head", f"is not divisible by heads={heads}", channels=channels)
         if kernel_size % 2 == 0:
             raise bad_option("multi_head", "must be odd to keep the token count", kernel_size=kernel_size)
         if projection == "linear" and kernel_size != 1:
