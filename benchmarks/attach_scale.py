@@ -1,16 +1,16 @@
-"""How far attention moves a network at the start: the scale of ResNet-50's last features.
+"""Measure how attention changes a network at initialization: the scale of the last features of ResNet-50.
 
     python benchmarks/attach_scale.py
 
-Each drop-in mechanism goes on every residual branch, as its paper starts and with saccade's start at the
-identity. The network has random weights; batch norm has seen the images, so that the plain network keeps the
-scale of its features. The figure is the standard deviation of the features before pooling, as a multiple of
-that without attention, in evaluation mode. The results go to benchmarks/results/attach-scale.json.
+Each drop-in mechanism is attached to every residual branch, initialized as in its paper and as an identity.
+The network has random weights. Its batch-norm statistics are those of the images, so that the network without
+attention preserves the scale of its features. The result is the standard deviation of the features before
+pooling, relative to the network without attention, in evaluation mode. Writes
+benchmarks/results/attach-scale.json.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,20 @@ import torchvision
 from torch import Tensor, nn
 
 import saccade as sc
-from saccade.experiments.grid import hardware
+from saccade.files import write_json
+from saccade.results import hardware_info
 
 RESULTS = Path(__file__).parent / "results" / "attach-scale.json"
 SEED, BATCH, SIZE = 0, 16, 64
 
 
 def features(model: nn.Module, x: Tensor) -> Tensor:
-    """What comes out of the last stage."""
-    found: list[Tensor] = []
-    handle = model.get_submodule("layer4").register_forward_hook(lambda _, __, y: found.append(y))
+    """Return the output of the last stage."""
+    outputs: list[Tensor] = []
+    handle = model.get_submodule("layer4").register_forward_hook(lambda _, __, y: outputs.append(y))
     with handle, torch.no_grad():
         model(x)
-    return found[0]
+    return outputs[0]
 
 
 def plain(x: Tensor) -> nn.Module:
@@ -39,7 +40,7 @@ def plain(x: Tensor) -> nn.Module:
     model: nn.Module = torchvision.models.resnet50(weights=None)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the statistics of what it sees, not a running mixture
+            module.momentum = None  # cumulative statistics instead of a moving average
     with torch.no_grad():
         model.train()(x)
     return model.eval()
@@ -65,7 +66,7 @@ def main() -> None:
         rows.append(row)
         print(
             f"{name:<20} paper {row['paper']:>9.4f}   identity {row['identity']:.4f}   "
-            f"{'bit-identical' if row['identity_bit_identical'] else 'but for rounding'}"
+            f"{'bit-identical' if row['identity_bit_identical'] else 'up to rounding'}"
         )
     result = {
         "command": "python benchmarks/attach_scale.py",
@@ -73,10 +74,10 @@ def main() -> None:
         "images": [BATCH, 3, SIZE, SIZE],
         "seed": SEED,
         "std_without_attention": without.std().item(),
-        "hardware": hardware(),
+        "hardware": hardware_info(),
         "rows": rows,
     }
-    RESULTS.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(RESULTS, result)
 
 
 if __name__ == "__main__":

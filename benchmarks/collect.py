@@ -1,17 +1,16 @@
-"""Gather a comparison, or single runs, into one file of benchmarks/results.
+"""Collect a comparison, or single runs, in one file of benchmarks/results.
 
     python benchmarks/collect.py cifar10-narrow runs/cifar10-narrow
     python benchmarks/collect.py ten-percent runs/scratch runs/probe runs/fine-tuned
 
-A comparison is taken as its results.json says, without the curves; of runs, and of all runs of a comparison
-if there are several folders, the keys of the recipe that are not the default, the test error, and what it
-cost; of a recurrent attention model also the test error of a single look.
+For one comparison, the file is its results.json without the curves. For runs, or the runs of several
+comparisons, it has a row per run: the recipe keys that differ from the default, the test error and the costs;
+for recurrent attention models also the test error of a single look.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,18 +18,20 @@ from typing import Any
 from saccade.config.recipe import Recipe, read_yaml
 from saccade.data import load_task
 from saccade.files import write_json
+from saccade.results import COMPARISON, ComparisonResults, read_comparison, read_run_info, read_run_result
 from saccade.training.evaluate import evaluate
 from saccade.training.objectives.recurrent import Recurrent
-from saccade.training.restore import restore
+from saccade.training.trained_model import restore
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = ("error", "loss", "localization", "parameters", "flops", "latency_ms", "train_seconds")
 
 
-def comparison(folder: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((folder / "results.json").read_text())
-    runs = [{key: value for key, value in run.items() if key != "curves"} for run in found["runs"]]
-    return {**found, "runs": runs}
+def comparison(folder: Path) -> ComparisonResults:
+    results = read_comparison(folder)
+    for run in results["runs"]:
+        run["curves"] = {}
+    return results
 
 
 def runs(folders: list[Path]) -> dict[str, Any]:
@@ -41,20 +42,19 @@ def runs(folders: list[Path]) -> dict[str, Any]:
         for run in sorted(top.glob("runs/*")) or [top]
     ]
     for name, folder in single:
-        result = json.loads((folder / "result.json").read_text())
-        origin = json.loads((folder / "run.json").read_text())
+        result, info = read_run_result(folder), read_run_info(folder)
         recipe = asdict(Recipe.from_mapping(read_yaml(folder / "recipe.yaml")))
         rows.append(
             {
                 "run": name,
                 "recipe": {key: value for key, value in recipe.items() if value != default[key]},
-                "command": origin["command"],
-                "images": {part: result["task"][part] for part in ("train", "test")},
-                **{key: result[key] for key in KEPT},
-                **({"one_look": one_look(folder)} if recipe["method"].startswith("recurrent") else {}),
+                "command": info["command"],
+                "images": {"train": result["task"]["train"], "test": result["task"]["test"]},
+                **{key: value for key, value in result.items() if key in KEPT},
+                **({"one_look": one_look(folder)} if recipe["objective"].startswith("recurrent") else {}),
             }
         )
-    return {"command": rows[0]["command"], "hardware": origin["hardware"], "rows": rows}
+    return {"command": rows[0]["command"], "hardware": info["hardware"], "rows": rows}
 
 
 def one_look(folder: Path) -> float:
@@ -66,13 +66,13 @@ def one_look(folder: Path) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("name", help="of the file in benchmarks/results")
+    parser.add_argument("name", help="name of the file in benchmarks/results")
     parser.add_argument("folders", nargs="+", type=Path)
-    asked = parser.parse_args()
-    is_comparison = len(asked.folders) == 1 and (asked.folders[0] / "results.json").exists()
-    write_json(
-        RESULTS / f"{asked.name}.json", comparison(asked.folders[0]) if is_comparison else runs(asked.folders)
-    )
+    arguments = parser.parse_args()
+    first, *others = arguments.folders
+    is_comparison = not others and (first / COMPARISON).exists()
+    result = comparison(first) if is_comparison else runs(arguments.folders)
+    write_json(RESULTS / f"{arguments.name}.json", result)
 
 
 if __name__ == "__main__":

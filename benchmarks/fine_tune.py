@@ -1,18 +1,17 @@
-"""Put attention into a trained network: what does each start cost, and does fine-tuning move it?
+"""Attach attention to a trained network, initialized as an identity or as in its paper, and fine-tune.
 
     python benchmarks/fine_tune.py --data cifar10 [--seeds 3]
 
 `cifar10` is a folder of images, train/CLASS/* and test/CLASS/*. A ResNet-20 for CIFAR (He et al. 2016) is
-trained, without augmentation; then it goes on training, with nothing added, and with each attention on every
-residual branch: from an exact identity (`identity=True`) and from the paper's own start (`identity=False`).
-The same images in the same order for all forms of a seed. Writes benchmarks/results/fine-tune.json.
+trained without augmentation. Then it is fine-tuned without attention, and with each attention on every
+residual branch: initialized as an exact identity (`identity=True`) and as in the paper (`identity=False`).
+All variants of a seed train on the same images in the same order. Writes benchmarks/results/fine-tune.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import saccade as sc
-from saccade.data import Split, folder
-from saccade.experiments.grid import hardware
+from saccade.data import Split, load_folder
+from saccade.files import write_json
+from saccade.results import hardware_info
 
 RESULT = Path(__file__).parent / "results" / "fine-tune.json"
 ATTENTIONS = ("se", "eca", "cbam")
@@ -33,7 +33,7 @@ RATE, FINE_RATE = 0.1, 0.01
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions, and the shortcut: strided and padded with zeros where the width grows."""
+    """Two 3x3 convolutions with a shortcut, which is strided and zero-padded where the width grows."""
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ def pixels(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def error(model: nn.Module, split: Split) -> float:
-    """Return the test error. Batch norm uses its running statistics."""
+    """Return the test error, with the running statistics of batch norm."""
     model.eval()
     wrong = sum(
         int((model(pixels(images)).argmax(1) != labels).sum())
@@ -78,7 +78,7 @@ def error(model: nn.Module, split: Split) -> float:
 
 
 def train(model: nn.Module, split: Split, epochs: int, rate: float, seed: int) -> None:
-    """Train by SGD under a one-cycle schedule. The order of the images is a function of the seed."""
+    """Train with SGD and a one-cycle schedule. The seed determines the order of the images."""
     optimizer = torch.optim.SGD(model.parameters(), rate, momentum=0.9, weight_decay=5e-4, nesterov=True)
     steps = epochs * (len(split) // BATCH)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
@@ -96,7 +96,7 @@ def train(model: nn.Module, split: Split, epochs: int, rate: float, seed: int) -
 def fine_tuned(
     trained: nn.Module, attention: str, identity: bool, data: dict[str, Split], seed: int
 ) -> dict[str, Any]:
-    """Return the test error before and after fine-tuning, and the gates that were learned."""
+    """Return the test error before and after fine-tuning, and the learned gates."""
     model = copy.deepcopy(trained)
     if attention != "none":
         torch.manual_seed(seed)
@@ -123,29 +123,29 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--seeds", type=int, default=3)
     arguments = parser.parse_args()
-    task = folder(arguments.data, size=32, val_fraction=0.05)
-    chosen = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(0))[:TRAIN_IMAGES]
-    data = {"train": Split(task.train.images[chosen], task.train.labels[chosen]), "test": task.test}
-    begun, rows = time.perf_counter(), []
+    task = load_folder(arguments.data, size=32, val_fraction=0.05)
+    subset = torch.randperm(len(task.train), generator=torch.Generator().manual_seed(0))[:TRAIN_IMAGES]
+    data = {"train": Split(task.train.images[subset], task.train.labels[subset]), "test": task.test}
+    start, rows = time.perf_counter(), []
     for seed in range(arguments.seeds):
         torch.manual_seed(seed)
         model = ResNet20(len(task.classes)).to(memory_format=torch.channels_last)
         train(model, data["train"], EPOCHS, RATE, seed)
-        forms = [("none", True), *((name, identity) for name in ATTENTIONS for identity in (True, False))]
-        for attention, identity in forms:
+        variants = [("none", True), *((name, identity) for name in ATTENTIONS for identity in (True, False))]
+        for attention, identity in variants:
             rows.append(fine_tuned(model, attention, identity, data, seed))
             print({key: value for key, value in rows[-1].items() if key != "gates"}, flush=True)
     result = {
         "command": f"python benchmarks/fine_tune.py --data cifar10 --seeds {arguments.seeds}",
-        "hardware": hardware(),
+        "hardware": hardware_info(),
         "train_images": len(data["train"]),
         "test_images": len(data["test"]),
         "epochs": EPOCHS,
         "fine_tuning": FINE_TUNING,
-        "seconds": round(time.perf_counter() - begun),
+        "seconds": round(time.perf_counter() - start),
         "rows": rows,
     }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(RESULT, result)
     print(f"written: {RESULT}")
 
 

@@ -1,10 +1,10 @@
-"""Photograph a page of saccade, for the documentation: the maps of a comparison, or where a network looks.
+"""Take a screenshot of the gallery of a report, or of a page of `saccade look`, for the documentation.
 
     python benchmarks/gallery.py runs/cifar10-narrow/report.html docs/cifar10-narrow.jpg
     saccade look runs/ram-translated --images 4 --out look
     python benchmarks/gallery.py look/look.html docs/ram-translated.jpg
 
-It needs playwright and a Chromium.
+Requires playwright and Chromium.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pathlib import Path
 _HIDDEN = ".tools, .state { display: none !important } .stage { width: 420px }"
 
 
-def photograph(page_file: Path, picture: Path) -> None:
-    """Save the head of a report's gallery, or the image and the thumbnails of a page of `saccade look`."""
+def screenshot(page_file: Path, picture: Path) -> None:
+    """Save the top of the gallery of a report, or the image and thumbnails of a page of `saccade look`."""
     from playwright.sync_api import sync_playwright
 
     chromium = next(filter(None, map(shutil.which, ("chromium", "google-chrome"))))
@@ -45,4 +45,4 @@ def photograph(page_file: Path, picture: Path) -> None:
 
 
 if __name__ == "__main__":
-    photograph(Path(sys.argv[1]), Path(sys.argv[2]))
+    screenshot(Path(sys.argv[1]), Path(sys.argv[2]))

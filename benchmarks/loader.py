@@ -1,4 +1,4 @@
-"""Images per second: what the loader serves against what a training step learns from.
+"""Compare the throughput of the data loader with that of the training step, in images per second.
 
 python benchmarks/loader.py
 """
@@ -23,21 +23,23 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from saccade.config import Recipe
+from saccade.config import Recipe, resolve
 from saccade.config.recipe import Augment
 from saccade.data import Task, load_task
 from saccade.data.task import Split
-from saccade.results.provenance import hardware
+from saccade.files import write_json
+from saccade.results import hardware_info
 from saccade.training.augment.basic import augmentation
 from saccade.training.augment.simclr import Views
-from saccade.training.module import Batches, Classifier, loader
+from saccade.training.loader import Batches, loader
+from saccade.training.module import Classifier
 
 RESULT = Path(__file__).parent / "results" / "loader-cpu.json"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A task, what learns from it, and over how many batches is measured."""
+    """A task, the backbone that trains on it, and the number of measured batches."""
 
     name: str
     task: Callable[[], Task]
@@ -53,17 +55,19 @@ def noise(count: int, side: int) -> Split:
 
 
 def as_cifar() -> Task:
-    """Noise of the size of CIFAR-10's images: what they show does not matter here."""
+    """Return noise images of the size of CIFAR-10; their content does not affect the throughput."""
     return Task("cifar10-sized", tuple("0123456789"), noise(10_000, 32), noise(10, 32), noise(10, 32))
 
 
 def as_folder() -> Task:
-    """JPEGs of 256 x 256, read as 224 x 224."""
+    """Return JPEG images of 256 x 256 pixels, read as 224 x 224."""
     with tempfile.TemporaryDirectory() as place:
         for index, image in enumerate(noise(200, 256).images):
             file = Path(place) / "ab"[index % 2] / f"{index}.jpg"
             file.parent.mkdir(exist_ok=True)
-            smooth = F.avg_pool2d(image[None].float(), 8).byte()[0]  # noise is larger than a photograph
+            smooth = F.avg_pool2d(image[None].float(), 8).byte()[
+                0
+            ]  # a JPEG of noise is larger than that of a photograph
             pixels = np.ascontiguousarray(smooth.permute(1, 2, 0).numpy())
             Image.fromarray(pixels).resize((256, 256), Image.Resampling.BICUBIC).save(file)
         return load_task(f"folder:{place},size=224")
@@ -79,7 +83,7 @@ AUGMENTS: tuple[Augment, ...] = ("none", "crop-flip")
 
 
 def rate(function: Callable[[], object], images: int, repeats: int = 3) -> float:
-    """Return images per second, the median after a warm-up."""
+    """Return the median number of images per second after one warm-up call."""
     seconds = []
     for _ in range(repeats + 1):
         begin = time.perf_counter()
@@ -96,15 +100,15 @@ def measure(case: Case) -> dict[str, Any]:
     images = case.batches * case.batch_size
     served = loader(task.train, Batches(len(task.train), case.batch_size, seed=0))
 
-    def load(change: nn.Module) -> float:
+    def load(transform: nn.Module) -> float:
         def serve() -> None:
             for batch, _ in islice(cycle(served), case.batches):
-                change(batch)
+                transform(batch)
 
         return rate(serve, images)
 
     torch.manual_seed(0)
-    classifier = Classifier(Recipe(backbone=case.backbone), task.info()).train()
+    classifier = Classifier(resolve(Recipe(backbone=case.backbone)), task.info()).train()
     optimizer = torch.optim.AdamW(classifier.parameters())
     batch, labels = next(iter(served))
 
@@ -129,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dry-run", action="store_true", help="write nothing")
+    parser.add_argument("--dry-run", action="store_true", help="do not write the result file")
     arguments = parser.parse_args()
     load = os.getloadavg()[0]
     rows = []
@@ -140,12 +144,12 @@ def main() -> None:
         return
     result = {
         "command": "python benchmarks/loader.py",
-        "hardware": hardware(),
+        "hardware": hardware_info(),
         "threads": torch.get_num_threads(),
         "load": load,
         "rows": rows,
     }
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(RESULT, result)
     print(f"written: {RESULT}")
 
 

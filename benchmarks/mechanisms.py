@@ -1,19 +1,18 @@
-"""Time each mechanism beside its textbook form, its best peer and the memory floor, in one process.
+"""Time each mechanism, its textbook form, its best peer and the memory floor in one process.
 
     python benchmarks/mechanisms.py [--repeats 15]
 
-Writes benchmarks/results/mechanisms-DEVICE.json. Figures are medians of interleaved repeats; compare the
-columns of one row with each other, not with another machine's.
+Writes benchmarks/results/mechanisms-DEVICE.json. Times are medians of interleaved repeats. Compare the
+columns of one row with each other, not with those of another machine.
 
-The C library's allocator is told to keep memory that is freed. By default it may give large blocks back and
-ask for them anew, or not, as the calls before had it, and one form took up to four times as long as another
-that computes the very same.
+The allocator of the C library is configured to keep freed memory. By default it may return large blocks to
+the system and request them again, depending on earlier calls, and identical computations then differ in time
+by a factor of up to four.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import sys
@@ -31,7 +30,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import saccade as sc
-from saccade.experiments.grid import hardware
+from saccade.files import write_json
+from saccade.results import hardware_info
 
 RESULTS = Path(__file__).parent / "results"
 KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000"}  # of glibc
@@ -40,7 +40,7 @@ PIXELS = (8, 64, 28, 28)
 
 
 class TextbookCBAM(nn.Module):
-    """CBAM as it is usually written: adaptive pools, `amax`, a concatenation."""
+    """CBAM as commonly implemented: adaptive pooling, `amax`, a concatenation."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class TextbookCBAM(nn.Module):
 
 
 class TextbookMultiHead(nn.Module):
-    """Multi-head attention over pixels with its weights written out."""
+    """Multi-head attention over pixels with materialized weights."""
 
     def __init__(self, channels: int, heads: int = 8) -> None:
         super().__init__()
@@ -87,8 +87,8 @@ class PeerMultiHead(nn.Module):
         return y.transpose(1, 2).reshape(x.shape)
 
 
-def contestants(channels: int) -> dict[str, dict[str, nn.Module]]:
-    """Return, for each mechanism, the forms to be timed side by side."""
+def implementations(channels: int) -> dict[str, dict[str, nn.Module]]:
+    """Return the implementations of each mechanism that are timed."""
     return {
         "se": {
             "ours": sc.create("se", channels),
@@ -125,26 +125,26 @@ def step(call: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> Callable[
 def milliseconds(
     calls: dict[str, Callable[[], object]], repeats: int, device: torch.device
 ) -> dict[str, float]:
-    """Return the median time of each call; the calls take turns, so that noise hits all alike."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
+    """Return the median time of each call. Calls are interleaved, so that noise affects all equally."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(repeats + 2):
         for name, call in calls.items():
-            begun = time.perf_counter()
+            start = time.perf_counter()
             call()
             if device.type == "cuda":
                 torch.cuda.synchronize()
             if repeat >= 2:
-                taken[name].append(1e3 * (time.perf_counter() - begun))
-    return {name: statistics.median(times) for name, times in taken.items()}
+                times[name].append(1e3 * (time.perf_counter() - start))
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def measure(repeats: int, device: torch.device) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    for name in contestants(64):
+    for name in implementations(64):
         shape = PIXELS if name == "multi_head" else MAP
         x = torch.randn(shape, device=device, requires_grad=True)
         grad = torch.randn(shape, device=device)
-        forms = {key: form.to(device) for key, form in contestants(shape[1])[name].items()}
+        forms = {key: form.to(device) for key, form in implementations(shape[1])[name].items()}
         compiled = {f"{key}, compiled": torch.compile(form) for key, form in forms.items()}
         calls: dict[str, Callable[[], object]] = {
             key: step(form, x, grad) for key, form in (forms | compiled).items()
@@ -168,13 +168,13 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     result = {
         "command": f"python benchmarks/mechanisms.py --repeats {repeats}",
-        "hardware": hardware(),
+        "hardware": hardware_info(),
         "what": "forward + backward, float32, median milliseconds, in memory that the allocator keeps; "
         "floor: one product of two maps",
         "rows": measure(repeats, device),
     }
     path = RESULTS / f"mechanisms-{device.type}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(path, result)
     print(f"written: {path}")
 
 

@@ -1,4 +1,4 @@
-"""MNIST from a tarball of images, decoded once."""
+"""MNIST from a tarball of images, decoded once and cached."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Digits(NamedTuple):
 
 
 def load(archive: Path, cache: Path) -> Digits:
-    """Read train/CLASS/*.png and test/CLASS/*.png of a tarball; later calls read `cache`, an .npz file."""
+    """Read train/CLASS/*.png and test/CLASS/*.png from a tarball. Later calls read `cache`, an .npz file."""
     if not cache.exists():
         cache.parent.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(cache, allow_pickle=False, **_decode(archive))

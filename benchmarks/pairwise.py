@@ -1,13 +1,13 @@
-"""Peak memory and time of every pairwise mechanism beside its naive form, which builds all N x N weights.
+"""Measure peak memory and time of every pairwise mechanism and of its naive form with all N x N weights.
 
     python benchmarks/pairwise.py [--only non_local] [--sides 28 56 128]
 
-Forward and backward of a map (1, 256, side, side) in float32, each in a process of its own. Writes
-benchmarks/results/pairwise-cpu.json. Memory is the peak of the resident set beyond what the process holds
-after imports, a pass of a tiny map, the input and the gradient of the output; the output and the gradients
-count. The naive form is the same module with its attention written out; it is left out where the weights
-would take more than 6 GB. Additive attention takes time N * N * C whatever its form, so that at side 128
-it runs 64 queries against all 16,384 keys.
+Forward and backward pass of a map (1, 256, side, side) in float32, each in a separate process. Writes
+benchmarks/results/pairwise-cpu.json. Memory is the peak of the resident set minus its size after imports, a
+pass of a tiny map, and the allocation of the input and of the gradient of the output; the output and the
+gradients are included. The naive form is the same module with materialized attention weights. It is skipped
+if the weights would take more than 6 GB. Additive attention takes time N * N * C in any form, so at side 128
+it is measured with 64 queries and all 16,384 keys.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ import torch
 from torch import Tensor
 
 import saccade as sc
-from saccade.experiments.grid import hardware
+from saccade.files import write_json
+from saccade.results import hardware_info
 
 RESULT = Path(__file__).parent / "results" / "pairwise-cpu.json"
 CHANNELS = 256
 SIDES = (28, 56, 128)
 LIMIT = 6e9  # bytes
-REPEATS, SECONDS = 9, 10.0  # of timing: whichever comes first
+REPEATS, SECONDS = 9, 10.0  # limits of timing, whichever is reached first
 FILES = "saccade.layers.pairwise"
 
 
@@ -61,15 +62,15 @@ def naive_non_local(theta: Tensor, phi: Tensor, g: Tensor, pairwise: str, scale:
 
 
 @dataclass(frozen=True)
-class Contestant:
-    """A mechanism with options, the function to replace in its naive form, and the size of its weights."""
+class Contender:
+    """A mechanism with options, the function that its naive form replaces, and the size of its weights."""
 
     mechanism: str
     target: str
     naive: Callable[..., Tensor]
     options: dict[str, Any] = field(default_factory=dict)
-    weights: int = 1  # numbers for each pair of positions, in each of about four tensors
-    sequence: int = 0  # heads, if it takes (B, L, heads, D)
+    weights: int = 1  # per pair of positions, in each of about four tensors
+    sequence: int = 0  # number of heads, for inputs (B, L, heads, D)
 
     @property
     def name(self) -> str:
@@ -90,58 +91,58 @@ class Contestant:
 
 
 FUSED = "torch.nn.functional.scaled_dot_product_attention"
-CONTESTANTS = (
-    Contestant("scaled_dot_product", FUSED, naive_softmax, weights=8, sequence=8),
-    Contestant("multi_head", FUSED, naive_softmax, {"heads": 1}),
-    Contestant("multi_head", FUSED, naive_softmax, {"heads": 8}, weights=8),
-    Contestant("additive", f"{FILES}.additive.additive", naive_additive, weights=CHANNELS, sequence=1),
-    Contestant("self_attention", f"{FILES}.self_attention.softmax_attention", naive_softmax),
+CONTENDERS = (
+    Contender("scaled_dot_product", FUSED, naive_softmax, weights=8, sequence=8),
+    Contender("multi_head", FUSED, naive_softmax, {"heads": 1}),
+    Contender("multi_head", FUSED, naive_softmax, {"heads": 8}, weights=8),
+    Contender("additive", f"{FILES}.additive.additive", naive_additive, weights=CHANNELS, sequence=1),
+    Contender("self_attention", f"{FILES}.self_attention.softmax_attention", naive_softmax),
     *(
-        Contestant("non_local", f"{FILES}.non_local.non_local", naive_non_local, {"pairwise": pairwise})
+        Contender("non_local", f"{FILES}.non_local.non_local", naive_non_local, {"pairwise": pairwise})
         for pairwise in ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
     ),
 )
 
 
 def resident(kind: str) -> float:
-    """Return VmRSS, the memory held now, or VmHWM, the most ever held, in MB."""
-    found = re.search(rf"^{kind}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found is not None
-    return int(found[1]) * 1024 / 1e6
+    """Return VmRSS, the current resident memory, or VmHWM, its peak, in MB."""
+    match = re.search(rf"^{kind}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert match is not None
+    return int(match[1]) * 1024 / 1e6
 
 
-def measure(contestant: Contestant, form: str, side: int) -> dict[str, float]:
-    """Measure one form at one size, in this process, which must be new."""
+def measure(contender: Contender, form: str, side: int) -> dict[str, float]:
+    """Measure one form at one size. The process must be new."""
     torch.manual_seed(0)
-    width = CHANNELS // max(1, contestant.sequence)
-    module = sc.create(contestant.mechanism, width, **contestant.options)
+    width = CHANNELS // max(1, contender.sequence)
+    module = sc.create(contender.mechanism, width, **contender.options)
     with torch.no_grad():
-        for parameter in module.parameters():  # away from a start at which attention has no effect
+        for parameter in module.parameters():  # attention may have no effect at initialization
             parameter.add_(torch.randn_like(parameter), alpha=0.05)
 
     def step(leaves: list[Tensor], grad: Tensor) -> float:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         module(*leaves).backward(grad)
-        return time.perf_counter() - begun
+        return time.perf_counter() - start
 
     def leaves_of(side: int) -> tuple[list[Tensor], Tensor]:
-        leaves = [x.requires_grad_() for x in contestant.inputs(side)]
+        leaves = [x.requires_grad_() for x in contender.inputs(side)]
         return leaves, torch.randn(leaves[0].shape)
 
-    with contestant.form(form):
+    with contender.form(form):
         step(*leaves_of(8))
         leaves, grad = leaves_of(side)
         before = resident("VmRSS")
-        taken = [step(leaves, grad)]
+        times = [step(leaves, grad)]
         peak = resident("VmHWM") - before
-        while len(taken) < REPEATS and sum(taken) < SECONDS:
-            taken.append(step(leaves, grad))
-    return {"megabytes": round(peak, 1), "seconds": round(statistics.median(taken), 5)}
+        while len(times) < REPEATS and sum(times) < SECONDS:
+            times.append(step(leaves, grad))
+    return {"megabytes": round(peak, 1), "seconds": round(statistics.median(times), 5)}
 
 
-def in_a_new_process(index: int, form: str, side: int) -> dict[str, Any]:
-    contestant = CONTESTANTS[index]
-    pairs = contestant.queries(side) * side * side * contestant.weights
+def measure_in_new_process(index: int, form: str, side: int) -> dict[str, Any]:
+    contender = CONTENDERS[index]
+    pairs = contender.queries(side) * side * side * contender.weights
     if form == "naive" and 4 * 4 * pairs > LIMIT:
         return {"skipped": f"about {4 * 4 * pairs / 1e9:.0f} GB: four tensors of {pairs:,} numbers"}
     command = [sys.executable, __file__, "--measure", str(index), form, str(side)]
@@ -154,44 +155,45 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--only", default="", help="mechanisms whose name contains this; nothing is written")
+    parser.add_argument(
+        "--only", default="", help="measure mechanisms whose name contains this, without writing"
+    )
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES)
     parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         index, form, side = arguments.measure
-        print(json.dumps(measure(CONTESTANTS[int(index)], form, int(side))))
+        print(json.dumps(measure(CONTENDERS[int(index)], form, int(side))))
         return
     rows: list[dict[str, Any]] = []
     load = os.getloadavg()[0]
-    for index, contestant in enumerate(CONTESTANTS):
-        if arguments.only not in contestant.name:
+    for index, contender in enumerate(CONTENDERS):
+        if arguments.only not in contender.name:
             continue
         for side in arguments.sides:
-            forms = {form: in_a_new_process(index, form, side) for form in ("ours", "naive")}
+            forms = {form: measure_in_new_process(index, form, side) for form in ("ours", "naive")}
             rows.append(
                 {
-                    "mechanism": contestant.name,
+                    "mechanism": contender.name,
                     "side": side,
-                    "queries": contestant.queries(side),
+                    "queries": contender.queries(side),
                     "keys": side * side,
                     **forms,
                 }
             )
-            print(f"{contestant.name} {side} x {side}: {forms}", flush=True)
+            print(f"{contender.name} {side} x {side}: {forms}", flush=True)
     if arguments.only:
         return
     result = {
         "command": "python benchmarks/pairwise.py",
-        "hardware": hardware(),
+        "hardware": hardware_info(),
         "threads": torch.get_num_threads(),
-        "load": load,  # of the machine before: with other work on it, more threads wait for each other
+        "load": load,  # load of the machine before the measurement
         "what": f"forward + backward of (1, {CHANNELS}, side, side), float32: "
         "peak megabytes beyond the input and the gradient of the output, median seconds",
         "rows": rows,
     }
-    RESULT.parent.mkdir(exist_ok=True)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    write_json(RESULT, result)
     print(f"written: {RESULT}")
 
 

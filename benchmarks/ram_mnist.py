@@ -2,10 +2,10 @@
 
     python benchmarks/ram_mnist.py --data mnist.tar.gz [--epochs 220] [--seed 0]
 
-Writes benchmarks/results/ram-mnist.json: the validation error as it fell, on 5,000 training images held
-out, and at the end the error on all 10,000 test images, for one look and for the mean over several looks.
-The test images choose nothing. The file is written anew now and then while it trains, so that an
-interrupted run leaves its curve; a checkpoint and the decoded images lie beside it.
+Writes benchmarks/results/ram-mnist.json: the validation error of each epoch on 5,000 held-out training
+images, and the final error on all 10,000 test images, for one look and for the mean over several looks. The
+test images are not used for any choice. The file is updated during training, so that an interrupted run
+leaves its curve. The checkpoint and the decoded images are in the same folder.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from mnist import load
-from saccade.experiments.grid import hardware
 from saccade.files import atomic_write, write_json
 from saccade.models import RecurrentAttention, hybrid_loss
+from saccade.results import hardware_info
 
-HELD_OUT = 5_000
+VALIDATION_IMAGES = 5_000
 
 
 def parse() -> argparse.Namespace:
@@ -38,25 +38,27 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=220)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--rate", type=float, default=1e-3, help="first learning rate; a cosine ends it at 0")
-    parser.add_argument("--std", type=float, default=0.1, help="of the location policy")
-    parser.add_argument("--weight", type=float, default=1.0, help="of the policy's term in the loss")
+    parser.add_argument(
+        "--rate", type=float, default=1e-3, help="initial learning rate of the cosine schedule"
+    )
+    parser.add_argument("--std", type=float, default=0.1, help="standard deviation of the location policy")
+    parser.add_argument("--weight", type=float, default=1.0, help="weight of the policy term of the loss")
     parser.add_argument("--core", choices=("relu", "lstm"), default="relu")
-    parser.add_argument("--start", choices=("random", "center_prior"), default="random")
-    parser.add_argument("--copies", type=int, default=1, help="looks at each training image of a batch")
-    parser.add_argument("--test-copies", type=int, default=10, help="looks averaged at test")
+    parser.add_argument("--start", choices=("random", "center"), default="random")
+    parser.add_argument("--samples-per-image", type=int, default=1, help="looks per training image")
+    parser.add_argument("--num-samples", type=int, default=10, help="looks averaged in evaluation")
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 
 
 def command() -> str:
-    """Return the command that repeats this, its paths cut to their names."""
+    """Return the command line, with paths reduced to file names."""
     arguments = (Path(word).name if "/" in word else word for word in sys.argv[1:])
     return shlex.join(["python", "benchmarks/ram_mnist.py", *arguments])
 
 
 def error(model: RecurrentAttention, images: Tensor, labels: Tensor, samples_per_image: int) -> float:
-    """Return the share of wrong answers."""
+    """Return the fraction of misclassified images."""
     model.eval()
     chunks = zip(images.split(500), labels.split(500), strict=True)
     wrong = sum(int((model.predict(x, samples_per_image).argmax(1) != y).sum()) for x, y in chunks)
@@ -70,13 +72,13 @@ def train_epoch(
     data: tuple[Tensor, Tensor],
     options: argparse.Namespace,
 ) -> float:
-    """Train on every image once, and return the mean loss."""
+    """Train for one epoch and return the mean loss."""
     model.train()
     images, labels = data
     total = 0.0
     batches = torch.randperm(len(labels)).split(options.batch)
     for index in batches:
-        x, y = (t[index].repeat_interleave(options.copies, 0) for t in (images, labels))
+        x, y = (t[index].repeat_interleave(options.samples_per_image, 0) for t in (images, labels))
         loss = hybrid_loss(model.look(x), y, options.weight)
         optimizer.zero_grad()
         loss.backward()
@@ -93,9 +95,9 @@ def main() -> None:
     torch.manual_seed(options.seed)
     digits = load(options.data, options.out.parent / "mnist.npz")
     order = torch.randperm(len(digits.train))
-    val_fraction, kept = order[:HELD_OUT], order[HELD_OUT:]
+    held_out, kept = order[:VALIDATION_IMAGES], order[VALIDATION_IMAGES:]
     train = digits.train[kept], digits.train_labels[kept]
-    validation = digits.train[val_fraction], digits.train_labels[val_fraction]
+    validation = digits.train[held_out], digits.train_labels[held_out]
     model = RecurrentAttention(10, std=options.std, core=options.core, start=options.start)
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.rate, weight_decay=1e-4)
     steps = options.epochs * math.ceil(len(kept) / options.batch)
@@ -106,19 +108,19 @@ def main() -> None:
         "model": "6 glimpses of 8 x 8, one scale, core of 256",
         "parameters": sum(p.numel() for p in model.parameters()),
         "paper": 0.0112,
-        "hardware": hardware(),
+        "hardware": hardware_info(),
         "complete": False,
         "curve": {"epoch": [], "loss": [], "validation_error": [], "seconds": []},
     }
     curve = result["curve"]
-    begun = time.perf_counter()
+    start = time.perf_counter()
     for epoch in range(1, options.epochs + 1):
         loss = train_epoch(model, optimizer, schedule, train, options)
         row = {
             "epoch": epoch,
             "loss": round(loss, 5),
             "validation_error": error(model, *validation, samples_per_image=1),
-            "seconds": round(time.perf_counter() - begun, 1),
+            "seconds": round(time.perf_counter() - start, 1),
         }
         for key, value in row.items():
             curve[key].append(value)
@@ -127,12 +129,12 @@ def main() -> None:
             write_json(options.out, result)
             with atomic_write(options.out.with_suffix(".pt")) as file:
                 torch.save(model.state_dict(), file)
-    result["seconds"] = round(time.perf_counter() - begun, 1)
+    result["seconds"] = round(time.perf_counter() - start, 1)
     test = digits.test, digits.test_labels
     result["test_images"] = len(digits.test)
     result["test_error"] = {
         "one look": error(model, *test, samples_per_image=1),
-        f"mean of {options.test_copies} looks": error(model, *test, samples_per_image=options.test_copies),
+        f"mean of {options.num_samples} looks": error(model, *test, samples_per_image=options.num_samples),
     }
     result["complete"] = True
     write_json(options.out, result)

@@ -1,10 +1,10 @@
-"""Write the README's table and picture from a comparison.
+"""Write the table and the picture of the README from a comparison.
 
-    python benchmarks/readme.py demo     keep demo/results.json as benchmarks/results/white-patch.json,
-                                         photograph demo/report.html, and renew README.md
-    python benchmarks/readme.py          renew README.md from the file that was kept
+    python benchmarks/readme.py demo     copy demo/results.json to benchmarks/results/white-patch.json,
+                                         take the screenshot of demo/report.html, and update README.md
+    python benchmarks/readme.py          update README.md from the copy
 
-The picture needs playwright and a Chromium.
+The screenshot requires playwright and Chromium.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
-from gallery import photograph
+from gallery import screenshot
+from saccade.files import write_json
+from saccade.results import ComparisonResults, Interval, Row, read_comparison
 
 ROOT = Path(__file__).parent.parent
 README, PICTURE = ROOT / "README.md", ROOT / "docs" / "white-patch.jpg"
@@ -22,10 +23,10 @@ RESULT = ROOT / "benchmarks" / "results" / "white-patch.json"
 BEGIN, END = "<!-- table: benchmarks/readme.py writes it -->", "<!-- end of table -->"
 
 
-def table(summary: dict[str, Any]) -> str:
-    """Return the leaderboard as Markdown, with what it was measured on."""
+def table(summary: ComparisonResults) -> str:
+    """Return the leaderboard as Markdown, with a paragraph on the measurement."""
     lines = [
-        "| attention | test error | against none | looks at the target | parameters | MFLOPs | latency |",
+        "| attention | test error | vs none | on target | parameters | MFLOPs | latency |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for row in sorted(summary["leaderboard"], key=lambda row: -row["error"]["mean"]):
@@ -35,7 +36,7 @@ def table(summary: dict[str, Any]) -> str:
             ""
             if row["difference"] is None
             else f"{100 * row['difference']['mean']:+.1f} {span(row['difference'])}",
-            looks(row["localization"]),
+            on_target(row),
             f"{row['parameters']:,}",
             f"{row['flops'] / 1e6:.1f}",
             f"{row['latency_ms']:.1f} ms",
@@ -46,9 +47,9 @@ def table(summary: dict[str, Any]) -> str:
     lines += [
         "",
         f"`{summary['command']}`: {summary['leaderboard'][0]['seeds']} seeds, {task['train']:,} training and "
-        f"{task['test']:,} test images from different photographs; brackets are 95% intervals over seeds, "
-        "differences are paired and in percentage points. *Looks at the target* is the average precision of "
-        "the map's pixels, for a map that brightens or darkens the target, over all test images with one. "
+        f"{task['test']:,} test images from different photographs. Brackets are 95% intervals over seeds; "
+        "differences are paired, in percentage points. *On target* is the average precision of the pixels of "
+        "the map on test images with a square, for the map (positive) or the inverted map (negative). "
         f"Measured on {machine['gpu'] or machine['cpu']}, {machine['cores']} cores, "
         f"torch {machine['torch']}; "
         f"{minutes:.1f} minutes of training in all.",
@@ -56,18 +57,20 @@ def table(summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def span(interval: dict[str, float]) -> str:
-    return f"[{100 * interval['low']:.1f}, {100 * interval['high']:.1f}]"
+def span(interval: Interval) -> str:
+    low, high = interval["low"], interval["high"]
+    return "" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
 
 
-def looks(score: dict[str, Any] | None) -> str:
+def on_target(row: Row) -> str:
+    score = row["localization"]
     if score is None:
         return ""
     return f"{score['precision']['mean']:.2f} {score['polarity']} (chance {score['chance']:.2f})"
 
 
-def renewed(readme: str, summary: dict[str, Any]) -> str:
-    """Return the README with the table of this summary."""
+def updated(readme: str, summary: ComparisonResults) -> str:
+    """Return the README with the table of a comparison."""
     before, rest = readme.split(BEGIN)
     return f"{before}{BEGIN}\n{table(summary)}\n{END}{rest.split(END)[1]}"
 
@@ -75,10 +78,9 @@ def renewed(readme: str, summary: dict[str, Any]) -> str:
 def main() -> None:
     if len(sys.argv) > 1:
         comparison = Path(sys.argv[1])
-        summary = json.loads((comparison / "results.json").read_text())
-        RESULT.write_text(json.dumps(summary, indent=1) + "\n")
-        photograph(comparison / "report.html", PICTURE)
-    README.write_text(renewed(README.read_text(), json.loads(RESULT.read_text())))
+        write_json(RESULT, read_comparison(comparison))
+        screenshot(comparison / "report.html", PICTURE)
+    README.write_text(updated(README.read_text(), json.loads(RESULT.read_text())))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Digits rotated by up to 90 degrees: a small network with a spatial transformer, and one without.
+"""Train a small network with and without a spatial transformer on digits rotated by up to 90 degrees.
 
     python benchmarks/stn_mnist.py --data mnist.tar.gz [--epochs 20] [--seeds 3]
 
-The network is a multilayer perceptron of two hidden layers, the localization network, as the paper's for
-digits, another one. The network without the transformer is wider, so that both have as many parameters.
-Every training image is rotated anew in each epoch, every test image once and for all. Writes
-benchmarks/results/stn-mnist.json: the errors on all 10,000 test images after the last epoch, by seed, and
+The network is a multilayer perceptron with two hidden layers, and so is the localization network, as in the
+paper for digits. The network without the transformer is wider, so that both have about the same number of
+parameters. Training images get a new rotation in each epoch, test images have a fixed one. Writes
+benchmarks/results/stn-mnist.json: the errors on all 10,000 test images after the last epoch, per seed, and
 the ratio of their sums.
 """
 
@@ -25,8 +25,8 @@ from torch.nn import functional as F
 
 import saccade as sc
 from mnist import load
-from saccade.experiments.grid import hardware
 from saccade.files import write_json
+from saccade.results import hardware_info
 
 WIDTH, WIDER = 64, 92
 NETWORKS = ("with", "without")
@@ -36,8 +36,10 @@ def network(name: str) -> nn.Module:
     """Build the network with a spatial transformer, or the wider one without."""
     width, first = WIDER, []
     if name == "with":
-        look = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU())
-        width, first = WIDTH, [sc.create("spatial_transformer", 1, localization=look)]
+        localization = nn.Sequential(
+            nn.Flatten(), nn.Linear(28 * 28, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU()
+        )
+        width, first = WIDTH, [sc.create("spatial_transformer", 1, localization=localization)]
     model = nn.Sequential(
         *first,
         nn.Flatten(),
@@ -47,12 +49,12 @@ def network(name: str) -> nn.Module:
         nn.ReLU(),
         nn.Linear(width, 10),
     )
-    model(torch.zeros(1, 1, 28, 28))  # the transformer's last layer takes what `look` returns
+    model(torch.zeros(1, 1, 28, 28))  # initializes the lazy last layer of the transformer
     return model
 
 
 def rotated(images: Tensor) -> Tensor:
-    """Turn each image by an angle between -90 and 90 degrees."""
+    """Rotate each image by a random angle between -90 and 90 degrees."""
     angle = (torch.rand(len(images)) - 0.5) * math.pi
     zero = torch.zeros_like(angle)
     rows = torch.stack([angle.cos(), -angle.sin(), zero], 1), torch.stack([angle.sin(), angle.cos(), zero], 1)
@@ -80,8 +82,8 @@ def train(name: str, seed: int, data: tuple[Tensor, Tensor], options: argparse.N
 
 
 @torch.no_grad()
-def wrong(model: nn.Module, images: Tensor, labels: Tensor) -> int:
-    """Return the number of wrong answers."""
+def count_errors(model: nn.Module, images: Tensor, labels: Tensor) -> int:
+    """Return the number of misclassified images."""
     model.eval()
     return sum(
         int((model(x).argmax(1) != y).sum())
@@ -98,17 +100,17 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=20)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--rate", type=float, default=5e-3, help="highest learning rate")
+    parser.add_argument("--rate", type=float, default=5e-3, help="maximum learning rate")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     digits = load(options.data, options.out.parent / "mnist.npz")
-    torch.manual_seed(1_000_000)  # of the test images alone
+    torch.manual_seed(1_000_000)  # seeds the rotation of the test images
     test = rotated(digits.test), digits.test_labels
     words = (Path(word).name if "/" in word else word for word in sys.argv[1:])
     result: dict[str, Any] = {
         "command": shlex.join(["python", "benchmarks/stn_mnist.py", *words]),
-        "hardware": hardware(),
+        "hardware": hardware_info(),
         "test_images": len(digits.test),
         "parameters": {name: sum(p.numel() for p in network(name).parameters()) for name in NETWORKS},
         "errors": {name: [] for name in NETWORKS},
@@ -118,10 +120,10 @@ def main() -> None:
     assert abs(parameters["without"] / parameters["with"] - 1) < 0.1
     for seed in range(options.seeds):
         for name in NETWORKS:
-            begun = time.perf_counter()
+            start = time.perf_counter()
             model = train(name, seed, (digits.train, digits.train_labels), options)
-            result["seconds"][name] += round(time.perf_counter() - begun, 1)
-            errors[name].append(wrong(model, *test))
+            result["seconds"][name] += round(time.perf_counter() - start, 1)
+            errors[name].append(count_errors(model, *test))
             print(f"{name}, seed {seed}: {errors[name][-1]} errors of {len(digits.test)}", flush=True)
         result["ratio"] = round(sum(errors["with"]) / sum(errors["without"]), 4)
         write_json(options.out, result)

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from saccade.results.leaderboard import p_value
-from saccade.viz.report.text import separable
+from saccade.results import significant
 
 ROOT = Path(__file__).parent.parent
 PAGE, FILES = ROOT / "docs" / "results.md", ROOT / "benchmarks" / "results"
@@ -21,14 +20,16 @@ HEAD = """# Results
 
 <!-- written by docs/results.py from benchmarks/results -->
 
-What was measured, with the command that repeats it. Every table is written from a result file, and the
-file by the command. Compare figures within a table, not between machines."""
+Measured results, each with the command that reproduces it. Every table is generated from a result file, which
+the command writes. Compare numbers within a table, not between machines."""
+
+PROTOCOL = "brackets are 95% intervals, differences are paired by seed"
 
 Result = Mapping[str, Any]
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    """Return a Markdown table, all columns but the first aligned to the right."""
+    """Return a Markdown table. All columns but the first are aligned to the right."""
     names = list(head)
     rule = ["---", *["---:"] * (len(names) - 1)]
     return ["", *(f"| {' | '.join(row)} |" for row in (names, rule, *rows)), ""]
@@ -40,138 +41,116 @@ def measured(result: Result) -> str:
     return f"`{result['command']}`, on {where}."
 
 
-def white_patch(result: Result) -> list[str]:
-    rows = (
-        (
+def board(result: Result, columns: Mapping[str, Callable[[Result], str]]) -> list[str]:
+    """Return the leaderboard: attention, error, difference to `none`, and further columns of a row."""
+    rows = sorted(result["leaderboard"], key=lambda row: row["error"]["mean"])
+    cells = (
+        [
             f"`{row['attention']}`",
             interval(row["error"]),
-            "" if row["difference"] is None else interval(row["difference"]),
-            f"{row['latency_ms']:.1f} ms",
-        )
-        for row in sorted(result["leaderboard"], key=lambda row: row["error"]["mean"])
+            interval(row["difference"]),
+            *(cell(row) for cell in columns.values()),
+        ]
+        for row in rows
     )
+    return table(("attention", "test error, %", "vs none, points", *columns), cells)
+
+
+def each_seed(result: Result) -> Callable[[Result], str]:
+    def cell(row: Result) -> str:
+        runs = [run for run in result["runs"] if run["attention"] == row["attention"]]
+        return ", ".join(f"{100 * run['error']:.1f}" for run in runs)
+
+    return cell
+
+
+def interval(value: Mapping[str, float] | None) -> str:
+    if value is None:
+        return ""
+    return f"{100 * value['mean']:.1f} [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
+
+
+def on_target(measure: str) -> Callable[[Result], str]:
+    """Return a column of a localization score, with chance, polarity, and the seeds that have it."""
+
+    def cell(row: Result) -> str:
+        score = row["localization"]
+        if score is None:
+            return ""
+        mean, chance = 100 * score[measure]["mean"], 100 * score["chance"]
+        return f"{mean:.0f} (chance {chance:.0f}), {score['polarity']} in {score['agree']}"
+
+    return cell
+
+
+def white_patch(result: Result) -> list[str]:
     return [
-        "Half of the photographs hold a white square; the network is told only whether there is one. "
-        f"{result['leaderboard'][0]['seeds']} seeds, 95% intervals; differences are paired.",
-        *table(("attention", "test error, %", "against none, points", "latency"), rows),
+        "Half of the photographs contain a white square. The label says only whether there is one. "
+        f"{result['leaderboard'][0]['seeds']} seeds; {PROTOCOL}.",
+        *board(result, {"latency": lambda row: f"{row['latency_ms']:.1f} ms"}),
     ]
 
 
 def moving_digits(result: Result) -> list[str]:
-    def points(its: Result | None) -> str:
-        if its is None:
-            return ""
-        share, chance = 100 * its["pointing"]["mean"], 100 * its["chance"]
-        return f"{share:.0f} (chance {chance:.0f}), {its['polarity']} in {its['agree']}"
-
-    rows = (
-        (
-            f"`{row['attention']}`",
-            interval(row["error"]),
-            ", ".join(
-                f"{100 * run['error']:.1f}" for run in result["runs"] if run["attention"] == row["attention"]
-            ),
-            "" if row["difference"] is None else interval(row["difference"]),
-            points(row["localization"]),
-        )
-        for row in sorted(result["leaderboard"], key=lambda row: row["error"]["mean"])
-    )
     task, seeds = result["task"], result["leaderboard"][0]["seeds"]
+    columns = {"each seed": each_seed(result), "peak on the other digit, %": on_target("pointing")}
     return [
-        "A digit moves through a clip, and for a moment it is another one: which? The frames have to be "
-        "compared. Neither their mean nor a mean under weights of each frame by itself, `temporal_pool`, "
-        "can: such sums err in a quarter of the clips at least, as `saccade.data.moving_digits` shows. "
-        f"Chance is an error of {100 * task['chance_error']:.0f}%. {task['train']:,} clips to train, "
-        f"{task['test']:,} to test; {seeds} seeds, 95% intervals, cut at 0 and 100; differences are paired. "
-        "Seeds lie far apart where a run has not left the level of chance within its epochs. *Points at the "
-        "moment* is the share of clips in which the map's peak, or its lowest place if dark, lies on the "
-        "other digit, of `temporal_pool` on its frames, with the number of seeds whose map has that sign.",
-        *table(
-            (
-                "attention",
-                "test error, %",
-                "each seed",
-                "against none, points",
-                "points at the moment, %",
-            ),
-            rows,
-        ),
+        "A digit moves through a clip and is replaced by another digit for a moment. The label is the other "
+        "digit, so frames have to be compared. A mean over frames is not sufficient, and neither is a mean "
+        "with weights that depend on each frame alone, such as `temporal_pool`: their error is at least a "
+        "quarter, see `saccade.data.moving_digits`. Chance is an error of "
+        f"{100 * task['chance_error']:.0f}%. {task['train']:,} training and {task['test']:,} test clips, "
+        f"{seeds} seeds; {PROTOCOL}, and intervals are clipped to 0 and 100. Seeds differ widely where a "
+        "run has not left the chance level within its epochs. *Peak on the other digit* is the fraction "
+        "of clips in which the maximum of the map (the minimum, for a negative polarity) is on the other "
+        "digit (for `temporal_pool`: on its frames), with the number of seeds that have this polarity.",
+        *board(result, columns),
     ]
 
 
-def interval(its: Mapping[str, float]) -> str:
-    return f"{100 * its['mean']:.1f} [{100 * its['low']:.1f}, {100 * its['high']:.1f}]"
-
-
-def grid(what: str, *, localized: bool = False) -> Callable[[Result], list[str]]:
-    """Return the section of a comparison, with what is to be said of its task."""
+def grid(description: str, *, localized: bool = False) -> Callable[[Result], list[str]]:
+    """Return the section of a comparison, with a description of its task."""
 
     def section(result: Result) -> list[str]:
-        rows = sorted(result["leaderboard"], key=lambda row: row["error"]["mean"])
-        seeds = {
-            row["attention"]: [run["error"] for run in result["runs"] if run["attention"] == row["attention"]]
-            for row in rows
+        columns: dict[str, Callable[[Result], str]] = {
+            "each seed": each_seed(result),
+            "parameters": lambda row: f"{row['parameters']:,}",
+            "MFLOPs": lambda row: f"{row['flops'] / 1e6:,.1f}",
         }
-        chance = {name: chance_of(its, seeds["none"]) for name, its in seeds.items() if name != "none"}
-        heads = ["attention", "test error, %", "each seed", "against none, points", "parameters", "MFLOPs"]
-        cells = [
-            [
-                f"`{row['attention']}`",
-                interval(row["error"]),
-                ", ".join(f"{100 * error:.1f}" for error in seeds[row["attention"]]),
-                "" if row["difference"] is None else interval(row["difference"]),
-                f"{row['parameters']:,}",
-                f"{row['flops'] / 1e6:,.1f}",
-            ]
-            for row in rows
-        ]
         if localized:
-            heads.append("on target, %")
-            for row, line in zip(rows, cells, strict=True):
-                line.append(on_target(row["localization"]))
-        task, training = result["task"], result["recipe"]
+            columns["on target, %"] = on_target("precision")
+        task, rows = result["task"], result["leaderboard"]
+        p_values = {row["attention"]: row["p_value"] for row in rows if row["p_value"] is not None}
         return [
-            f"{what} {task['train']:,} training and {task['test']:,} test images, {training['epochs']} "
-            f"epochs, {len(seeds['none'])} seeds; 95% intervals, differences paired by seed. " + said(chance),
-            *table(heads, cells),
+            f"{description} {task['train']:,} training and {task['test']:,} test images, "
+            f"{result['recipe']['epochs']} epochs, {rows[0]['seeds']} seeds; {PROTOCOL}. {holm(p_values)}",
+            *board(result, columns),
         ]
 
     return section
 
 
-def chance_of(errors: list[float], plain: list[float]) -> float:
-    """Return how likely errors differ as much by chance, paired by seed."""
-    p = p_value([error - its for error, its in zip(errors, plain, strict=True)])
-    return 1.0 if p is None else p
+def holm(p_values: Mapping[str, float]) -> str:
+    """Say which differences are significant at 5% with and without Holm's correction."""
 
+    def listed(names: Iterable[str]) -> str:
+        return ", ".join(f"`{name}`" for name in names)
 
-def said(chance: Mapping[str, float]) -> str:
-    def names(its: Iterable[str]) -> str:
-        return ", ".join(f"`{name}`" for name in its)
-
-    real = separable(chance)
-    alone = [name for name, p in chance.items() if p < 0.05 and name not in real]
-    together = f"real at 5%: {names(real)}" if real else "none can be told from chance"
-    also = f"; looked at alone, also {names(alone)} would be" if alone and real else ""
-    also = f"; looked at alone, {names(alone)} could" if alone and not real else also
-    return f"With {len(chance)} differences looked at together (Holm), {together}{also}."
-
-
-def on_target(its: Result | None) -> str:
-    if its is None:
-        return ""
-    precision, chance = 100 * its["precision"]["mean"], 100 * its["chance"]
-    return f"{precision:.0f} (chance {chance:.0f}), {its['polarity']} in {its['agree']}"
+    names = significant(p_values)
+    others = [name for name, p in p_values.items() if p < 0.05 and name not in names]
+    comparisons = f"{len(p_values)} comparison{'s' if len(p_values) != 1 else ''}"
+    sentence = f"After Holm correction for {comparisons}, significant at 5%: {listed(names) or 'none'}"
+    return sentence + (f"; without correction {'also ' if names else ''}{listed(others)}." if others else ".")
 
 
 def ram_mnist(result: Result) -> list[str]:
     curve = result["curve"]
     last = curve["epoch"][-1]
-    rows = [(look, f"{100 * error:.2f}%") for look, error in result["test_error"].items()]
-    rows.append(("the paper", f"{100 * result['paper']:.2f}%"))
+    rows = [(looks, f"{100 * error:.2f}%") for looks, error in result["test_error"].items()]
+    rows.append(("paper", f"{100 * result['paper']:.2f}%"))
     return [
-        f"Digits read by {result['model']}, trained by reinforcement for {last} epochs "
-        f"({result['seconds'] / 60:.0f} minutes); all {result['test_images']:,} test images, "
+        f"Recurrent attention with {result['model']}, trained with REINFORCE for {last} epochs "
+        f"({result['seconds'] / 60:.0f} minutes). Evaluated on all {result['test_images']:,} test images; "
         f"seed {result['seed']}.",
         *table(("", "test error"), rows),
     ]
@@ -180,31 +159,31 @@ def ram_mnist(result: Result) -> list[str]:
 def ram_canvas(paper: str) -> Callable[[Result], list[str]]:
     def section(result: Result) -> list[str]:
         (row,) = result["rows"]
-        where, recipe = row["localization"], row["recipe"]
+        score, recipe = row["localization"], row["recipe"]
         rows = [
             ("one look", f"{100 * row['one_look']:.2f}%"),
             ("mean of 10 looks", f"{100 * row['error']:.2f}%"),
-            ("the paper, one look", paper),
+            ("paper, one look", paper),
         ]
         return [
-            "Digits somewhere on 60 x 60 pixels, read by 8 glimpses of 12 x 12 at 3 scales, trained by "
-            f"reinforcement for {recipe['epochs']} epochs on {row['images']['train']:,} canvases, always the "
-            f"same (the paper draws new ones); {row['images']['test']:,} test images, one seed. "
-            f"{100 * where['positive']['pointing']:.0f}% of the last look's maps peak inside the digit's box "
-            f"(chance {100 * where['chance']:.0f}%).",
+            "Digits at random positions on 60 x 60 pixels, 8 glimpses of 12 x 12 at 3 scales, trained with "
+            f"REINFORCE for {recipe['epochs']} epochs on {row['images']['train']:,} fixed canvases (the "
+            f"paper generates new ones); {row['images']['test']:,} test images, one seed. "
+            f"{100 * score['positive']['pointing']:.0f}% of the maps of the last look have their maximum "
+            f"inside the bounding box of the digit (chance {100 * score['chance']:.0f}%).",
             *table(("", "test error"), rows),
         ]
 
     return section
 
 
-def by_recipe(what: str, names: Mapping[str, str]) -> Callable[[Result], list[str]]:
-    """Return the section of runs that differ in their recipes: a row for each start of a run's name."""
+def by_recipe(description: str, names: Mapping[str, str]) -> Callable[[Result], list[str]]:
+    """Return the section of runs with different recipes: one row per prefix of the names of the runs."""
 
     def section(result: Result) -> list[str]:
         rows = []
-        for start, name in names.items():
-            runs = [row for row in result["rows"] if row["run"].startswith(start)]
+        for prefix, name in names.items():
+            runs = [row for row in result["rows"] if row["run"].startswith(prefix)]
             errors = [row["error"] for row in runs]
             rows.append(
                 (
@@ -215,7 +194,7 @@ def by_recipe(what: str, names: Mapping[str, str]) -> Callable[[Result], list[st
                     f"{runs[0]['flops'] / 1e6:,.1f}",
                 )
             )
-        return [what, *table(("", "test error, %", "each seed", "parameters", "MFLOPs"), rows)]
+        return [description, *table(("", "test error, %", "each seed", "parameters", "MFLOPs"), rows)]
 
     return section
 
@@ -231,9 +210,10 @@ def stn_mnist(result: Result) -> list[str]:
         for form in ("with", "without")
     )
     return [
-        f"MNIST digits rotated by up to 90 degrees, {result['test_images']:,} test images, one number for "
-        f"each seed. The net with the transformer makes {result['ratio']:.2f} times the errors.",
-        *table(("transformer", "parameters", "wrong images", "minutes"), rows),
+        f"MNIST digits rotated by up to 90 degrees, {result['test_images']:,} test images, one number per "
+        f"seed. The network with the transformer makes {result['ratio']:.2f} times as many errors as the one "
+        "without.",
+        *table(("transformer", "parameters", "misclassified images", "minutes"), rows),
     ]
 
 
@@ -244,9 +224,9 @@ def attach_scale(result: Result) -> list[str]:
     rows = ((f"`{row['mechanism']}`", cell(row, "paper"), cell(row, "identity")) for row in result["rows"])
     return [
         "Standard deviation of the last feature map of a ResNet-50 "
-        f"({result['network'].partition(', ')[2]}), "
-        "relative to the network without attention, with each mechanism on all its residual branches.",
-        *table(("", "the paper's start", "identity"), rows),
+        f"({result['network'].partition(', ')[2]}), relative to the network without attention. Each "
+        "mechanism is attached to all residual branches, initialized as in its paper or as an identity.",
+        *table(("", "paper initialization", "identity"), rows),
     ]
 
 
@@ -264,7 +244,7 @@ def fine_tune(result: Result) -> list[str]:
     rows = (
         (
             f"`{attention}`",
-            "" if attention == "none" else "identity" if identity else "the paper's",
+            "" if attention == "none" else "identity" if identity else "paper",
             cell(attention, identity, "before"),
             cell(attention, identity, "after"),
         )
@@ -274,11 +254,12 @@ def fine_tune(result: Result) -> list[str]:
     seeds = len({row["seed"] for row in result["rows"]})
     return [
         f"A ResNet-20 is trained on {result['train_images']:,} images of CIFAR-10 for {result['epochs']} "
-        "epochs; then attention is put on every residual branch, and the whole goes on training for "
-        f"{result['fine_tuning']} more. Test error in percent on {result['test_images']:,} images, mean and "
-        f"range over {seeds} seeds. From the identity nothing is lost at the start, and the gates do not "
-        f"stay at zero: their size is {statistics.median(gates):.3f} in the median after fine-tuning.",
-        *table(("", "start", "error as put in", "after fine-tuning"), rows),
+        "epochs. Then attention is attached to every residual branch, and the model is fine-tuned for "
+        f"{result['fine_tuning']} more epochs. Test error in percent on {result['test_images']:,} images, "
+        f"mean and range over {seeds} seeds. With identity initialization the error does not change when "
+        "attention is attached, and the gates move away from zero: their median absolute value after "
+        f"fine-tuning is {statistics.median(gates):.3f}.",
+        *table(("", "initialization", "after attaching", "after fine-tuning"), rows),
     ]
 
 
@@ -292,8 +273,8 @@ def mechanisms(result: Result) -> list[str]:
         for row in result["rows"]
     )
     return [
-        f"{result['what'].capitalize()}. Peers are torchvision's (`se`), timm's (`eca`, `cbam`, `sk`) and "
-        "torch's (`multi_head`) modules of the same sizes.",
+        f"{result['what'].capitalize()}. The peers are modules of the same size from torchvision (`se`), "
+        "timm (`eca`, `cbam`, `sk`) and torch (`multi_head`).",
         *table(("", *columns), rows),
     ]
 
@@ -314,8 +295,8 @@ def pairwise(result: Result) -> list[str]:
         for row in result["rows"]
     )
     return [
-        f"{result['what'].capitalize()}; {result['threads']} threads. *Naive* is the same module with all "
-        "its weights written out, left out where they would not fit.",
+        f"{result['what'].capitalize()}; {result['threads']} threads. *Naive* is the same module with "
+        "all attention weights materialized; *too large* means that they do not fit in memory.",
         *table(("", "map", "MB", "naive MB", "s", "naive s"), rows),
     ]
 
@@ -333,10 +314,10 @@ def loader(result: Result) -> list[str]:
     )
     reading = next(row["read_once"] for row in result["rows"] if row["read_once"])
     return [
-        "Images per second that the loader serves, as they are, with crops and flips, and as two views each "
-        "in other colors (`method: contrastive`), against those that training steps alone learn from; "
-        f"threads: {result['threads']}. The images lie in memory; those of the folder were read once before, "
-        f"{reading:,.0f} a second.",
+        "Images per second that the loader delivers: unchanged, with crops and flips, and as two "
+        "color-augmented views (`objective: contrastive`), compared with the images per second of the "
+        f"training step alone; threads: {result['threads']}. The images are in memory. The folder was "
+        f"decoded beforehand, at {reading:,.0f} images per second.",
         *table(("", "network, batch", "loader", "crops and flips", "views", "training step"), rows),
     ]
 
@@ -350,17 +331,18 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
     "cifar10-narrow": (
         "CIFAR-10 with a narrow network",
         grid(
-            "ResNet-10, a quarter as wide as ResNet-18, with each attention at its paper's places: a smaller "
-            "net, fewer images and fewer epochs than the papers', for a CPU. The recipe `cifar10`, with "
-            "ResNet-18 and all images, wants a GPU and has not been run."
+            "ResNet-10, a quarter as wide as ResNet-18, with each attention at the places of its paper. The "
+            "network, the number of images and the number of epochs are smaller than in the papers, so that "
+            "it trains on a CPU. The recipe `cifar10`, with ResNet-18 and all images, needs a GPU and has "
+            "not been run."
         ),
     ),
     "hard-item-white-patch": (
-        "One place, drawn at random",
+        "Hard attention to one position",
         grid(
-            "White squares on photographs of 64 x 64. `hard_item` answers from a single place of the last "
-            "map, which it draws: trained by REINFORCE, or through Gumbel noise. The error is that of ten "
-            "looks; `none` takes the mean over all places.",
+            "White squares on photographs of 64 x 64. `hard_item` samples a single position of the last "
+            "feature map and predicts from it, trained with REINFORCE or with Gumbel noise. The error is "
+            "that of ten samples; `none` averages all positions.",
             localized=True,
         ),
     ),
@@ -369,42 +351,42 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
     "ram-translated": ("Recurrent attention on translated digits", ram_canvas("1.84%")),
     "ram-cluttered": ("Recurrent attention on cluttered digits", ram_canvas("4.04%")),
     "ten-percent": (
-        "A tenth of the labels",
+        "Ten percent of the labels",
         by_recipe(
-            "The small CNN on MNIST, with the labels of 10% of the training images, the same in all rows "
-            "of a seed. Contrastive pre-training sees all images, for 20 epochs, and no label.",
+            "The small CNN on MNIST with the labels of 10% of the training images, the same images in all "
+            "rows of a seed. Contrastive pre-training uses all images for 20 epochs, without labels.",
             {
-                "scratch": "from random weights",
+                "scratch": "random initialization",
                 "fine-tuned": "fine-tuned after contrastive pre-training",
-                "probe": "a linear probe of the pre-trained network",
+                "probe": "linear probe of the pre-trained network",
             },
         ),
     ),
     "vit-mnist": (
         "Vision transformers over patches and over channels",
         by_recipe(
-            "MNIST, 8 epochs, three seeds; the recipes `vit-patches` and `vit-channels`. Both transformers "
-            "have 16 tokens, 4 blocks, a width of 64: patches of 7 x 7 pixels, or groups of 4 channels of "
-            "what the stages of a small CNN make of the image.",
-            {"vit-patches": "patches of the image", "vit-channels": "channels of a CNN's features"},
+            "MNIST, 8 epochs, three seeds; recipes `vit-patches` and `vit-channels`. Both transformers have "
+            "16 tokens, 4 blocks and a width of 64. A token is a patch of 7 x 7 pixels, or a group of 4 "
+            "channels of the feature map of a small CNN.",
+            {"vit-patches": "patches of the image", "vit-channels": "channels of a CNN feature map"},
         ),
     ),
-    "stn-mnist": ("A spatial transformer on rotated MNIST", stn_mnist),
+    "stn-mnist": ("Spatial transformer on rotated MNIST", stn_mnist),
     "fine-tune": ("Attention in a trained network", fine_tune),
     "attach-scale": ("The scale of features at the start", attach_scale),
     "mechanisms-cpu": ("Speed on a CPU", mechanisms),
-    "loader-cpu": ("The loader against the training step", loader),
+    "loader-cpu": ("Data loader throughput", loader),
     "pairwise-cpu": ("Memory and time of attention between positions", pairwise),
 }
 
 
 def picture(name: str, result: Result) -> list[str]:
-    """Return the lines of a picture of the maps, if there is one: `benchmarks/gallery.py`."""
+    """Return the lines of the picture of the maps, if there is one; see `benchmarks/gallery.py`."""
     file = PAGE.with_name(f"{name}.jpg")
-    told = "Test images, and the places at which the network looks, in their order"
+    alt = "Test images with the sequence of fixations of the model"
     if "leaderboard" in result:
-        told = "Test images, first those on which the attentions disagree, and over them where each looks"
-    return [f"![{told}]({file.name})", ""] if file.exists() else []
+        alt = "Test images with attention maps, first those on which the models disagree"
+    return [f"![{alt}]({file.name})", ""] if file.exists() else []
 
 
 def page() -> str:

@@ -1,11 +1,10 @@
 # %% [markdown]
-"""Attention in a ResNet-50, and the attention that a ViT already has: put in, seen, judged, taken out.
+"""Add attention to a ResNet-50, record it, evaluate its map and remove it; record the attention of a ViT.
 
     python examples/backbones.py [--pretrained] [--out backbones]
 
-A notebook in the form of a script: each `# %%` is a cell, for editors that run them one by one. Without
-`--pretrained`, which downloads weights through timm, the networks have random ones: everything runs, and
-what is seen means nothing yet.
+The script is a notebook: editors run each `# %%` cell on its own. Without `--pretrained`, which downloads
+weights through timm, the models are random: everything runs, but the maps mean nothing.
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from torchvision.transforms import v2
 
 import saccade as sc
 from saccade.attribution import grad_cam
-from saccade.metrics import faithfulness, sanity
+from saccade.metrics import evaluate_faithfulness, sanity_check
 
 
 def photographs(side: int) -> torch.Tensor:
-    """Two photographs, (2, 3, side, side), normalized as ImageNet's networks want them."""
+    """Return two photographs, (2, 3, side, side), normalized for ImageNet models."""
     transform = v2.Compose(
         [
             v2.ToImage(),
@@ -40,35 +39,35 @@ def photographs(side: int) -> torch.Tensor:
 
 
 def resnet(pretrained: bool, images: torch.Tensor, out: Path) -> None:
-    # %% Where can attention go, and what would it cost?
+    # %% List the places that can take attention, and the cost of CBAM in each.
     side = images.shape[-1]
     model = timm.create_model("resnet50", pretrained=pretrained, zero_init_last=False).eval()
     print(sc.sites(model, images, "cbam").of("stage"))
     before, keys = model(images), set(model.state_dict())
 
-    # %% In: on every residual branch, and the network answers as it did, bit for bit.
+    # %% Attach CBAM to every residual branch. The output stays the same bit for bit.
     plan = sc.attach(model, "cbam", example_inputs=images)
     added = set(model.state_dict()) - keys
     print(
         f"{len(plan)} x CBAM, {sum(site.parameters or 0 for site in plan):,} parameters in {len(added)} keys"
     )
     assert torch.equal(model(images), before)
-    assert keys < set(model.state_dict())  # a checkpoint of the plain network fits: load with strict=False
+    assert keys < set(model.state_dict())  # a checkpoint of the original model loads with strict=False
 
-    # %% It trains: the gates from the first step, the rest from the second.
+    # %% Train it: the gates change from the first step, the mechanisms from the second.
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
     for _ in range(2):
         model.train()(images).logsumexp(1).sum().backward()
         optimizer.step()
     gate = model.get_parameter("layer4.2.bn3.attention.gate").item()
-    print(f"the strength of the last place after two steps: {gate:+.1e}")
+    print(f"gate of the last place after two steps: {gate:+.1e}")
 
-    # %% See where it looks.
-    seen = sc.look(model.eval(), images, layers=["layer3.5", "layer4.2"], names=["cat", "coffee"])
-    seen.save_html(out / "resnet50-cbam.html")
-    seen.save_png(out)
+    # %% Look at the attention.
+    figure = sc.look(model.eval(), images, layers=["layer3.5", "layer4.2"], names=["cat", "coffee"])
+    figure.save_html(out / "resnet50-cbam.html")
+    figure.save_png(out)
 
-    # %% Judge the map, against Grad-CAM of the same network.
+    # %% Evaluate the map, and compare it with Grad-CAM of the same model.
     def attention(network: torch.nn.Module) -> torch.Tensor:
         with torch.no_grad(), sc.record(network) as maps:
             network(images)
@@ -78,55 +77,53 @@ def resnet(pretrained: bool, images: torch.Tensor, out: Path) -> None:
         probabilities: torch.Tensor = model(x).softmax(1)
         return probabilities
 
-    heats = {"attention": attention(model), "Grad-CAM": grad_cam(model, images).heatmap((side, side))}
-    for name, heat in heats.items():
-        curves = faithfulness(predict, images, heat, steps=4)
+    heatmaps = {"attention": attention(model), "Grad-CAM": grad_cam(model, images).heatmap((side, side))}
+    for name, heatmap in heatmaps.items():
+        curves = evaluate_faithfulness(predict, images, heatmap, steps=4)
         gain = curves["positive"].auc_gain(over=curves["random"]).mean().item()
-        print(f"{name}: explains the answer {gain:+.3f} better than a random map")
-    check = sanity(model, attention, at="layer4.2.bn3.attention", layers=["layer4", "layer1"])
-    print(
-        f"after layer4 and layer1 are random, the attention's map correlates {check.mean()['spearman']:.2f}"
-    )
+        print(f"{name}: AUC gain over a random map {gain:+.3f}")
+    check = sanity_check(model, attention, at="layer4.2.bn3.attention", layers=["layer4", "layer1"])
+    correlation = check.mean()["spearman"]
+    print(f"rank correlation of the map after layer4 and layer1 are randomized: {correlation:.2f}")
 
-    # %% Out again, without a trace.
+    # %% Remove the attention: the original model is restored.
     sc.detach(model)
     assert set(model.state_dict()) == keys
 
 
 def vit(pretrained: bool, images: torch.Tensor, out: Path) -> None:
-    # %% A ViT has attention already; it is recorded as it is, with fused kernels on.
+    # %% Record the attention of a ViT. Fused kernels stay enabled.
     side = images.shape[-1]
     model = timm.create_model("vit_tiny_patch16_224", pretrained=pretrained, img_size=side).eval()
     with torch.no_grad(), sc.record(model) as maps:
         model(images)
     last = maps["blocks.11.attn"]
     assert isinstance(last, sc.PairwiseMap)
-    print(
-        f"{len(maps)} maps; where row 1, column 2 looks in the last: {tuple(last.attention_from(y=1, x=2).shape)}"
-    )
+    shape = tuple(last.attention_from(y=1, x=2).shape)
+    print(f"{len(maps)} maps; attention from row 1, column 2 in the last: {shape}")
 
-    # %% All layers in one map: attention rollout.
-    rolled = maps.rollout()
-    print(f"rollout: {tuple(rolled.heatmap((side, side)).shape)}")
+    # %% Combine all layers in one map: attention rollout.
+    print(f"rollout: {tuple(maps.rollout().heatmap((side, side)).shape)}")
 
-    # %% Click a patch to see where it looks.
+    # %% Write a page on which a click on a patch shows where it attends.
     sc.look(model, images, names=["cat", "coffee"]).save_html(out / "vit.html")
 
 
 def main(arguments: list[str] | None = None) -> None:
+    """Run the example."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--pretrained", action="store_true")
-    parser.add_argument("--out", type=Path, default=Path("backbones"))
-    parser.add_argument("--side", type=int, default=224, help="of the images, a multiple of 16")
+    parser.add_argument("--pretrained", action="store_true", help="download trained weights")
+    parser.add_argument("--out", type=Path, default=Path("backbones"), help="output folder")
+    parser.add_argument("--side", type=int, default=224, help="image size, divisible by 16")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
     images = photographs(options.side)
     resnet(options.pretrained, images, options.out)
     vit(options.pretrained, images, options.out)
-    print(f"pages and display_images: {options.out}")
+    print(f"pages and images: {options.out}")
 
 
 if __name__ == "__main__":

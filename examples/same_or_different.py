@@ -1,14 +1,15 @@
-"""Are these two digits the same? A vision transformer learns it from the difference of their feature maps.
+"""Same or different digit? A vision transformer decides from the difference of two feature maps.
 
     python examples/same_or_different.py
 
-Two images go through one fixed convolution network of random weights. The difference of their feature maps
-is cut into 16 groups of channels; a SimpleViT takes each group as a token and gives one score to the
-pair. It is trained by the pair form of InfoNCE: the mean score of the pairs of one class against that of the
-pairs of two. Training and test images (1,297 and 500 of scikit-learn's digits) are different ones.
+Two images pass through the same convolutional network with fixed random weights. The difference of their
+feature maps is split into 16 groups of channels. A SimpleViT takes each group as a token and returns one
+score for the pair. It is trained with the pair form of InfoNCE, which contrasts the mean score of pairs from
+one class with that of pairs from two classes. Training and test set (1,297 and 500 digits of scikit-learn)
+are disjoint.
 
-Three numbers are printed: chance; how many test pairs the length of the difference alone tells apart, with
-the threshold that suits them best; and the model's accuracy, with a threshold from the training pairs.
+The script prints three accuracies on test pairs: chance; a threshold on the norm of the difference, chosen as
+the best for the test pairs; and the model, with a threshold from the training pairs.
 """
 
 from __future__ import annotations
@@ -29,47 +30,48 @@ CHANNELS, GROUP, TEST = 128, 8, 500
 
 @dataclass(frozen=True)
 class Features:
-    """Feature maps (N, C, H, W) of digits and their classes (N,), those of each class also by index."""
+    """Feature maps (N, C, H, W) of digits and their classes (N,)."""
 
     maps: Tensor
     classes: Tensor
 
     def pairs(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Draw differences of two maps, half of them of one class. -> (count, C, H, W), (count,)."""
+        """Return differences of two maps, half of them from one class: (count, C, H, W), (count,)."""
         same = torch.arange(count) % 2
         first = torch.randint(len(self.classes), (count,), generator=generator)
         other = torch.randint(1, 10, (count,), generator=generator)
         wanted = torch.where(same == 1, self.classes[first], (self.classes[first] + other) % 10)
         weights = (self.classes == wanted[:, None]).float()
-        weights[torch.arange(count), first] = 0  # never an image and itself
+        weights[torch.arange(count), first] = 0  # never an image with itself
         second = weights.multinomial(1, generator=generator)[:, 0]
         return self.maps[first] - self.maps[second], same
 
 
 def features(seed: int) -> tuple[Features, Features]:
-    """Return the training and the test images as seen by a convolution network that is never trained."""
+    """Return the features of the training and test images from an untrained convolutional network."""
     generator = torch.Generator().manual_seed(seed)
     digits = load_digits()
     images = torch.from_numpy(digits.images).float()[:, None] / 16
     classes = torch.from_numpy(digits.target)
-    eyes = nn.Sequential(
+    encoder = nn.Sequential(
         nn.Conv2d(1, 32, 3, padding=1),
         nn.ReLU(),
         nn.Conv2d(32, CHANNELS, 3, stride=2, padding=1),
         nn.ReLU(),
     )
     with torch.no_grad():
-        for weights in eyes.parameters():
+        for weights in encoder.parameters():
             fan_in = weights[0].numel()
             weights.normal_(std=(2 / fan_in) ** 0.5 if weights.ndim > 1 else 0.1, generator=generator)
-        seen = eyes(images)
-    order = torch.randperm(len(seen), generator=generator)
+        maps = encoder(images)
+    order = torch.randperm(len(maps), generator=generator)
     test, train = order[:TEST], order[TEST:]
-    seen = seen / seen[train].std()
-    return Features(seen[train], classes[train]), Features(seen[test], classes[test])
+    maps = maps / maps[train].std()
+    return Features(maps[train], classes[train]), Features(maps[test], classes[test])
 
 
 def build() -> SimpleViT:
+    """Return a SimpleViT with groups of channels as tokens."""
     return SimpleViT(
         (4, 4),
         channels=CHANNELS,
@@ -85,6 +87,7 @@ def build() -> SimpleViT:
 
 
 def learn(model: SimpleViT, train: Features, steps: int, batch: int, generator: torch.Generator) -> None:
+    """Train a model with the pair form of InfoNCE."""
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=steps)
     for _ in range(steps):
@@ -98,7 +101,7 @@ def learn(model: SimpleViT, train: Features, steps: int, batch: int, generator: 
 
 @torch.no_grad()
 def accuracy(model: SimpleViT, train: Features, test: Features, generator: torch.Generator) -> float:
-    """Return the share of test pairs that a threshold half-way between the training means tells apart."""
+    """Return the accuracy on test pairs, with the midpoint of the mean training scores as threshold."""
     differences, same = train.pairs(1000, generator)
     scores = model(differences)
     threshold = (scores[same == 1].mean() + scores[same == 0].mean()) / 2
@@ -106,36 +109,37 @@ def accuracy(model: SimpleViT, train: Features, test: Features, generator: torch
     return float(((model(differences) > threshold) == (same == 1)).double().mean())
 
 
-def accuracy_of_length(test: Features, generator: torch.Generator) -> float:
-    """Return the best that any threshold on the length of the difference can do on test pairs."""
+def accuracy_of_norm(test: Features, generator: torch.Generator) -> float:
+    """Return the accuracy of the best threshold on the norm of the difference on test pairs."""
     differences, same = test.pairs(2000, generator)
-    longest_last = same[differences.flatten(1).norm(dim=1).argsort()]
-    right = (longest_last == 1).cumsum(0) + (longest_last == 0).sum() - (longest_last == 0).cumsum(0)
-    return float(right.max()) / len(same)
+    by_norm = same[differences.flatten(1).norm(dim=1).argsort()]
+    correct = (by_norm == 1).cumsum(0) + (by_norm == 0).sum() - (by_norm == 0).cumsum(0)
+    return float(correct.max()) / len(same)
 
 
 def main() -> None:
+    """Run the example."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=600, help="training steps")
+    parser.add_argument("--batch", type=int, default=256, help="pairs per step")
+    parser.add_argument("--seed", type=int, default=0, help="random seed")
     options = parser.parse_args()
     torch.manual_seed(options.seed)
     generator = torch.Generator().manual_seed(options.seed)
     train, test = features(options.seed)
     model = build()
-    began = time.perf_counter()
+    started = time.perf_counter()
     learn(model, train, options.steps, options.batch, generator)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     print(f"chance                     {0.5:.1%}")
-    print(f"length of the difference   {accuracy_of_length(test, generator):.1%}")
+    print(f"norm of the difference     {accuracy_of_norm(test, generator):.1%}")
     print(f"SimpleViT on its channels  {accuracy(model, train, test, generator):.1%}  after {seconds:.0f} s")
     with sc.record(model) as maps:
         model(test.pairs(2, generator)[0])
     received = maps["blocks.1.attn"].heatmap()[0]
-    print(f"most attended of its {len(received)} tokens, for one pair: {received.topk(3).indices.tolist()}")
+    print(f"most attended of {len(received)} tokens, for one pair: {received.topk(3).indices.tolist()}")
 
 
 if __name__ == "__main__":

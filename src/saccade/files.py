@@ -38,16 +38,21 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             temporary.unlink(missing_ok=True)
 
 
-def check_schema(path: Path, found: object, newest: int) -> None:
-    """Raise `BadRun` if a file's schema is a later one than this version of saccade knows.
+def check_schema(path: Path, schema: object, expected: int) -> None:
+    """Raise `BadRun` if a file has another schema than this version of saccade reads.
 
-    >>> check_schema(Path("result.json"), 2, newest=1)
-    Traceback (most recent call last):
-    saccade.errors.BadRun: 'result.json' has schema 2, of a newer saccade; this version reads schemas up to 1
+    Example:
+        >>> check_schema(Path("result.json"), 1, expected=2)
+        Traceback (most recent call last):
+        saccade.errors.BadRun: 'result.json' has schema 1, written by an earlier saccade; this version reads
+        schema 2
     """
-    if not isinstance(found, int) or found > newest:
-        newer = f"{str(path)!r} has schema {found!r}, of a newer saccade"
-        raise BadRun(f"{newer}; this version reads schemas up to {newest}")
+    if schema == expected:
+        return
+    is_older = isinstance(schema, int) and schema < expected
+    reason = f"written by {'an earlier' if is_older else 'a newer'} saccade"
+    message = f"{str(path)!r} has schema {schema!r}, {reason}; this version reads schema {expected}"
+    raise BadRun(message, owner=str(path), option="schema", value=schema)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -1,61 +1,153 @@
-"""The grammar `NAME[:option=value,...][@PLACE[+PLACE...]]`: parsed, formatted and bound here alone."""
+"""The grammar `NAME[:option=value,...][@PLACE[+PLACE...]]`: the only place that parses and formats it."""
 
 from __future__ import annotations
 
 import ast
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from saccade.errors import BadOption
+from saccade.errors import BadOption, UnknownName
+
+_CLOSING = {"[": "]", "(": ")"}
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
-    """Read `NAME[:option=value[,option=value]]`, as the command line and recipes write it.
+    """Parse `NAME[:option=value[,option=value]]`, as the command line and recipes write it.
 
-    Values are Python literals; `true`, `false` and bare words are understood. Raises `BadOption` for
-    text that is not of this form. Names are not looked up here.
+    Values are Python literals, `true`, `false`, or bare words. Names are not looked up here.
 
-    >>> parse("multi_head:heads=4,projection=conv1d")
-    ('multi_head', {'heads': 4, 'projection': 'conv1d'})
-    >>> parse("channel_gate:pools=['avg', 'max']")
-    ('channel_gate', {'pools': ['avg', 'max']})
+    Args:
+        text: The text.
+
+    Returns:
+        The name and the options.
+
+    Raises:
+        BadOption: The text does not have this form, or an option occurs twice.
+
+    Example:
+        >>> parse("multi_head:heads=4,projection=conv1d")
+        ('multi_head', {'heads': 4, 'projection': 'conv1d'})
+        >>> parse("channel_gate:pools=['avg', 'max']")
+        ('channel_gate', {'pools': ['avg', 'max']})
     """
     name, colon, rest = text.partition(":")
     options: dict[str, Any] = {}
     for part in split_options(rest) if colon else ():
-        option, equals, value = part.partition("=")
-        if not (equals and option.strip().isidentifier()):
-            raise BadOption(f"{text!r}: {part!r} is not of the form option=value")
-        if option.strip() in options:
-            raise BadOption(f"{text!r}: {option.strip()!r} is given twice")
-        options[option.strip()] = _literal(value.strip())
+        option, equals, value = (word.strip() for word in part.partition("="))
+        if not (equals and option.isidentifier()):
+            raise BadOption(f"{text!r}: {part!r} does not have the form option=value", owner=text, value=part)
+        if option in options:
+            raise BadOption(f"{text!r}: option {option!r} occurs twice", owner=text, option=option)
+        options[option] = _literal(value)
     return name.strip(), options
 
 
-def split_options(text: str) -> list[str]:
-    """Split options at the commas that stand outside brackets.
+def parse_placed(text: str) -> tuple[str, list[str]]:
+    """Split `NAME[:option=value,...][@PLACE[+PLACE...]]` into the mechanism and its places.
 
-    >>> split_options("size=32,patch=[4, 8]")
-    ['size=32', 'patch=[4, 8]']
+    Raises:
+        BadOption: A place after the `@` is empty.
+
+    Example:
+        >>> parse_placed("non_local:dims=2@layer3.0"), parse_placed("bam@layer1+layer2"), parse_placed("se")
+        (('non_local:dims=2', ['layer3.0']), ('bam', ['layer1', 'layer2']), ('se', []))
     """
-    parts, depth = [""], 0
+    name, at, rest = text.partition("@")
+    places = rest.split("+") if at else []
+    if not all(places):
+        message = f"{text!r} names no place after the @; write NAME@PLACE or NAME@PLACE+PLACE"
+        raise BadOption(message, owner=name, option="place", value=rest)
+    return name, places
+
+
+def split_options(text: str) -> list[str]:
+    """Split text at the commas that are outside of brackets and quotes.
+
+    Example:
+        >>> split_options("size=32,patch=[4, 8],name='a, b'")
+        ['size=32', 'patch=[4, 8]', "name='a, b'"]
+    """
+    parts, depth, quote = [""], 0, ""
+    before = ","
     for letter in text:
-        depth += (letter in "([") - (letter in ")]")
-        if letter == "," and depth == 0:
+        if quote:
+            quote = "" if letter == quote and before != "\\" else quote
+            before = "" if before == "\\" else letter  # an escaped backslash escapes nothing
+        else:
+            quote = letter if letter in "'\"" and before in "=,[( " else ""
+            depth += (letter in _CLOSING) - (letter in _CLOSING.values())
+            before = letter
+        if letter == "," and depth == 0 and not quote:
             parts.append("")
         else:
             parts[-1] += letter
     return parts
 
 
-def as_value(value: object) -> str:
-    """Write a value as `parse` reads it.
+def format_value(value: object) -> str:
+    """Format a value so that `parse` reads it back.
 
-    >>> as_value("photos"), as_value("7"), as_value([4, 8])
-    ('photos', "'7'", '[4, 8]')
+    Example:
+        >>> format_value("photos"), format_value("7"), format_value([4, 8])
+        ('photos', "'7'", '[4, 8]')
     """
     if isinstance(value, str) and value and not set(value) & set(" ,()[]'\"") and _literal(value) == value:
         return value
     return repr(value)
+
+
+def check_options(owner: str, options: Iterable[str], known: Iterable[str]) -> None:
+    """Raise `UnknownName` for the first option that `owner` does not have.
+
+    Example:
+        >>> check_options("se", {"reductoin": 4}, ["reduction", "bias"])
+        Traceback (most recent call last):
+        saccade.errors.UnknownName: unknown option of se 'reductoin'; did you mean 'reduction'?
+    """
+    names = list(known)
+    for option in options:
+        if option not in names:
+            raise UnknownName(f"option of {owner}", option, names, owner=owner)
+
+
+def merge_options(text: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Parse `NAME[:option=value,...]` and add further options to those in the text.
+
+    Raises:
+        BadOption: An option occurs in both.
+
+    Example:
+        >>> merge_options("cbam:reduction=4", {"spatial": False})
+        ('cbam', {'reduction': 4, 'spatial': False})
+    """
+    name, written = parse(text)
+    if twice := written.keys() & options.keys():
+        option = min(twice)
+        message = f"{text!r} and {option}={options[option]!r} give the same option"
+        raise BadOption(message, owner=name, option=option, value=options[option])
+    return name, {**written, **options}
+
+
+def shorten(texts: Sequence[str]) -> list[str]:
+    """Shorten the texts of several mechanisms for tables: the name, and the options that tell equals apart.
+
+    Example:
+        >>> shorten(["se", "multi_head:heads=1", "multi_head:heads=1,projection=conv1d"])
+        ['se', 'multi_head', 'multi_head projection=conv1d']
+        >>> shorten(["spatial_transformer:size=[5,9]", "spatial_transformer:size=[7,9]"])
+        ['spatial_transformer size=[5,9]', 'spatial_transformer size=[7,9]']
+    """
+    heads = [text.partition(":")[0] for text in texts]
+    options = [split_options(rest) if (rest := text.partition(":")[2]) else [] for text in texts]
+    counts = Counter((head, option) for head, own in zip(heads, options, strict=True) for option in own)
+    of_name = Counter(heads)
+    labels = []
+    for head, own in zip(heads, options, strict=True):
+        telling = [option for option in own if counts[head, option] < of_name[head]]
+        labels.append(f"{head} {', '.join(telling)}".strip())
+    return labels
 
 
 def _literal(text: str) -> Any:
@@ -65,8 +157,9 @@ def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
-        if text[:1] in ("[", "(") and text[-1:] in ("]", ")"):
+        if text[:1] in _CLOSING and text[-1:] == _CLOSING[text[:1]]:
             return [_literal(part.strip()) for part in split_options(text[1:-1].removesuffix(","))]
         if not text or any(letter in "[]()'\"" for letter in text):
-            raise BadOption(f"the value {text!r} is neither a Python literal nor a bare word") from None
+            message = f"the value {text!r} is neither a Python literal nor a bare word"
+            raise BadOption(message, value=text) from None
         return text

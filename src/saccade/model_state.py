@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
+
+from saccade._torch import tree_leaves
 
 
 def gpus_of(model: nn.Module, inputs: tuple[Any, ...]) -> list[int]:
@@ -45,3 +46,21 @@ def preserve_state(model: nn.Module, inputs: tuple[Any, ...]) -> Iterator[None]:
                 module.training = training
             for module, name, buffer, values in buffers:
                 setattr(module, name, buffer.copy_(values))
+
+
+class Handle(Protocol):
+    """The handle of a hook."""
+
+    def remove(self) -> None: ...
+
+
+@contextmanager
+def temporary_hooks(handles: Iterable[Handle]) -> Iterator[None]:
+    """Remove hooks when the block ends.
+
+    `handles` may be a generator that registers the hooks: if it fails, those registered so far are removed.
+    """
+    with ExitStack() as stack:
+        for handle in handles:
+            stack.callback(handle.remove)
+        yield

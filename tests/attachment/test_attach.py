@@ -1,10 +1,9 @@
-"""Attention goes in and out of a network: the same output at the start, training from it, no trace after."""
+"""`attach` and `detach`: the output at initialization, training, and the restored model."""
 
 from __future__ import annotations
 
 import copy
 import pickle
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import saccade as sc
-from saccade.attachment import attached
-from saccade.attachment.attached import Attached
+from saccade.attachment import Attached, attached
+from support.errors import raises
 from support.networks import Block, Named, Residual, UNet
 
 DROP_INS = [name for name in sc.mechanisms() if sc.spec(name).drop_in]
@@ -32,7 +31,7 @@ def images(dims: int = 2, batch: int = 4) -> Tensor:
 
 
 def run(model: nn.Module, x: Tensor, *, training: bool) -> tuple[Tensor, dict[str, Tensor | None]]:
-    """The output and the gradients of a loss, with the same dropout masks at every call."""
+    """Return the output and the gradients of a loss, with the same dropout masks at each call."""
     model.train(training)
     torch.manual_seed(3)
     model.zero_grad()
@@ -42,7 +41,7 @@ def run(model: nn.Module, x: Tensor, *, training: bool) -> tuple[Tensor, dict[st
 
 
 def fingerprint(model: nn.Module) -> Iterator[tuple[Any, ...]]:
-    """All that makes a network: modules, classes, attributes, hooks, values, flags."""
+    """Yield everything that identifies a model: modules, classes, attributes, hooks, values and flags."""
     yield "random", torch.get_rng_state().tolist()
     for path, module in model.named_modules(remove_duplicate=False):
         yield path, type(module), id(module), module.training, list(vars(module)), list(module._modules)
@@ -100,7 +99,7 @@ def test_a_sequence_mechanism_takes_the_features_of_a_sequence_network() -> None
     assert all(g is not None and g.isfinite().all() for g in gradients.values())
 
 
-def test_a_spatial_transformer_that_rounds_goes_in_without_a_strength() -> None:
+def test_a_spatial_transformer_that_rounds_goes_in_without_a_gate() -> None:
     model, x = residual(), images()
     before = run(model, x, training=False)[0]
     plan = sc.attach(model, "spatial_transformer", where="stem", example_inputs=x)
@@ -145,17 +144,17 @@ def test_the_memory_format_is_kept_of_a_mechanism_that_changes_it() -> None:
 def test_what_it_computes() -> None:
     model, x = residual().eval(), images()
     sc.attach(model, "se", where=["stage1.0.norm2"], example_inputs=x)
-    put = model.get_submodule("stage1.0.norm2.attention")
-    assert isinstance(put, Attached)
+    inserted = model.get_submodule("stage1.0.norm2.attention")
+    assert isinstance(inserted, Attached)
     features = torch.randn(2, 32, 5, 4)
     with torch.no_grad():
-        assert put.gate is not None
-        put.gate.fill_(0.3)
-        expected = features + 0.3 * (put.mechanism(features) - features)
-        torch.testing.assert_close(put(features), expected)
+        assert inserted.gate is not None
+        inserted.gate.fill_(0.3)
+        expected = features + 0.3 * (inserted.mechanism(features) - features)
+        torch.testing.assert_close(inserted(features), expected)
         tokens = torch.randn(2, 7, 32)
-        moved = Attached(put.mechanism, gate=False, moved=True)
-        torch.testing.assert_close(moved(tokens), put.mechanism(tokens.transpose(1, 2)).transpose(1, 2))
+        moved = Attached(inserted.mechanism, gate=False, move_last_axis=True)
+        torch.testing.assert_close(moved(tokens), inserted.mechanism(tokens.transpose(1, 2)).transpose(1, 2))
 
 
 def test_the_papers_start_is_the_mechanism_alone() -> None:
@@ -174,7 +173,7 @@ def test_the_papers_start_is_the_mechanism_alone() -> None:
 def test_every_parameter_of_the_attention_trains_by_the_second_step(name: str) -> None:
     model, x = residual(), images()
     reduces = any(option.name == "reduction" for option in sc.spec(name).options)
-    options: dict[str, Any] = {"reduction": 2} if reduces else {}  # of two hidden units a ReLU may stop both
+    options: dict[str, Any] = {"reduction": 2} if reduces else {}  # a ReLU may block both of two hidden units
     plan = sc.attach(model, name, where="stage", example_inputs=x, **options)
     ours = {key: p for key, p in model.named_parameters() if ".attention." in key}
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -196,7 +195,7 @@ def test_every_parameter_of_the_attention_trains_by_the_second_step(name: str) -
 @pytest.mark.parametrize("name", ["se", "cbam", "multi_head", "self_attention", "non_local"])
 def test_attention_alone_learns_while_the_network_is_frozen(name: str) -> None:
     model, x = residual().eval(), images(batch=12)
-    target = model(x).detach().roll(1, 0)  # what the network says of another image
+    target = model(x).detach().roll(1, 0)  # the output for another image
     model.requires_grad_(False)
     sc.attach(model, name, example_inputs=x)
     ours = [p for p in model.parameters() if p.requires_grad]
@@ -252,7 +251,7 @@ def test_keys_of_the_network_stay_and_the_others_are_the_attentions() -> None:
     assert torch.equal(model.eval()(x), loaded(x))
 
 
-def test_checkpoints_load_into_a_network_attached_anew() -> None:
+def test_checkpoints_load_into_a_newly_attached_network() -> None:
     model, x = residual(), images()
     sc.attach(model, "cbam", example_inputs=x)
     with torch.no_grad():
@@ -264,7 +263,7 @@ def test_checkpoints_load_into_a_network_attached_anew() -> None:
     assert torch.equal(other.eval()(x), model.eval()(x))
 
 
-def test_parameters_are_counted_with_the_strength() -> None:
+def test_parameters_are_counted_with_the_gate() -> None:
     model, x = residual(), images()
     before = sum(p.numel() for p in model.parameters())
     plan = sc.attach(model, "cbam", example_inputs=x)
@@ -327,16 +326,16 @@ def test_flags_are_the_hosts(training: bool) -> None:
 def test_a_failure_halfway_leaves_no_trace(fails_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = residual(), images()
     before = list(fingerprint(model))
-    count, put = 0, attached.put
+    count, original = 0, attached.insert
 
-    def failing(*given: Any) -> str:
+    def failing(*arguments: Any) -> str:
         nonlocal count
         count += 1
         if count == fails_at:
             raise OSError("the disk is full")
-        return put(*given)
+        return original(*arguments)
 
-    monkeypatch.setattr(sys.modules["saccade.attachment.api"], "put", failing)
+    monkeypatch.setattr("saccade.attachment.insertion.insert", failing)
     with pytest.raises(OSError, match="the disk is full"):
         sc.attach(model, "cbam", example_inputs=x)
     assert count == fails_at
@@ -387,7 +386,7 @@ def test_attachments_follow_one_another() -> None:
 def test_a_second_one_in_a_place_is_refused_unless_asked_for() -> None:
     model, x = residual().eval(), images()
     sc.attach(model, "cbam", example_inputs=x)
-    with pytest.raises(sc.BadOption, match=r"stage1.0.norm2 has attention already.*allow_multiple=True"):
+    with raises(sc.BadOption, owner="attach", option="where", value="stage1.0.norm2"):
         sc.attach(model, "se", where=["stage1.0.norm2"], example_inputs=x)
     sc.attach(model, "se", where=["stage1.0.norm2"], example_inputs=x, allow_multiple=True, identity=False)
     with sc.record(model) as maps:
@@ -399,7 +398,7 @@ def test_a_second_one_in_a_place_is_refused_unless_asked_for() -> None:
     plain = F.batch_norm(features, host.running_mean, host.running_var, host.weight, host.bias, eps=host.eps)
     expected = host.get_submodule("attention_2")(
         host.get_submodule("attention")(plain)
-    )  # each once, in their order
+    )  # each once, in order
     torch.testing.assert_close(host(features), expected)
     assert y.isfinite().all()
     assert sc.detach(model).count("stage1.0.norm2.attention_2") == 1
@@ -412,7 +411,7 @@ def test_a_branch_that_would_never_train_is_refused(example: Tensor) -> None:
     assert isinstance(last, nn.BatchNorm2d)
     nn.init.zeros_(last.weight)
     before = [*fingerprint(model)]
-    with pytest.raises(sc.BadOption, match=r"stage1.0.norm2: .*all zero.*SK passes no gradient"):
+    with raises(sc.BadOption, owner="attach", option="identity", value=False):
         sc.attach(model, "sk", example_inputs=example, identity=False)
     assert [*fingerprint(model)] == before
     for name, identity in (("se", False), ("sk", True)):
@@ -428,7 +427,7 @@ def test_a_name_that_is_taken_is_left_alone() -> None:
     model = Named().eval()
     example = {"image": torch.randn(2, 3, 8, 8), "scale": torch.ones(())}
     before = model(**example)
-    with pytest.raises(sc.BadOption, match="there is no place of kind 'residual'"):
+    with raises(sc.BadOption, owner="attach", option="where", value="residual"):
         sc.attach(model, "se", example_inputs=example)
     vars(model.conv)["attention"] = "mine"
     sc.attach(model, "se", where="head", example_inputs=example)

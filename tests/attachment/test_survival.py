@@ -1,4 +1,4 @@
-"""An attached network is a network: it compiles, exports, casts, is copied, wrapped and averaged."""
+"""An attached model compiles, exports, casts, copies, pickles, wraps and averages like any other."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from torch.optim.swa_utils import AveragedModel
 import saccade as sc
 from support.networks import Residual
 
-MECHANISMS = ["cbam", "self_attention"]  # one with a strength, one that starts as the identity
+MECHANISMS = ["cbam", "self_attention"]  # one with a gate, one that starts as the identity
 
 
-def moved(name: str, *, scale: float = 0.3) -> Residual:
-    """An attached network whose attention has been trained: its gates and gammas are no longer 0."""
+def trained(name: str, *, scale: float = 0.3) -> Residual:
+    """Return an attached model whose gates and gammas are not 0, as after training."""
     torch.manual_seed(0)
     model, x = Residual(2), torch.randn(2, 3, 8, 8)
     sc.attach(model, name, example_inputs=x)
@@ -39,7 +39,7 @@ def images(batch: int = 2, size: int = 8) -> Tensor:
 
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_compile_as_one_graph(name: str) -> None:
-    model, x = moved(name), images()
+    model, x = trained(name), images()
     compiled = torch.compile(model, fullgraph=True, backend="eager")  # the graph is what may break
     torch.testing.assert_close(compiled(x), model(x))
     model.train()
@@ -58,7 +58,7 @@ def test_compile_to_machine_code() -> None:
 
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_export_for_other_batches_and_sizes(name: str) -> None:
-    model = moved(name)
+    model = trained(name)
     batch, high = torch.export.Dim("batch", min=2, max=64), torch.export.Dim("high", min=2, max=64)
     shapes = ({0: batch, 2: 2 * high, 3: 2 * high},)
     program = torch.export.export(model, (images(3, 16),), dynamic_shapes=shapes)
@@ -67,7 +67,7 @@ def test_export_for_other_batches_and_sizes(name: str) -> None:
 
 
 def test_trace_by_jit() -> None:
-    model, x = moved("cbam"), images()
+    model, x = trained("cbam"), images()
     traced = torch.jit.trace(model, x, check_trace=False)
     torch.testing.assert_close(traced(x), model(x))
 
@@ -96,7 +96,7 @@ def test_mixed_precision_starts_bit_for_bit_and_keeps_its_dtype(name: str) -> No
 
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_copies_and_pickles(name: str) -> None:
-    model, x = moved(name), images()
+    model, x = trained(name), images()
     file = io.BytesIO()
     torch.save(model, file)
     file.seek(0)
@@ -111,7 +111,7 @@ def test_copies_and_pickles(name: str) -> None:
 
 
 def test_a_running_average_follows_the_attention() -> None:
-    model, x = moved("cbam"), images()
+    model, x = trained("cbam"), images()
     average = AveragedModel(model, avg_fn=lambda old, new, _: 0.5 * (old + new))
     average.update_parameters(model)
     with torch.no_grad():
@@ -126,13 +126,13 @@ def test_a_running_average_follows_the_attention() -> None:
 
 
 def test_moves_and_casts() -> None:
-    model = moved("cbam")
+    model = trained("cbam")
     assert model.double()(images().double()).dtype == torch.float64
     assert model.to("meta")(images().to("meta").double()).shape == (2, 5)
 
 
 def test_data_parallel_wraps_and_its_replicas_attend() -> None:
-    model, x = moved("cbam").float(), images()
+    model, x = trained("cbam").float(), images()
     wrapped = nn.DataParallel(model)
     assert torch.equal(wrapped(x), model(x))
     host = model.get_submodule("stage1.0.norm2")
@@ -143,7 +143,7 @@ def test_data_parallel_wraps_and_its_replicas_attend() -> None:
 
 
 def test_a_network_within_another() -> None:
-    model, x = moved("cbam"), images()
+    model, x = trained("cbam"), images()
     outer = nn.Sequential(model, nn.Linear(5, 2))
     assert any(key.startswith("0.stage1.0.norm2.attention.") for key in outer.state_dict())
     with sc.record(outer) as maps:
@@ -187,7 +187,7 @@ def _worker(rank: int, folder: str) -> None:
     try:
         sc.attach(parallel, "se", example_inputs=torch.randn(2, 3, 8, 8))
     except sc.BadOption as error:
-        Path(folder, f"{rank}.txt").write_text(str(error))
+        Path(folder, f"{rank}.txt").write_text(f"{error.owner}: {error.option}={error.value!r}")
     dist.destroy_process_group()
 
 
@@ -199,4 +199,4 @@ def test_two_processes_train_the_same_attention(tmp_path: Path) -> None:
     gates = [value for key, value in first.items() if key.endswith(".gate")]
     assert len(gates) == 4
     assert all(value.abs() > 0 for value in gates)
-    assert "has listed its parameters already; attach to the" in (tmp_path / "0.txt").read_text()
+    assert (tmp_path / "0.txt").read_text() == "attach: model='DistributedDataParallel'"

@@ -1,7 +1,7 @@
-"""Attention goes into many architectures of torchvision and timm, and out again.
+"""`attach` and `detach` on many architectures of torchvision and timm.
 
-Each is built once, small, with random weights; each mechanism then goes in, trains for two steps, is saved,
-loaded and taken out.
+Each model is small, has random weights and is built once. Each mechanism is attached, trained for two steps,
+saved, loaded and detached.
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.models.swin_transformer import SwinTransformer
 
 import saccade as sc
+from support.errors import raises
 from support.networks import Residual, UNet
 
 
 def _vgg() -> nn.Module:
     model: nn.Module = tv.vgg11_bn(init_weights=False)
-    model.classifier = nn.Linear(512 * 49, 10)  # the usual one holds 120 million numbers
+    model.classifier = nn.Linear(512 * 49, 10)  # the original has 120 million parameters
     return model
 
 
@@ -36,7 +37,7 @@ def _inception(name: str) -> nn.Module:
 
 
 SMALL_VIT = {"image_size": 32, "patch_size": 8, "num_layers": 2, "num_heads": 2}
-#: How to build it, the shape of an image, and where the attention goes.
+#: A function that builds the model, the shape of an image, and the kinds of places.
 ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[str, ...]]] = {
     "resnet18": (lambda: tv.resnet18(num_classes=10), (3, 64, 64), ("residual", "stage")),
     "resnext50": (
@@ -149,7 +150,7 @@ ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[s
     "a U-Net": (UNet, (3, 16, 16), ("stage", "head")),
     "a residual network of sequences": (lambda: Residual(1), (3, 24), ("residual", "stage")),
 }
-#: Reductions that leave some channels of narrow networks.
+#: The options leave some channels in narrow models.
 MECHANISMS: dict[str, dict[str, Any]] = {
     "se": {"reduction": 4},
     "eca": {},
@@ -176,17 +177,17 @@ def case(request: pytest.FixtureRequest) -> Case:
     model = build()
     x = torch.randn(2, *shape)
     with torch.no_grad():
-        for name, p in model.named_parameters():  # a scale or head that starts at 0 hides what comes before
+        for name, p in model.named_parameters():  # a scale of 0 would hide everything before it
             if p.abs().max() < 1e-2 and not name.endswith("bias"):
                 p.normal_(std=0.1) if p.ndim > 1 else p.fill_(0.5)
-    weights = copy.deepcopy(model.state_dict())  # with its versions, which mnasnet asks for
+    weights = copy.deepcopy(model.state_dict())  # with the versions that mnasnet needs
     evaluated, trained = output(model, x, training=False), output(model, x, training=True)
     model.load_state_dict(weights)
     return Case(model, x, where, weights, evaluated, trained)
 
 
 def output(model: nn.Module, x: Tensor, *, training: bool) -> Tensor:
-    """The first tensor of the network's answer, with the same random numbers at every call."""
+    """Return the first tensor of the output, with the same random numbers at each call."""
     model.train(training)
     torch.manual_seed(11)
     result: Any = model(x)
@@ -198,7 +199,7 @@ def output(model: nn.Module, x: Tensor, *, training: bool) -> Tensor:
 
 @pytest.fixture(autouse=True)
 def _clean(case: Case) -> Iterator[None]:
-    """So that one failure is not the next test's."""
+    """Restore the model after a failure."""
     yield
     sc.detach(case.model)
     case.model.load_state_dict(case.weights)
@@ -211,10 +212,8 @@ def test_in_and_out(case: Case, mechanism: str) -> None:
     options = MECHANISMS[mechanism]
     axes = {len(site.shape) - 1 for site in sc.sites(model, x).of(where)}
     if not fits(mechanism, axes):
-        others = ", ".join(name for name in sc.mechanisms() if fits(name, axes))
-        with pytest.raises(
-            sc.BadOption, match=rf"does not take and return one map of .*; these do: {others}"
-        ):
+        others = tuple(name for name in sc.mechanisms() if fits(name, axes))
+        with raises(sc.BadOption, owner=mechanism, option="shape", choices=others):
             sc.attach(model, mechanism, where=where, example_inputs=x, **options)
         assert list(model.state_dict()) == list(case.weights)
         return
@@ -254,7 +253,7 @@ def test_in_and_out(case: Case, mechanism: str) -> None:
 
 
 def fits(name: str, axes: set[int]) -> bool:
-    """Whether a mechanism takes maps, or sequences, of so many axes, told by its examples."""
+    """Return whether a mechanism takes features with so many axes, according to its examples."""
     shapes = {1: {"B C W", "B L C"}, 2: {"B C H W"}, 3: {"B C T H W"}}
     (number,) = axes
     return any(e.shapes in shapes[number] and e.output is None for e in sc.spec(name).examples)

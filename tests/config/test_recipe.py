@@ -16,10 +16,11 @@ import torch
 import yaml
 from torch import nn
 
-from saccade.config import Recipe
+from saccade.config import Recipe, resolve
 from saccade.errors import BadOption, BadRecipe, BadRun, SaccadeError, UnknownName
 from saccade.training import Hardware, Progress, load_checkpoint, prepare, train
-from saccade.training.module import Batches, Classifier, schedule_of
+from saccade.training.loader import Batches
+from saccade.training.module import Classifier, schedule_of
 from saccade.training.network import attention_paths, build
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
@@ -110,14 +111,14 @@ def test_backbones(backbone: str, attention: str, where: Any, stem: Any, tmp_pat
 def test_attention_goes_to_its_place(attention: str, expected: list[str]) -> None:
     backbone = "timm:resnet10t:layers=[1,1,1,1]"
     recipe = Recipe(backbone=backbone, attention=attention)
-    model = build(recipe, 10, (3, 64, 64))
+    model = build(resolve(recipe), 10, (3, 64, 64))
     assert [path.removesuffix(".attention") for path in attention_paths(model)] == expected
 
 
 def test_attention_goes_to_stages_of_the_small_network() -> None:
-    model = build(Recipe(attention="se:reduction=4@3+1", stage=2), 2, (3, 32, 32))
+    model = build(resolve(Recipe(attention="se:reduction=4@3+1", stage=2)), 2, (3, 32, 32))
     assert sorted(model.get_submodule("attention")._modules) == ["1", "3"]
-    clips = build(Recipe(attention="temporal_pool@time"), 2, (3, 4, 24, 24))
+    clips = build(resolve(Recipe(attention="temporal_pool@time")), 2, (3, 4, 24, 24))
     assert list(clips.get_submodule("attention")._modules) == ["time"]
     for attention, said in (
         ("se@4", r"attention='se@4': '4' is no stage of the small network; use 1, 2, 3 or places$"),
@@ -125,24 +126,26 @@ def test_attention_goes_to_stages_of_the_small_network() -> None:
         ("se@", r"'se@' names no place after the @"),
     ):
         with pytest.raises(BadOption, match=said):
-            build(Recipe(attention=attention), 2, (3, 32, 32))
+            build(resolve(Recipe(attention=attention)), 2, (3, 32, 32))
     with pytest.raises(BadOption, match=r"'late' is no stage of the small network; use 1, 2, 3 or time$"):
-        build(Recipe(attention="se@late"), 2, (3, 4, 24, 24))
+        build(resolve(Recipe(attention="se@late")), 2, (3, 4, 24, 24))
     with pytest.raises(UnknownName, match="unknown module path 'layer9'"):
-        build(Recipe(backbone="resnet18", attention="se@layer9"), 2, (3, 64, 64))
+        build(resolve(Recipe(backbone="resnet18", attention="se@layer9")), 2, (3, 64, 64))
 
 
 def test_of_attention_in_several_stages_the_last_is_looked_at(tmp_path: Path) -> None:
-    result = train(replace(PLAIN, attention="cbam@2+1", epochs=1), tmp_path)
+    result: Any = train(replace(PLAIN, attention="cbam@2+1", epochs=1), tmp_path)
     assert result["localization"]["path"] == "attention.2.spatial"
 
 
 def test_options_of_a_backbone() -> None:
-    model = build(Recipe(backbone="timm:resnet18:channels=[8,16,24,32],layers=[1,1,1,1]"), 5, (3, 32, 32))
+    model = build(
+        resolve(Recipe(backbone="timm:resnet18:channels=[8,16,24,32],layers=[1,1,1,1]")), 5, (3, 32, 32)
+    )
     assert model.get_submodule("fc").in_features == 32
     for backbone in ("timm:resnet18:chanels=[8,16,24,32]", "resnet18:num_classes=3"):
         with pytest.raises(BadOption, match="cannot be built with"):
-            build(Recipe(backbone=backbone), 5, (3, 32, 32))
+            build(resolve(Recipe(backbone=backbone)), 5, (3, 32, 32))
 
 
 @pytest.mark.parametrize("identity", [True, False])
@@ -154,30 +157,30 @@ def test_attention_in_a_backbone_starts_as_asked(identity: bool) -> None:
     outputs = []
     for its in (recipe, replace(recipe, attention="none")):
         torch.manual_seed(0)
-        outputs.append(build(its, 10, (3, 32, 32)).eval()(x))
+        outputs.append(build(resolve(its), 10, (3, 32, 32)).eval()(x))
     assert torch.equal(*outputs) == identity
 
 
 def test_a_small_stem_keeps_the_size() -> None:
     recipe = Recipe(backbone="resnet18", cifar_stem=True)
     with torch.device("meta"):
-        model = build(recipe, 10, (3, 32, 32))
+        model = build(resolve(recipe), 10, (3, 32, 32))
         sizes: list[torch.Size] = []
         model.get_submodule("layer1").register_forward_hook(lambda _module, _inputs, y: sizes.append(y.shape))
         assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
-        deep = build(replace(recipe, backbone="timm:resnet18d"), 10, (3, 32, 32))
+        deep = build(resolve(replace(recipe, backbone="timm:resnet18d")), 10, (3, 32, 32))
         deep.get_submodule("layer1").register_forward_hook(lambda _module, _inputs, y: sizes.append(y.shape))
         assert deep(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
     assert sizes == [(1, 64, 32, 32)] * 2
     with pytest.raises(BadRecipe, match=r"cifar_stem=true is for ResNets, .*; 'vgg11' does not"):
-        build(Recipe(backbone="vgg11", cifar_stem=True), 10, (3, 32, 32))
+        build(resolve(Recipe(backbone="vgg11", cifar_stem=True)), 10, (3, 32, 32))
 
 
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
         ({"backbone": "resnet81"}, "unknown network of torchvision or timm 'resnet81'; did you mean"),
-        ({"backbone": "timm:test_vit"}, "the forward of VisionTransformer fails on the example"),
+        ({"backbone": "timm:test_vit"}, "the forward pass of VisionTransformer fails on example_inputs"),
         (
             {"backbone": "timm:test_resnet", "attention": "se", "where": "input"},
             "channels=3 must be at least",

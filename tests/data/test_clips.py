@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 import saccade
 from saccade.cli import app
-from saccade.config import Recipe
-from saccade.data import Split, Task, load_task, moving_digits
+from saccade.config import Recipe, resolve
+from saccade.data import Split, Task, load_moving_digits, load_task
 from saccade.data.clips import contact_sheet, heat_sheet
 from saccade.data.digits import read_digits
 from saccade.data.moving_digits import _path
@@ -37,7 +37,7 @@ TASK = "moving-digits:train=40,validation=10,test=20"
 
 @pytest.fixture(scope="module")
 def task() -> Task:
-    return moving_digits(train=60, validation=10, test=20)
+    return load_moving_digits(train=60, validation=10, test=20)
 
 
 def trimmed(image: Tensor) -> bytes:
@@ -81,7 +81,7 @@ def test_the_mask_is_a_tight_box_in_successive_frames(task: Task) -> None:
 
 
 def test_digits_are_never_cut_off() -> None:
-    split = moving_digits(frames=12, size=40, moment=1, train=30, validation=2, test=2).train
+    split = load_moving_digits(frames=12, size=40, moment=1, train=30, validation=2, test=2).train
     assert split.masks is not None
     usual = ~split.masks.flatten(2).any(2)
     ink = split.images[:, 0].sum((2, 3))
@@ -106,10 +106,10 @@ def test_digits_move_on_straight_lines_and_bounce() -> None:
 
 
 def test_the_same_arguments_give_the_same_clips(task: Task) -> None:
-    again, other = (moving_digits(train=60, validation=10, test=20, seed=seed) for seed in (0, 1))
+    again, other = (load_moving_digits(train=60, validation=10, test=20, seed=seed) for seed in (0, 1))
     assert torch.equal(again.train.images, task.train.images)
     assert not torch.equal(other.train.images, task.train.images)
-    few = moving_digits(classes=[7, 3, 1], train=9, validation=3, test=3)
+    few = load_moving_digits(classes=[7, 3, 1], train=9, validation=3, test=3)
     assert few.classes == ("7", "3", "1")
     assert few.train.labels.bincount().tolist() == [3, 3, 3]
 
@@ -129,7 +129,7 @@ def test_the_same_arguments_give_the_same_clips(task: Task) -> None:
 )
 def test_bad_options(options: dict[str, Any], said: str) -> None:
     with pytest.raises(BadOption, match=said):
-        moving_digits(**options)
+        load_moving_digits(**options)
 
 
 def test_a_sheet_holds_each_frame_in_its_place() -> None:
@@ -228,7 +228,7 @@ def test_normalization_is_by_channel(task: Task) -> None:
     pixels = task.train.images.numpy().transpose(1, 0, 2, 3, 4).reshape(3, -1) / 255
     np.testing.assert_allclose(mean.numpy(), pixels.mean(1), rtol=1e-4)
     np.testing.assert_allclose(std.numpy(), pixels.std(1), rtol=1e-4)
-    classifier = Classifier(Recipe(task=TASK), task.info()).eval()
+    classifier = Classifier(resolve(Recipe(task=TASK)), task.info()).eval()
     whole = (task.test.images.double() / 255 - pixels.mean()) / pixels.std()  # all channels are alike
     with torch.no_grad():
         assert_close(classifier(task.test.images), classifier.model(whole.float()), rtol=1e-3, atol=1e-4)
@@ -243,7 +243,7 @@ def test_all_frames_of_a_clip_are_augmented_alike() -> None:
 
 
 def test_mixup_mixes_whole_clips(task: Task) -> None:
-    classifier = Classifier(Recipe(task=TASK, mixup=1.0), task.info())
+    classifier = Classifier(resolve(Recipe(task=TASK, mixup=1.0)), task.info())
     seen: list[Tensor] = []
     classifier.model.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
     torch.manual_seed(0)
@@ -275,7 +275,7 @@ def test_a_map_is_scored_in_space_and_time_or_in_time_alone() -> None:
     ("values", "said"),
     [
         ({"backbone": "resnet18"}, r"backbone='resnet18' takes no input of \(3, 8, 32, 32\): Expected"),
-        ({"backbone": "resnet18", "attention": "se"}, "the forward of ResNet fails on the example"),
+        ({"backbone": "resnet18", "attention": "se"}, "the forward pass of ResNet fails on example_inputs"),
         ({"attention": "cbam"}, "cbam does not take and return one map"),
         ({"attention": "non_local"}, r"non_local: expected \(B, C=32, H, W\)"),
         ({"attention": "se", "stage": 4}, "stages 1 to 3 and 'time', not 4"),
@@ -342,7 +342,7 @@ def test_a_run_on_clips_comes_back_and_can_be_looked_at(compared: Path, tmp_path
     result = json.loads((folder / "result.json").read_text())
     test = load_task(TASK).test
     assert evaluate(classifier, test)[0] == result["error"]
-    clips, labels = examples(folder, classifier.recipe)
+    clips, labels = examples(folder, classifier.plan)
     assert torch.equal(clips, test.images)  # two of each class, which is all there are
     assert torch.equal(labels, test.labels)
     seen = look(classifier, clips[:2].float())

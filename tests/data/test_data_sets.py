@@ -19,7 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from saccade.cli import app, main
-from saccade.data import folder, load_task, python, with_options
+from saccade.data import load_folder, load_python, load_task, with_options
 from saccade.data.python import parameters
 from saccade.data.task import Split, Task
 from saccade.errors import BadData, BadOption, SaccadeError, UnknownName
@@ -193,7 +193,7 @@ def test_one_set_of_images_of_any_kind_is_split_by_shares(kind: str) -> None:
     assert sorted(chain(*everything)) == [*range(20)]
     for split, its in zip((task.train, task.validation, task.test), everything, strict=True):
         assert split.labels.tolist() == [level % 2 for level in its]
-    other = python("own_images.Whole", val_fraction=0.2, seed=1)
+    other = load_python("own_images.Whole", val_fraction=0.2, seed=1)
     assert everything != [levels(split) for split in splits(other)]
 
 
@@ -339,7 +339,7 @@ def test_a_folder_of_torchvision_is_a_folder(tmp_path: Path) -> None:
         file.parent.mkdir(exist_ok=True)
         Image.fromarray(rng.integers(0, 256, (30, 40, 3), dtype=np.uint8)).save(file)
     theirs = load_task(f"python:torchvision.datasets.ImageFolder,root={tmp_path},size=16")
-    ours = folder(str(tmp_path), size=16)
+    ours = load_folder(str(tmp_path), size=16)
     assert theirs.classes == ours.classes == ("a", "b")
     rows = [
         torch.cat([torch.cat([its.labels[:, None], its.images.flatten(1)], 1) for its in splits(task)])

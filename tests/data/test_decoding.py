@@ -20,7 +20,7 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from saccade.config import Recipe
-from saccade.data import Split, Task, folder, load_task
+from saccade.data import Split, Task, load_folder, load_task
 from saccade.data.cache import _mapped, key_of
 from saccade.data.decode import Sample, cores, decoded
 from saccade.data.images import BadImage
@@ -123,20 +123,20 @@ def test_a_folder_read_by_several_threads(tmp_path: Path) -> None:
     write(tmp_path)
     (tmp_path / "a" / "2.jpg").write_bytes(b"none")
     (tmp_path / "b" / "9.jpg").write_bytes(b"none")
-    one, more = (folder(str(tmp_path), size=16, on_bad_image="skip", workers=n) for n in (1, 4))
+    one, more = (load_folder(str(tmp_path), size=16, on_bad_image="skip", workers=n) for n in (1, 4))
     assert same(one, more)
     assert len(one.skipped) == 2
     assert one.skipped == more.skipped
     with pytest.raises(BadOption, match="folder: workers=0 must be an integer of at least 1"):
-        folder(str(tmp_path), workers=0)
+        load_folder(str(tmp_path), workers=0)
 
 
 def test_a_cached_folder_is_the_folder_and_is_decoded_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place, cache = str(write(tmp_path / "images")), str(tmp_path / "cache")
-    plain = folder(place, size=16)
-    first = folder(place, size=16, cache=cache)
+    plain = load_folder(place, size=16)
+    first = load_folder(place, size=16, cache=cache)
     assert same(plain, first)
     monkeypatch.setattr(sys.modules["saccade.data.folder"], "read_image", refuse)
     again = load_task(f"folder:{place},size=16,cache={cache}")
@@ -144,7 +144,7 @@ def test_a_cached_folder_is_the_folder_and_is_decoded_once(
     for one, other in zip(plain.normalization(), again.normalization(), strict=True):
         assert torch.equal(one, other)
     monkeypatch.setattr("saccade.data.task.moments", refuse)
-    again = folder(place, size=16, cache=cache)
+    again = load_folder(place, size=16, cache=cache)
     assert torch.equal(again.normalization()[0], plain.normalization()[0])
 
 
@@ -185,11 +185,11 @@ def test_what_determines_a_split_names_its_cache(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     place = write(Path("images"))
-    folder("images", size=16, cache="cache")
+    load_folder("images", size=16, cache="cache")
     if change is not None:
         change(place)
     options = {"size": 16, **options}
-    cached, plain = folder("images", cache="cache", **options), folder("images", **options)
+    cached, plain = load_folder("images", cache="cache", **options), load_folder("images", **options)
     assert same(cached, plain)
     for one, its in zip(cached.normalization(), plain.normalization(), strict=True):
         assert torch.equal(one, its)
@@ -215,33 +215,33 @@ def test_what_the_cache_left_out_is_said_again(tmp_path: Path) -> None:
     place, cache = write(tmp_path / "images"), str(tmp_path / "cache")
     (place / "a" / "2.jpg").write_bytes(b"none")
     with pytest.raises(BadData, match=r"a/2\.jpg' cannot be read"):
-        folder(str(place), size=16, cache=cache)
+        load_folder(str(place), size=16, cache=cache)
     assert len([path for path in Path(cache).iterdir() if path.is_dir()]) < 3
     assert not [*Path(cache).glob(".*.partial")]
-    first, again = (folder(str(place), size=16, cache=cache, on_bad_image="skip") for _ in range(2))
+    first, again = (load_folder(str(place), size=16, cache=cache, on_bad_image="skip") for _ in range(2))
     assert len(first.skipped) == 1
     assert first.skipped == again.skipped
     assert same(first, again)
     with pytest.raises(BadData, match=r"a/2\.jpg' cannot be read"):
-        folder(str(place), size=16, cache=cache)
+        load_folder(str(place), size=16, cache=cache)
 
 
 def test_caches_that_cannot_be_used(tmp_path: Path) -> None:
     place, cache = write(tmp_path / "images"), tmp_path / "cache"
     (tmp_path / "file").write_text("")
     with pytest.raises(BadData, match=r"the cache '.*file' cannot be written: "):
-        folder(str(place), cache=str(tmp_path / "file"))
-    folder(str(place), size=16, cache=str(cache))
+        load_folder(str(place), cache=str(tmp_path / "file"))
+    load_folder(str(place), size=16, cache=str(cache))
     (train_images,) = cache.glob("*-train-*/images")
     os.truncate(train_images, 100)
     with pytest.raises(BadData, match=r"is damaged \(images holds 100 bytes, not 9216\); remove it"):
-        folder(str(place), size=16, cache=str(cache))
+        load_folder(str(place), size=16, cache=str(cache))
 
 
 #: Reads a folder in a cache, each image after a while, and says which.
 SLOWLY = """
 import sys, time
-from saccade.data import folder
+from saccade.data import load_folder
 from saccade.data.images import read_image
 
 def read(file):
@@ -252,7 +252,7 @@ def read(file):
 sys.modules["saccade.data.folder"].read_image = read
 print("ready", flush=True)
 input()
-print(len(folder(sys.argv[1], size=16, cache=sys.argv[2], workers=1).train), "images")
+print(len(load_folder(sys.argv[1], size=16, cache=sys.argv[2], workers=1).train), "images")
 """
 
 
@@ -276,7 +276,7 @@ def test_a_process_that_is_killed_leaves_no_half_of_a_cache(tmp_path: Path) -> N
     assert process.returncode == -signal.SIGKILL
     (half,) = (path for path in cache.iterdir() if path.is_dir())
     assert half.name.endswith(".partial")
-    assert same(folder(str(place), size=16, cache=str(cache)), folder(str(place), size=16))
+    assert same(load_folder(str(place), size=16, cache=str(cache)), load_folder(str(place), size=16))
     names = sorted(path.name.split("-")[1] for path in cache.iterdir() if path.is_dir())
     assert names == ["test", "train", "validation"]
 
@@ -298,7 +298,7 @@ def test_a_cache_is_not_held_in_memory(tmp_path: Path) -> None:
     used = {}
     for name, where in (("plain", None), ("write", cache), ("read", cache)):
         tracemalloc.start()
-        folder(str(place), size=128, cache=where, workers=1)
+        load_folder(str(place), size=128, cache=where, workers=1)
         used[name] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
     whole = 40 * 3 * 128 * 128

@@ -11,18 +11,18 @@ import pytest
 import torch
 from PIL import Image
 
-from saccade.data import digits, load_task, standard
+from saccade.data import load_digits, load_standard, load_task
 from saccade.errors import BadData, BadOption
 
 
 def test_the_same_arguments_give_the_same_digits() -> None:
-    one, again, other = (digits("cluttered", max_samples=20, seed=seed) for seed in (0, 0, 1))
+    one, again, other = (load_digits("cluttered", max_samples=20, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(one.train.images, again.train.images)
     assert not torch.equal(one.train.images, other.train.images)
 
 
 def test_splits_share_no_digit() -> None:
-    task = digits()
+    task = load_digits()
     images = torch.cat([split.images[:, 0].flatten(1) for split in (task.train, task.validation, task.test)])
     assert len(images) == 1797
     assert len(images.unique(dim=0)) == 1797
@@ -30,7 +30,7 @@ def test_splits_share_no_digit() -> None:
 
 
 def test_a_translated_digit_lies_in_its_box_whole() -> None:
-    plain, task = digits(), digits("translated", size=50)
+    plain, task = load_digits(), load_digits("translated", size=50)
     split = task.train
     assert split.masks is not None
     assert split.images.shape[1:] == (3, 50, 50)
@@ -45,8 +45,8 @@ def test_a_translated_digit_lies_in_its_box_whole() -> None:
 
 
 def test_clutter_adds_ink_outside_the_box() -> None:
-    clean, task = digits("cluttered", clutter=0), digits("cluttered", clutter=8)
-    assert torch.equal(clean.train.images, digits("translated").train.images)
+    clean, task = load_digits("cluttered", clutter=0), load_digits("cluttered", clutter=8)
+    assert torch.equal(clean.train.images, load_digits("translated").train.images)
     assert task.train.masks is not None
     outside = (task.train.images[:, 0] > 0) & ~task.train.masks
     assert (outside.flatten(1).sum(1) > 0).float().mean() > 0.95
@@ -54,9 +54,9 @@ def test_clutter_adds_ink_outside_the_box() -> None:
 
 
 def test_rotated_digits_are_turned_about_their_centre() -> None:
-    assert torch.equal(digits("rotated", angle=0).train.images, digits().train.images)
-    turned = digits("rotated", angle=90).train.images[:, 0].double()
-    plain = digits().train.images[:, 0].double()
+    assert torch.equal(load_digits("rotated", angle=0).train.images, load_digits().train.images)
+    turned = load_digits("rotated", angle=90).train.images[:, 0].double()
+    plain = load_digits().train.images[:, 0].double()
     ratio = turned.sum((1, 2)) / plain.sum((1, 2))
     assert ((ratio - 1).abs() < 0.15).double().mean() > 0.95  # the ink stays
     assert (turned != plain).flatten(1).any(1).double().mean() > 0.95
@@ -76,7 +76,7 @@ def test_rotated_digits_are_turned_about_their_centre() -> None:
 )
 def test_bad_options(options: dict[str, Any], said: str) -> None:
     with pytest.raises(BadOption, match=said):
-        digits(**options)
+        load_digits(**options)
 
 
 def test_a_folder_of_digits(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_folder_of_digits(tmp_path: Path) -> None:
         for index in range(2):
             Image.new("L", (28, 28)).save(tmp_path / part / "ten" / f"{index}.png")
     with pytest.raises(BadOption, match="holds 11 classes; digits are of ten"):
-        digits(source=str(tmp_path))
+        load_digits(source=str(tmp_path))
 
 
 class Gray:
@@ -110,7 +110,7 @@ class Gray:
 
 def test_a_standard_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torchvision.datasets.MNIST", Gray)
-    task = standard("mnist", val_fraction=0.2, size=14)
+    task = load_standard("mnist", val_fraction=0.2, size=14)
     assert (len(task.train), len(task.validation), len(task.test)) == (16, 4, 6)
     assert task.classes == Gray.classes
     for split in (task.train, task.validation, task.test):
@@ -127,14 +127,14 @@ def test_colored_and_channels_first_sets(monkeypatch: pytest.MonkeyPatch) -> Non
     first = SimpleNamespace(data=pixels.transpose(0, 3, 1, 2), labels=labels, classes=["a", "b"])
     monkeypatch.setattr("torchvision.datasets.CIFAR10", lambda *_, **__: wide)
     monkeypatch.setattr("torchvision.datasets.STL10", lambda *_, **__: first)
-    one, other = standard("cifar10"), standard("stl10")
+    one, other = load_standard("cifar10"), load_standard("stl10")
     assert torch.equal(one.train.images, other.train.images)
     assert torch.equal(one.test.images, torch.from_numpy(pixels).permute(0, 3, 1, 2))
 
 
 def test_a_set_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(BadData, match=r"mnist is not in .* and is not to be downloaded"):
-        standard("mnist", root=str(tmp_path), download=False)
+        load_standard("mnist", root=str(tmp_path), download=False)
 
 
 @pytest.mark.parametrize(
@@ -147,4 +147,4 @@ def test_a_set_that_is_not_there(tmp_path: Path) -> None:
 )
 def test_bad_options_of_a_set(options: dict[str, Any], said: str) -> None:
     with pytest.raises(BadOption, match=said):
-        standard(**options)
+        load_standard(**options)

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from saccade.data import Split, Task, check_task, folder, load_task, white_patch
+from saccade.data import Split, Task, load_folder, load_task, load_white_patch, resolve_task
 from saccade.data.images import read_image
 from saccade.data.photographs import BUNDLED, at_least, bundled
 from saccade.errors import BadData, BadOption, UnknownName
@@ -37,7 +37,11 @@ def test_bundled_photographs_serve_one_split_each() -> None:
 
 
 def test_same_seed_same_task_and_another_seed_another() -> None:
-    one, again, other = white_patch(**SMALL), white_patch(**SMALL), white_patch(**SMALL, seed=1)
+    one, again, other = (
+        load_white_patch(**SMALL),
+        load_white_patch(**SMALL),
+        load_white_patch(**SMALL, seed=1),
+    )
     for part in ("train", "validation", "test"):
         assert torch.equal(getattr(one, part).images, getattr(again, part).images)
         assert torch.equal(getattr(one, part).labels, getattr(again, part).labels)
@@ -50,12 +54,12 @@ def test_generation_leaves_global_generators_alone() -> None:
     expected = np.random.random(), torch.rand(1)
     np.random.seed(3)
     torch.manual_seed(3)
-    white_patch(**SMALL)
+    load_white_patch(**SMALL)
     assert (np.random.random(), torch.rand(1)) == expected
 
 
 def test_half_of_the_crops_hold_a_white_square_where_the_mask_says() -> None:
-    task = white_patch(size=48, patch=(5, 9), train=60, validation=10, test=10)
+    task = load_white_patch(size=48, patch=(5, 9), train=60, validation=10, test=10)
     split = task.train
     assert split.masks is not None
     assert split.images.dtype == torch.uint8
@@ -75,8 +79,8 @@ def test_half_of_the_crops_hold_a_white_square_where_the_mask_says() -> None:
 
 
 def test_contrast_and_level_make_it_harder() -> None:
-    plain = white_patch(**SMALL)
-    gray = white_patch(**SMALL, level=100, contrast=0.5)
+    plain = load_white_patch(**SMALL)
+    gray = load_white_patch(**SMALL, level=100, contrast=0.5)
     assert plain.train.masks is not None
     mask = plain.train.masks.unsqueeze(1).expand_as(plain.train.images)
     assert torch.equal(plain.train.images[~mask], gray.train.images[~mask])
@@ -85,7 +89,7 @@ def test_contrast_and_level_make_it_harder() -> None:
 
 
 def test_normalization_is_that_of_the_training_images() -> None:
-    mean, std = (task := white_patch(**SMALL)).normalization()
+    mean, std = (task := load_white_patch(**SMALL)).normalization()
     pixels = task.train.images.double() / 255
     torch.testing.assert_close(mean.double(), pixels.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(std.double(), pixels.std((0, 2, 3)), rtol=1e-4, atol=1e-5)
@@ -95,7 +99,7 @@ def test_normalization_is_that_of_the_training_images() -> None:
 def test_white_patch_over_a_folder_never_shares_a_photograph(tmp_path: Path) -> None:
     for index in range(6):  # each photograph is of one gray level, by which a crop is known again
         Image.fromarray(np.full((40, 40, 3), 20 * index, np.uint8)).save(tmp_path / f"{index}.png")
-    task = white_patch(source=str(tmp_path), **SMALL)
+    task = load_white_patch(source=str(tmp_path), **SMALL)
     levels = [
         set(split.images[:, 0].unique().tolist()) - {255}
         for split in (task.train, task.validation, task.test)
@@ -107,7 +111,7 @@ def test_white_patch_over_a_folder_never_shares_a_photograph(tmp_path: Path) -> 
 def test_small_photographs_are_enlarged(tmp_path: Path) -> None:
     for index in range(3):
         photograph(tmp_path / f"{index}.png", index, (10, 20))
-    assert white_patch(source=str(tmp_path), **SMALL).train.images.shape == (20, 3, 32, 32)
+    assert load_white_patch(source=str(tmp_path), **SMALL).train.images.shape == (20, 3, 32, 32)
     assert at_least(np.zeros((10, 20, 3), np.uint8), 32).shape == (32, 64, 3)
 
 
@@ -151,21 +155,21 @@ def test_exif_orientation_is_obeyed(tmp_path: Path) -> None:
 )
 def test_bad_options_are_named(options: dict[str, Any], said: str) -> None:
     with pytest.raises(BadOption, match=f"white-patch.*{said}"):
-        white_patch(**{**SMALL, **options})
+        load_white_patch(**{**SMALL, **options})
 
 
 def test_bad_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="'/nowhere' is not a folder"):
-        white_patch(source="/nowhere", **SMALL)
+        load_white_patch(source="/nowhere", **SMALL)
     with pytest.raises(BadData, match="holds no image"):
-        white_patch(source=str(tmp_path), **SMALL)
+        load_white_patch(source=str(tmp_path), **SMALL)
     photograph(tmp_path / "one.png", 1)
     with pytest.raises(BadData, match="holds 1 images; each of the 3 splits needs one"):
-        white_patch(source=str(tmp_path), **SMALL)
+        load_white_patch(source=str(tmp_path), **SMALL)
     for name in ("two", "three"):
         (tmp_path / f"{name}.jpg").write_bytes(b"not an image")
     with pytest.raises(BadData, match=r"(two|three)\.jpg.* cannot be read as an image"):
-        white_patch(source=str(tmp_path), **SMALL)
+        load_white_patch(source=str(tmp_path), **SMALL)
 
 
 def test_a_truncated_image_is_named(tmp_path: Path) -> None:
@@ -182,7 +186,7 @@ def test_offline_is_one_clear_sentence(tmp_path: Path, source: str, monkeypatch:
 
     monkeypatch.setattr("torchvision.datasets.utils.urllib.request.urlopen", refuse)
     with pytest.raises(BadData, match=f"{source} is not in .*{tmp_path.name}.* could not be downloaded"):
-        white_patch(source=source, root=str(tmp_path), **SMALL)
+        load_white_patch(source=source, root=str(tmp_path), **SMALL)
 
 
 def test_cifar10_splits_follow_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -198,7 +202,7 @@ def test_cifar10_splits_follow_torchvision(monkeypatch: pytest.MonkeyPatch) -> N
             self.targets = [0] * 20
 
     monkeypatch.setattr("torchvision.datasets.CIFAR10", Fake)
-    task = white_patch(source="cifar10", **SMALL)
+    task = load_white_patch(source="cifar10", **SMALL)
     assert task.train.masks is not None
     levels = [
         set(split.images[:, 0].unique().tolist()) - {255}
@@ -214,12 +218,12 @@ def test_folder_with_and_without_a_test_part(tmp_path: Path) -> None:
             photograph(tmp_path / "all" / label / f"{index}.png", index)
             photograph(tmp_path / "split" / "train" / label / f"{index}.png", index)
         photograph(tmp_path / "split" / "test" / label / "0.png", 99)
-    task = folder(str(tmp_path / "all"), size=16)
+    task = load_folder(str(tmp_path / "all"), size=16)
     assert task.classes == ("cat", "dog")
     assert [len(split) for split in (task.train, task.validation, task.test)] == [12, 4, 4]
     assert task.train.images.shape[1:] == (3, 16, 16)
     assert task.train.masks is None
-    task = folder(str(tmp_path / "split"), size=16)
+    task = load_folder(str(tmp_path / "split"), size=16)
     assert [len(split) for split in (task.train, task.validation, task.test)] == [16, 4, 2]
 
 
@@ -231,10 +235,10 @@ def test_a_folder_with_a_validation_part_is_left_as_it_is_split(tmp_path: Path) 
                 level = 80 * offset + 10 * index
                 (tmp_path / part / label).mkdir(parents=True, exist_ok=True)
                 Image.new("L", (20, 20), level).save(tmp_path / part / label / f"{index}.png")
-    task = folder(str(tmp_path), size=16)
+    task = load_folder(str(tmp_path), size=16)
     levels = [split.images.unique().tolist() for split in (task.train, task.validation, task.test)]
     assert levels == [[0, 10, 20, 30, 40], [80, 90, 100], [160, 170]]
-    assert len(folder(str(tmp_path), size=16, max_samples=3).train) == 3
+    assert len(load_folder(str(tmp_path), size=16, max_samples=3).train) == 3
 
 
 def test_masks_from_a_parallel_folder(tmp_path: Path) -> None:
@@ -246,7 +250,7 @@ def test_masks_from_a_parallel_folder(tmp_path: Path) -> None:
         path = tmp_path / "masks" / "cat" / f"{index}.bmp"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(drawn).save(path)
-    task = folder(str(tmp_path / "images"), size=16, masks=str(tmp_path / "masks"))
+    task = load_folder(str(tmp_path / "images"), size=16, masks=str(tmp_path / "masks"))
     for split in (task.train, task.validation, task.test):
         assert split.masks is not None
         expected = torch.zeros(16, 16, dtype=torch.bool)
@@ -256,7 +260,7 @@ def test_masks_from_a_parallel_folder(tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     Image.fromarray(drawn).save(tmp_path / "other" / "cat.png")
     with pytest.raises(BadData, match=r"no mask below .* has the name of an image"):
-        folder(str(tmp_path / "images"), masks=str(tmp_path / "other"))
+        load_folder(str(tmp_path / "images"), masks=str(tmp_path / "other"))
 
 
 def test_unreadable_images_are_fatal_or_skipped_by_name(tmp_path: Path) -> None:
@@ -265,29 +269,29 @@ def test_unreadable_images_are_fatal_or_skipped_by_name(tmp_path: Path) -> None:
             path = photograph(tmp_path / label / f"{index}.png", index)
     path.write_bytes(path.read_bytes()[:60])
     with pytest.raises(BadData, match=r"dog/5\.png' cannot be read"):
-        folder(str(tmp_path), size=16)
-    task = folder(str(tmp_path), size=16, on_bad_image="skip")
+        load_folder(str(tmp_path), size=16)
+    task = load_folder(str(tmp_path), size=16, on_bad_image="skip")
     assert len(task.train) + len(task.validation) + len(task.test) == 11
     (skipped,) = task.skipped
     assert "dog/5.png" in skipped
     with pytest.raises(BadOption, match="on_bad_image='ignore' is not one of 'fail', 'skip'"):
-        folder(str(tmp_path), on_bad_image="ignore")  # type: ignore[arg-type]
+        load_folder(str(tmp_path), on_bad_image="ignore")  # type: ignore[arg-type]
 
 
 def test_bad_class_folders_are_named(tmp_path: Path) -> None:
     with pytest.raises(BadData, match="holds no folder"):
-        folder(str(tmp_path))
+        load_folder(str(tmp_path))
     photograph(tmp_path / "cat" / "0.png", 0)
     with pytest.raises(BadData, match="single class, 'cat'"):
-        folder(str(tmp_path))
+        load_folder(str(tmp_path))
     (tmp_path / "dog").mkdir()
     with pytest.raises(BadData, match=r"dog' holds no image"):
-        folder(str(tmp_path))
+        load_folder(str(tmp_path))
     for part, label in (("train", "a"), ("train", "b"), ("test", "a"), ("test", "c")):
         for index in range(3):
             photograph(tmp_path / "apart" / part / label / f"{index}.png", index)
     with pytest.raises(BadData, match=r"train, \['a', 'b'\], and test, \['a', 'c'\], differ"):
-        folder(str(tmp_path / "apart"))
+        load_folder(str(tmp_path / "apart"))
 
 
 def test_a_task_needs_images_and_two_classes() -> None:
@@ -302,14 +306,14 @@ def test_a_task_needs_images_and_two_classes() -> None:
 def test_tasks_by_text(tmp_path: Path) -> None:
     task = load_task("white-patch:size=24,patch=[3,5],train=4,validation=2,test=2")
     assert task.train.images.shape == (4, 3, 24, 24)
-    load, options = check_task(f"folder:{tmp_path},size=8")
-    assert load is folder
-    assert options == {"path": str(tmp_path), "size": 8}
+    choice = resolve_task(f"folder:{tmp_path},size=8")
+    assert choice.load is load_folder
+    assert choice.options == {"path": str(tmp_path), "size": 8}
     with pytest.raises(UnknownName, match="unknown task 'white-path'; did you mean 'white-patch'"):
-        check_task("white-path")
+        resolve_task("white-path")
     with pytest.raises(UnknownName, match="unknown option of white-patch 'sise'; did you mean 'size'"):
-        check_task("white-patch:sise=3")
+        resolve_task("white-patch:sise=3")
     with pytest.raises(BadOption, match="names no folder"):
-        check_task("folder")
-    with pytest.raises(BadOption, match="not of the form option=value"):
-        check_task("white-patch:size")
+        resolve_task("folder")
+    with pytest.raises(BadOption, match="does not have the form option=value"):
+        resolve_task("white-patch:size")

@@ -1,4 +1,4 @@
-"""The examples learn what they say that they learn."""
+"""The examples run and reach the accuracy that they claim."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ def test_a_vision_transformer_of_channels_learns_same_from_different() -> None:
 
 def test_pairs_are_what_their_labels_say() -> None:
     classes = torch.arange(10).repeat(3)
-    own = torch.arange(30.0) + 100 * classes  # a map that tells image and class
-    pairs = example.Features(own[:, None, None, None], classes).pairs(500, torch.Generator().manual_seed(0))
+    maps = torch.arange(30.0) + 100 * classes  # a map that identifies image and class
+    pairs = example.Features(maps[:, None, None, None], classes).pairs(500, torch.Generator().manual_seed(0))
     differences, same = pairs
     assert same.double().mean() == 0.5
     assert ((differences.flatten().abs() < 50) == (same == 1)).all()
-    assert (differences != 0).all()  # never an image and itself
+    assert (differences != 0).all()  # never an image with itself
 
 
-def test_attention_goes_into_a_resnet_is_seen_and_comes_out(
+def test_attention_is_attached_recorded_and_detached(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with torch.random.fork_rng(devices=()):
         backbones.main(["--side", "64", "--out", str(tmp_path)])
-    said = capsys.readouterr().out
-    assert "16 x CBAM" in said
-    assert "12 maps; where row 1, column 2 looks in the last: (2, 4, 4)" in said
-    gate = float(said.split("after two steps: ")[1].split()[0])
+    printed = capsys.readouterr().out
+    assert "16 x CBAM" in printed
+    assert "12 maps; attention from row 1, column 2 in the last: (2, 4, 4)" in printed
+    gate = float(printed.split("after two steps: ")[1].split()[0])
     assert abs(gate) > 1e-6
     names = {path.name for path in tmp_path.iterdir()}
     assert {"resnet50-cbam.html", "vit.html"} < names

@@ -45,9 +45,9 @@ def test_the_examples_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_table_is_generated_from_the_result() -> None:
     summary = json.loads(readme.RESULT.read_text())
-    assert readme.renewed(TEXT, summary) == TEXT
+    assert readme.updated(TEXT, summary) == TEXT
     summary["leaderboard"][0]["error"]["mean"] += 0.1
-    assert readme.renewed(TEXT, summary) != TEXT
+    assert readme.updated(TEXT, summary) != TEXT
 
 
 def test_links_and_pictures_exist() -> None:

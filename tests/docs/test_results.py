@@ -1,4 +1,4 @@
-"""The page of results: written from the result files, all of them, as they are."""
+"""The page of results is generated from the result files, from all of them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 from scipy import stats
+
+from saccade.results import SCHEMA, ComparisonResults
+from saccade.results.io import validate
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
@@ -33,14 +36,35 @@ def test_a_section_follows_its_file(name: str) -> None:
     assert section(changed) != section(result)
 
 
-def test_differences_are_told_from_chance_together_and_alone() -> None:
-    assert "real at 5%: `c`; looked at alone, also `a` would" in results.said(
-        {"a": 0.03, "b": 0.3, "c": 0.001}
+def test_differences_are_listed_with_and_without_correction() -> None:
+    start = "After Holm correction for"
+    assert results.holm({"a": 0.03, "b": 0.3, "c": 0.001}) == (
+        f"{start} 3 comparisons, significant at 5%: `c`; without correction also `a`."
     )
-    assert results.said({"a": 0.03, "b": 0.3}).endswith("told from chance; looked at alone, `a` could.")
-    assert results.said({"a": 0.1}).endswith("none can be told from chance.")
-    chance = results.chance_of([0.1, 0.2, 0.3], [0.0, 0.12, 0.19])
-    assert chance == pytest.approx(stats.ttest_rel([0.1, 0.2, 0.3], [0.0, 0.12, 0.19]).pvalue)
+    assert results.holm({"a": 0.03, "b": 0.3}) == (
+        f"{start} 2 comparisons, significant at 5%: none; without correction `a`."
+    )
+    assert results.holm({"a": 0.1}) == f"{start} 1 comparison, significant at 5%: none."
+
+
+def test_p_values_of_the_files_are_those_of_the_runs() -> None:
+    for name in ("cifar10-narrow", "white-patch"):
+        result = json.loads((results.FILES / f"{name}.json").read_text())
+        errors: dict[str, list[float]] = {}
+        for run in sorted(result["runs"], key=lambda run: run["seed"]):
+            errors.setdefault(run["attention"], []).append(run["error"])
+        for row in result["leaderboard"]:
+            if row["attention"] != "none":
+                expected = stats.ttest_rel(errors[row["attention"]], errors["none"]).pvalue
+                assert row["p_value"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("path", sorted(results.FILES.glob("*.json")), ids=lambda path: path.stem)
+def test_kept_comparisons_follow_the_schema(path: Path) -> None:
+    result = json.loads(path.read_text())
+    if "leaderboard" in result:
+        validate(path, result, ComparisonResults)
+        assert result["schema"] == SCHEMA
 
 
 def test_attention_between_positions_fits_into_500_mb() -> None:

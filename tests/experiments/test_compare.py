@@ -1,4 +1,4 @@
-"""Comparisons: the leaderboard's arithmetic, a real kill, and input that cannot be used."""
+"""Comparisons: a real kill, growing folders, and unusable input."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scipy import stats
 
 from saccade.cli import main
 from saccade.config import Recipe
 from saccade.config.comparison import folder_name
 from saccade.errors import BadRecipe, BadRun, UnknownName
-from saccade.experiments import Comparison, compare, interval, leaderboard
+from saccade.experiments import Comparison, compare
+from saccade.results import read_comparison
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 VALUES: dict[str, Any] = {
@@ -72,60 +72,6 @@ def test_runs_that_were_trained_one_by_one_become_a_comparison(whole: Path, tmp_
     assert summary["leaderboard"] == json.loads((whole / "results.json").read_text())["leaderboard"]
 
 
-def run_of(attention: str, seed: int, error: float, **others: Any) -> dict[str, Any]:
-    costs = {"parameters": 1, "flops": 2, "latency_ms": 3.0 + seed, "train_seconds": 4.0}
-    return {"attention": attention, "seed": seed, "error": error, "localization": None, **costs, **others}
-
-
-def test_interval_is_students() -> None:
-    values = [0.1, 0.4, 0.25, 0.3]
-    low, high = stats.t.interval(0.95, 3, loc=0.2625, scale=stats.sem(values))
-    found = interval(values)
-    assert found["mean"] == pytest.approx(0.2625)
-    assert found["low"] == pytest.approx(low)
-    assert found["high"] == pytest.approx(high)
-    assert interval([0.0, 0.1], least=0.0)["low"] == 0.0  # an error below 0 cannot be
-    assert interval([0.0, 0.1])["low"] == pytest.approx(0.05 - stats.t.ppf(0.975, 1) * 0.05)
-    assert interval([0.2]) == {"mean": 0.2, "low": None, "high": None}
-
-
-def test_differences_are_paired_by_seed() -> None:
-    plain = [0.5, 0.3, 0.4]
-    runs = [run_of("none", seed, error) for seed, error in enumerate(plain)]
-    runs += [run_of("se", seed, error - 0.1) for seed, error in reversed(list(enumerate(plain)))]
-    none, se = leaderboard(runs)
-    assert none["difference"] is None
-    assert se["difference"]["mean"] == pytest.approx(-0.1)
-    assert se["difference"]["high"] - se["difference"]["low"] == pytest.approx(0, abs=1e-9)
-    assert se["p_value"] < 1e-9
-    assert none["p_value"] is None
-    unequal = [run_of("eca", seed, error) for seed, error in enumerate([0.4, 0.28, 0.36])]
-    expected = stats.ttest_rel([0.4, 0.28, 0.36], plain).pvalue
-    assert leaderboard([*runs, *unequal])[2]["p_value"] == pytest.approx(expected)
-    assert se["error"]["high"] - se["error"]["low"] > 0.4  # unpaired, nothing could be said
-    assert se["latency_ms"] == 4.0
-
-
-def test_without_none_there_is_no_difference() -> None:
-    assert leaderboard([run_of("se", 0, 0.2)])[0]["difference"] is None
-
-
-def test_localization_is_reported_under_its_better_sign() -> None:
-    def score(bright: float, dark: float) -> dict[str, Any]:
-        return {
-            "chance": 0.02,
-            "positive": dict.fromkeys(("pointing", "energy", "precision"), bright),
-            "negative": dict.fromkeys(("pointing", "energy", "precision"), dark),
-        }
-
-    scores = [score(0.1, 0.9), score(0.2, 0.7), score(0.5, 0.3)]
-    runs = [run_of("cbam", seed, 0.1, localization=its) for seed, its in enumerate(scores)]
-    found = leaderboard(runs)[0]["localization"]
-    assert found["polarity"] == "negative"
-    assert found["agree"] == 2
-    assert found["precision"]["mean"] == pytest.approx((0.9 + 0.7 + 0.3) / 3)
-
-
 def test_the_grid_runs_every_attention_before_the_next_seed() -> None:
     runs = Comparison.from_mapping(VALUES).runs()
     assert [(run.attention, run.seed) for run in runs] == [("none", 0), ("cbam", 0), ("none", 1), ("cbam", 1)]
@@ -143,7 +89,8 @@ def test_a_comparison_survives_its_file(tmp_path: Path) -> None:
 
 def test_what_a_comparison_leaves(whole: Path) -> None:
     summary = json.loads((whole / "results.json").read_text())
-    assert summary["schema"] == 1
+    assert summary["schema"] == 2
+    assert read_comparison(whole)["runs"] == summary["runs"]
     assert [row["attention"] for row in summary["leaderboard"]] == ["none", "cbam"]
     assert all(row["seeds"] == 2 for row in summary["leaderboard"])
     assert len(summary["runs"]) == 4
@@ -204,7 +151,7 @@ def test_ctrl_c_is_one_sentence(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said == "saccade: interrupted; the same command goes on where it stopped\n"
+    assert said == "saccade: interrupted; run the same command again to continue\n"
 
 
 def test_started_again_it_does_nothing_twice(whole: Path) -> None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import saccade as sc
-from saccade.config import Recipe
+from saccade.config import Recipe, resolve
 from saccade.models import SmallCNN
+from saccade.results import POLARITIES
 from saccade.training import load_checkpoint, train
 from saccade.training.network import build
 
@@ -27,11 +29,11 @@ def test_an_epoch_by_name(name: str, tmp_path: Path) -> None:
     assert math.isfinite(result["loss"])
     assert result == json.loads((tmp_path / "result.json").read_text())
 
-    where = result["localization"]
+    where: Any = result["localization"]
     assert where is not None
     assert where["path"].startswith("attention.2")
-    for sign in ("positive", "negative"):
-        assert all(0 <= value <= 1 for value in where[sign].values()), where
+    for polarity in POLARITIES:
+        assert all(0 <= value <= 1 for value in where[polarity].values()), where
     with np.load(tmp_path / "gallery.npz", allow_pickle=False) as gallery:
         heat, kind = gallery["heat"], gallery["kind"]
     assert kind == where["kind"]
@@ -42,7 +44,9 @@ def test_an_epoch_by_name(name: str, tmp_path: Path) -> None:
 
     torch.manual_seed(recipe.seed)
     start = {
-        key: p for key, p in build(recipe, 2, (3, 32, 32)).named_parameters() if key.startswith("attention.")
+        key: p
+        for key, p in build(resolve(recipe), 2, (3, 32, 32)).named_parameters()
+        if key.startswith("attention.")
     }
     after = load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["state_dict"]
     moved = [key for key, p in start.items() if not torch.equal(p, after[f"model.{key}"])]

@@ -14,28 +14,28 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from saccade.config import Recipe
-from saccade.errors import BadOption, BadRecipe, BadRun, UnknownName
+from saccade.config import Recipe, resolve
+from saccade.errors import BadOption, BadRun, UnknownName
 from saccade.experiments import Comparison, compare
 from saccade.experiments.executors import Executor, Job, Processes
 from saccade.experiments.executors import ray as over_ray
 from saccade.experiments.executors.base import blocked_signals
 from saccade.experiments.executors.ray import Ray
-from saccade.results.lock import LOCK
+from saccade.results import LOCK
 from saccade.training import load_checkpoint
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 COMPARISON = Comparison(("none", "se"), 2, Recipe(task=TASK, epochs=2, batch_size=20))
 
 
-def lasting(summary: dict[str, Any]) -> Any:
+def lasting(summary: Mapping[str, Any]) -> Any:
     """A leaderboard without its times."""
     rows = json.loads(json.dumps(summary["leaderboard"]))
     return [{k: v for k, v in row.items() if k not in ("latency_ms", "train_seconds")} for row in rows]
@@ -108,7 +108,7 @@ def test_a_run_that_kills_its_process_again_and_again_is_named(
 ) -> None:
     monkeypatch.setattr("saccade.experiments.executors.base._train", _die)
     with pytest.raises(BadRun, match=r"run-0': its process died 3 times"):
-        list(Processes(1).run([Job(Recipe(), tmp_path / "run-0")], lambda _: None, None))
+        list(Processes(1).run([Job(resolve(Recipe()), tmp_path / "run-0")], lambda _: None, None))
 
 
 def test_errors_of_ours_cross_from_process_to_process() -> None:
@@ -129,7 +129,7 @@ def start(out: Path, workers: int) -> subprocess.Popen[str]:
     """Start the command as a terminal does, in a group of its own."""
     LONG.write(out.with_suffix(".yaml"))
     words = [sys.executable, "-m", "saccade", "compare", "--recipe", str(out.with_suffix(".yaml"))]
-    words += ["--out", str(out), "--executor", "processes", "--workers", str(workers)]
+    words += ["--out", str(out), "--executor", "processes", "--jobs", str(workers)]
     return subprocess.Popen(
         words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -200,7 +200,7 @@ def test_a_comparison_that_is_stopped_ends_its_processes_and_goes_on(tmp_path: P
     wait_for(process, lambda: len(learned(out, process)) == 2)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert said == "saccade: interrupted; the same command goes on where it stopped\n"
+    assert said == "saccade: interrupted; run the same command again to continue\n"
     assert process.returncode == 130
     wait_until_gone(process.pid)
     assert len(steps(out)) == 2
@@ -211,7 +211,7 @@ def test_a_comparison_that_is_stopped_ends_its_processes_and_goes_on(tmp_path: P
     wait_for(process, lambda: bool(workers(process)))  # which has hardly begun
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    assert said == "saccade: terminated; the same command goes on where it stopped\n"
+    assert said == "saccade: terminated; run the same command again to continue\n"
     assert process.returncode == 143
     wait_until_gone(process.pid)
 
@@ -299,14 +299,15 @@ def test_a_cluster_of_which_a_worker_is_killed_gives_the_local_leaderboard(
     assert all((tmp_path / "out" / run["folder"] / "gallery.npz").exists() for run in summary["runs"])
     assert logged(tmp_path / "out") == HAS_TENSORBOARD * 4
     with pytest.raises(BadOption, match=r"no node has 64 CPUs and 0 GPUs .* nodes have 1 and 0, 1 and 0"):
-        list(Ray(cluster, cpus=64).run([Job(Recipe(), tmp_path / "run")], lambda _: None, None))
-    bad = Job(replace(COMPARISON.training, batch_size=4000), tmp_path / "bad")
-    with pytest.raises(BadRecipe, match=r"^batch_size=4000 is larger than the 40 training images$"):
+        list(Ray(cluster, cpus=64).run([Job(resolve(Recipe()), tmp_path / "run")], lambda _: None, None))
+    diverging = replace(COMPARISON.training, optimizer="sgd", learning_rate=1e30, epochs=2)
+    bad = Job(resolve(diverging), tmp_path / "bad")
+    with pytest.raises(BadRun, match=r"^the training loss is (nan|inf) at step"):
         list(Ray(cluster).run([bad], lambda _: None, None))
 
 
 def test_files_of_a_node_of_its_own_come_back_and_those_on_a_shared_disk_stay(tmp_path: Path) -> None:
-    job = Job(replace(COMPARISON.training, epochs=1), tmp_path / "run")
+    job = Job(resolve(replace(COMPARISON.training, epochs=1)), tmp_path / "run")
     files = over_ray._train_away(job, shared=False)
     assert {"result.json", "checkpoints/last.ckpt", "metrics.csv"} <= files.keys()
     assert not job.folder.exists()
@@ -322,7 +323,7 @@ def test_files_of_a_node_of_its_own_come_back_and_those_on_a_shared_disk_stay(tm
 def test_an_address_where_no_cluster_answers(tmp_path: Path) -> None:
     begun = time.monotonic()
     with pytest.raises(BadOption, match=r"no Ray cluster answers at '127\.0\.0\.1:1'"):
-        list(Ray("127.0.0.1:1").run([Job(Recipe(), tmp_path)], lambda _: None, None))
+        list(Ray("127.0.0.1:1").run([Job(resolve(Recipe()), tmp_path)], lambda _: None, None))
     assert time.monotonic() - begun < 15
     with pytest.raises(BadOption, match="'somewhere' is not the address of a Ray cluster"):
         list(Ray("somewhere").run([], lambda _: None, None))
@@ -331,7 +332,7 @@ def test_an_address_where_no_cluster_answers(tmp_path: Path) -> None:
 def test_bad_amounts() -> None:
     with pytest.raises(BadOption, match=r"ray: gpus=-1 must be a number of at least 0"):
         Ray(gpus=-1)
-    with pytest.raises(BadOption, match=r"processes: workers=0 must be"):
+    with pytest.raises(BadOption, match=r"processes: jobs=0 must be"):
         Processes(0)
 
 
@@ -344,6 +345,20 @@ def test_files_arrive_with_the_result_last(tmp_path: Path, monkeypatch: pytest.M
         return atomic_write(path)
 
     monkeypatch.setattr(over_ray, "atomic_write", noted)
-    result = over_ray._keep({"result.json": b'{"error": 0}', "x/last.ckpt": b"1", "a.csv": b"2"}, tmp_path)
-    assert result == {"error": 0}
+    costs = {"parameters": 1, "flops": 1, "latency_ms": 1.0, "train_seconds": 1.0, "curves": {}}
+    counts = {"train": 1, "validation": 1, "test": 1, "chance_error": 0.5, "masks": False, "skipped": []}
+    expected = {
+        "schema": 2,
+        "attention": "none",
+        "seed": 0,
+        "error": 0.0,
+        "loss": 0.0,
+        "localization": None,
+        "scores": None,
+        **costs,
+        "task": {"name": "digits", "classes": ["0", "1"], **counts},
+    }
+    files = {"result.json": json.dumps(expected).encode(), "x/last.ckpt": b"1", "a.csv": b"2"}
+    result: Any = over_ray._keep(files, tmp_path)
+    assert result == expected
     assert order == ["last.ckpt", "a.csv", "result.json"]

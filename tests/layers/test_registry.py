@@ -61,7 +61,7 @@ def test_importing_the_package_brings_torch_and_nothing_heavier() -> None:
 def test_an_unknown_name_gets_suggestions() -> None:
     with pytest.raises(sc.UnknownName, match=r"^unknown mechanism 'cbma'; did you mean 'cbam'"):
         sc.spec("cbma")
-    with pytest.raises(sc.UnknownName, match=r"there are .*'cbam'"):
+    with pytest.raises(sc.UnknownName, match=r"choose from .*'cbam'"):
         sc.create("zzz", 32)
     with pytest.raises(sc.UnknownName, match=r"^unknown option of se 'reductoin'; did you mean 'reduction'"):
         sc.create("se", 32, reductoin=4)
@@ -167,18 +167,17 @@ def test_parse(text: str, expected: tuple[str, dict[str, Any]]) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("se:", "'' is not of the form option=value"),
-        ("se:reduction", "'reduction' is not of the form option=value"),
-        ("se:reduction=8,", "'' is not of the form"),
-        ("se:=8", "'=8' is not of the form"),
+        ("se:", "'' does not have the form option=value"),
+        ("se:reduction", "'reduction' does not have the form option=value"),
+        ("se:reduction=8,", "'' does not have the form"),
+        ("se:=8", "'=8' does not have the form"),
         ("se:reduction=", "the value '' is neither a Python literal nor a bare word"),
-        ("se:2x=8", "'2x=8' is not of the form"),
-        ("se:reduction=8,reduction=4", "'reduction' is given twice"),
+        ("se:2x=8", "'2x=8' does not have the form"),
+        ("se:reduction=8,reduction=4", "option 'reduction' occurs twice"),
         ("a:x=[1,2", "the value '[1,2' is neither"),
         ("a:x=1],y=2", "the value '1],y=2' is neither"),
         ("a:x=[b,,c]", "the value '' is neither"),
         ("a:x='b", "is neither"),
-        ("a:x='b,c'", "is neither"),
     ],
 )
 def test_parse_refuses(text: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""Deletion and insertion: a model whose answer is known, plain loops, batch sizes, ties, and bad input."""
+"""Deletion and insertion: a model with known scores, plain loops, batch sizes, ties and bad input."""
 
 from __future__ import annotations
 
@@ -12,20 +12,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from saccade.errors import BadOption, BadShape, UnknownName
-from saccade.metrics import RANKINGS, Faithfulness, faithfulness
+from saccade.errors import BadOption, BadShape, SaccadeError, UnknownName
+from saccade.metrics import RANKINGS, Faithfulness, evaluate_faithfulness
 from saccade.models import SmallCNN
+from support.errors import raises
 
 untimed = settings(deadline=None, max_examples=30)
 
 
 def areas(scores: Faithfulness) -> Tensor:
-    """The areas of all rankings, (rankings, 2, B)."""
+    """Return the areas of all rankings, (rankings, 2, B)."""
     return torch.stack([torch.stack([c.deletion_area, c.insertion_area]) for c in scores.rankings.values()])
 
 
 def squares(batch: int, side: int, inside: int, seed: int = 0) -> Tensor:
-    """Masks of one square at a random place, (B, side, side)."""
+    """Return masks of one square at a random position, (B, side, side)."""
     generator = torch.Generator().manual_seed(seed)
     masks = torch.zeros(batch, side, side, dtype=torch.bool)
     for mask in masks:
@@ -35,13 +36,13 @@ def squares(batch: int, side: int, inside: int, seed: int = 0) -> Tensor:
 
 
 class Known:
-    """A model that answers 1 to the share of its marked pixels that are there: of images that are 1."""
+    """A model whose score is the fraction of the target pixels that is still present in images of ones."""
 
     def __init__(self, masks: Tensor) -> None:
         self.masks = masks
 
     def __call__(self, images: Tensor) -> Tensor:
-        # The image says which it is: its second channel holds its number everywhere, whatever is taken out.
+        # The second channel holds the index of the image at every pixel, whichever pixels are deleted.
         mask = self.masks[images[:, 1, 0, 0].round().long()]
         return ((images[:, 0] * mask).sum((1, 2)) / mask.sum((1, 2)))[:, None]
 
@@ -52,7 +53,7 @@ class Known:
     def score(self, heatmap: Tensor, **options: Any) -> Faithfulness:
         images = self.images()
         base = images * torch.tensor([0.0, 1.0])[:, None, None]
-        return faithfulness(self, images, heatmap, blank=base, blurred=base, **options)
+        return evaluate_faithfulness(self, images, heatmap, blank=base, blurred=base, **options)
 
 
 def test_the_truth_scores_best_its_opposite_worst_and_random_maps_chance() -> None:
@@ -80,19 +81,19 @@ def test_the_truth_scores_best_its_opposite_worst_and_random_maps_chance() -> No
     assert best.mean().item() == pytest.approx(0.47, abs=0.02)
 
 
-def test_centre_is_best_where_the_target_is_in_the_middle() -> None:
+def test_center_is_best_where_the_target_is_in_the_middle() -> None:
     masks = torch.zeros(1, 15, 15, dtype=torch.bool)
     masks[:, 5:10, 5:10] = True
     disc = torch.zeros(1, 15, 15, dtype=torch.bool)
     y, x = torch.meshgrid(torch.arange(15) - 7, torch.arange(15) - 7, indexing="ij")
     disc[0] = y**2 + x**2 <= 13
     scores = Known(disc).score(masks.double(), steps=225)
-    assert scores["center_prior"].deletion[0, int(disc.sum())] == 0  # nothing but the disc had to go
+    assert scores["center_prior"].deletion[0, int(disc.sum())] == 0  # only the disc was deleted
     assert scores["center_prior"].deletion[0, int(disc.sum()) - 1] > 0
 
 
 def plain(model: Any, image: Tensor, heat: Tensor, base: Tensor, steps: int, target: int) -> list[float]:
-    """Petsiuk et al.'s curve from image to base, written as a loop over pixels; heat without ties."""
+    """Return the curve of Petsiuk et al. from image to base by a loop over pixels, for heat without ties."""
     ranked = sorted(range(heat.numel()), key=lambda pixel: -heat.flatten()[pixel].item())
     curve = []
     for step in range(steps + 1):
@@ -120,7 +121,7 @@ def test_curves_are_those_of_a_plain_loop(seed: int, steps: int, given_class: bo
     images, blank, blurred = torch.rand(3, 2, 2, 8, 5, generator=generator, dtype=torch.float64)
     heat = torch.rand(2, 8, 5, generator=generator, dtype=torch.float64)
     target = torch.tensor([2, 0]) if given_class else predict(images).argmax(1)
-    scores = faithfulness(
+    scores = evaluate_faithfulness(
         predict,
         images,
         heat,
@@ -154,7 +155,9 @@ def test_neither_batch_size_nor_company_counts(batch: int, batch_size: int, leve
     base = images * torch.tensor([0.0, 1.0])[:, None, None]
     for i in range(batch):
         one = slice(i, i + 1)
-        alone = faithfulness(model, images[one], heat[one], steps=7, blank=base[one], blurred=base[one])
+        alone = evaluate_faithfulness(
+            model, images[one], heat[one], steps=7, blank=base[one], blurred=base[one]
+        )
         assert torch.equal(areas(alone), expected[:, :, one])
 
 
@@ -163,7 +166,7 @@ def test_batch_size_changes_a_networks_scores_by_rounding_alone() -> None:
     model = SmallCNN(3).eval()
     images, heat = torch.rand(5, 3, 32, 32), torch.rand(5, 32, 32)
     scores = [
-        areas(faithfulness(lambda x: model(x).softmax(1), images, heat, batch_size=n, steps=5))
+        areas(evaluate_faithfulness(lambda x: model(x).softmax(1), images, heat, batch_size=n, steps=5))
         for n in (1, 7, 1000)
     ]
     for other in scores[1:]:
@@ -213,7 +216,9 @@ def test_the_blank_is_the_mean_color_and_the_blur_hides_what_is_small() -> None:
 
     images = torch.zeros(1, 3, 64, 64, dtype=torch.uint8)
     images[:, 1, 20:28, 30:38] = 255
-    faithfulness(predict, images, torch.rand(1, 64, 64), steps=1, rankings=("positive",), batch_size=1)
+    evaluate_faithfulness(
+        predict, images, torch.rand(1, 64, 64), steps=1, rankings=("positive",), batch_size=1
+    )
     whole, _, blank, blurred, _ = seen
     assert torch.equal(whole, images.float())
     torch.testing.assert_close(blank, images.float().mean((2, 3), keepdim=True).expand_as(blank))
@@ -229,7 +234,7 @@ def test_the_blank_is_the_mean_color_and_the_blur_hides_what_is_small() -> None:
 def test_no_gradient_is_kept_and_the_areas_are_those_of_the_curves() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
     images = torch.rand(2, 3, 4, 4, requires_grad=True)
-    scores = faithfulness(model, images, torch.rand(2, 4, 4, requires_grad=True), steps=4)
+    scores = evaluate_faithfulness(model, images, torch.rand(2, 4, 4, requires_grad=True), steps=4)
     assert not any(c.deletion.requires_grad or c.insertion.requires_grad for c in scores.rankings.values())
     assert scores["positive"].deletion.shape == (2, 5)
     mean = scores.mean()
@@ -243,39 +248,55 @@ IMAGES, HEAT = torch.rand(2, 3, 6, 6), torch.rand(2, 6, 6)
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "sentence"),
+    ("changes", "error", "fields"),
     [
-        ({"images": IMAGES[0]}, BadShape, r"images: expected \(B, C, H, W\), got \(3, 6, 6\)"),
-        ({"heatmap": HEAT[:1]}, BadShape, r"heatmap: expected \(B=2, H=6, W=6\), got \(1, 6, 6\)"),
-        ({"heatmap": HEAT[:, :2]}, BadShape, r"heatmap: expected \(B=2, H=6, W=6\), got \(2, 2, 6\)"),
-        ({"heatmap": HEAT / 0}, BadOption, "72 values of the heat map are not finite"),
-        ({"heatmap": HEAT + 1j}, BadOption, "complex64, expected real"),
-        ({"steps": 37}, BadOption, "steps=37 is more than the 36 pixels"),
-        ({"steps": 0}, BadOption, "steps=0 must be an integer of at least 1"),
-        ({"batch_size": True}, BadOption, "batch_size=True must be an integer"),
-        ({"rankings": ()}, BadOption, "must name at least one"),
-        ({"rankings": ("brigth",)}, BadOption, "'brigth' is not one of 'positive'"),
-        ({"target": torch.tensor([0, 2])}, BadOption, "target 2 is not among the 2 classes"),
-        ({"target": torch.tensor([0, -1])}, BadOption, "a class of at least 0 for each of 2 images"),
-        ({"target": torch.tensor([0])}, BadOption, r"got torch.int64 of shape \(1,\)"),
-        ({"target": torch.rand(2)}, BadOption, "got torch.float32"),
-        ({"blank": torch.rand(5, 3, 6, 6)}, BadShape, r"blank of shape \(5, 3, 6, 6\) does not expand"),
-        ({"predict": lambda x: x.mean((1, 2, 3))}, BadShape, r"returned \(2,\) for 2 images"),
-        ({"predict": lambda _: torch.zeros(1, 2)}, BadShape, r"expected \(2, classes\)"),
+        (
+            {"images": IMAGES[0]},
+            BadShape,
+            {"owner": "evaluate_faithfulness: images", "option": "shape", "value": (3, 6, 6)},
+        ),
+        (
+            {"heatmap": HEAT[:1]},
+            BadShape,
+            {"owner": "evaluate_faithfulness: heatmap", "option": "shape", "value": (1, 6, 6)},
+        ),
+        (
+            {"heatmap": HEAT[:, :2]},
+            BadShape,
+            {"owner": "evaluate_faithfulness: heatmap", "option": "shape", "value": (2, 2, 6)},
+        ),
+        ({"heatmap": HEAT / 0}, BadOption, {"option": "heatmap", "value": 72}),
+        ({"heatmap": HEAT + 1j}, BadOption, {"option": "heatmap", "value": torch.complex64}),
+        ({"steps": 37}, BadOption, {"option": "steps", "value": 37}),
+        ({"steps": 0}, BadOption, {"option": "steps", "value": 0}),
+        ({"batch_size": True}, BadOption, {"option": "batch_size", "value": True}),
+        ({"rankings": ()}, BadOption, {"option": "rankings", "value": (), "choices": RANKINGS}),
+        (
+            {"rankings": ("brigth",)},
+            BadOption,
+            {"option": "rankings", "value": "brigth", "choices": RANKINGS},
+        ),
+        ({"target": torch.tensor([0, 2])}, BadOption, {"option": "target", "value": 2}),
+        ({"target": torch.tensor([0, -1])}, BadOption, {"option": "target", "value": (2,)}),
+        ({"target": torch.tensor([0])}, BadOption, {"option": "target", "value": (1,)}),
+        ({"target": torch.rand(2)}, BadOption, {"option": "target", "value": (2,)}),
+        ({"blank": torch.rand(5, 3, 6, 6)}, BadShape, {"option": "blank", "value": (5, 3, 6, 6)}),
+        ({"predict": lambda x: x.mean((1, 2, 3))}, BadShape, {"option": "predict", "value": (2,)}),
+        ({"predict": lambda _: torch.zeros(1, 2)}, BadShape, {"option": "predict", "value": (1, 2)}),
     ],
 )
-def test_bad_input(changes: dict[str, Any], error: type[Exception], sentence: str) -> None:
+def test_bad_input(changes: dict[str, Any], error: type[SaccadeError], fields: dict[str, Any]) -> None:
     arguments: dict[str, Any] = {
         "predict": lambda x: torch.zeros(len(x), 2),
         "images": IMAGES,
         "heatmap": HEAT,
         **changes,
     }
-    with pytest.raises(error, match=sentence):
-        faithfulness(**arguments)
+    with raises(error, **{"owner": "evaluate_faithfulness", **fields}):
+        evaluate_faithfulness(**arguments)
 
 
 def test_a_ranking_that_was_not_followed_is_named() -> None:
-    scores = faithfulness(lambda x: x[:, :2, 0, 0], IMAGES, HEAT, rankings=("positive",), steps=2)
-    with pytest.raises(UnknownName, match="unknown ranking 'random'; choose from 'positive'"):
+    scores = evaluate_faithfulness(lambda x: x[:, :2, 0, 0], IMAGES, HEAT, rankings=("positive",), steps=2)
+    with raises(UnknownName, kind="ranking", value="random", choices=("positive",)):
         scores["random"]

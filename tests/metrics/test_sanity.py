@@ -1,4 +1,4 @@
-"""The sanity check: what ignores the weights, what depends on them, and a model that comes back as it was."""
+"""The sanity check: maps that ignore the weights, maps that depend on them, and a restored model."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from torch import Tensor, nn
 
 import saccade as sc
 from saccade.attribution import grad_cam
-from saccade.errors import BadOption, BadShape, UnknownName
-from saccade.metrics import Sanity, sanity
+from saccade.errors import BadOption, BadShape, SaccadeError, UnknownName
+from saccade.metrics import Sanity, sanity_check
 from saccade.models import SmallCNN
+from support.errors import raises
 
 IMAGES = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def network(attention: str = "cbam") -> SmallCNN:
-    """A network that has moved away from its first weights, statistics included."""
+    """Return a model after three training steps, with batch norm statistics."""
     torch.manual_seed(1)
     model = SmallCNN(2, attention={2: attention})
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -44,12 +45,12 @@ def cam(model: nn.Module) -> Tensor:
 
 
 def edges(_: nn.Module) -> Tensor:
-    """A map that shows the image, whatever the network is."""
+    """Return a map that depends on the image alone."""
     return IMAGES.diff(dim=2, append=IMAGES[:, :, -1:]).abs().sum(1)
 
 
 def test_a_map_that_ignores_the_weights_stays_the_same() -> None:
-    scores = sanity(network(), edges)
+    scores = sanity_check(network(), edges)
     torch.testing.assert_close(scores.spearman, torch.ones_like(scores.spearman))
     torch.testing.assert_close(scores.ssim, torch.ones_like(scores.ssim))
     assert scores.mean()["spearman"] == pytest.approx(1)
@@ -57,13 +58,13 @@ def test_a_map_that_ignores_the_weights_stays_the_same() -> None:
 
 @pytest.mark.parametrize("heat", [attention, cam])
 def test_a_map_that_depends_on_the_weights_changes(heat: Any) -> None:
-    scores = sanity(network(), heat)
+    scores = sanity_check(network(), heat)
     assert scores.spearman[-1].abs().max() < 0.9
     assert scores.ssim[-1].max() < 0.9
 
 
 def test_the_cascade_runs_from_the_output_to_the_input() -> None:
-    scores = sanity(network("se"), attention, at="attention.2")
+    scores = sanity_check(network("se"), attention, at="attention.2")
     assert scores.layers == (
         "head",
         "stages.2.1",
@@ -78,14 +79,14 @@ def test_the_cascade_runs_from_the_output_to_the_input() -> None:
     assert scores.spearman.shape == scores.ssim.shape == (9, 3)
 
 
-def test_layers_after_the_map_are_said_not_to_reach_it() -> None:
-    scores = sanity(network(), attention, at="attention.2.spatial")
+def test_layers_after_the_map_do_not_reach_it() -> None:
+    scores = sanity_check(network(), attention, at="attention.2.spatial")
     unreached = [path for path, reaches in zip(scores.layers, scores.reaches, strict=True) if not reaches]
     assert unreached == ["head", "stages.2.1", "stages.2.0"]
     above = torch.tensor(scores.reaches).logical_not()
     torch.testing.assert_close(scores.ssim[above], torch.ones_like(scores.ssim[above]))
     assert scores.ssim[~above][1:].max() < 1 - 1e-6
-    assert all(sanity(network(), cam).reaches)
+    assert all(sanity_check(network(), cam).reaches)
     assert [layer["reaches"] for layer in scores.mean()["layers"]] == list(scores.reaches)
 
 
@@ -96,7 +97,7 @@ def test_each_step_adds_one_layer_and_keeps_those_before() -> None:
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return edges(model)
 
-    scores = sanity(model, heat, layers=["head", "stages.2", "attention", "stages.1", "stages.0"])
+    scores = sanity_check(model, heat, layers=["head", "stages.2", "attention", "stages.1", "stages.0"])
     assert scores.layers == ("head", "stages.2", "attention", "stages.1", "stages.0")
     for before, after, path in zip(seen, seen[1:], scores.layers, strict=False):
         changed = {name for name in before if not torch.equal(before[name], after[name])}
@@ -106,7 +107,7 @@ def test_each_step_adds_one_layer_and_keeps_those_before() -> None:
     assert trained >= {name for name, _ in model.named_parameters()}
 
 
-def test_parameters_without_a_method_of_their_own_are_drawn_anew() -> None:
+def test_parameters_without_a_method_of_their_own_are_randomized() -> None:
     model = network("multi_head:heads=2")
     weights: list[Tensor] = []
 
@@ -114,7 +115,7 @@ def test_parameters_without_a_method_of_their_own_are_drawn_anew() -> None:
         weights.append(model.get_parameter("attention.2.in_proj_weight").clone())
         return edges(model)
 
-    sanity(model, heat, layers=["attention.2"])
+    sanity_check(model, heat, layers=["attention.2"])
     trained, drawn = weights
     assert (trained != drawn).all()
     assert drawn.square().mean().sqrt().item() == pytest.approx(
@@ -131,7 +132,7 @@ def test_parameters_without_a_method_of_their_own_are_drawn_anew() -> None:
         values.append((module.get_parameter("zero").item(), module.get_parameter("one").item()))
         return IMAGES[:, 0]
 
-    sanity(scale, look)
+    sanity_check(scale, look)
     assert values[1][0] == 0
     assert values[1][1] != 7
 
@@ -142,7 +143,7 @@ class Failure(Exception):
 
 @pytest.mark.parametrize("calls", [None, 1, 4])
 @pytest.mark.parametrize("build", [network, lambda: network("multi_head:heads=2")])
-def test_the_model_is_given_back_bit_for_bit(calls: int | None, build: Any) -> None:
+def test_the_model_is_restored_bit_for_bit(calls: int | None, build: Any) -> None:
     model = build()
     model.train()
     model.stages[0].eval()
@@ -160,16 +161,16 @@ def test_the_model_is_given_back_bit_for_bit(calls: int | None, build: Any) -> N
         if made == calls:
             raise Failure
         assert not any(module.training for module in model.modules())
-        model(IMAGES).sum().backward()  # leaves gradients behind, as a saliency map might
+        model(IMAGES).sum().backward()  # leaves gradients, as a saliency map might
         return torch.rand(3, 8, 8)
 
     if calls is None:
-        sanity(model, heat)
+        sanity_check(model, heat)
     else:
         with pytest.raises(Failure):
-            sanity(model, heat)
-    for (name, value), theirs in zip(model.state_dict().items(), kept.state_dict().values(), strict=True):
-        assert torch.equal(value, theirs), name
+            sanity_check(model, heat)
+    for (name, value), original in zip(model.state_dict().items(), kept.state_dict().values(), strict=True):
+        assert torch.equal(value, original), name
     assert {n: id(p) for n, p in [*model.named_parameters(), *model.named_buffers()]} == identities
     assert [module.training for module in model.modules()] == flags
     assert [p.requires_grad for p in model.parameters()] == [p.requires_grad for p in kept.parameters()]
@@ -181,13 +182,13 @@ def test_the_model_is_given_back_bit_for_bit(calls: int | None, build: Any) -> N
 
 
 def test_maps_that_draw_at_random_draw_the_same_each_time() -> None:
-    scores = sanity(network(), lambda _: torch.rand(3, 8, 8))
+    scores = sanity_check(network(), lambda _: torch.rand(3, 8, 8))
     torch.testing.assert_close(scores.spearman, torch.ones_like(scores.spearman))
 
 
 def test_the_seed_decides_the_new_weights() -> None:
     model = network()
-    first, again, other = (sanity(model, cam, seed=seed).ssim for seed in (3, 3, 4))
+    first, again, other = (sanity_check(model, cam, seed=seed).ssim for seed in (3, 3, 4))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -200,7 +201,7 @@ def test_similarities_are_those_of_scipy_and_scikit_image() -> None:
         kept.append(next(maps))
         return kept[-1]
 
-    scores = sanity(nn.Linear(2, 2), heat)
+    scores = sanity_check(nn.Linear(2, 2), heat)
     for i in range(2):
         a, b = (heat[i].double().numpy() for heat in kept)
         assert scores.spearman[0, i].item() == pytest.approx(spearmanr(a.ravel(), b.ravel()).statistic)
@@ -211,7 +212,7 @@ def test_similarities_are_those_of_scipy_and_scikit_image() -> None:
 def test_a_flat_map_is_like_another_and_like_nothing_else() -> None:
     def similarity(*maps: Tensor) -> Sanity:
         left = iter(maps)
-        return sanity(nn.Linear(2, 2), lambda _: next(left))
+        return sanity_check(nn.Linear(2, 2), lambda _: next(left))
 
     flat, other = torch.zeros(1, 8, 8), torch.rand(1, 8, 8)
     assert similarity(flat, flat + 1).spearman.item() == 1
@@ -223,32 +224,40 @@ def test_a_flat_map_is_like_another_and_like_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "error", "sentence"),
+    ("changes", "error", "fields"),
     [
-        ({"at": "attention.3"}, UnknownName, "unknown module 'attention.3'; did you mean 'attention.2'"),
-        ({"layers": ["haed"]}, UnknownName, "unknown module 'haed'; did you mean 'head'"),
-        ({"layers": ["stages.0.2"]}, BadOption, "'stages.0.2' holds no parameters"),
-        ({"layers": []}, BadOption, "SmallCNN holds no parameters that could be randomized"),
-        ({"model": nn.ReLU(), "heat": edges}, BadOption, "ReLU holds no parameters"),
-        ({"heat": edges, "at": "head"}, BadOption, "'head' does not run"),
-        ({"model": torch.jit.script(nn.Linear(2, 2))}, BadOption, "scripted or compiled"),
-        ({"heat": lambda _: torch.rand(3, 3)}, BadShape, r"heat: expected \(B, H, W\), got \(3, 3\)"),
-        ({"heat": lambda _: torch.rand(3, 2, 8)}, BadShape, "3 x 3 or more can be compared"),
-        ({"heat": lambda _: torch.full((1, 4, 4), torch.nan)}, BadOption, "16 values .* before anything"),
+        ({"at": "attention.3"}, UnknownName, {"kind": "module", "value": "attention.3"}),
+        ({"layers": ["haed"]}, UnknownName, {"kind": "module", "value": "haed"}),
+        ({"layers": ["stages.0.2"]}, BadOption, {"option": "layers", "value": ["stages.0.2"]}),
+        ({"layers": []}, BadOption, {"option": "layers", "value": []}),
+        ({"model": nn.ReLU(), "heat": edges}, BadOption, {"option": "layers", "value": None}),
+        ({"heat": edges, "at": "head"}, BadOption, {"option": "at", "value": "head"}),
+        ({"model": torch.jit.script(nn.Linear(2, 2))}, BadOption, {"option": "model"}),
+        (
+            {"heat": lambda _: torch.rand(3, 3)},
+            BadShape,
+            {"owner": "sanity_check: heat", "option": "shape", "value": (3, 3)},
+        ),
+        ({"heat": lambda _: torch.rand(3, 2, 8)}, BadShape, {"option": "heat", "value": (3, 2, 8)}),
+        (
+            {"heat": lambda _: torch.full((1, 4, 4), torch.nan)},
+            BadOption,
+            {"option": "heatmap", "value": 16},
+        ),
     ],
 )
-def test_bad_input(changes: dict[str, Any], error: type[Exception], sentence: str) -> None:
+def test_bad_input(changes: dict[str, Any], error: type[SaccadeError], fields: dict[str, Any]) -> None:
     arguments: dict[str, Any] = {"model": network(), "heat": attention, **changes}
-    with pytest.raises(error, match=sentence):
-        sanity(arguments.pop("model"), arguments.pop("heat"), **arguments)
+    with raises(error, **{"owner": "sanity_check", **fields}):
+        sanity_check(arguments.pop("model"), arguments.pop("heat"), **arguments)
 
 
 def test_a_compiled_model_is_refused_and_heat_must_keep_its_shape() -> None:
-    with pytest.raises(BadOption, match="scripted or compiled"):
-        sanity(cast(nn.Module, torch.compile(network())), edges)
+    with raises(BadOption, owner="sanity_check", option="model"):
+        sanity_check(cast(nn.Module, torch.compile(network())), edges)
     sizes = iter((8, 9))
-    with pytest.raises(BadShape, match=r"returned \(1, 8, 8\), then \(1, 9, 9\)"):
-        sanity(nn.Linear(2, 2), lambda _: torch.rand(1, *(2 * [next(sizes)])))
+    with raises(BadShape, owner="sanity_check", option="heat", value=(1, 9, 9)):
+        sanity_check(nn.Linear(2, 2), lambda _: torch.rand(1, *(2 * [next(sizes)])))
     maps = iter((torch.rand(1, 8, 8), torch.full((1, 8, 8), torch.inf)))
-    with pytest.raises(BadOption, match=r"64 values .* after 'head' was randomized"):
-        sanity(network(), lambda _: next(maps))
+    with raises(BadOption, owner="sanity_check", option="heatmap", value=64):
+        sanity_check(network(), lambda _: next(maps))

@@ -1,4 +1,4 @@
-"""What `record` promises of attention that others wrote: grids, refusals, no trace; and attention rollout."""
+"""`record` for attention of other libraries: grids, errors, a restored model; and attention rollout."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 import saccade as sc
 from saccade.maps import ClassTokenMap, DotProductMap, attention_rollout
+from saccade.recording.adapters.entry_points import plugin_adapters
+from support.errors import raises
 
 
 def images(*shape: int) -> Tensor:
@@ -33,7 +35,7 @@ def swin() -> nn.Module:
 
 
 class Tokens(nn.Module):
-    """Feature maps, flattened into tokens, under an attention; a class token if it is named."""
+    """Attention over flattened feature maps, with a class token if it has a name."""
 
     def __init__(self, features: nn.Module, token: str | None = None) -> None:
         super().__init__()
@@ -64,11 +66,11 @@ def grid(model: nn.Module, *inputs: Tensor) -> tuple[int, ...]:
     return attention.query_shape
 
 
-# Where tokens lie.
+# The layout of tokens.
 
 
 @pytest.mark.parametrize("token", [None, "cls_token", "class_token", "summary"])
-def test_tokens_lie_as_the_feature_map_that_they_are_cut_from(token: str | None) -> None:
+def test_tokens_have_the_grid_of_their_feature_map(token: str | None) -> None:
     model = Tokens(nn.Conv2d(3, 8, 4, stride=4), token)
     for size in ((16, 16), (8, 32), (32, 8)):
         with sc.record(model) as maps:
@@ -108,7 +110,7 @@ def test_a_class_token_that_is_announced_needs_no_feature_map() -> None:
 
 
 def test_queries_and_keys_of_their_own_shapes() -> None:
-    """As in a detector: 9 objects, which are no 3 x 3 image, look at the image."""
+    """In a detector, 9 objects, which are no 3 x 3 image, attend to the image."""
 
     class Detector(nn.Module):
         def __init__(self) -> None:
@@ -132,8 +134,9 @@ def test_queries_and_keys_of_their_own_shapes() -> None:
     assert (objects.query_shape, objects.key_shape) == ((9,), (9,))
     assert (seen.query_shape, seen.key_shape) == ((9,), (4, 6))
     assert seen.attention_from(x=8).shape == (2, 4, 6)
-    with pytest.raises(sc.BadOption, match="not weights of 9 x 9, 9 x 24"):
+    with raises(sc.BadOption) as caught:
         maps.rollout()
+    assert "9 x 9, 9 x 24" in str(caught.value)
 
 
 # Attention rollout.
@@ -168,19 +171,22 @@ def test_rollout_ignores_maps_that_mix_no_tokens_and_refuses_what_is_no_stack() 
     windows = swin()
     with sc.record(windows) as maps:
         windows(images(1, 3, 32, 32))
-    with pytest.raises(sc.BadOption, match="that sum to 1, not a WindowMap"):
+    with raises(sc.BadOption) as caught:
         maps.rollout()
+    assert "WindowMap" in str(caught.value)
     gate = sc.create("se", 16)
     with sc.record(gate) as maps:
         gate(images(1, 16, 4, 4))
-    with pytest.raises(sc.BadOption, match="there are none"):
+    with raises(sc.BadOption):
         maps.rollout()
     q = images(1, 2, 16, 4)
-    with pytest.raises(sc.BadOption, match="not a DotProductMap"):
+    with raises(sc.BadOption) as caught:
         attention_rollout([DotProductMap(q, q, 1.0, (4, 4), (4, 4))])
+    assert "DotProductMap" in str(caught.value)
     large, small = (sc.PairwiseMap(x, x, 0.5, (len(x[0, 0]),), (len(x[0, 0]),)) for x in (q, q[:, :, :9]))
-    with pytest.raises(sc.BadOption, match="the same tokens in every layer, not weights of 16 x 16, 9 x 9"):
+    with raises(sc.BadOption) as caught:
         attention_rollout([large, small])
+    assert "16 x 16, 9 x 9" in str(caught.value)
     model = nn.Sequential(sc.create("se", 3, reduction=1), vit())
     with sc.record(model) as maps:
         model(images(1, 3, 32, 32))
@@ -188,7 +194,7 @@ def test_rollout_ignores_maps_that_mix_no_tokens_and_refuses_what_is_no_stack() 
     assert maps.rollout().heatmap((32, 32)).shape == (1, 32, 32)
 
 
-# Both kinds in one model, and classes of a user's own.
+# Both kinds in one model, and custom adapters.
 
 
 def test_a_mechanism_speaks_for_the_attention_inside_it() -> None:
@@ -211,15 +217,15 @@ def test_a_mechanism_speaks_for_the_attention_inside_it() -> None:
     assert [attention.kind for attention in maps.values()] == ["spatial", "pairwise"]
 
 
-def test_an_adapter_of_ones_own() -> None:
+def test_a_custom_adapter() -> None:
     class Gate(nn.Module):
-        def forward(self, features: Tensor, strength: float = 1.0) -> Tensor:
-            return features * (strength * features).mean(1, keepdim=True).sigmoid()
+        def forward(self, features: Tensor, factor: float = 1.0) -> Tensor:
+            return features * (factor * features).mean(1, keepdim=True).sigmoid()
 
-    def see(module: nn.Module, inputs: Any, output: Tensor) -> sc.AttentionMap:
+    def gate_map(module: nn.Module, inputs: Any, output: Tensor) -> sc.AttentionMap:
         assert isinstance(module, Gate)
         assert output.shape == inputs["features"].shape
-        return sc.SpatialMap((inputs["strength"] * inputs["features"]).mean(1).sigmoid())
+        return sc.SpatialMap((inputs["factor"] * inputs["features"]).mean(1).sigmoid())
 
     class Net(nn.Module):
         def __init__(self) -> None:
@@ -227,26 +233,23 @@ def test_an_adapter_of_ones_own() -> None:
             self.gate = Gate()
 
         def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = self.gate(x, strength=3.0)
+            y: Tensor = self.gate(x, factor=3.0)
             return y
 
     model, x = Net(), images(2, 4, 6, 5).requires_grad_()
-    with (
-        pytest.raises(sc.NothingRecorded, match="holds no attention mechanism that is known"),
-        sc.record(model),
-    ):
+    with raises(sc.NothingRecorded, owner="record", value="Net"), sc.record(model):
         pass
-    with sc.record(model, adapters={Gate: see}) as maps:
+    with sc.record(model, adapters={Gate: gate_map}) as maps:
         model(x)
     torch.testing.assert_close(maps["gate"].saliency(), (3 * x).mean(1).sigmoid())
     assert not maps["gate"].saliency().requires_grad
     with (
-        pytest.raises(sc.BadOption, match="the adapter of Gate returned 7, not an AttentionMap"),
+        raises(sc.BadOption, owner="Gate", option="adapters", value=7),
         sc.record(model, {Gate: lambda *_: 7}),  # type: ignore[dict-item]
     ):
         model(x)
     assert not model.gate._forward_hooks
-    # It comes before the one that is built in.
+    # It precedes the built-in one.
     attention = nn.MultiheadAttention(8, 2, batch_first=True)
     y = images(2, 5, 8)
     with sc.record(
@@ -256,13 +259,90 @@ def test_an_adapter_of_ones_own() -> None:
     assert maps[""].kind == "spatial"
 
 
+@pytest.fixture
+def entry_points(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
+    """The objects of the entry points of the group `saccade.adapters`, by name."""
+    objects: dict[str, Any] = {}
+
+    def load(group: str, name: str) -> object:
+        assert group == "saccade.adapters"
+        return objects[name]
+
+    monkeypatch.setattr("saccade.plugins.names", lambda group: [*objects] * (group == "saccade.adapters"))
+    monkeypatch.setattr("saccade.plugins.load", load)
+    plugin_adapters.cache_clear()
+    yield objects
+    plugin_adapters.cache_clear()
+
+
+class Blend(nn.Module):
+    def forward(self, features: Tensor) -> Tensor:
+        return features * features.mean(1, keepdim=True).sigmoid()
+
+
+class Renamed(Blend):
+    pass
+
+
+class Other(Blend):
+    def forward(self, features: Tensor) -> Tensor:
+        return 2 * super().forward(features)
+
+
+def mean_map(_: nn.Module, inputs: Any, __: Tensor) -> sc.AttentionMap:
+    return sc.SpatialMap(inputs["features"].mean(1).sigmoid())
+
+
+@pytest.mark.parametrize("by_name", [True, False])
+def test_an_entry_point_adds_adapters_by_class_or_by_full_name(
+    by_name: bool, entry_points: dict[str, Any]
+) -> None:
+    model, x = nn.Sequential(Blend(), Renamed(), Other()), images(2, 4, 6, 5)
+    with raises(sc.NothingRecorded, owner="record"), sc.record(model):
+        pass
+    plugin_adapters.cache_clear()
+    entry_points["any name"] = {f"{Blend.__module__}.Blend" if by_name else Blend: mean_map}
+    with sc.record(model) as maps:
+        model(x)
+    assert [*maps] == (["0", "1"] if by_name else ["0", "1", "2"])  # a name is that of the forward's class
+    torch.testing.assert_close(maps["0"].saliency(), x.mean(1).sigmoid())
+
+
+def test_the_adapters_of_the_caller_and_the_built_in_ones_precede_entry_points(
+    entry_points: dict[str, Any],
+) -> None:
+    def unused(*_: Any) -> sc.AttentionMap:
+        raise AssertionError
+
+    attention, x = nn.MultiheadAttention(8, 2, batch_first=True), images(2, 5, 8)
+    entry_points["other"] = {nn.MultiheadAttention: unused, Blend: unused}
+    with sc.record(attention) as maps:
+        attention(x, x, x)
+    assert maps[""].kind == "pairwise"
+    blend = Blend()
+    with sc.record(blend, {Blend: mean_map}) as maps:
+        blend(images(2, 4, 6, 5))
+    assert maps[""].kind == "spatial"
+
+
+@pytest.mark.parametrize(
+    "table", [mean_map, {"my.Class": 3}, {7: mean_map}], ids=["function", "number", "key"]
+)
+def test_an_entry_point_that_is_no_table_of_adapters_is_named(
+    table: Any, entry_points: dict[str, Any]
+) -> None:
+    entry_points["broken"] = table
+    with raises(sc.BadOption, owner="saccade.adapters", option="broken", value=table), sc.record(Blend()):
+        pass
+
+
 def test_a_class_of_the_same_name_is_left_alone() -> None:
     class Attention(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.qkv, self.num_heads, self.scale = nn.Linear(8, 24), 2, 0.5
 
-    with pytest.raises(sc.NothingRecorded), sc.record(nn.Sequential(Attention())):
+    with raises(sc.NothingRecorded, owner="record"), sc.record(nn.Sequential(Attention())):
         pass
 
 
@@ -280,11 +360,11 @@ def test_a_class_that_computes_otherwise_than_its_base_is_left_alone() -> None:
     with sc.record(named) as maps:
         named(x, x, x)
     assert [*maps] == [""]
-    with pytest.raises(sc.NothingRecorded), sc.record(Doubled(8, 2, batch_first=True)):
+    with raises(sc.NothingRecorded, owner="record"), sc.record(Doubled(8, 2, batch_first=True)):
         pass
 
 
-# No trace, and what is refused.
+# The model is restored, and errors.
 
 
 def test_hooks_of_others_run_once_and_stay() -> None:
@@ -325,7 +405,7 @@ def test_a_second_recording_inside_the_first_is_refused(make: Any) -> None:
     model = make().eval()
     x = images(1, 3, 32, 32) if make is vit else images(1, 4, 8)
     with sc.record(model) as maps:
-        with pytest.raises(sc.BadOption, match="is being recorded already"), sc.record(model):
+        with raises(sc.BadOption, owner="record", option="model"), sc.record(model):
             pass
         model(x)
     assert len(maps) in (1, 3)
@@ -342,11 +422,11 @@ def test_a_copy_made_while_recording_is_whole_and_can_be_recorded_later(make: An
     with torch.no_grad():
         for parameter in twin.parameters():
             parameter.zero_()
-        assert not torch.equal(twin(x), expected)  # it runs with its own weights
+        assert not torch.equal(twin(x), expected)  # it uses the weights of the copy
         assert torch.equal(model(x), expected)
-    with sc.record(twin) as theirs:
+    with sc.record(twin) as twin_maps:
         twin(x)
-    assert theirs.keys() == maps.keys()
+    assert twin_maps.keys() == maps.keys()
     assert {**maps} == kept
 
 
@@ -404,7 +484,7 @@ def test_precisions_and_memory_formats() -> None:
     [vit, lambda: torchvision.models.SwinTransformer([4, 4], 16, [2], [2], [4, 4])],
     ids=["vit", "swin"],
 )
-def test_maps_lie_where_the_network_does(make: Any) -> None:
+def test_maps_are_on_the_device_of_the_model(make: Any) -> None:
     with torch.device("meta"):
         model = make().eval()
     x = torch.empty(2, 3, 32, 32, device="meta")
@@ -418,9 +498,9 @@ def test_maps_lie_where_the_network_does(make: Any) -> None:
 
 @pytest.fixture
 def _fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
+    torch.compiler.reset()
     yield
-    torch._dynamo.reset()
+    torch.compiler.reset()
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
@@ -428,10 +508,7 @@ def test_a_compiled_network_is_refused_and_the_advice_helps() -> None:
     model, x = vit(depth=1), images(1, 3, 32, 32)
     compiled: Any = torch.compile(model, backend="eager")
     expected = compiled(x)
-    sentence = (
-        "compiled code calls no hooks, by which Attention 'blocks.0.attn' would be seen; record the network"
-    )
-    with pytest.raises(sc.BadOption, match=sentence), sc.record(compiled):
+    with raises(sc.BadOption, owner="record", option="model", value="blocks.0.attn"), sc.record(compiled):
         pass
     with sc.record(compiled._orig_mod) as maps:
         torch.testing.assert_close(compiled._orig_mod(x), expected)
@@ -440,18 +517,19 @@ def test_a_compiled_network_is_refused_and_the_advice_helps() -> None:
     part.blocks.compile(backend="eager")
     part.blocks[0].compile(backend="eager")
     part(x)
-    with pytest.raises(sc.BadOption, match=sentence), sc.record(part):
+    with raises(sc.BadOption, owner="record", option="model", value="blocks.0.attn"), sc.record(part):
         pass
     inside = torch.compile(lambda x: model(x), backend="eager")
     inside(x)
-    with pytest.raises(sc.NothingRecorded, match="not through compiled code"), sc.record(model):
+    with raises(sc.NothingRecorded, owner="record") as caught, sc.record(model):
         inside(x)
+    assert "not through compiled code" in str(caught.value)
     plain = copy.deepcopy(part)
     with sc.record(plain) as maps:
         torch.testing.assert_close(plain(x), expected)
     assert len(maps) == 1
     head: Any = copy.deepcopy(model)
-    head.head.compile(backend="eager")  # what is compiled holds no attention
+    head.head.compile(backend="eager")  # the compiled part holds no attention
     with sc.record(head) as maps:
         torch.testing.assert_close(head(x), expected)
     assert len(maps) == 1

@@ -1,4 +1,4 @@
-"""Attention that is already in a network: its maps are the weights that the network itself computes."""
+"""Adapters: the recorded maps are the weights that the modules of torch, torchvision and timm compute."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 import saccade as sc
 from saccade.maps import ClassTokenMap, TokenMap, WindowMap
+from support.errors import raises
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_forward_hooks_with_kwargs", "_forward_hooks_always_called")
 
 
 def seeded(model: nn.Module) -> nn.Module:
-    """The model with every parameter random, also those that start at 0 or 1, in evaluation mode."""
+    """Return the model in evaluation mode with random parameters, also those that start at 0 or 1."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -37,7 +38,7 @@ def images(*shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
 
 
 def state(model: nn.Module) -> list[Any]:
-    """Whatever recording could leave behind: attributes, hooks, modes."""
+    """Return everything that recording could change: attributes, hooks and modes."""
     return [
         (name, set(vars(module)), module.training, [list(vars(module)[hooks]) for hooks in HOOKS])
         for name, module in model.named_modules()
@@ -45,7 +46,7 @@ def state(model: nn.Module) -> list[Any]:
 
 
 def recorded(model: nn.Module, *inputs: Any, **options: Any) -> sc.Maps:
-    """The maps of one pass without gradients, which must not change its result nor leave a trace."""
+    """Return the maps of one pass without gradients; recording changes neither result nor model."""
     before, values = state(model), copy.deepcopy(model.state_dict())
     with torch.no_grad():
         expected = model(*inputs, **options)
@@ -58,7 +59,7 @@ def recorded(model: nn.Module, *inputs: Any, **options: Any) -> sc.Maps:
 
 
 def weights(attention: sc.AttentionMap) -> Tensor:
-    """All weights among all tokens, in the order of the network."""
+    """Return the weights among all tokens, in the order of the model."""
     assert isinstance(attention, sc.PairwiseMap)
     return attention.tokens().weights()
 
@@ -98,7 +99,7 @@ def test_multihead_attention(
     maps = recorded(attention, query, key, value, **masks)
     _, expected = attention(query, key, value, **masks, average_attn_weights=False)
     got = weights(maps[""])
-    if more:  # torch puts the keys that are no tokens last
+    if more:  # torch appends the keys that are no tokens
         got = got.roll(-len(more), -1)
     torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
     plain = mask == "none" and not more
@@ -199,7 +200,7 @@ def torchvision_vit() -> nn.Module:
 
 @contextmanager
 def softmax_of(model: nn.Module) -> Iterator[list[Tensor]]:
-    """The inputs of the dropouts of weights, in a copy without fused attention."""
+    """Collect the inputs of the dropout on the weights; attention is not fused."""
     seen: list[Tensor] = []
     handles = []
     for name, module in model.named_modules():
@@ -267,16 +268,16 @@ def test_vision_transformers_of_timm(name: str) -> None:
         plain(x)
     assert len(expected) == 2
     grid = tuple(math.ceil(extent / 8) for extent in size)
-    for attention, its in zip(maps.values(), expected, strict=True):
+    for attention, layer_weights in zip(maps.values(), expected, strict=True):
         assert type(attention) is kind
         assert isinstance(attention, sc.PairwiseMap)
-        torch.testing.assert_close(weights(attention), its, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(weights(attention), layer_weights, rtol=1e-9, atol=1e-12)
         assert attention.query_shape == attention.key_shape == grid
-        among = its[:, :, extra:, extra:]
+        among = layer_weights[:, :, extra:, extra:]
         torch.testing.assert_close(attention.weights(), among, rtol=1e-9, atol=1e-12)
         row = attention.attention_from(y=1, x=2, head=3)
         torch.testing.assert_close(row, among[:, 3, grid[1] + 2].reshape(2, *grid), rtol=1e-9, atol=1e-12)
-        where = its[:, :, 0, extra:] if kind is ClassTokenMap else among.mean(2)
+        where = layer_weights[:, :, 0, extra:] if kind is ClassTokenMap else among.mean(2)
         torch.testing.assert_close(
             attention.saliency(), where.mean(1).reshape(2, *grid), rtol=1e-9, atol=1e-12
         )
@@ -358,7 +359,7 @@ def timm_swin_of_any_size(version: int, size: tuple[int, int]) -> nn.Module:  # 
 
 
 def values_of(attention: Any, x: Tensor) -> Tensor:
-    """The values of all places `(B, H, W, C)`, `(B, heads, H * W, D)`, without their bias."""
+    """Return the values of all places `(B, H, W, C)` without bias, `(B, heads, H * W, D)`."""
     weight: Tensor = attention.qkv.weight.chunk(3)[2]
     projected = F.linear(x.flatten(1, 2), weight)
     values: Tensor = projected.unflatten(2, (attention.num_heads, -1)).transpose(1, 2)
@@ -366,7 +367,7 @@ def values_of(attention: Any, x: Tensor) -> Tensor:
 
 
 def noting(function: Callable[[Tensor], Tensor], calls: list[tuple[Tensor, Tensor]]) -> Callable[..., Tensor]:
-    """The function, noting its inputs and results."""
+    """Return the function; it keeps inputs and results."""
 
     def noted(x: Tensor) -> Tensor:
         calls.append((x, function(x)))
@@ -383,7 +384,7 @@ def noting(function: Callable[[Tensor], Tensor], calls: list[tuple[Tensor, Tenso
 def test_swin(make: Callable[..., nn.Module], version: int, size: tuple[int, int]) -> None:
     """Weights on the whole grid, times values, make the output of the attention: all that there is to it.
 
-    The biases of values are 0, so that padding, which lies in no grid, adds nothing.
+    The biases of values are 0, so that padding, which has no place in the grid, adds nothing.
     """
     model: Any = seeded(make(version, size)).double()
     attentions = {
@@ -400,7 +401,7 @@ def test_swin(make: Callable[..., nn.Module], version: int, size: tuple[int, int
     x = images(2, 3, *size)
     maps = recorded(model, x)
     assert [*maps] == [*attentions]
-    # What goes into each attention on its grid, and what comes out.
+    # The inputs and outputs of each attention on the grid.
     calls: list[tuple[Tensor, Tensor]] = []
     handles = []
     for name, attention in attentions.items():
@@ -419,7 +420,7 @@ def test_swin(make: Callable[..., nn.Module], version: int, size: tuple[int, int
         all_weights = recorded_map.weights()
         mixed = (all_weights @ values_of(attention, inputs)).transpose(1, 2).flatten(2)
         torch.testing.assert_close(attention.proj(mixed).reshape(output.shape), output, rtol=1e-9, atol=1e-9)
-        # What else it answers follows from all weights.
+        # The other results follow from all weights.
         torch.testing.assert_close(
             recorded_map.attention_received(), all_weights.mean((1, 2)).reshape(2, *grid)
         )
@@ -447,16 +448,15 @@ def test_a_query_of_a_window_needs_its_place() -> None:
     maps = recorded(seeded(torchvision_swin(1, (24, 20))), images(1, 3, 24, 20, dtype=torch.float32))
     attention = maps["features.1.0.attn"]
     assert isinstance(attention, WindowMap)
-    with pytest.raises(sc.BadOption, match="ask attend for it"):
+    with raises(sc.BadOption):
         attention.rows(attention.queries)
-    with pytest.raises(sc.BadShape, match=r"y=6 is outside the map of shape \(6, 5\)"):
+    with raises(sc.BadShape) as caught:
         attention.attention_from(y=6, x=0)
+    assert "y=6" in str(caught.value)
+    assert "(6, 5)" in str(caught.value)
     block: Any = seeded(timm_swin(1, (24, 20)))
     alone = sc.record(block.layers[0].blocks[0].attn)
-    with (
-        pytest.raises(sc.BadOption, match="WindowAttention alone does not know where its windows lie"),
-        alone,
-    ):
+    with raises(sc.BadOption, owner="record", option="model", value="WindowAttention"), alone:
         pass
 
 

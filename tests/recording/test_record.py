@@ -1,4 +1,4 @@
-"""Recording: what is found under which path, what is refused, and that it leaves no trace."""
+"""`record`: paths, errors, and a model that is restored."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, nn
 
 import saccade as sc
+from support.errors import raises
 
 
 def network() -> nn.Sequential:
-    """Two convolutions, a CBAM and a multi-head attention at paths 1 and 3."""
+    """Return two convolutions with a CBAM and a multi-head attention at paths 1 and 3."""
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 16, 3), sc.create("cbam", 16), nn.Conv2d(16, 8, 3), sc.create("multi_head", 8)
@@ -37,7 +38,7 @@ def assert_same_map(one: sc.AttentionMap, other: sc.AttentionMap) -> None:
     torch.testing.assert_close(one.saliency(), other.saliency())
 
 
-# What is found where.
+# Paths.
 
 
 def test_maps_are_found_by_the_path_of_their_mechanism() -> None:
@@ -77,15 +78,13 @@ def test_a_path_that_stands_for_several_maps_must_be_completed() -> None:
     model = nn.Sequential(network())
     with sc.record(model) as maps:
         model(images())
-    with pytest.raises(
-        sc.BadOption, match=r"'0' holds 3 maps; name one of '0.1.channel', '0.1.spatial', '0.3'"
-    ):
+    with raises(sc.BadOption, option="path", value="0", choices=("0.1.channel", "0.1.spatial", "0.3")):
         maps["0"]
     gates = nn.ModuleDict({"a": sc.create("se", 16), "b": sc.create("channel_gate", 16)})
     with sc.record(gates) as maps:
         for gate in gates.values():
             gate(torch.randn(1, 16, 4, 4))
-    with pytest.raises(sc.BadOption, match="'' holds 2 maps"):
+    with raises(sc.BadOption, option="path", value="", choices=("a", "b")):
         maps[""]
 
 
@@ -93,12 +92,32 @@ def test_an_unknown_path_gets_suggestions() -> None:
     model = network()
     with sc.record(model) as maps:
         model(images())
-    with pytest.raises(sc.UnknownName, match=r"unknown recorded map '1.spatail'; did you mean '1.spatial'"):
+    with raises(sc.UnknownName, kind="recorded map", value="1.spatail", choices=tuple(maps)):
         maps["1.spatail"]
-    with pytest.raises(sc.UnknownName, match=r"unknown recorded map '1\.spat'"):  # not a prefix of letters
+    with raises(sc.UnknownName, kind="recorded map", value="1.spat"):  # not a prefix of letters
         maps["1.spat"]
-    with pytest.raises(sc.UnknownName, match="unknown recorded map '2'"):
+    with raises(sc.UnknownName, kind="recorded map", value="2"):
         maps["2"]
+
+
+def test_what_a_path_returns_is_in_the_maps() -> None:
+    model = nn.Sequential(network())
+    with sc.record(model) as maps:
+        model(images())
+    recorded = ["0.1.channel", "0.1.spatial", "0.3"]
+    assert [*maps] == recorded
+    assert len(maps) == len(recorded)
+    for path in (*recorded, "0.1"):  # "0.1" stands for the only placed map below it
+        assert path in maps
+        assert maps.get(path) is maps[path]
+    fallback = maps["0.3"]
+    for path in ("0", "", "0.2", "0.1.spat", "2"):  # several maps, and none
+        assert path not in maps
+        assert maps.get(path) is None
+        assert maps.get(path, fallback) is fallback
+    number: Any = 3
+    assert number not in maps
+    assert "0.1" in maps.keys()  # noqa: SIM118
 
 
 def test_maps_can_be_read_inside_the_block_and_are_those_of_the_latest_pass() -> None:
@@ -129,7 +148,7 @@ def test_maps_of_one_block_do_not_change_in_the_next() -> None:
         model(images(3))
     assert before["3"] is kept
     assert after["3"] is not kept
-    with pytest.raises(sc.NothingRecorded), sc.record(model):
+    with raises(sc.NothingRecorded, owner="record", value="Sequential"), sc.record(model):
         pass  # an earlier map must not count as recorded now
     assert before["3"] is kept
 
@@ -150,12 +169,12 @@ def test_a_module_in_two_places_is_recorded_once() -> None:
     assert [*maps] == ["0"]
 
 
-# What is refused.
+# Errors.
 
 
 def test_a_model_without_mechanisms_is_refused_at_once() -> None:
     entered = False
-    with pytest.raises(sc.NothingRecorded, match="Conv2d holds no attention mechanism"):  # noqa: SIM117
+    with raises(sc.NothingRecorded, owner="record", value="Conv2d"):  # noqa: SIM117
         with sc.record(nn.Conv2d(3, 3, 1)):
             entered = True
     assert not entered
@@ -163,10 +182,7 @@ def test_a_model_without_mechanisms_is_refused_at_once() -> None:
 
 def test_a_block_in_which_nothing_ran_is_an_error() -> None:
     model = network()
-    with (
-        pytest.raises(sc.NothingRecorded, match="none of the 3 mechanisms of Sequential ran"),
-        sc.record(model),
-    ):
+    with raises(sc.NothingRecorded, owner="record", value="Sequential"), sc.record(model):
         pass
     assert is_idle(model)
 
@@ -179,12 +195,12 @@ def test_an_exception_passes_unmasked(calls: int) -> None:
             model(images())
         raise ZeroDivisionError
     assert is_idle(model)
-    assert len(maps) == 3 * calls  # what was recorded before it is there
+    assert len(maps) == 3 * calls  # the maps from before the exception are kept
 
 
 def test_an_exception_of_the_model_passes_unmasked() -> None:
     model = network()
-    with pytest.raises(sc.BadShape), sc.record(model):
+    with raises(sc.BadShape), sc.record(model):
         model[1](torch.randn(1, 3, 4, 4))
     assert is_idle(model)
 
@@ -192,7 +208,7 @@ def test_an_exception_of_the_model_passes_unmasked() -> None:
 def test_a_second_recording_inside_the_first_is_refused_and_does_not_end_it() -> None:
     model = network()
     with sc.record(model) as maps:
-        with pytest.raises(sc.BadOption, match="is being recorded already"), sc.record(model[3]):
+        with raises(sc.BadOption, owner="record", option="model"), sc.record(model[3]):
             pass
         model(images())
     assert len(maps) == 3
@@ -210,11 +226,11 @@ def test_two_models_can_be_recorded_at_once() -> None:
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")  # torch's own
 def test_a_scripted_model_is_refused() -> None:
     scripted = torch.jit.trace(nn.Conv2d(3, 3, 1), images())
-    with pytest.raises(sc.BadOption, match="a scripted model cannot be recorded"), sc.record(scripted):
+    with raises(sc.BadOption, owner="record", option="model"), sc.record(scripted):
         pass
 
 
-# No trace.
+# The model is restored.
 
 
 def test_results_are_the_same_and_no_hook_is_used() -> None:
@@ -263,11 +279,11 @@ def test_a_model_can_be_copied_while_and_after_it_is_recorded() -> None:
         model(images())
         during = copy.deepcopy(maps["1.spatial"])
     twin = copy.deepcopy(model)
-    with sc.record(twin) as theirs:
+    with sc.record(twin) as twin_maps:
         twin(images())
     assert is_idle(model)
     assert is_idle(twin)
-    assert_same_map(theirs["3"], maps["3"])
+    assert_same_map(twin_maps["3"], maps["3"])
     assert_same_map(during, maps["1.spatial"])
 
 
@@ -276,9 +292,9 @@ def test_a_model_can_be_copied_while_and_after_it_is_recorded() -> None:
 
 @pytest.fixture
 def _fresh_compiler() -> Iterator[None]:
-    torch._dynamo.reset()
+    torch.compiler.reset()
     yield
-    torch._dynamo.reset()
+    torch.compiler.reset()
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
@@ -293,7 +309,7 @@ def test_a_compiled_model_can_be_recorded_even_after_it_has_run(how: str, backen
         compiled = torch.compile(model, fullgraph=True, backend=backend)
     else:
         model.compile(fullgraph=True, backend=backend)
-    torch.testing.assert_close(compiled(images()), expected)  # compiled before anybody records
+    torch.testing.assert_close(compiled(images()), expected)  # compiled before the recording
     with sc.record(compiled) as maps:
         torch.testing.assert_close(compiled(images()), expected)
     assert [*maps] == [*eager]  # the same paths
@@ -301,7 +317,7 @@ def test_a_compiled_model_can_be_recorded_even_after_it_has_run(how: str, backen
         torch.testing.assert_close(maps[path].saliency(), eager[path].saliency(), rtol=1e-4, atol=1e-5)
     assert is_idle(compiled)
     torch.testing.assert_close(compiled(images()), expected)
-    with pytest.raises(sc.NothingRecorded), sc.record(compiled):
+    with raises(sc.NothingRecorded, owner="record"), sc.record(compiled):
         pass
 
 

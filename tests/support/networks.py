@@ -1,4 +1,4 @@
-"""Small networks for the tests of attaching: residual in one, two and three dimensions, and odd ones."""
+"""Small networks for the tests of `attach`: residual ones in one to three dimensions, and unusual ones."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 
 
 class Block(nn.Module):
-    """Two convolutions and a shortcut; dropout on the branch, a ReLU in place that is used twice."""
+    """Two convolutions and a shortcut, dropout on the branch, and an in-place ReLU that is called twice."""
 
     def __init__(self, dims: int, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -50,6 +50,7 @@ class Residual(nn.Module):
 
 
 def double(inputs: int, outputs: int) -> nn.Sequential:
+    """Return two convolutions with ReLUs."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, 3, padding=1),
         nn.ReLU(inplace=True),
@@ -59,7 +60,7 @@ def double(inputs: int, outputs: int) -> nn.Sequential:
 
 
 class UNet(nn.Module):
-    """Two levels down and up again, joined by functions between the modules."""
+    """Two levels down and up, joined by functions between the modules."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +77,7 @@ class UNet(nn.Module):
 
 
 class Loops(nn.Module):
-    """Runs over its own children, so that whatever is added to it runs as one of them."""
+    """A network whose body calls all its children in order, including any that are added."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -88,6 +89,8 @@ class Loops(nn.Module):
 
 
 class Children(nn.Module):
+    """A module that calls all its children in order."""
+
     def __init__(self) -> None:
         super().__init__()
         self.conv, self.norm = nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16)
@@ -99,7 +102,7 @@ class Children(nn.Module):
 
 
 class Shared(nn.Module):
-    """One convolution at two paths, one norm that is called twice, one layer that is never called."""
+    """One convolution at two paths, one norm that is called twice and one layer that is never called."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -116,12 +119,12 @@ class Shared(nn.Module):
 
 
 class Named(nn.Module):
-    """Takes an image and a number by their names; its image is not its first argument."""
+    """Takes an image and a number as keyword arguments; the image is not the first argument."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 16, 3)
-        self.attention = nn.Linear(16, 2)  # a name that attach would choose
+        self.attention = nn.Linear(16, 2)  # the name that attach would use
 
     def forward(self, scale: Tensor, image: Tensor) -> Tensor:
         return self.attention(self.conv(image).mean((2, 3))) * scale  # type: ignore[no-any-return]

@@ -1,9 +1,8 @@
-"""A synthetic comparison, as `saccade compare` leaves it: `python tests/make_report_fixture.py OUT`."""
+"""A synthetic comparison, as `saccade compare` writes it: `python tests/support/report_fixture.py OUT`."""
 
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 import skimage.data
 from numpy.typing import NDArray
 
-from saccade.experiments import leaderboard
+from saccade.results import SCHEMA, compute_leaderboard
 
 CONVOLVED = "multi_head:heads=4,projection=conv1d,kernel_size=3"
 ATTENTIONS = ("none", "se", "multi_head:heads=4", CONVOLVED, "cbam")
@@ -26,7 +25,6 @@ _COSTS = {  # parameters, FLOPs, latency in ms, seconds of training
     "cbam": (2_839_000, 342e6, 5.9, 301),
     "multi_head": (3_846_000, 917e6, 9.7, 498),
 }
-_STUDENT = {1: math.nan, 2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # 97.5% quantile for n seeds
 
 Array = NDArray[Any]
 
@@ -40,7 +38,7 @@ def make(
     masks: bool = True,
     scored: bool = False,
 ) -> Path:
-    """Write `results.json` and the galleries of a comparison and return its folder."""
+    """Write `results.json` and the galleries of a comparison, and return its folder."""
     rng = np.random.default_rng(0)
     images, truth = _images(rng)
     labels: Array = np.asarray(truth.any((1, 2)), np.int64)
@@ -52,8 +50,7 @@ def make(
             run = _run(attention, number, seed, epochs, rng)
             run["folder"] = f"runs/{number}-seed{seed}"
             run["localization"] = _score(kind, rng) if masks and kind else None
-            if scored:
-                run["scores"] = _scores(kind, run["localization"], rng)
+            run["scores"] = _scores(kind, run["localization"], rng) if scored else None
             runs.append(run)
             out = folder / run["folder"]
             out.mkdir(parents=True)
@@ -61,7 +58,7 @@ def make(
             arrays |= _answers(labels, run["error"], rng) | maps
             np.savez(out / "gallery.npz", allow_pickle=False, **arrays)
     results: dict[str, Any] = {
-        "schema": 1,
+        "schema": SCHEMA,
         "saccade": "0.1.0",
         "command": f"saccade compare white-patch {' '.join(f'-a {a}' for a in attentions)} --seeds {seeds}",
         "recipe": {"task": "white-patch", "epochs": epochs, "optimizer": {"name": "adamw", "lr": 0.001}},
@@ -81,13 +78,11 @@ def make(
             "test": 1000,
             "chance_error": 0.5,
             "masks": masks,
+            "skipped": [],
         },
-        "leaderboard": [_row(attention, runs) for attention in attentions],
+        "leaderboard": compute_leaderboard(runs),  # type: ignore[arg-type]
         "runs": runs,
     }
-    if scored:
-        for row, joined in zip(results["leaderboard"], leaderboard(runs), strict=True):
-            row["scores"] = joined["scores"]
     (folder / "results.json").write_text(json.dumps(results), encoding="utf-8")
     return folder
 
@@ -138,16 +133,18 @@ def _run(attention: str, number: int, seed: int, epochs: int, rng: np.random.Gen
 
 
 def _score(kind: str, rng: np.random.Generator) -> dict[str, Any]:
-    """Scores of one run: pairwise maps are bright on the target, spatial ones dark, channel ones neither."""
+    """Scores of one run: pairwise maps are high on the target, spatial ones low, channel ones neither."""
     best = {"pairwise": 0.71, "spatial": 0.48, "channel": 0.12}[kind] + float(rng.normal(0, 0.02))
     good = {"pointing": min(1, best + 0.2), "energy": 0.8 * best, "precision": best}
     poor = {"pointing": 0.01, "energy": 0.01, "precision": 0.012}
-    bright, dark = (poor, good) if kind == "spatial" else (good, poor)
-    return {"path": "attention", "kind": kind, "chance": 0.017, "positive": bright, "negative": dark}
+    positive, negative = (poor, good) if kind == "spatial" else (good, poor)
+    return {"path": "attention", "kind": kind, "chance": 0.017, "positive": positive, "negative": negative}
 
 
-def _scores(kind: str | None, where: dict[str, Any] | None, rng: np.random.Generator) -> dict[str, Any]:
-    """Scores of one run's maps, pairwise ones more faithful than the rest, and of Grad-CAM."""
+def _scores(
+    kind: str | None, localization: dict[str, Any] | None, rng: np.random.Generator
+) -> dict[str, Any]:
+    """Scores of the maps of one run, pairwise ones more faithful than the rest, and of Grad-CAM."""
     shares = np.linspace(0, 1, 11)
 
     def ranked(sharpness: float, **more: float) -> dict[str, Any]:
@@ -165,7 +162,8 @@ def _scores(kind: str | None, where: dict[str, Any] | None, rng: np.random.Gener
         return {
             "path": "attention",
             "kind": kind or "spatial",
-            "localization": where and {key: where[key] for key in ("chance", "positive", "negative")},
+            "localization": localization
+            and {key: localization[key] for key in ("chance", "positive", "negative")},
             "positive": ranked(sharpness, auc_gain=gain),
             "negative": ranked(1 / sharpness, auc_gain=-gain),
             "sanity": {"spearman": 0.3 + float(rng.normal(0, 0.05)), "ssim": 0.1, "layers": layers},
@@ -175,35 +173,6 @@ def _scores(kind: str | None, where: dict[str, Any] | None, rng: np.random.Gener
     chance = ranked(1.0)
     facts = {"images": 100, "steps": 10, "shares": shares.tolist(), "random": chance, "center_prior": chance}
     return {**facts, **own, "grad_cam": judged(2.0)}
-
-
-def _row(attention: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    mine = [run for run in runs if run["attention"] == attention]
-    base = [run for run in runs if run["attention"] == "none"]
-    paired = [a["error"] - b["error"] for a, b in zip(mine, base, strict=False)]
-    where = None
-    if found := [run["localization"] for run in mine if run["localization"]]:
-        sign = max(("positive", "negative"), key=lambda s: found[0][s]["precision"])
-        keys = ("pointing", "energy", "precision")
-        scores = {key: _interval([score[sign][key] for score in found]) for key in keys}
-        where = {"polarity": sign, "agree": len(found), "chance": found[0]["chance"], **scores}
-    same = {key: mine[0][key] for key in ("parameters", "flops", "latency_ms", "train_seconds")}
-    return {
-        "attention": attention,
-        "seeds": len(mine),
-        "error": _interval([run["error"] for run in mine]),
-        "difference": _interval(paired) if paired and attention != "none" else None,
-        "localization": where,
-        **same,
-    }
-
-
-def _interval(values: list[float]) -> dict[str, float | None]:
-    mean = float(np.mean(values))
-    if len(values) == 1:
-        return {"mean": mean, "low": None, "high": None}
-    half = float(_STUDENT[len(values)] * np.std(values, ddof=1) / math.sqrt(len(values)))
-    return {"mean": mean, "low": mean - half, "high": mean + half}
 
 
 def _answers(labels: Array, error: float, rng: np.random.Generator) -> dict[str, Array]:

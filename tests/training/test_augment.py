@@ -13,15 +13,16 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from saccade.config import Recipe
+from saccade.config import Recipe, resolve
 from saccade.config.recipe import Augment
 from saccade.data import Split, TaskInfo, load_task
 from saccade.training import train
 from saccade.training.augment.basic import Crop, Scale, augmentation, crop, flip
 from saccade.training.augment.random_resized_crop import random_boxes, resized
 from saccade.training.augment.simclr import Views, brighten, contrasted, gray, saturated, turned
-from saccade.training.module import Batches, Classifier, free_bytes, loader, move_to_device_if_fits
-from saccade.training.objectives.select import classifier_of
+from saccade.training.loader import Batches, free_bytes, loader, move_to_device_if_fits
+from saccade.training.module import Classifier
+from saccade.training.objectives.select import create_objective
 
 OUTLINE = TaskInfo(("a", "b"), (3, 16, 16), torch.zeros(3), torch.ones(3))
 
@@ -111,7 +112,7 @@ def test_a_smallest_image_is_cropped_too() -> None:
 @pytest.mark.parametrize("method", ["classify", "recurrent", "hard"])
 def test_every_method_learns_from_changed_images(method: str) -> None:
     recipe = Recipe.from_mapping({"objective": method, "augment": "crop-flip"})
-    classifier = classifier_of(recipe, OUTLINE)
+    classifier = create_objective(resolve(recipe), OUTLINE)
     seen: list[Tensor] = []
     original = classifier.normalized
     classifier.normalized = lambda images: seen.append(images) or original(images)  # type: ignore[func-returns-value,method-assign]
@@ -127,7 +128,7 @@ def test_every_method_learns_from_changed_images(method: str) -> None:
 
 def test_draws_are_a_function_of_seed_epoch_batch_and_process() -> None:
     def draw(seed: int = 0, epoch: int = 0, batch: int = 0, rank: int = 0) -> Tensor:
-        classifier = Classifier(Recipe(seed=seed), OUTLINE)
+        classifier = Classifier(resolve(Recipe(seed=seed)), OUTLINE)
         loop = type("Loop", (), {"epoch_progress": None})
         trainer = type("Trainer", (), {"current_epoch": epoch, "global_rank": rank, "fit_loop": loop})
         classifier._trainer = trainer()

@@ -19,12 +19,12 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from saccade.cli import app
-from saccade.config import Recipe, builtin_recipes
+from saccade.config import Recipe, builtin_recipes, resolve
 from saccade.config.builtin import read_recipe
 from saccade.data import TASKS, Split, TaskInfo, load_task
 from saccade.errors import BadOption, BadRecipe, BadRun, SaccadeError, UnknownName
 from saccade.experiments import Comparison, compare
-from saccade.experiments.grid import check
+from saccade.experiments.grid import prepare_all
 from saccade.models import RecurrentAttention
 from saccade.models.backbone import head_path, load_backbone
 from saccade.recording import record
@@ -36,7 +36,7 @@ from saccade.training.network import attention_path, build
 from saccade.training.objectives.contrastive import UNKNOWN, Contrastive
 from saccade.training.objectives.hard import Hard, choices, hard_items
 from saccade.training.objectives.recurrent import Recurrent
-from saccade.training.objectives.select import classifier_of
+from saccade.training.objectives.select import create_objective
 
 TASK = "digits:max_samples=60"
 RECIPES = {
@@ -125,7 +125,7 @@ def test_the_loss_falls(method: str, backbone: str, attention: str, tmp_path: Pa
         batch_size=50,
     )
     result = train(recipe, tmp_path)
-    loss = result["curves"]["train_loss"]
+    loss: Any = result["curves"]["train_loss"]
     assert loss[-1] < 0.9 * loss[0]
     assert result["error"] < 0.7  # of ten classes
 
@@ -135,7 +135,7 @@ def test_what_a_method_cannot_do_is_said_before_a_run(tmp_path: Path) -> None:
         (
             {"objective": "constrastive"},
             UnknownName,
-            "unknown method 'constrastive'; did you mean 'contrastive'",
+            "unknown objective 'constrastive'; did you mean 'contrastive'",
         ),
         (
             {"objective": "recurrent:num_sample=3"},
@@ -162,7 +162,7 @@ def test_what_a_method_cannot_do_is_said_before_a_run(tmp_path: Path) -> None:
         (
             {"attention": "hard_item"},
             BadRecipe,
-            "attention='hard_item' is trained by objective='hard', not 'classify'",
+            "attention='hard_item' needs objective='hard', not 'classify'",
         ),
         ({"objective": "hard", "compile": True}, BadRecipe, "compile=True has no effect on objective='hard'"),
         (
@@ -234,7 +234,9 @@ def test_the_recurrent_method_brings_its_network() -> None:
 
 def test_answers_are_means_over_looks_and_repeat() -> None:
     recipe = RECIPES["recurrent"]
-    classifier = classifier_of(replace(recipe, objective="recurrent:num_samples=3"), outline()).eval()
+    classifier = create_objective(
+        resolve(replace(recipe, objective="recurrent:num_samples=3")), outline()
+    ).eval()
     images = torch.randint(0, 256, (4, 3, 28, 28), dtype=torch.uint8)
     with torch.no_grad():
         torch.manual_seed(5)
@@ -252,14 +254,14 @@ def test_answers_are_means_over_looks_and_repeat() -> None:
 
 def test_color_reaches_a_network_of_three_channels() -> None:
     recipe = Recipe(objective="recurrent", backbone="ram:in_channels=3")
-    classifier = classifier_of(recipe, outline())
+    classifier = create_objective(resolve(recipe), outline())
     images = torch.randint(0, 256, (2, 3, 28, 28), dtype=torch.uint8)
     torch.testing.assert_close(classifier.normalized(images), images / 255)
     assert classifier(images).shape == (2, 10)
 
 
 def test_copies_are_looked_at_in_different_ways() -> None:
-    classifier = classifier_of(RECIPES["recurrent"], outline())
+    classifier = create_objective(resolve(RECIPES["recurrent"]), outline())
     assert isinstance(classifier, Recurrent)
     assert isinstance(classifier.model, RecurrentAttention)
     seen: list[Tensor] = []
@@ -273,7 +275,7 @@ def test_copies_are_looked_at_in_different_ways() -> None:
 
 def test_fixations_are_recorded_localized_and_shown(tmp_path: Path) -> None:
     recipe = replace(RECIPES["recurrent"], task="digits:variant=translated,size=40,max_samples=30", epochs=1)
-    result = train(recipe, tmp_path / "runs" / "a")
+    result: Any = train(recipe, tmp_path / "runs" / "a")
     where = result["localization"]
     assert (where["path"], where["kind"]) == ("", "fixation")
     assert 0 < where["positive"]["precision"] < 1
@@ -292,7 +294,7 @@ def test_fixations_are_recorded_localized_and_shown(tmp_path: Path) -> None:
 def test_recurrent_runs_are_compared_and_scored(tmp_path: Path) -> None:
     recipe = replace(RECIPES["recurrent"], task="digits:variant=translated,size=40,max_samples=30", epochs=1)
     comparison = Comparison(("none",), 1, recipe)
-    summary = compare(comparison, tmp_path)
+    summary: Any = compare(comparison, tmp_path)
     assert summary["leaderboard"][0]["localization"]["chance"] > 0
     from saccade.experiments.scoring import score
     from saccade.viz.report import write
@@ -311,7 +313,7 @@ def hard(options: str = "", attention: str = "hard_item", classes: int = 3) -> H
     """A classifier of images of 2 x 2 places, whose batch norm has learned something."""
     torch.manual_seed(0)
     recipe = Recipe(objective=f"hard{options}", attention=attention)
-    classifier = classifier_of(recipe, outline(classes, 16))
+    classifier = create_objective(resolve(recipe), outline(classes, 16))
     assert isinstance(classifier, Hard)
     with torch.no_grad():
         for item in hard_items(classifier.model):
@@ -425,7 +427,9 @@ def test_hard_attention_is_compared_localized_shown_and_scored(tmp_path: Path) -
 
     task = "white-patch:size=32,patch=[8,12],train=40,validation=10,test=20"
     recipe = Recipe(task=task, objective="hard:num_samples=2", epochs=1, batch_size=20)
-    summary = compare(Comparison(("none", "hard_item", "hard_item:estimator=gumbel"), 1, recipe), tmp_path)
+    summary: Any = compare(
+        Comparison(("none", "hard_item", "hard_item:estimator=gumbel"), 1, recipe), tmp_path
+    )
     for row in summary["leaderboard"][1:]:
         assert row["localization"]["chance"] > 0
     run = summary["runs"][1]
@@ -447,7 +451,7 @@ def test_hard_attention_is_compared_localized_shown_and_scored(tmp_path: Path) -
 def test_one_frame_of_a_clip_is_drawn(tmp_path: Path) -> None:
     task = "moving-digits:frames=4,moment=1,size=16,train=40,validation=10,test=10"
     recipe = Recipe(task=task, objective="hard:num_samples=2", attention="hard_item", epochs=1, batch_size=20)
-    result = train(recipe, tmp_path)
+    result: Any = train(recipe, tmp_path)
     assert result["localization"]["path"] == "attention.time"
     _, probabilities, _ = look(restore(tmp_path), load_task(task).test.images[:3])
     assert probabilities.saliency().shape == (3, 4)
@@ -468,10 +472,12 @@ def test_labels_are_a_share_of_each_class() -> None:
 def test_a_share_of_labels_is_all_that_training_is_given() -> None:
     split = load_task(TASK).train
     kept = labeled(split.labels, 0.3, seed=0)
-    supervised = classifier_of(Recipe(task=TASK, label_fraction=0.3), outline()).training_subset(split)
+    supervised = create_objective(resolve(Recipe(task=TASK, label_fraction=0.3)), outline()).training_subset(
+        split
+    )
     assert torch.equal(supervised.images, split.images[kept])
     assert torch.equal(supervised.labels, split.labels[kept])
-    unsupervised = classifier_of(RECIPES["contrastive"], outline()).training_subset(split)
+    unsupervised = create_objective(resolve(RECIPES["contrastive"]), outline()).training_subset(split)
     assert torch.equal(unsupervised.images, split.images)
     assert torch.equal(unsupervised.labels[kept], split.labels[kept])
     assert (unsupervised.labels[~kept] == UNKNOWN).all()
@@ -502,7 +508,7 @@ def test_labels_teach_the_probe_and_nothing_else(
 
 def test_the_step_is_nt_xent_of_two_views() -> None:
     torch.manual_seed(0)
-    classifier = classifier_of(RECIPES["contrastive"], outline())
+    classifier = create_objective(resolve(RECIPES["contrastive"]), outline())
     images = torch.randint(0, 256, (5, 3, 28, 28), dtype=torch.uint8)
     labels = torch.tensor([3, UNKNOWN, 7, UNKNOWN, UNKNOWN])
     torch.manual_seed(1)
@@ -527,7 +533,7 @@ def test_the_step_is_nt_xent_of_two_views() -> None:
 
 
 def test_a_batch_without_labels_teaches_all_the_same() -> None:
-    classifier = classifier_of(RECIPES["contrastive"], outline())
+    classifier = create_objective(resolve(RECIPES["contrastive"]), outline())
     images = torch.randint(0, 256, (5, 3, 28, 28), dtype=torch.uint8)
     outputs = classifier.training_step((images, torch.full((5,), UNKNOWN)), 0)
     outputs["loss"].backward()
@@ -570,9 +576,9 @@ def test_frozen_weights_stay_bit_for_bit(chosen: Any, pretrained: Path, tmp_path
 def test_a_run_starts_from_the_weights_of_another(pretrained: Path) -> None:
     recipe = Recipe(task=TASK, init_from=str(pretrained), attention="cbam", freeze=True)
     torch.manual_seed(0)
-    fresh = classifier_of(recipe, outline())
+    fresh = create_objective(resolve(recipe), outline())
     torch.manual_seed(0)
-    classifier = classifier_of(recipe, outline())
+    classifier = create_objective(resolve(recipe), outline())
     load_initial_weights(classifier)
     freeze(classifier)
     theirs = weights(pretrained)
@@ -617,7 +623,7 @@ def test_weights_that_do_not_fit_are_named(pretrained: Path, tmp_path: Path) -> 
 
 def test_the_rates_of_layers_fall_towards_the_image() -> None:
     recipe = Recipe(backbone="timm:test_resnet", layer_decay=0.5, learning_rate=0.1, schedule="constant")
-    classifier = classifier_of(recipe, outline())
+    classifier = create_objective(resolve(recipe), outline())
     classifier._trainer = type("Trainer", (), {"estimated_stepping_batches": 4})()
     for schedule in ("constant", "one-cycle"):
         classifier.recipe = replace(recipe, schedule=schedule)
@@ -672,8 +678,8 @@ def test_pretrained_networks_get_a_head_of_their_own(monkeypatch: pytest.MonkeyP
 
 def test_vision_transformers_of_patches_and_of_channels() -> None:
     sizes = "width=32,depth=2,heads=2,mlp_width=32"
-    patches = build(Recipe(backbone=f"vit:patch_size=7,{sizes}"), 10, (3, 28, 28))
-    channels = build(Recipe(backbone=f"vit:tokens=channels,group_size=8,{sizes}"), 10, (3, 30, 28))
+    patches = build(resolve(Recipe(backbone=f"vit:patch_size=7,{sizes}")), 10, (3, 28, 28))
+    channels = build(resolve(Recipe(backbone=f"vit:tokens=channels,group_size=8,{sizes}")), 10, (3, 30, 28))
     for model, side, path in ((patches, 28, "blocks.1.attn"), (channels, 30, "vit.blocks.1.attn")):
         with record(model) as maps:
             assert model(torch.zeros(2, 3, side, 28)).shape == (2, 10)
@@ -704,7 +710,7 @@ def test_every_recipe_starts(name: str, tmp_path: Path, pretrained: Path) -> Non
         train(Recipe.from_mapping(values | tiny), tmp_path)
     else:
         comparison = Comparison.from_mapping(values | tiny)
-        check(comparison)
+        prepare_all(comparison)
         compare(replace(comparison, attentions=comparison.attentions[-1:], seeds=1), tmp_path)
 
 

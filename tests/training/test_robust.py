@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import signal
 import socket
@@ -28,10 +27,10 @@ from saccade.config import Recipe
 from saccade.data import Split, Task
 from saccade.errors import BadData, BadRecipe, BadRun
 from saccade.experiments import Comparison, compare, score
-from saccade.results.lock import LOCK, held
-from saccade.results.provenance import git
+from saccade.results import LOCK, lock_folder
 from saccade.training import Hardware, Progress, load_checkpoint, train
-from saccade.training.module import Batches, Classifier
+from saccade.training.loader import Batches
+from saccade.training.module import Classifier
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 SHORT = Recipe(task=TASK, attention="se", epochs=2, batch_size=10)
@@ -175,7 +174,7 @@ def test_a_process_that_is_asked_to_stop_says_so_and_can_go_on(
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert said == "saccade: terminated; with --resume the same command goes on where it stopped\n"
+    assert said == "saccade: terminated; run the same command with --resume to continue\n"
     assert not (folder / LOCK).exists()
     checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
     assert checkpoint["global_step"] % 100  # in the midst of an epoch
@@ -206,9 +205,9 @@ def test_two_processes_stop_at_the_same_step(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=100)
     assert process.returncode == 143, said
-    assert said == "saccade: terminated; with --resume the same command goes on where it stopped\n"
+    assert said == "saccade: terminated; run the same command with --resume to continue\n"
     checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
-    (batches,) = (its["batches"] for name, its in checkpoint["callbacks"].items() if "Stopping" in name)
+    (batches,) = (its["batches"] for name, its in checkpoint["callbacks"].items() if "Preemption" in name)
     assert batches == checkpoint["global_step"] % 50 != 0
     (images,) = (
         its["epoch"]["sums"]["images"] for name, its in checkpoint["callbacks"].items() if "History" in name
@@ -227,33 +226,17 @@ def test_batches_that_were_learned_from_are_left_out_once() -> None:
 # -------------------------------------------------------------------------------------------- the lock
 
 
-def test_a_folder_is_held_by_one_and_left_clean(tmp_path: Path) -> None:
-    folder = tmp_path / "new" / "run"
-    with held(folder), pytest.raises(BadRun, match=f"is in use by process {os.getpid()} on"), held(folder):
-        pass
-    assert not (tmp_path / "new").exists()  # nothing was written
-    with held(folder):
-        (folder / "kept").touch()
-    assert [path.name for path in folder.iterdir()] == ["kept"]
-
-
 def test_everything_that_writes_asks_for_the_lock(tmp_path: Path) -> None:
     comparison = Comparison(("none",), 1, replace(SHORT, epochs=1))
     out = tmp_path / "out"
-    with held(out), pytest.raises(BadRun, match=r"'.*out' is in use by process"):
+    with lock_folder(out), pytest.raises(BadRun, match=r"'.*out' is in use by process"):
         compare(comparison, out)
     run = compare(comparison, out)["runs"][0]["folder"]
     before = (out / "results.json").read_text()
     for folder in (out, out / run):
-        with held(folder), pytest.raises(BadRun, match=r"is in use by process"):
+        with lock_folder(folder), pytest.raises(BadRun, match=r"is in use by process"):
             score(out, images=2, steps=2)
     assert (out / "results.json").read_text() == before
-
-
-def test_a_lock_file_of_a_process_that_is_gone_does_not_matter(tmp_path: Path) -> None:
-    (tmp_path / LOCK).write_text("1\nelsewhere\n")
-    with held(tmp_path):
-        assert (tmp_path / LOCK).read_text().split() == [str(os.getpid()), socket.gethostname()]
 
 
 # ----------------------------------------------------------------------------------- what a run was
@@ -274,21 +257,6 @@ def test_a_run_says_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         main()
     assert stop.value.code == 0
     assert same(tmp_path / "run", tmp_path / "run-again")
-
-
-def test_the_git_state_is_that_of_the_repository(tmp_path: Path) -> None:
-    def call(*words: str) -> str:
-        name = ("-c", "user.name=a", "-c", "user.email=a@b")
-        command = ["git", "-C", str(tmp_path), *name, *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-
-    assert git(tmp_path) is None
-    call("init")
-    assert git(tmp_path) is None  # without a commit
-    call("commit", "--allow-empty", "-m", "first")
-    assert git(tmp_path) == {"commit": call("rev-parse", "HEAD"), "dirty": False}
-    (tmp_path / "new.py").touch()
-    assert git(tmp_path) == {"commit": call("rev-parse", "HEAD"), "dirty": True}
 
 
 def test_progress_tells_images_per_second(tmp_path: Path) -> None:
@@ -336,10 +304,10 @@ def test_a_file_of_a_newer_version_is_named(
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "folder"
     folder.mkdir()
-    (folder / file).write_text(json.dumps({"schema": 2, "epochs_of_the_future": 3}))  # JSON is YAML
+    (folder / file).write_text(json.dumps({"schema": 3, "epochs_of_the_future": 3}))  # JSON is YAML
     paths = {"FILE": str(folder / file), "FOLDER": str(folder)}
     said = call(monkeypatch, capsys, *(paths.get(word, word) for word in words))
-    assert f"{file}' has schema 2, of a newer saccade; this version reads schemas up to 1" in said
+    assert f"{file}' has schema 3, written by a newer saccade; this version reads schema" in said
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 

@@ -16,7 +16,7 @@ from saccade.config import Recipe
 from saccade.config.recipe import read_yaml
 from saccade.errors import BadOption, BadRecipe, BadRun, BadShape, UnknownName
 from saccade.training import Progress, load_checkpoint, prepare, train
-from saccade.training.module import Batches
+from saccade.training.loader import Batches
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 RECIPE = Recipe(task=TASK, attention="cbam", epochs=4, batch_size=20)
@@ -73,7 +73,7 @@ def test_the_gallery_shows_both_classes_and_the_map(whole: Path) -> None:
         assert gallery["images"].shape == (20, 32, 32, 3)
         assert gallery["heat"].shape == (20, 8, 8)
         assert gallery["kind"] == "spatial"
-        assert set(gallery["label_fraction"].tolist()) == {0, 1}
+        assert set(gallery["labels"].tolist()) == {0, 1}
         assert (gallery["probabilities"].argmax(1) == gallery["predictions"]).all()
 
 
@@ -195,7 +195,7 @@ def test_a_checkpoint_that_is_none_is_refused_and_never_executed(tmp_path: Path,
 def test_a_result_that_is_none_is_refused(tmp_path: Path) -> None:
     RECIPE.write(tmp_path / "recipe.yaml")
     (tmp_path / "result.json").write_text("{")
-    with pytest.raises(BadRun, match="is not a run's result"):
+    with pytest.raises(BadRun, match=r"result\.json' cannot be read"):
         train(RECIPE, tmp_path, resume=True)
 
 

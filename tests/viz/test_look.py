@@ -331,67 +331,6 @@ def test_nothing_is_left_behind(attention: dict[int, str]) -> None:
     assert not any(heat.requires_grad for heat in seen.saliency.values())
 
 
-# ---- Grad-CAM -------------------------------------------------------------------------------------------
-
-
-def test_grad_cam_is_its_formula() -> None:
-    torch.manual_seed(0)
-    model = SmallCNN(4).double().eval()
-    images = torch.rand(3, 3, 40, 32, dtype=torch.float64)
-    target = [2, 0, 3]
-    for layer, index in (("stages.1", 1), (None, 2)):
-        x = images
-        for stage in model.stages[: index + 1]:
-            x = stage(x)
-        x = x.detach().requires_grad_()
-        y = x
-        for stage in model.stages[index + 1 :]:
-            y = stage(y)
-        y = model.head(y.mean((2, 3)))
-        (gradient,) = torch.autograd.grad(y[range(3), target].sum(), x)
-        expected = torch.relu((gradient.mean((2, 3), keepdim=True) * x).sum(1))
-        with torch.inference_mode():
-            found = grad_cam(model, images, layer, target).weights
-        torch.testing.assert_close(found, expected)
-        assert found.any()
-    predicted = model(images).argmax(1)
-    torch.testing.assert_close(
-        grad_cam(model, images).weights, grad_cam(model, images, target=predicted).weights
-    )
-
-
-def test_grad_cam_sees_through_frozen_weights_integers_and_operations_in_place() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.LazyLinear(2))
-    levels = torch.randint(0, 255, (2, 3, 9, 9), dtype=torch.uint8)
-    model(levels.float())
-    model.requires_grad_(False)
-    assert grad_cam(model, levels, layer="0").weights.shape == (2, 7, 7)
-    assert torch.equal(grad_cam(model, levels).weights, grad_cam(model, levels.float()).weights)
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "said"),
-    [
-        ({"layer": "stage.1"}, sc.UnknownName, "did you mean 'stages.1'"),
-        ({"layer": "head"}, sc.BadShape, r"'head' returns \(2, 3\)"),
-        ({"layer": "attention"}, sc.BadOption, "did not run"),
-        ({"target": 3}, sc.BadOption, "classes, 0 to 2"),
-        ({"target": [0]}, sc.BadOption, "one for each of the 2 images"),
-        ({"target": [0.5, 1.0]}, sc.BadOption, "must be one class"),
-    ],
-)
-def test_mistakes_with_grad_cam_are_named(options: dict[str, Any], error: type[Exception], said: str) -> None:
-    with pytest.raises(error, match=said):
-        grad_cam(SmallCNN(3), torch.rand(2, 3, 16, 16), **options)
-
-
-def test_grad_cam_needs_places_and_classes() -> None:
-    with pytest.raises(sc.BadShape, match="no module of Sequential"):
-        grad_cam(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.rand(1, 3, 2, 2))
-    with pytest.raises(sc.BadShape, match=r"Conv2d returns \(1, 4, 6, 6\)"):
-        grad_cam(nn.Conv2d(3, 4, 3), torch.rand(1, 3, 8, 8))
-
-
 # ---- images ---------------------------------------------------------------------------------------------
 
 

@@ -1,13 +1,12 @@
-"""What is put into a network: a child module of its host and a hook without a state of its own.
+"""The module that `attach` inserts: a child of its host, called by a hook that holds no state.
 
-Nothing of a network is replaced, so its keys, classes and references stay as they are. The hooks are
-functions of this module that look for `Attached` children, so a copied, pickled or replicated network
-carries its attention with it, and `remove` finds everything by looking at the modules.
+`attach` replaces nothing in a model, so its keys, classes and references stay. The hooks are functions of
+this module that look for `Attached` children. A copied, pickled or replicated model therefore carries its
+attention with it, and `detach` finds everything by looking at the modules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any, Literal
 
 import torch
@@ -19,38 +18,44 @@ Place = Literal["input", "output"]
 
 
 class Attached(nn.Module):
-    """A mechanism A in its place, with a strength s that starts at 0 or with none.
+    """A mechanism A at its place, with or without a gate s that starts at 0.
 
-        y = x + s (A(x) - x)        y = A(x) without strength
+        y = x + s (A(x) - x)        y = A(x) without a gate
 
-    x is any features; with `moved` their last axis is the second of what A takes and returns, as Swin's
-    (B, H, W, C) and tokens (B, N, C) need it. y has the shape, dtype and memory format of x.
+    The output y has the shape, the dtype and the memory format of x.
+
+    Args:
+        mechanism: The mechanism A.
+        gate: Whether there is a gate s.
+        place: Whether the hook passes the input or the output of the host through this module.
+        move_last_axis: Whether the last axis of x is the second axis of what A takes and returns, as for a
+            mechanism of maps `(B, C, H, W)` on the features `(B, H, W, C)` of Swin.
     """
 
     gate: nn.Parameter | None
 
     def __init__(
-        self, mechanism: nn.Module, *, gate: bool, place: Place = "output", moved: bool = False
+        self, mechanism: nn.Module, *, gate: bool, place: Place = "output", move_last_axis: bool = False
     ) -> None:
         super().__init__()
         self.mechanism = mechanism
         self.gate = nn.Parameter(torch.zeros(1)) if gate else None  # fully_shard takes no scalars
         self.place = place
-        self.moved = moved
+        self.move_last_axis = move_last_axis
 
     def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.mechanism(x.movedim(-1, 1) if self.moved else x)
-        y = (y.movedim(1, -1) if self.moved else y).to(x.dtype)
+        y: Tensor = self.mechanism(x.movedim(-1, 1) if self.move_last_axis else x)
+        y = (y.movedim(1, -1) if self.move_last_axis else y).to(x.dtype)
         if self.gate is not None:
             return torch.lerp(x, y, self.gate.to(x.dtype))
         return y if y.stride() == x.stride() else torch.empty_like(x).copy_(y)
 
     def extra_repr(self) -> str:
-        return f"place={self.place!r}, moved={self.moved}"
+        return f"place={self.place!r}, move_last_axis={self.move_last_axis}"
 
 
 def attend_to_output(host: nn.Module, _: Any, output: Tensor) -> Tensor:
-    """Pass what a host returns through the attention attached to it; a forward hook."""
+    """Pass the output of a host through its attached attention; a forward hook."""
     for child in host.children():
         if isinstance(child, Attached) and child.place == "output":
             output = child(output)
@@ -58,7 +63,7 @@ def attend_to_output(host: nn.Module, _: Any, output: Tensor) -> Tensor:
 
 
 def attend_to_input(host: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Pass the first thing that a host is given through the attention attached to it; a forward pre-hook."""
+    """Pass the first input of a host through its attached attention; a forward pre-hook."""
     x, *rest = inputs
     for child in host.children():
         if isinstance(child, Attached) and child.place == "input":
@@ -67,7 +72,7 @@ def attend_to_input(host: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]
 
 
 def is_dead(attached: Attached, zeros: Tensor) -> bool:
-    """Whether neither its parameters nor features of zero get a gradient: then both stay as they are."""
+    """Return whether features of zero and the parameters get no gradient, so that neither ever changes."""
     with preserve_state(attached, (zeros,)), torch.enable_grad():
         attached.train()
         x = torch.zeros_like(zeros, requires_grad=True)
@@ -78,7 +83,7 @@ def is_dead(attached: Attached, zeros: Tensor) -> bool:
 
 
 def runs_children_in_order(module: nn.Module) -> bool:
-    """Whether a module's forward is that of `nn.Sequential`, which calls an appended child without a hook."""
+    """Return whether the forward is that of `nn.Sequential`, which calls an appended child without a hook."""
     return type(module).forward is nn.Sequential.forward
 
 
@@ -91,8 +96,8 @@ def attached_to(host: nn.Module, place: Place | None = None) -> list[str]:
     ]
 
 
-def put(host: nn.Module, attached: Attached) -> str:
-    """Attach to a host; return the child's name, `attention`, or `attention_2` ... if that is taken."""
+def insert(host: nn.Module, attached: Attached) -> str:
+    """Add attention to a host; return the name of the child, `attention` or, if taken, `attention_2`."""
     is_first = not attached_to(host, attached.place)
     name, number = "attention", 1
     while hasattr(host, name):
@@ -104,22 +109,3 @@ def put(host: nn.Module, attached: Attached) -> str:
     elif is_first and not runs_children_in_order(host):
         host.register_forward_hook(attend_to_output)
     return name
-
-
-def remove(host: nn.Module, keep: Collection[str] = ()) -> list[str]:
-    """Remove what is attached to a host but for the children named; return the names of the others."""
-    names = [name for name in attached_to(host) if name not in keep]
-    for name in names:
-        delattr(host, name)
-    for hooks, ours, place in _hooks(host):
-        if not attached_to(host, place):
-            for key in [key for key, hook in hooks.items() if hook is ours]:
-                del hooks[key]  # as the handle does that registering returned
-    return names
-
-
-def _hooks(host: nn.Module) -> tuple[tuple[dict[int, Any], Any, Place], ...]:
-    return (
-        (host._forward_hooks, attend_to_output, "output"),
-        (host._forward_pre_hooks, attend_to_input, "input"),
-    )

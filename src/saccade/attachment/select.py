@@ -1,4 +1,4 @@
-"""Choosing places: by their kind, by module paths, by a function."""
+"""Selection of places: by their kind, by module paths or by a function."""
 
 from __future__ import annotations
 
@@ -15,42 +15,46 @@ from saccade.errors import BadOption, UnknownName
 Where: TypeAlias = Kind | Sequence[str] | Callable[[Site], bool]
 
 
-def chosen(anatomy: SiteFinder, where: Where) -> list[Candidate]:
-    """Return the places that are asked for, in the order in which features pass them, each once."""
+def select_candidates(finder: SiteFinder, where: Where) -> list[Candidate]:
+    """Return the selected places in the order of the forward pass, each once.
+
+    Raises:
+        UnknownName: If no module matches a path.
+        BadOption: If `where` is no kind, selects no place, or selects one that cannot take attention.
+    """
     if callable(where):
-        spots = [spot for spot in anatomy.spots() if where(spot.site)]
-        asked = "that the function `where` accepts"
+        candidates = [candidate for candidate in finder.candidates() if where(candidate.site)]
+        selection = "that the function `where` accepts"
     elif isinstance(where, str):
         if where not in KINDS:
-            kinds = ", ".join(map(repr, KINDS))
-            raise BadOption(
-                f"where={where!r} is not one of {kinds}, a list of module paths or a function of a Site"
-            )
-        spots = [spot for spot in anatomy.spots() if spot.site.kind == where]
-        asked = f"of kind {where!r}"
+            expected = f"one of {', '.join(map(repr, KINDS))}, a list of module paths or a function of a Site"
+            message = f"attach: where={where!r} is not {expected}"
+            raise BadOption(message, owner="attach", option="where", value=where, choices=KINDS)
+        candidates = [candidate for candidate in finder.candidates() if candidate.site.kind == where]
+        selection = f"of kind {where!r}"
     else:
-        spots = [spot for pattern in where for spot in _matching(anatomy, pattern)]
-        asked = "in an empty list"
-    if not spots:
-        counts = Counter(spot.site.kind for spot in anatomy.spots())
-        there = (
-            ", ".join(f"{kind} ({n})" for kind, n in counts.items()) or "none that saccade finds by itself"
-        )
-        raise BadOption(f"there is no place {asked}; this network has {there}, and modules by their paths")
-    unique = {(spot.host, spot.place): spot for spot in reversed(spots)}
-    return sorted(unique.values(), key=lambda spot: spot.node.index)
+        candidates = [candidate for pattern in where for candidate in _matching(finder, pattern)]
+        selection = "in an empty list"
+    if not candidates:
+        counts = Counter(candidate.site.kind for candidate in finder.candidates())
+        kinds = ", ".join(f"{kind} ({n})" for kind, n in counts.items()) or "no places of any kind"
+        message = f"attach: there is no place {selection}; this model has {kinds}, and modules by their paths"
+        raise BadOption(message, owner="attach", option="where", value=where)
+    unique = {(candidate.host, candidate.place): candidate for candidate in reversed(candidates)}
+    return sorted(unique.values(), key=lambda candidate: candidate.node.index)
 
 
-def _matching(anatomy: SiteFinder, pattern: str) -> list[Candidate]:
-    """Return the places of the modules whose path matches; each must be able to hold attention."""
-    known = [path for paths in anatomy.trace.paths.values() for path in paths if path]
+def _matching(finder: SiteFinder, pattern: str) -> list[Candidate]:
+    """Return the places of the modules whose path matches; each must be able to take attention."""
+    known = [path for paths in finder.trace.paths.values() for path in paths if path]
     matching = [path for path in known if _matches(path, pattern)]
     if not matching:
         near = difflib.get_close_matches(pattern, known, cutoff=0.5)
-        raise UnknownName("module path", pattern, near or [path for path in known if "." not in path])
-    return [anatomy.at(path) for path in matching]
+        choices = near or [path for path in known if "." not in path]
+        raise UnknownName("module path", pattern, choices, owner="attach")
+    return [finder.candidate_at(path) for path in matching]
 
 
 def _matches(path: str, pattern: str) -> bool:
-    parts, patterns = path.split("."), pattern.split(".")
-    return len(parts) == len(patterns) and all(map(fnmatchcase, parts, patterns))
+    levels, patterns = path.split("."), pattern.split(".")
+    return len(levels) == len(patterns) and all(map(fnmatchcase, levels, patterns))

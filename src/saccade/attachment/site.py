@@ -1,4 +1,4 @@
-"""The record of a place for attention, and the list of them that prints as a table."""
+"""A place for attention, and a list of places that prints as a table."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 
 @dataclass(frozen=True)
 class Site:
-    """A place where attention can be put into a network.
+    """A place of a model that can take attention.
 
-    path          of the module whose output is attended to, or, for "input", whose input is
-    kind          "input": the image; "stem": what enters the first block; "residual": the end of a block's
-                  branch, before the addition; "stage": the last map of a resolution; "head": the last map
-                  before pooling. None for a module that was asked for by its path
-    shape         of the features without the batch, channels first whatever their layout: (C, S...)
-    channels_last whether they are (B, S..., C), as in Swin, or, with one axis, tokens (B, N, C)
+    Attributes:
+        path: Path of the module whose output is attended to; for kind "input", whose input is.
+        kind: "input": the image. "stem": the input of the first block. "residual": the end of the branch of a
+            block, before the addition. "stage": the last map of a resolution. "head": the last map before
+            pooling. None: a module that was selected by its path.
+        shape: Shape of the features without the batch, channels first: `(C, S...)`.
+        channels_last: Whether the features are `(B, S..., C)`, as in Swin, or tokens `(B, N, C)`.
+        parameters: Number of trainable parameters of the mechanism there.
+        flops: FLOPs of the mechanism for one image; see `saccade.profiling.flops`.
+        share: `flops` as a fraction of the FLOPs of the model; None in the result of `attach`.
+        start: Output at initialization, in the result of `attach`. "zero gate": x + s (A(x) - x) with s = 0.
+            "identity": A(x), which equals x. "near identity": A(x), which equals x up to rounding. "paper":
+            A(x) with the initialization of the paper.
+        refused: Why the mechanism does not fit there; None if it does.
 
-    With a mechanism, what it costs there:
-
-    parameters    numbers to train
-    flops         of one image, see `saccade.profiling.flops`
-    share         flops as a fraction of the network's; None from `attach`
-    start         from `attach`, the first output: "zero gate": x + s (A(x) - x) with s = 0; "identity":
-                  A(x), which is x; "near identity": A(x), which is x but for rounding; "paper": A(x), as it comes
-    refused       why the mechanism does not fit there, else None
-
-    >>> Site("layer1.0.bn2", "residual", (64, 56, 56)).channels
-    64
+    Example:
+        >>> Site("layer1.0.bn2", "residual", (64, 56, 56)).channels
+        64
     """
 
     path: str
@@ -47,33 +47,35 @@ class Site:
 
     @property
     def channels(self) -> int:
+        """Number of channels."""
         return self.shape[0]
 
 
 class Sites(tuple[Site, ...]):
-    """Places for attention, in the order in which the features pass them. `str` is a table.
+    """Places for attention in the order of the forward pass. `str` formats them as a table.
 
-    >>> print(Sites([Site("layer1.0.bn2", "residual", (64, 56, 56))]))
-    path          kind      features
-    layer1.0.bn2  residual  64 x 56 x 56
+    Example:
+        >>> print(Sites([Site("layer1.0.bn2", "residual", (64, 56, 56))]))
+        path          kind      features
+        layer1.0.bn2  residual  64 x 56 x 56
     """
 
     __slots__ = ()
 
     def of(self, kind: Kind) -> Sites:
-        """Return those of one kind."""
+        """Return the places of one kind."""
         return Sites(site for site in self if site.kind == kind)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """The headings of `rows`: of what is known for any of the sites."""
+        """Headings of `rows`: the attributes that are known for any of the sites."""
         names = ("parameters", "flops", "share", "start", "refused")
         known = [name for name in names if any(getattr(site, name) is not None for site in self)]
         return ("path", "kind", "features", *known)
 
     @property
     def rows(self) -> list[tuple[str, ...]]:
-        """The table's cells."""
+        """Cells of the table."""
         cells = [
             {
                 "path": site.path,

@@ -1,4 +1,4 @@
-"""Fitting a mechanism to a place: is it one for such features, how does it start, what does it cost?"""
+"""Construction of a mechanism for a place: whether it fits there, how it starts and what it costs."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from saccade.attachment.site import Site, Start
-from saccade.errors import BadOption, BadShape, SaccadeError, UnknownName
-from saccade.grammar import parse
+from saccade.errors import BadOption, BadShape, SaccadeError
+from saccade.grammar import check_options, merge_options
 from saccade.layers.registry import create, mechanisms, spec
 from saccade.layers.spec import Spec
 
 _SEQUENCE = "B L C"
 _MAPS = {1: "B C W", 2: "B C H W", 3: "B C T H W"}
-_NEARLY = 1e-4  # of the largest value: rounding, in a transform that is the identity on paper
+_TOLERANCE = 1e-4  # of the largest value, for a transform that is the identity up to rounding
 
 
 @dataclass(frozen=True)
-class Fit:
-    """A mechanism for the features of one shape."""
+class Measurement:
+    """The cost of a mechanism for features of one shape, and its output at initialization."""
 
     start: Start
     parameters: int
@@ -31,92 +31,98 @@ class Fit:
 
 
 class SiteBuilder:
-    """Builds a mechanism for one place after another; places of one shape are measured once."""
+    """Builds a mechanism for one place after another. Places of the same shape are measured once."""
 
     def __init__(self, text: str, options: Mapping[str, Any]) -> None:
-        name, given = parse(text)
-        if twice := given.keys() & options.keys():
-            raise BadOption(f"{text!r} and {min(twice)}={options[min(twice)]!r} give the same option")
-        self.name, self.options = name, {**given, **options}
-        known = [option.name for option in spec(name).options]
-        for option in self.options:
-            if option not in known:
-                raise UnknownName(f"option of {name}", option, known)
-        self._fits: dict[tuple[int, ...], Fit] = {}
+        self.name, self.options = merge_options(text, options)
+        check_options(self.name, self.options, [option.name for option in spec(self.name).options])
+        self._measurements: dict[tuple[int, ...], Measurement] = {}
 
     def build(self, site: Site) -> tuple[nn.Module, bool]:
-        """Return a mechanism for a place, and whether it takes its features channels first.
+        """Return a mechanism for a place, and whether it takes the features channels first.
 
-        Raises `BadOption` with the place's path if the mechanism does not take such features.
+        Raises:
+            BadOption: With the path of the place, if the mechanism does not take such features.
         """
-        with _named(site.path):
-            needed, is_map = self._form(site)
+        with _errors_at(site.path):
+            needed, is_map = self._layout(site)
             return create(self.name, site.channels, **{**needed, **self.options}), is_map
 
-    def fit(self, site: Site) -> Fit:
-        """Run the mechanism on random features of the place's shape, in both modes.
+    def measure(self, site: Site) -> Measurement:
+        """Run the mechanism on random features of the shape of the place, in both modes.
 
-        Raises `BadOption` if it fails there or returns another shape.
+        Raises:
+            BadOption: If the mechanism fails there or returns another shape.
         """
-        from saccade.profiling import flops  # its counter takes as long to load as the rest of the package
+        from saccade.profiling import flops  # its counter takes as long to import as the rest of the package
 
-        if site.shape not in self._fits:
+        if site.shape not in self._measurements:
             module, is_map = self.build(site)
             channels, *extents = site.shape
             x = torch.randn((2, channels, *extents) if is_map else (2, *extents, channels))
-            with _named(site.path), torch.no_grad():
+            with _errors_at(site.path), torch.no_grad():
                 evaluated, trained = (module.train(mode)(x) for mode in (False, True))
                 for y in (evaluated, trained):
                     if not isinstance(y, Tensor) or y.shape != x.shape:
-                        got = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
-                        raise BadShape(
-                            f"{self.name} returns {got}, not the shape {tuple(x.shape)} it is given"
-                        )
+                        shape = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
+                        message = f"{self.name} returns {shape}, expected its input shape {tuple(x.shape)}"
+                        raise BadShape(message, owner=self.name, option="shape", value=shape)
                 parameters = sum(p.numel() for p in module.parameters())
-                self._fits[site.shape] = Fit(_start(x, evaluated, trained), parameters, flops(module, x[:1]))
-        return self._fits[site.shape]
+                measurement = Measurement(_start(x, evaluated, trained), parameters, flops(module, x[:1]))
+                self._measurements[site.shape] = measurement
+        return self._measurements[site.shape]
 
-    def _form(self, site: Site) -> tuple[dict[str, Any], bool]:
-        """Return the options that features of so many axes need, and whether they go in channels first."""
-        axes, its = len(site.shape) - 1, spec(self.name)
-        for shape in (_MAPS[axes], _SEQUENCE)[: 2 if axes == 1 else 1]:
-            examples = [e.options for e in its.examples if e.shapes == shape and e.output is None]
+    def _layout(self, site: Site) -> tuple[dict[str, Any], bool]:
+        """Return the options that features with so many axes need, and whether they are channels first."""
+        axes, mechanism = len(site.shape) - 1, spec(self.name)
+        for shapes in _shapes(axes):
+            examples = [e.options for e in mechanism.examples if e.shapes == shapes and e.output is None]
             if examples:
                 needed = {k: v for k, v in examples[0].items() if all(e.get(k) == v for e in examples)}
-                return needed, shape != _SEQUENCE
+                return needed, shapes != _SEQUENCE
         others = [name for name in mechanisms() if _takes(spec(name), axes)]
         raise BadOption(
-            f"{self.name} does not take and return one map of {axes} spatial "
-            f"{'axis' if axes == 1 else 'axes'}, as here, {site.shape}; these do: {', '.join(others)}"
+            f"{self.name} does not map features with {axes} spatial {'axis' if axes == 1 else 'axes'}, "
+            f"here {site.shape}, to the same shape; choose from {', '.join(others)}",
+            owner=self.name,
+            option="shape",
+            value=site.shape,
+            choices=others,
         )
 
 
 @contextmanager
-def building() -> Iterator[None]:
-    """Let modules be built on the CPU, as ordinary tensors, without a change of the random state."""
+def construction() -> Iterator[None]:
+    """Build modules on the CPU, as ordinary tensors, without changing the random state."""
     with torch.random.fork_rng(devices=()), torch.inference_mode(False), torch.device("cpu"):
         yield
 
 
 @contextmanager
-def _named(path: str) -> Iterator[None]:
-    """Say at which place a mechanism fails."""
+def _errors_at(path: str) -> Iterator[None]:
+    """Name the place in the errors of a mechanism."""
     try:
         yield
     except SaccadeError as error:
-        raise BadOption(f"{path}: {error}") from error
+        fields = {name: getattr(error, name) for name in ("owner", "option", "value", "choices")}
+        raise BadOption(f"{path}: {error}", **fields) from error
     except RuntimeError as error:
-        raise BadOption(f"{path}: the mechanism fails there: {error}") from error
+        message = f"{path}: the mechanism fails there: {error}"
+        raise BadOption(message, owner="attach", option="where", value=path) from error
 
 
-def _takes(its: Spec, axes: int) -> bool:
-    shapes = (_MAPS[axes], _SEQUENCE) if axes == 1 else (_MAPS[axes],)
-    return any(e.shapes in shapes and e.output is None for e in its.examples)
+def _shapes(axes: int) -> tuple[str, ...]:
+    """Return the layouts of features with so many spatial axes."""
+    return (_MAPS[1], _SEQUENCE) if axes == 1 else (_MAPS[axes],)
+
+
+def _takes(mechanism: Spec, axes: int) -> bool:
+    return any(e.shapes in _shapes(axes) and e.output is None for e in mechanism.examples)
 
 
 def _start(x: Tensor, evaluated: Tensor, trained: Tensor) -> Start:
-    """Tell whether a mechanism is the identity at its start, from what it makes of random features."""
+    """Return whether a mechanism is the identity at initialization, from its outputs for random features."""
     if torch.equal(x, evaluated) and torch.equal(x, trained):
         return "identity"
     error = max((y - x).abs().max().item() for y in (evaluated, trained))
-    return "near identity" if error < _NEARLY * x.abs().max().item() else "zero gate"
+    return "near identity" if error < _TOLERANCE * x.abs().max().item() else "zero gate"

@@ -1,4 +1,4 @@
-"""Where attention can go in a network: the kinds of place, read from the trace of a forward pass."""
+"""Detection of the places for attention in a model, from the trace of a forward pass."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _POOLING = ("mean", "sum", "amax", "max", "logsumexp")
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """A module and one of its ends, where attention can be attached to the tensor of a node."""
+    """The input or output of a module, to which attention can be attached."""
 
     host: nn.Module
     place: Place
@@ -32,113 +32,113 @@ class Candidate:
 
 
 class SiteFinder:
-    """The places of a network, from a trace of it."""
+    """Finds the places for attention in a traced model."""
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
         self._batch = trace.image.shape[0]
         self._hosts: dict[Node, list[Call]] = defaultdict(list)
         for call in trace.calls:
-            if call.returned is not None and self.why_not(call) is None:
-                self._hosts[call.returned].append(call)
+            if call.output_node is not None and self.rejection(call) is None:
+                self._hosts[call.output_node].append(call)
 
-    def why_not(self, call: Call) -> str | None:
-        """Say why nothing can be attached to what a call returned; None if it can be."""
-        name, paths, node = type(call.module).__name__, self.trace.paths[call.module], call.returned
+    def rejection(self, call: Call) -> str | None:
+        """Return why nothing can be attached to the output of a call; None if something can be."""
+        name, paths, node = type(call.module).__name__, self.trace.paths[call.module], call.output_node
+        is_container = isinstance(call.module, (nn.Sequential, nn.ModuleDict))
         if not call.path:
-            return "it is the whole network"
+            return "this is the whole model"
         if len(paths) > 1:
-            return f"its {name} stands in {len(paths)} places, {' and '.join(map(repr, paths[:2]))}"
-        if not self.trace.is_singular(call):
-            return f"its {name} is called more than once in a forward pass"
+            return f"the {name} is registered at {len(paths)} paths, {' and '.join(map(repr, paths[:2]))}"
+        if not self.trace.is_unique(call):
+            return f"the {name} is called more than once in a forward pass"
         if node is None:
-            return f"its {name} returns no tensor that depends on the example"
-        if isinstance(call.module, (nn.Sequential, nn.ModuleDict)) and not runs_children_in_order(
-            call.module
-        ):
-            return f"the forward of its {name} runs over its children, and attention would be one of them"
+            return f"the {name} returns no tensor that depends on example_inputs"
+        if is_container and not runs_children_in_order(call.module):
+            return f"the forward of the {name} runs over its children and would call attention as one of them"
         if not 3 <= len(node.shape) <= 5 or node.shape[0] != self._batch or not node.dtype.is_floating_point:
-            return f"what its {name} returns, {node.shape}, is no batch of sequences, images or clips"
+            return f"the output of the {name}, {node.shape}, is no batch of sequences, images or clips"
         if node.axis not in (1, len(node.shape) - 1):
-            return f"axis {node.axis} of what its {name} returns, {node.shape}, holds the channels"
+            return f"the channels of the output of the {name}, {node.shape}, are on axis {node.axis}"
         return None
 
-    def spot(self, node: Node, kind: Kind | None = None) -> Candidate | None:
-        """Return where to attach to a tensor.
+    def candidate(self, node: Node, kind: Kind | None = None) -> Candidate | None:
+        """Return where to attach to a tensor, or None.
 
-        Of several modules that return it a residual branch's is the first, the norm before the drop path,
-        any other the shallowest, `layer4.2` before `layer4.2.act3`; a Sequential, an Identity or
-        what calls its children like one is taken only for want of others.
+        If several modules return the tensor, a residual branch uses the first (the norm before the drop
+        path), other kinds the shallowest (`layer4.2` before `layer4.2.act3`). A Sequential, an Identity or a
+        module that calls its children like a Sequential is used only if there is no other.
         """
         calls = self._hosts.get(node)
         if not calls:
             return None
         levels = 0 if kind == "residual" else 1
-        call = min(calls, key=lambda c: (self._is_frame(c), c.path.count(".") * levels, c.end))
+        call = min(calls, key=lambda c: (self._is_container(c), c.path.count(".") * levels, c.end))
         return Candidate(call.module, "output", node, _site(call.path, kind, node))
 
-    def at(self, path: str) -> Candidate:
-        """Return where to attach to what the module at a path returns: there, or at the end of a Sequential.
+    def candidate_at(self, path: str) -> Candidate:
+        """Return where to attach to the output of the module at a path: there, or at the end of a Sequential.
 
-        Raises `BadOption` if nothing can be attached to it.
+        Raises:
+            BadOption: If nothing can be attached to it.
         """
         call = next((call for call in self.trace.calls if path in self.trace.paths[call.module]), None)
-        reason = "it is not called in evaluation mode" if call is None else self.why_not(call)
-        if call is None or call.returned is None or reason is not None:
-            raise BadOption(
-                f"nothing can be attached to {path!r}: {reason}; saccade.sites lists places that can"
-            )
-        inner = self.spot(call.returned) if self._is_frame(call) else None
-        return inner or Candidate(call.module, "output", call.returned, _site(call.path, None, call.returned))
+        reason = "the module is not called in evaluation mode" if call is None else self.rejection(call)
+        if call is None or call.output_node is None or reason is not None:
+            message = f"cannot attach to {path!r}: {reason}; saccade.sites lists the possible places"
+            raise BadOption(message, owner="attach", option="where", value=path)
+        node = call.output_node
+        inner = self.candidate(node) if self._is_container(call) else None
+        return inner or Candidate(call.module, "output", node, _site(call.path, None, node))
 
-    def spots(self) -> list[Candidate]:
-        """Return the places of all kinds, in the order in which features pass them."""
-        found = [self.input, self.stem, *self.residuals, *self.stages, self.head]
-        return sorted((spot for spot in found if spot is not None), key=lambda spot: spot.node.index)
+    def candidates(self) -> list[Candidate]:
+        """Return the places of all kinds in the order of the forward pass."""
+        places = [self.input, self.stem, *self.residuals, *self.stages, self.head]
+        return sorted((place for place in places if place is not None), key=lambda place: place.node.index)
 
     @property
     def input(self) -> Candidate | None:
-        """Before the first module that takes the image; not before the network, whose hooks DDP passes by."""
+        """The input of the first module that takes the image; not of the model, whose hooks DDP skips."""
         image = self.trace.image
         for call in sorted(self.trace.calls, key=lambda call: call.start):
-            takes_image = call.taken is image and call.path
-            if takes_image and self.trace.is_singular(call) and not self._is_frame(call):
+            takes_image = call.input_node is image and call.path
+            if takes_image and self.trace.is_unique(call) and not self._is_container(call):
                 return Candidate(call.module, "input", image, _site(call.path, "input", image))
         return None
 
     @property
     def stem(self) -> Candidate | None:
-        """What the first block takes."""
+        """The input of the first block."""
         first = min(self._blocks, key=lambda call: call.start, default=None)
-        return self._nearest(first.taken if first else None, "stem")
+        return self._nearest(first.input_node if first else None, "stem")
 
     @property
     def residuals(self) -> Iterator[Candidate]:
-        """The end of each branch: of the two sides of an addition, the one with more operations behind it."""
+        """The end of each branch: the side of an addition with the longer path from the input."""
         for node in self.trace.nodes:
             sides = node.parents
             if node.operation in _ADDITIONS and len(sides) == 2 and sides[0].shape == sides[1].shape:
                 side = max(sides, key=lambda side: side.depth)
-                spot = self.spot(side, "residual")
-                if spot is not None and (self.head is None or side.index <= self.head.node.index):
-                    yield spot
+                candidate = self.candidate(side, "residual")
+                if candidate is not None and (self.head is None or side.index <= self.head.node.index):
+                    yield candidate
 
     @property
     def stages(self) -> Iterator[Candidate]:
-        """The last tensor of each run of equal extents along the trunk, from the first block to the head.
+        """The last tensor of each run of equal extents on the trunk, from the first block to the head.
 
-        Between blocks it is the last one of a block: the norm before the next strided convolution is not it.
+        Between blocks it is the last output of a block, not the norm before the next strided convolution.
         """
         start = min((call.end for call in self._blocks), default=0)
         end = self.head.node.index if self.head else len(self.trace.nodes)
         trunk = {
-            call.returned: spot
+            call.output_node: candidate
             for call in self.trace.calls
-            if call.returned is not None and call.end >= start and call.returned.index <= end
+            if call.output_node is not None and call.end >= start and call.output_node.index <= end
             if not any(_within(call, block) for block in self._blocks)
-            if (spot := self.spot(call.returned, "stage")) is not None
+            if (candidate := self.candidate(call.output_node, "stage")) is not None
         }
-        ends = {call.returned.index for call in self._blocks if call.returned is not None}
+        ends = {call.output_node.index for call in self._blocks if call.output_node is not None}
         in_order = sorted(trunk, key=lambda node: node.index)
         for _, run in groupby(in_order, key=lambda node: node.spatial):
             last = max(
@@ -148,7 +148,7 @@ class SiteFinder:
 
     @cached_property
     def head(self) -> Candidate | None:
-        """The last map before positions are pooled or, where the answer is a map, before the scores."""
+        """The last map before the positions are pooled or, if the output is a map, before the scores."""
         node = self.trace.output
         if node is not None and len(node.shape) >= 3 and node.positions > 1:
             return self._nearest(_before_scores(node), "head")
@@ -162,10 +162,11 @@ class SiteFinder:
 
     @cached_property
     def _blocks(self) -> list[Call]:
-        """The outermost calls of modules of which the network has several, and of those beside them.
+        """The outermost calls of repeated classes of modules, and of the modules at the same level.
 
-        They hold two weighted layers or more: what repeats with less is a layer. What runs within others,
-        such as a squeeze-and-excitation, is their part. Beside them: `blocks.0.0` beside `blocks.1.0`.
+        A block holds at least two weighted layers; a repeated module with fewer is a layer. A module that
+        runs inside a repeated one, such as a squeeze-and-excitation, is part of it. `blocks.0.0` and
+        `blocks.1.0` are at the same level.
         """
         calls = [call for call in self.trace.calls if call.path and _weighted_layers(call.module) > 1]
         calls = [call for call in calls if not runs_children_in_order(call.module)]
@@ -181,22 +182,22 @@ class SiteFinder:
         blocks = [call for call in calls if _level(call.path) in levels]
         return [call for call in blocks if not any(_within(call, other) for other in blocks)]
 
-    def _is_frame(self, call: Call) -> bool:
-        """Whether a module only calls others, one after the other: perhaps in a loop over its children."""
+    def _is_container(self, call: Call) -> bool:
+        """Return whether a module only calls its children in order, perhaps in a loop over them."""
         if isinstance(call.module, (nn.Sequential, nn.ModuleDict, nn.ModuleList, nn.Identity)):
             return True
         children = [child for child in call.module.children() if not isinstance(child, Attached)]
         inner = [other for other in self.trace.calls if other.module in children and _within(other, call)]
-        taken = [*(other.taken for other in inner), call.returned]
-        given = [call.taken, *(other.returned for other in inner)]
+        inputs = [*(other.input_node for other in inner), call.output_node]
+        outputs = [call.input_node, *(other.output_node for other in inner)]
         in_order = [other.module for other in inner] == children
-        return bool(children) and in_order and all(a is b for a, b in zip(taken, given, strict=True))
+        return bool(children) and in_order and all(a is b for a, b in zip(inputs, outputs, strict=True))
 
     def _nearest(self, node: Node | None, kind: Kind) -> Candidate | None:
-        """Go back from a tensor to the nearest that attention can be attached to."""
+        """Return the nearest place at or before a tensor."""
         while node is not None and node is not self.trace.image:
-            if (spot := self.spot(node, kind)) is not None:
-                return spot
+            if (candidate := self.candidate(node, kind)) is not None:
+                return candidate
             node = node.parent
         return None
 
@@ -211,12 +212,12 @@ def _within(inner: Call, outer: Call) -> bool:
 
 
 def _level(path: str) -> str:
-    """The path of the parent, whatever its numbers: `blocks.1.0` -> `blocks.#`."""
+    """Return the path of the parent without its numbers: `blocks.1.0` -> `blocks.#`."""
     return ".".join("#" if part.isdigit() else part for part in path.split(".")[:-1])
 
 
 def _before_scores(output: Node) -> Node:
-    """Go back from a map of scores, resized or summed, to what its layer took; from other maps nowhere."""
+    """Return the input of the layer that computed a map of scores; other maps are returned unchanged."""
     node = output
     while node.parent is not None:
         if _is_weighted(node):
@@ -237,7 +238,7 @@ def _is_pool(node: Node) -> bool:
 
 
 def _collapses(node: Node, parent: Node) -> bool:
-    """Whether a tensor is what is left of the positions of its parent."""
+    """Return whether the positions of the parent are pooled or flattened in a tensor."""
     return _is_pool(node) or (parent.positions > 1 and (len(node.shape) < 3 or node.positions == 1))
 
 

@@ -1,10 +1,10 @@
-"""The trace of one forward pass: which operation made each tensor, and which modules returned it."""
+"""The trace of a forward pass: the operation that computed each tensor, and the modules that returned it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from math import prod
 from typing import Any
@@ -12,22 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.weak import WeakTensorKeyDictionary
 
+from saccade._torch import WeakTensorKeyDictionary, tree_leaves, version
 from saccade.attachment.attached import Attached
 from saccade.errors import BadOption
-from saccade.model_state import preserve_state
+from saccade.model_state import Handle, preserve_state, temporary_hooks
 
-#: How to call a model: its positional and its named arguments.
+#: Positional and keyword arguments of a model.
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(eq=False)
 class Node:
-    """A tensor of the forward pass, as it was between two changes in place.
+    """A tensor of the forward pass, in one state between two changes in place.
 
-    `depth` is the longest way from the input, in operations; `axis` the one of the channels.
+    `depth` is the number of operations on the longest path from the input. `axis` is the axis of channels.
     """
 
     operation: str
@@ -44,7 +43,7 @@ class Node:
 
     @property
     def spatial(self) -> tuple[int, ...]:
-        """The extents of the axes that are neither batch nor channels."""
+        """Extents of the axes other than batch and channels."""
         return tuple(n for axis, n in enumerate(self.shape) if axis not in (0, self.axis))
 
     @property
@@ -53,109 +52,108 @@ class Node:
 
     @property
     def parent(self) -> Node | None:
-        """The parent with the longest way from the input."""
+        """The parent with the longest path from the input."""
         return max(self.parents, key=lambda parent: parent.depth, default=None)
 
 
 @dataclass(eq=False)
 class Call:
-    """A call of a module. `taken` is the tensor that it was given first, `returned` the one it returned."""
+    """A call of a module: `input_node` is its first input, `output_node` its output."""
 
     path: str
     module: nn.Module
     start: int
-    taken: Node | None
+    input_node: Node | None
     end: int = -1
-    returned: Node | None = None
+    output_node: Node | None = None
 
 
 @dataclass(eq=False)
 class Trace:
-    """A forward pass: nodes in the order of their making, calls in the order of their ends."""
+    """A forward pass: nodes in the order of computation, calls in the order in which they end."""
 
     image: Node
     output: Node | None
     nodes: list[Node]
     calls: list[Call]
-    paths: Mapping[nn.Module, list[str]]  # more than one if a module is registered in several places
+    paths: Mapping[nn.Module, list[str]]  # several if a module is registered at several paths
 
-    def is_singular(self, call: Call) -> bool:
-        """Whether the module stands in one place and runs once in a pass."""
+    def is_unique(self, call: Call) -> bool:
+        """Return whether the module is registered at one path and runs once in a pass."""
         return len(self.paths[call.module]) == 1 and self._counts[call.module] == 1
 
     def __post_init__(self) -> None:
         self._counts = Counter(call.module for call in self.calls)
 
 
-def arguments(example_inputs: object) -> Arguments:
-    """Return how a model is called with an example: a tensor, a tuple of arguments, a dict of named ones."""
+def call_arguments(example_inputs: object) -> Arguments:
+    """Return the arguments of a model, from a tensor, a tuple or a dict of keyword arguments."""
     if isinstance(example_inputs, dict):
         return (), example_inputs
     return (tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)), {}
 
 
-def trace(model: nn.Module, example_inputs: object) -> Trace:
-    """Run a model on an example and record the pass. The model is given back as it was.
+def trace_forward(model: nn.Module, example_inputs: object) -> Trace:
+    """Run a model on example inputs and trace the pass. The state of the model is restored.
 
-    Raises `BadOption` if there is no image in the example, or if the model's forward fails.
+    Raises:
+        BadOption: If the example inputs hold no image, or if the forward pass fails.
     """
-    args, kwargs = arguments(example_inputs)
+    args, kwargs = call_arguments(example_inputs)
+    described = _described(example_inputs)
     tensors = (t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
     image = next((t for t in tensors if t.is_floating_point() and 3 <= t.ndim <= 5), None)
     if image is None:
-        raise BadOption(
-            "the example holds no batch of images, (B, C, H, W), of sequences, (B, C, L), or of clips, "
-            f"(B, C, T, H, W): got {_described(example_inputs)}"
-        )
+        expected = "images (B, C, H, W), sequences (B, C, L) or clips (B, C, T, H, W)"
+        message = f"example_inputs hold no batch of {expected}, got {described}"
+        raise BadOption(message, option="example_inputs", value=described)
     tracer = _Tracer(image)
     device = image.device.type
     can_autocast = torch.amp.is_autocast_available(device)
-    in_full = torch.autocast(device, enabled=False) if can_autocast else nullcontext()
-    with preserve_state(model, (args, kwargs)), in_full:
+    full_precision = torch.autocast(device, enabled=False) if can_autocast else nullcontext()
+    with preserve_state(model, (args, kwargs)), full_precision:
         try:
-            with tracer.hooked(model), tracer:
+            with temporary_hooks(tracer.register(model)), tracer:
                 output = model(*args, **kwargs)
         except Exception as error:
-            raise BadOption(
-                f"the forward of {type(model).__name__} fails on the example {_described(example_inputs)}: "
-                f"{type(error).__name__}: {error}"
-            ) from error
-    returned = (tracer.node(t) for t in tree_leaves(output) if isinstance(t, Tensor))
-    return Trace(
-        tracer.image, next((n for n in returned if n), None), tracer.nodes, tracer.calls, tracer.paths
-    )
+            name, cause = type(model).__name__, f"{type(error).__name__}: {error}"
+            message = f"the forward pass of {name} fails on example_inputs {described}: {cause}"
+            raise BadOption(message, option="example_inputs", value=described) from error
+    outputs = (tracer.node(t) for t in tree_leaves(output) if isinstance(t, Tensor))
+    result = next((node for node in outputs if node), None)
+    return Trace(tracer.image, result, tracer.nodes, tracer.calls, tracer.paths)
 
 
 class _Tracer(TorchFunctionMode):
-    """Sees every call of torch, as Python makes it; what it cannot see, a module's call stands for."""
+    """Observes every call of torch from Python; calls of modules stand for operations below Python."""
 
     def __init__(self, image: Tensor) -> None:
         super().__init__()
         self.nodes: list[Node] = []
         self.calls: list[Call] = []
         self.paths: dict[nn.Module, list[str]] = {}
-        self._versions: Any = WeakTensorKeyDictionary()  # so that the pass needs no more memory than usual
+        self._versions: Any = WeakTensorKeyDictionary()  # weak: the pass needs no more memory than usual
         self._running: list[Call] = []
         self._clock = 0
         self.image = self._add(image, "example", ())
 
     def node(self, tensor: object) -> Node | None:
-        """The node of a tensor as it is now, if it depends on the example."""
+        """Return the node of a tensor in its present state, if it depends on the example inputs."""
         if not isinstance(tensor, Tensor):
             return None
         versions: dict[int, Node] = self._versions.get(tensor, {})
-        return versions.get(_version(tensor)) or (versions[max(versions)] if versions else None)
+        return versions.get(version(tensor)) or (versions[max(versions)] if versions else None)
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        before = [(t, _version(t), node) for t in given if (node := self.node(t)) is not None]
+        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
+        before = [(t, version(t), node) for t in tensors if (node := self.node(t)) is not None]
         result = function(*args, **kwargs)
         if before:
             parents = tuple(node for _, _, node in before)
-            changed = [t for t, version, _ in before if _version(t) != version]
+            changed = [t for t, old, _ in before if version(t) != old]
             for tensor in [*changed, *(t for t in tree_leaves(result) if isinstance(t, Tensor))]:
-                if self._versions.get(tensor, {}).get(_version(tensor)) is None:
+                if self._versions.get(tensor, {}).get(version(tensor)) is None:
                     self._add(tensor, _name(function), parents, _axis(function, args, kwargs, before, tensor))
         return result
 
@@ -164,38 +162,36 @@ class _Tracer(TorchFunctionMode):
             operation, parents, tuple(tensor.shape), axis, len(self.nodes), tensor.dtype, tensor.device
         )
         self.nodes.append(node)
-        self._versions.setdefault(tensor, {})[_version(tensor)] = node
+        self._versions.setdefault(tensor, {})[version(tensor)] = node
         return node
 
-    @contextmanager
-    def hooked(self, model: nn.Module) -> Iterator[None]:
+    def register(self, model: nn.Module) -> Iterator[Handle]:
+        """Register the hooks that trace the modules outside attached attention."""
         for path, module in model.named_modules(remove_duplicate=False):
             self.paths.setdefault(module, []).append(path)
         attached = (module for module in self.paths if isinstance(module, Attached))
-        passed_over = {part for module in attached for part in module.modules()}
-        with ExitStack() as stack:
-            for module in self.paths:
-                if module not in passed_over and not isinstance(module, torch.jit.ScriptModule):
-                    stack.callback(module.register_forward_pre_hook(self._enter).remove)
-                    stack.callback(module.register_forward_hook(self._leave).remove)
-            yield
+        skipped = {part for module in attached for part in module.modules()}
+        for module in self.paths:
+            if module not in skipped and not isinstance(module, torch.jit.ScriptModule):
+                yield module.register_forward_pre_hook(self._enter)
+                yield module.register_forward_hook(self._leave)
 
     def _enter(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
         self._clock += 1
-        taken = self.node(inputs[0]) if inputs else None
-        self._running.append(Call(self.paths[module][0], module, self._clock, taken))
+        first = self.node(inputs[0]) if inputs else None
+        self._running.append(Call(self.paths[module][0], module, self._clock, first))
 
     def _leave(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         self._clock += 1
         while (call := self._running.pop()).module is not module:
-            pass  # a call that ended by an exception which the network caught
+            pass  # a call that ended in an exception that the network caught
         call.end = self._clock
         if isinstance(output, Tensor):
             parents = tuple(node for t in tree_leaves(inputs) if (node := self.node(t)) is not None)
-            call.returned = self.node(output)
-            if call.returned is None and parents:  # made by what calls torch from below Python
+            call.output_node = self.node(output)
+            if call.output_node is None and parents:  # computed below Python
                 axis = next((n.axis for n in parents if len(n.shape) == output.ndim), 1)
-                call.returned = self._add(output, "module", parents, axis)
+                call.output_node = self._add(output, "module", parents, axis)
         self.calls.append(call)
 
 
@@ -209,12 +205,8 @@ def _described(example_inputs: object) -> str:
     return repr(example_inputs)
 
 
-def _version(tensor: Tensor) -> int:
-    return 0 if tensor.is_inference() else tensor._version
-
-
 def _name(function: Any) -> str:
-    """The name of a function of torch; of an attribute, such as `x.mT`, the attribute's."""
+    """Return the name of a function of torch, or of an attribute such as `x.mT`."""
     name: str = getattr(function, "__name__", "")
     return getattr(function.__self__, "__name__", name) if name == "__get__" else name
 
@@ -227,16 +219,16 @@ _MOVES = ("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis",
 def _axis(
     function: Any, args: Any, kwargs: Any, before: list[tuple[Tensor, int, Node]], result: Tensor
 ) -> int:
-    """Tell which axis of a result holds the channels; 1 where nothing tells."""
-    alike = [entry for entry in before if entry[0].ndim == result.ndim]  # the deepest of them knows most
-    name, (tensor, _, node) = _name(function), max(alike or before, key=lambda entry: entry[2].depth)
+    """Return the axis of a result that holds the channels; 1 if unknown."""
+    same_rank = [entry for entry in before if entry[0].ndim == result.ndim]
+    name, (tensor, _, node) = _name(function), max(same_rank or before, key=lambda entry: entry[2].depth)
     last = result.ndim - 1
     if any(part in name for part in _FIRST):
         return 1
     if any(part in name for part in _LAST):
         return last
     if name in _MOVES and args and args[0] is tensor:
-        extents = torch.empty([*range(tensor.ndim)], device="meta")  # an axis is told by its extent
+        extents = torch.empty([*range(tensor.ndim)], device="meta")  # the extent identifies the axis
         return tuple(function(extents, *args[1:], **kwargs).shape).index(node.axis)
     if len(node.shape) == result.ndim:
         return node.axis

@@ -1,4 +1,4 @@
-"""Attribution: maps that come from gradients."""
+"""Attribution: heat maps from gradients."""
 
 from saccade.attribution.cam import grad_cam, last_layer
 

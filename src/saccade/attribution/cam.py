@@ -1,4 +1,4 @@
-"""Grad-CAM: where a network without attention looks, read from its gradients. Captum computes it."""
+"""Grad-CAM: a heat map from the gradients of a classifier, for models without attention."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from saccade._torch import uncompiled
 from saccade.errors import BadOption, BadShape, UnknownName
 from saccade.maps import SpatialMap
-from saccade.model_state import preserve_state
+from saccade.model_state import preserve_state, temporary_hooks
+
+_OWNER = "grad_cam"
 
 
 def grad_cam(
@@ -18,112 +21,130 @@ def grad_cam(
     layer: str | None = None,
     target: int | Sequence[int] | Tensor | None = None,
 ) -> SpatialMap:
-    """Return the Grad-CAM heat of a classifier, one weight for each position of a layer's output A.
+    """Return the Grad-CAM map of a classifier: one weight for each position of the output A of a layer.
 
         a_c = mean_p d y_k / d A_cp        M_p = ReLU(sum_c a_c A_cp)
 
-    Selvaraju et al.: Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization,
-    ICCV 2017 (equations 1 and 2). y_k is the score of class k before the softmax, p a position.
+    y_k is the score of class k before the softmax, p a position, c a channel. Captum computes the map.
 
-    model     images (B, 3, H, W) -> scores (B, classes). It runs in evaluation mode, and comes back as it
-              was: flags, buffers, hooks, gradients and random numbers; callers may be under `no_grad`.
-    layer     the path of a module whose output is (B, C, h, w); by default the last one to end in the
-              forward pass with h and w above 1. Channels come second: a network that keeps them last, as
-              Swin does, needs a layer of which that is not so.
-    target    class k, one for all images or one for each; by default the class that each is given
+    References:
+        Selvaraju et al.: Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization,
+        ICCV 2017 (equations 1 and 2).
 
-    The map is (B, h, w). Images of integers are passed on as floating-point numbers of the same values.
+    Args:
+        model: A classifier that maps images to scores `(B, classes)`. It runs in evaluation mode, and its
+            flags, buffers, hooks and gradients and the random state are restored. The caller may be under
+            `no_grad`.
+        images: Images. Integers are converted to floating-point numbers of the same values.
+        layer: Path of a module that returns `(B, C, h, w)`. Default: the module that ends last in the forward
+            pass with h and w above 1. Channels come second; a channels-last network such as Swin needs a
+            layer that returns channels first.
+        target: Class k, one for all images or one for each. Default: the predicted class of each image.
 
-    Raises `UnknownName` for a path that no module has, `BadShape` for an output or scores of another shape,
-    `BadOption` for a class that does not exist, a layer that did not run or that the score ignores.
+    Returns:
+        The map, `(B, h, w)`.
 
-    >>> import torch, saccade.models
-    >>> model = saccade.models.SmallCNN(2)
-    >>> grad_cam(model, torch.rand(4, 3, 32, 32)).weights.shape
-    torch.Size([4, 4, 4])
+    Raises:
+        UnknownName: If no module has the path `layer`.
+        BadShape: If the output of the layer or the scores have another shape.
+        BadOption: If a class does not exist, the layer does not run, or the scores do not depend on it.
+
+    Shape:
+        - images: `(B, 3, H, W)`
+
+    Example:
+        >>> import torch, saccade.models
+        >>> model = saccade.models.SmallCNN(2)
+        >>> grad_cam(model, torch.rand(4, 3, 32, 32)).weights.shape
+        torch.Size([4, 4, 4])
     """
     from captum.attr import LayerGradCam
 
-    model = getattr(model, "_orig_mod", model)  # hooks added to a model that torch.compile ran never fire
+    model = uncompiled(model)  # hooks do not run on a model that torch.compile has compiled
     modules = dict(model.named_modules())
     if layer is not None and layer not in modules:
-        raise UnknownName("module", layer, modules)
+        raise UnknownName("module", layer, modules, owner=_OWNER)
     with preserve_state(model, (images,)):
-        images = images.detach().clone()  # a tensor of inference mode could not take part
+        images = images.detach().clone()  # an inference tensor cannot require gradients
         images = images if images.is_floating_point() else images.float()
         scores, outputs = _run(model, images)
-        chosen = _layer(type(model).__name__, modules, outputs, layer)
+        path = _layer(model, outputs, layer)
         classes = _classes(type(model).__name__, scores, target)
         try:
-            heat: Tensor = LayerGradCam(model, modules[chosen]).attribute(
+            heat: Tensor = LayerGradCam(model, modules[path]).attribute(
                 images.requires_grad_(), target=classes.tolist(), relu_attributions=True
             )
         except RuntimeError as error:
             if "not have been used" not in str(error):
                 raise
-            raise BadOption(f"the scores do not depend on layer {chosen!r}; name another one") from error
+            message = f"{_OWNER}: the scores do not depend on layer {path!r}; choose another layer"
+            raise BadOption(message, owner=_OWNER, option="layer", value=path) from error
     return SpatialMap(heat[:, 0].detach())
 
 
 def last_layer(model: nn.Module, images: Tensor) -> str:
-    """Return the path of the layer that `grad_cam` takes by default."""
-    model = getattr(model, "_orig_mod", model)
+    """Return the path of the layer that `grad_cam` uses by default."""
+    model = uncompiled(model)
     with preserve_state(model, (images,)):
         _, outputs = _run(model, images)
-    return _layer(type(model).__name__, {}, outputs, None)
+    return _layer(model, outputs, None)
 
 
 def _run(model: nn.Module, images: Tensor) -> tuple[object, dict[str, object]]:
-    """Return the model's output, and the latest output of each module, in the order in which they ended."""
+    """Return the output of the model, and the latest output of each module in the order of their ends."""
     outputs: dict[str, object] = {}
 
     def keep(path: str, output: object) -> None:
         outputs.pop(path, None)
         outputs[path] = output.shape if isinstance(output, Tensor) else type(output).__name__
 
-    handles = [
+    with temporary_hooks(
         module.register_forward_hook(lambda _module, _inputs, output, path=path: keep(path, output))
         for path, module in model.named_modules()
-    ]
-    try:
+    ):
         return model(images), outputs
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
-def _layer(name: str, modules: dict[str, nn.Module], outputs: dict[str, object], layer: str | None) -> str:
-    def has_places(path: str) -> bool:
-        shape = outputs[path]
-        return isinstance(shape, torch.Size) and len(shape) == 4 and min(shape[2:]) > 1
-
+def _layer(model: nn.Module, outputs: dict[str, object], layer: str | None) -> str:
+    """Return the path of the layer to use."""
+    name = type(model).__name__
+    maps = {path: s for path, s in outputs.items() if isinstance(s, torch.Size) and len(s) == 4}
     if layer is None:
-        found = [path for path in outputs if has_places(path)]
-        if not found:
-            raise BadShape(
-                f"no module of {name} returns (B, C, H, W) with H and W above 1, as Grad-CAM needs"
-            )
-        return found[-1]
+        placed = [path for path, shape in maps.items() if min(shape[2:]) > 1]
+        if not placed:
+            message = f"{_OWNER}: no module of {name} returns (B, C, H, W) with H and W above 1"
+            raise BadShape(message, owner=_OWNER, option="model", value=name)
+        return placed[-1]
     if layer not in outputs:
-        raise BadOption(f"layer {layer!r}, a {type(modules[layer]).__name__}, did not run")
-    shape = outputs[layer]
-    if not (isinstance(shape, torch.Size) and len(shape) == 4):
-        its = tuple(shape) if isinstance(shape, torch.Size) else f"a {shape}"
-        raise BadShape(f"layer {layer!r} returns {its}; Grad-CAM needs (B, C, H, W)")
+        module = type(model.get_submodule(layer)).__name__
+        message = f"{_OWNER}: layer {layer!r}, a {module}, does not run"
+        raise BadOption(message, owner=_OWNER, option="layer", value=layer)
+    if layer not in maps:
+        message = f"{_OWNER}: layer {layer!r} returns {_described(outputs[layer])}, expected (B, C, H, W)"
+        raise BadShape(message, owner=_OWNER, option="layer", value=layer)
     return layer
 
 
 def _classes(name: str, scores: object, target: int | Sequence[int] | Tensor | None) -> Tensor:
     """Return the class of each image, (B,)."""
     if not isinstance(scores, Tensor) or scores.ndim != 2:
-        its = tuple(scores.shape) if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
-        raise BadShape(f"{name} returns {its}; Grad-CAM needs scores of shape (B, classes)")
+        result = scores.shape if isinstance(scores, Tensor) else type(scores).__name__
+        message = f"{_OWNER}: {name} returns {_described(result)}, expected scores of shape (B, classes)"
+        raise BadShape(message, owner=_OWNER, option="model", value=name)
     if target is None:
         return scores.argmax(1)
     classes = torch.as_tensor(target).cpu()
     if classes.is_floating_point() or tuple(classes.shape) not in ((), (len(scores),)):
-        raise BadOption(f"target={target!r} must be one class, or one for each of the {len(scores)} images")
-    outside = (classes < 0) | (classes >= scores.shape[1])
-    if outside.any():
-        raise BadOption(f"target={target!r} is not among the classes, 0 to {scores.shape[1] - 1}")
+        message = (
+            f"{_OWNER}: target={target!r} must be one class, or one for each of the {len(scores)} images"
+        )
+        raise BadOption(message, owner=_OWNER, option="target", value=target)
+    if ((classes < 0) | (classes >= scores.shape[1])).any():
+        message = f"{_OWNER}: target={target!r} is not among the classes 0 to {scores.shape[1] - 1}"
+        raise BadOption(message, owner=_OWNER, option="target", value=target)
     return classes.expand(len(scores))
+
+
+def _described(output: object) -> str:
+    """Describe the output of a module, a shape or the name of a type."""
+    return str(tuple(output)) if isinstance(output, torch.Size) else f"a {output}"

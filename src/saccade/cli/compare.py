@@ -67,7 +67,7 @@ def compare(
     executor: Annotated[
         ExecutorName, typer.Option(help="Where runs are trained: local, processes or ray.")
     ] = ExecutorName.local,
-    workers: Annotated[int, typer.Option(help="Runs at a time, with --executor processes.")] = 2,
+    jobs: Annotated[int, typer.Option(help="Runs at a time, with --executor processes.")] = 2,
     address: Annotated[
         str | None, typer.Option(help="HOST:PORT of a Ray cluster; by default a new one of this machine.")
     ] = None,
@@ -91,8 +91,8 @@ def compare(
     from saccade.experiments import FIRST_EXPERIMENT, Comparison
     from saccade.experiments import compare as run
     from saccade.experiments.executors import Executor, Local, Processes
+    from saccade.results import caution, finding
     from saccade.viz.report import write
-    from saccade.viz.report.text import caution, finding
 
     given = {
         "task": task,
@@ -120,7 +120,7 @@ def compare(
         return
     chosen: Executor = Local()
     if executor is ExecutorName.processes:
-        chosen = Processes(workers)
+        chosen = Processes(jobs)
     elif executor is ExecutorName.ray:
         from saccade.experiments.executors.ray import Ray
 

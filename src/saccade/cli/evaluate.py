@@ -1,17 +1,23 @@
-"""saccade evaluate: what a trained network is worth."""
+"""saccade evaluate: test a trained model again."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from saccade.cli.train import Json, name_skipped
 
-_WORST = 10  # classes that are shown, and classes up to which the whole confusion matrix is
-_CONFUSED = 5  # pairs of classes that are shown otherwise
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from saccade.results import Evaluation
+
+_MAX_CLASSES = 10  # largest confusion matrix that is shown; of more classes, the worst ones are
+_MAX_PAIRS = 5  # confused pairs of classes that are shown otherwise
 
 
 def evaluate(
@@ -19,20 +25,22 @@ def evaluate(
         Path, typer.Argument(metavar="RUN_OR_CHECKPOINT", help="Folder of a run, or its .ckpt file.")
     ],
     task: Annotated[
-        str | None, typer.Argument(help="NAME[:option=value,...] of the same classes; by default the run's.")
+        str | None,
+        typer.Argument(help="NAME[:option=value,...] with the same classes; default: the task of the run."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Test a trained network again, on its own task or on another one of the same classes.
+    """Re-evaluate a run on its own task or on another one with the same classes.
 
-    Gives the error with its 95% interval, that of each class, what is taken for what, and where the attention
-    looks.
+    Reports the error with its 95% interval, the error per class, the confusion matrix, and the localization
+    of the attention.
     """
     from rich.console import Console
 
-    from saccade.training.evaluation import evaluation
+    from saccade.results import better_polarity
+    from saccade.training.evaluation import evaluate_run
 
-    result = evaluation(network, task)
+    result = evaluate_run(network, task)
     name_skipped(result)
     if as_json:
         typer.echo(json.dumps(result, indent=1))
@@ -44,62 +52,59 @@ def evaluate(
         f"loss {result['loss']:.4f}"
     )
     console = Console(highlight=False)
-    if len(result["classes"]) <= _WORST:
-        console.print(_matrix(result))
+    if len(result["classes"]) <= _MAX_CLASSES:
+        console.print(_confusion_table(result))
     else:
-        console.print(_worst(result))
-        typer.echo(_confused(result))
-    where = result["localization"]
-    if where:
-        sign = max(("positive", "negative"), key=lambda sign: where[sign]["precision"])
+        console.print(_worst_classes(result))
+        typer.echo(_confused_pairs(result))
+    if localization := result["localization"]:
+        polarity = better_polarity(localization)
         typer.echo(
-            f"attention at {where['path']}, {sign}: average precision on the target "
-            f"{where[sign]['precision']:.2f}, chance {where['chance']:.2f}; "
-            f"its peak in the target {where[sign]['pointing']:.0%}"
+            f"attention at {localization['path']}, {polarity} polarity: average precision on the target "
+            f"{localization[polarity]['precision']:.2f}, chance {localization['chance']:.2f}; "
+            f"pointing game {localization[polarity]['pointing']:.0%}"
         )
 
 
-def _matrix(result: dict[str, Any]) -> Any:
-    """Return the confusion matrix as the terminal shows it."""
+def _table(columns: Sequence[str], title: str | None = None) -> Table:
     from rich.table import Table
 
-    out = Table(box=None, pad_edge=False)
-    out.add_column("is / taken for")
-    for its in result["classes"]:
-        out.add_column(its["name"], justify="right")
-    out.add_column("error", justify="right")
-    for row, its in zip(result["confusion"], result["classes"], strict=True):
-        out.add_row(its["name"], *map(str, row), _percent(its["error"]))
-    return out
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="right" if index else "left")
+    return table
 
 
-def _worst(result: dict[str, Any]) -> Any:
-    """Return the classes of the largest error as the terminal shows them."""
-    from rich.table import Table
-
-    title = f"the {_WORST} classes of the largest error, of {len(result['classes'])}"
-    out = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    out.add_column("class")
-    out.add_column("images", justify="right")
-    out.add_column("error", justify="right")
-    tested = [its for its in result["classes"] if its["images"]]
-    for its in sorted(tested, key=lambda its: -its["error"])[:_WORST]:
-        out.add_row(its["name"], str(its["images"]), _percent(its["error"]))
-    return out
+def _confusion_table(result: Evaluation) -> Table:
+    """Return the confusion matrix as a table."""
+    table = _table(["true / predicted", *(row["name"] for row in result["classes"]), "error"])
+    for counts, row in zip(result["confusion"], result["classes"], strict=True):
+        table.add_row(row["name"], *map(str, counts), _percent(row["error"]))
+    return table
 
 
-def _confused(result: dict[str, Any]) -> str:
-    """Return the pairs of classes that are confused most as a sentence."""
-    names = [its["name"] for its in result["classes"]]
+def _worst_classes(result: Evaluation) -> Table:
+    """Return the classes with the largest errors as a table."""
+    title = f"the {_MAX_CLASSES} classes with the largest error, of {len(result['classes'])}"
+    table = _table(["class", "images", "error"], title)
+    tested = [(row["error"], row) for row in result["classes"] if row["error"] is not None]
+    for error, row in sorted(tested, key=lambda pair: -pair[0])[:_MAX_CLASSES]:
+        table.add_row(row["name"], str(row["images"]), _percent(error))
+    return table
+
+
+def _confused_pairs(result: Evaluation) -> str:
+    """Return the pairs of classes that are confused most often as a sentence."""
+    names = [row["name"] for row in result["classes"]]
     pairs = [
-        (count, f"{names[true]} for {names[answer]} ({count})")
+        (count, f"{names[true]} as {names[predicted]} ({count})")
         for true, row in enumerate(result["confusion"])
-        for answer, count in enumerate(row)
-        if count and answer != true
+        for predicted, count in enumerate(row)
+        if count and predicted != true
     ]
-    most = [pair for _, pair in sorted(pairs, key=lambda its: -its[0])[:_CONFUSED]]
-    return f"taken most often: {', '.join(most)}" if most else "no image is taken for another class"
+    most = [pair for _, pair in sorted(pairs, key=lambda pair: -pair[0])[:_MAX_PAIRS]]
+    return f"most frequent confusions: {', '.join(most)}" if most else "no image is misclassified"
 
 
-def _percent(share: float | None) -> str:
-    return "" if share is None else f"{share:.1%}"
+def _percent(fraction: float | None) -> str:
+    return "" if fraction is None else f"{fraction:.1%}"

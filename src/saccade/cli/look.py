@@ -96,7 +96,7 @@ def _of_run(run: Path, images: list[Path] | None, count: int) -> _Subject:
     from saccade.training import examples, restore
 
     classifier = restore(run)
-    inputs, labels = examples(run, classifier.recipe)
+    inputs, labels = examples(run, classifier.plan)
     classes = classifier.hparams["classes"]
     is_clip = inputs.ndim == 5
     if images and is_clip:

@@ -1,4 +1,4 @@
-"""saccade score: do the maps of trained networks show what the networks use, and what they have learned?"""
+"""saccade score: faithfulness and sanity of the maps of trained models."""
 
 from __future__ import annotations
 
@@ -13,29 +13,28 @@ from saccade.cli.train import Json
 
 def score(
     folder: Annotated[Path, typer.Argument(help="Folder of a run or of a comparison.")],
-    images: Annotated[int, typer.Option(help="Test images to score the maps on.")] = 100,
+    images: Annotated[int, typer.Option(help="Number of test images to score.")] = 100,
     steps: Annotated[int, typer.Option(help="Steps of the deletion and insertion curves.")] = 20,
     as_json: Json = False,
 ) -> None:
-    """Judge the maps of a run, or of every run of a comparison: faithfulness and the sanity check.
+    """Score the maps of a run, or of every run of a comparison: faithfulness and sanity check.
 
-    The scores go into the run's result.json and into the comparison's table and page. Repeated, the command
-    replaces them; killed, it leaves what was there.
+    The scores are written to the result.json of each run, and to the leaderboard and report of a comparison.
+    Running the command again replaces them. An interrupted command leaves the files intact.
     """
     from saccade.cli.display import RunDisplay, scores_table
-    from saccade.experiments import leaderboard
     from saccade.experiments import score as run
+    from saccade.results import LEADERBOARD, RUN_RESULT, compute_leaderboard
     from saccade.viz.report import write
 
     with RunDisplay(to_stderr=as_json) as display:
-        result = run(folder, images=images, steps=steps, report=display.told)
-    is_comparison = "leaderboard" in result
-    page = write(folder) if is_comparison else None
+        result = run(folder, images=images, steps=steps, report=display.show_stage)
+    if "leaderboard" in result:
+        rows, written = result["leaderboard"], f"report: {write(folder)}    table: {folder / LEADERBOARD}"
+    else:
+        rows, written = compute_leaderboard([result]), f"scores: {folder / RUN_RESULT}"
     if as_json:
         typer.echo(json.dumps(result, indent=1))
-        return
-    display.console.print(scores_table(result["leaderboard"] if is_comparison else leaderboard([result])))
-    if page:
-        typer.echo(f"report: {page}    table: {folder / 'leaderboard.csv'}")
     else:
-        typer.echo(f"the scores are in {folder / 'result.json'}")
+        display.console.print(scores_table(rows))
+        typer.echo(written)

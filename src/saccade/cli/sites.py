@@ -1,4 +1,4 @@
-"""saccade sites: where attention can go in a known network, and what it would cost there."""
+"""`saccade sites`: list the places of a model for attention, and the cost of a mechanism."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ import typer
 
 
 def sites(
-    model: Annotated[str, typer.Argument(help="A network of torchvision or timm, as timm:resnet50.")],
+    model: Annotated[str, typer.Argument(help="A model of torchvision or timm, for example timm:resnet50.")],
     attention: Annotated[
         str | None, typer.Option("-a", "--attention", help="A mechanism, NAME[:option=value,...].")
     ] = None,
     image_size: Annotated[int, typer.Option(help="Height and width of the images.")] = 224,
     where: Annotated[
-        str | None, typer.Option(help="Only places of this kind: input, stem, residual, stage or head.")
+        str | None, typer.Option(help="List one kind of place: input, stem, residual, stage or head.")
     ] = None,
 ) -> None:
-    """List where attention can be put into a network and, for a mechanism, what it would cost there."""
+    """List the places of a model that can take attention and, for a mechanism, its cost there."""
     import torch
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    from saccade import Sites
-    from saccade import sites as find
-    from saccade.attachment.site import KINDS
+    from saccade.attachment import KINDS, Sites
+    from saccade.attachment import sites as find_sites
     from saccade.errors import check_choice, check_positive
     from saccade.models.backbone import load_backbone
 
@@ -34,12 +33,12 @@ def sites(
         check_choice("sites", "where", where, KINDS)
     with torch.device("meta"):  # shapes and costs need no weights
         network = load_backbone(model)
-        example = torch.zeros(1, 3, image_size, image_size)
-    found = find(network, example) if attention is None else find(network, example, attention)
-    shown = Sites(site for site in found if where in (None, site.kind))
+        example_inputs = torch.zeros(1, 3, image_size, image_size)
+    all_sites = find_sites(network, example_inputs, attention)
+    shown = Sites(site for site in all_sites if where in (None, site.kind))
 
     size = sum(p.numel() for p in network.parameters())
-    title = f"{model}, {size:,} parameters" + (f", with {attention} in" if attention else "")
+    title = f"{model}, {size:,} parameters" + (f", with {attention}" if attention else "")
     table = Table(box=None, pad_edge=False)
     columns = [column for column in shown.columns if column != "refused"]
     for column in columns:

@@ -99,7 +99,7 @@ def _present(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def name_skipped(task: dict[str, Any]) -> None:
+def name_skipped(task: Mapping[str, Any]) -> None:
     """Say on standard error which images were left out."""
     for image in task.get("skipped", ()):  # results of older versions have no such list
         typer.echo(f"saccade: skipped: {image}", err=True)

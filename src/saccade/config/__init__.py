@@ -2,6 +2,7 @@
 
 from saccade.config.builtin import BuiltinRecipe, builtin_recipes, read_recipe
 from saccade.config.comparison import FIRST_EXPERIMENT, Comparison, folder_name
+from saccade.config.plan import AttentionChoice, Choice, Plan, resolve
 from saccade.config.recipe import (
     Recipe,
     check_integer,
@@ -14,8 +15,11 @@ from saccade.config.recipe import (
 
 __all__ = [
     "FIRST_EXPERIMENT",
+    "AttentionChoice",
     "BuiltinRecipe",
+    "Choice",
     "Comparison",
+    "Plan",
     "Recipe",
     "builtin_recipes",
     "check_integer",
@@ -25,5 +29,6 @@ __all__ = [
     "read_recipe",
     "read_settings",
     "read_yaml",
+    "resolve",
     "to_yaml",
 ]

@@ -18,7 +18,7 @@ Augment = Literal["none", "flip", "crop", "crop-flip", "scale", "scale-flip"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"]
 
 
-SCHEMA = 1  # of recipe files
+SCHEMA = 2  # of recipe files
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from saccade.data.folder import folder
+from saccade.data.folder import load_folder
 from saccade.data.standard import SETS, read_standard
 from saccade.data.task import Split, Task
 from saccade.errors import BadOption, check_choice, check_positive
@@ -22,7 +22,7 @@ PIECE = 8  # of clutter
 CANVAS = 60
 
 
-def digits(
+def load_digits(
     variant: Literal["plain", "rotated", "translated", "cluttered"] = "plain",
     source: str = "scikit-learn",
     size: int | None = None,
@@ -45,7 +45,7 @@ def digits(
 
     Raises `BadOption` for values out of range, `BadData` for a source that cannot be used.
 
-    >>> task = digits("cluttered", max_samples=5)
+    >>> task = load_digits("cluttered", max_samples=5)
     >>> task.train.images.shape, task.train.masks.shape
     (torch.Size([5, 3, 60, 60]), torch.Size([5, 60, 60]))
     """
@@ -105,7 +105,7 @@ def read_digits(source: str, root: str, seed: int) -> dict[str, Labeled]:
             "validation": (pixels[order[:val_fraction], 0], labels[order[:val_fraction]]),
             "test": (others[:, 0], answers),
         }
-    task = folder(source, size=SIDE, val_fraction=0.1, seed=seed)
+    task = load_folder(source, size=SIDE, val_fraction=0.1, seed=seed)
     if len(task.classes) != 10:
         raise BadOption(f"digits: source={source!r} holds {len(task.classes)} classes; digits are of ten")
     splits = {"train": task.train, "validation": task.validation, "test": task.test}

@@ -25,7 +25,7 @@ class _Item:
     label: int
 
 
-def folder(
+def load_folder(
     path: str,
     size: int = 96,
     val_fraction: float = 0.2,
@@ -39,8 +39,8 @@ def folder(
     """The images below PATH/CLASS, or PATH/train/CLASS and PATH/test/CLASS where these exist.
 
     Every image is resized and cropped at its center to `size` x `size`. PATH/val/CLASS is the validation
-    split if there is one; else a share `val_fraction` of the training images of each class, and if there is no
-    test folder another one the test split.
+    split if there is one; else a share `val_fraction` of the training images of each class, and if there is
+    no test folder another one the test split.
 
     masks           a folder laid out as PATH, whose images are not black where the target is, under the
                     same names with any suffix; an image without one has no target

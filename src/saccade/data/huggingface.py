@@ -20,7 +20,7 @@ SPLITS = {"train": ("train",), "test": ("test",), "validation": ("validation", "
 _FILES = {".parquet": "parquet", ".arrow": "arrow"}
 
 
-def huggingface(
+def load_huggingface(
     path: str,
     image: str | None = None,
     label: str | None = None,

@@ -14,7 +14,7 @@ from saccade.data.task import Split, Task
 from saccade.errors import BadOption, check_positive
 
 
-def moving_digits(
+def load_moving_digits(
     frames: int = 8,
     size: int = 32,
     moment: int = 2,
@@ -54,7 +54,7 @@ def moving_digits(
 
     Raises `BadOption` for values out of range, `BadData` for a source that cannot be used.
 
-    >>> task = moving_digits(train=6, validation=4, test=4)
+    >>> task = load_moving_digits(train=6, validation=4, test=4)
     >>> task.train.images.shape, task.train.masks.shape
     (torch.Size([6, 3, 8, 32, 32]), torch.Size([6, 8, 32, 32]))
     """

@@ -23,7 +23,7 @@ SPLITS = {
 _ROOT = "~/.cache/saccade"
 
 
-def python(
+def load_python(
     name: str,
     size: int | None = None,
     val_fraction: float = 0.1,
@@ -56,7 +56,7 @@ def python(
     kind.
 
     >>> small = {"image_size": (3, 16, 16), "num_classes": 3}
-    >>> task = python("torchvision.datasets.FakeData", max_samples=20, options=small)
+    >>> task = load_python("torchvision.datasets.FakeData", max_samples=20, options=small)
     >>> task.train.images.shape, task.classes
     (torch.Size([20, 3, 16, 16]), ('0', '1', '2'))
     """
@@ -71,7 +71,7 @@ def python(
     make = find(name)
     known = parameters(make)
     given = {key: _expanded(value) for key, value in (options or {}).items()}
-    ours = inspect.signature(python).parameters
+    ours = inspect.signature(load_python).parameters
     for option in given:
         if known is not None and option not in known:
             raise UnknownName(f"option of {name}", option, {*known, *ours} - {"options"})

@@ -24,7 +24,7 @@ SETS = {
 }
 
 
-def standard(
+def load_standard(
     name: str,
     root: str = "~/.cache/saccade",
     download: bool = True,

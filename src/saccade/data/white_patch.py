@@ -16,7 +16,7 @@ from saccade.errors import BadData, BadOption, check_positive
 CLASSES = ("without", "with")
 
 
-def white_patch(
+def load_white_patch(
     source: str = "photographs",
     size: int = 96,
     patch: Sequence[int] = (8, 16),
@@ -43,7 +43,7 @@ def white_patch(
 
     Raises `BadOption` for values out of range, `BadData` for a source that cannot be used.
 
-    >>> task = white_patch(train=8, validation=4, test=4, size=32)
+    >>> task = load_white_patch(train=8, validation=4, test=4, size=32)
     >>> task.train.images.shape, task.train.labels.sum().item()
     (torch.Size([8, 3, 32, 32]), 4)
     """

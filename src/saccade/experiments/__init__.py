@@ -1,8 +1,7 @@
 """Comparisons: a grid of runs, and the leaderboard over it."""
 
 from saccade.config.comparison import FIRST_EXPERIMENT, Comparison
-from saccade.experiments.grid import Watcher, compare
+from saccade.experiments.grid import Observer, compare
 from saccade.experiments.scoring import score
-from saccade.results.leaderboard import interval, leaderboard
 
-__all__ = ["FIRST_EXPERIMENT", "Comparison", "Watcher", "compare", "interval", "leaderboard", "score"]
+__all__ = ["FIRST_EXPERIMENT", "Comparison", "Observer", "compare", "score"]

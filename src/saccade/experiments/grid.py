@@ -2,106 +2,80 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-import saccade
-from saccade.config import Recipe
-from saccade.config.comparison import Comparison, folder_name
+from saccade.config import Comparison, Plan, Recipe, folder_name
 from saccade.errors import BadRun
 from saccade.experiments.executors import Executor, Job, Local
-from saccade.files import write_json, write_text
-from saccade.results.leaderboard import Result, leaderboard, to_csv
-from saccade.results.lock import LOCK, held
-from saccade.results.provenance import hardware as hardware  # as the benchmarks know it
+from saccade.results import LOCK, ComparisonResults, RunResult, lock_folder, summarize, write_comparison
 from saccade.training import Progress, prepare
 from saccade.training.loggers import LoggerName, check_logger
 
-SCHEMA = 1
-COSTS = ("parameters", "flops", "latency_ms", "train_seconds")
-KEPT_FROM_RUN = ("attention", "seed", "error", "loss", "localization", "curves", *COSTS)
 
-
-class Watcher(Protocol):
+class Observer(Protocol):
     """Is told how a comparison goes."""
 
     def started(self, recipe: Recipe, number: int, of: int) -> None: ...
     def progressed(self, progress: Progress) -> None: ...
-    def finished(self, results: list[Result]) -> None: ...
+    def finished(self, results: list[RunResult]) -> None: ...
 
 
 def compare(
     comparison: Comparison,
     out: Path,
-    watcher: Watcher | None = None,
+    observer: Observer | None = None,
     executor: Executor | None = None,
     logger: LoggerName = "auto",
-) -> dict[str, Any]:
+) -> ComparisonResults:
     """Train all runs that `out` does not hold yet, and return what is written to its results.json.
 
     Killed at any moment and started again, it does only what is missing; so it does in a folder of the same
     comparison with fewer seeds or attentions, which grows, and in one that holds nothing but runs. By default
-    they are trained one after another in this process; see `saccade.experiments.executors` for others. `logger`
-    gets the curves of each run besides its metrics.csv, see `saccade.training.train`.
+    they are trained one after another in this process; see `saccade.experiments.executors` for others.
+    `logger` gets the curves of each run besides its metrics.csv, see `saccade.training.train`.
 
     Raises `BadRun` if the folder belongs to another comparison, another process writes there, or it cannot be
     written; `BadOption` for a logger that is not installed or cannot begin.
     """
-    check(comparison)
+    plans = prepare_all(comparison)
     check_logger(logger)
-    with held(out):
+    with lock_folder(out):
         _claim(comparison, out)
         group = out.resolve().name
         jobs = [
-            Job(recipe, out / "runs" / folder_name(recipe), logger, group) for recipe in comparison.runs()
+            Job(
+                plans[recipe.attention].with_seed(recipe.seed),
+                out / "runs" / folder_name(recipe),
+                logger,
+                group,
+            )
+            for recipe in comparison.runs()
         ]
 
         def begin(number: int) -> None:
-            if watcher:
-                watcher.started(jobs[number].recipe, number + 1, len(jobs))
+            if observer:
+                observer.started(jobs[number].plan.recipe, number + 1, len(jobs))
 
-        found: dict[int, Result] = {}
-        for number, result in (executor or Local()).run(jobs, begin, watcher.progressed if watcher else None):
+        found: dict[int, RunResult] = {}
+        for number, result in (executor or Local()).run(
+            jobs, begin, observer.progressed if observer else None
+        ):
             found[number] = result
-            if watcher:
-                watcher.finished([*found.values()])
-        results = [found[number] for number in sorted(found)]
-        summary = summarize(comparison, results)
-        write_json(out / "results.json", summary)
-        write_text(out / "leaderboard.csv", to_csv(summary["leaderboard"]))
+            if observer:
+                observer.finished([*found.values()])
+        results = {f"runs/{jobs[number].folder.name}": found[number] for number in sorted(found)}
+        summary = summarize(comparison.to_mapping(), results)
+        write_comparison(out, summary)
         return summary
 
 
-def check(comparison: Comparison) -> None:
-    """Raise, before anything is written, for whatever a run would stumble over."""
-    for attention in comparison.attentions:
-        prepare(replace(comparison.training, attention=attention))
-
-
-def summarize(comparison: Comparison, results: list[Result]) -> dict[str, Any]:
-    """Return the content of results.json, as docs/architecture.md describes it."""
-    names = {(recipe.attention, recipe.seed): folder_name(recipe) for recipe in comparison.runs()}
+def prepare_all(comparison: Comparison) -> dict[str, Plan]:
+    """Prepare one plan for each attention, before anything is written. Its runs differ in the seed alone."""
     return {
-        "schema": SCHEMA,
-        "saccade": saccade.__version__,
-        "command": shlex.join(["saccade", *sys.argv[1:]]),
-        "recipe": comparison.to_mapping(),
-        "hardware": hardware(),
-        "task": results[0]["task"],
-        "leaderboard": leaderboard(results),
-        "runs": [entry(run, f"runs/{names[run['attention'], run['seed']]}") for run in results],
-    }
-
-
-def entry(result: Result, folder: str) -> dict[str, Any]:
-    """Return what results.json keeps of a run."""
-    return {
-        **{key: result[key] for key in KEPT_FROM_RUN},
-        "scores": result.get("scores"),  # `saccade score` adds them
-        "folder": folder,
+        attention: prepare(replace(comparison.training, attention=attention))
+        for attention in comparison.attentions
     }
 
 

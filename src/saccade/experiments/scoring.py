@@ -2,30 +2,39 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from saccade.attribution import grad_cam
-from saccade.data import Split, load_task
+from saccade.data import Split, load
 from saccade.errors import BadRun, check_positive
-from saccade.experiments.grid import SCHEMA, entry
-from saccade.files import check_schema, write_json, write_text
-from saccade.metrics import RANKINGS, Curves, Sanity, faithfulness, localization, sanity
+from saccade.metrics import RANKINGS, Curves, Sanity, evaluate_faithfulness, localize, sanity_check
 from saccade.models import RecurrentAttention
-from saccade.results.leaderboard import leaderboard, to_csv
-from saccade.results.lock import held
+from saccade.results import (
+    COMPARISON,
+    RUN_RESULT,
+    ComparisonResults,
+    ComparisonRun,
+    RunResult,
+    RunScores,
+    comparison_run,
+    compute_leaderboard,
+    lock_folder,
+    read_comparison,
+    read_run_result,
+    write_comparison,
+    write_run_result,
+)
 from saccade.training.evaluate import look
 from saccade.training.module import Classifier
 from saccade.training.network import attention_path
-from saccade.training.restore import restore
-from saccade.training.run import RESULT, read_result
+from saccade.training.trained_model import restore
 
 _T = TypeVar("_T")
 Report = Callable[[str, float], None]  # what is being done, and the share that is done
@@ -37,7 +46,7 @@ _CHECKED = 25  # so that so many images are enough for the sanity check
 
 def score(
     folder: Path, *, images: int = 100, steps: int = 20, report: Report = lambda _what, _share: None
-) -> dict[str, Any]:
+) -> RunResult | ComparisonResults:
     """Score the maps of a run, or of all runs of a comparison; return its result.json or results.json.
 
     images      of the test images, at even distances; where the task has masks, of those with a target
@@ -50,49 +59,42 @@ def score(
     writes there.
     """
     check_positive("score", images=images, steps=steps)
-    if (folder / RESULT).exists():
+    if (folder / RUN_RESULT).exists():
         return score_run(folder, images, steps, report)
-    path = folder / "results.json"
-    try:
-        summary: dict[str, Any] = json.loads(path.read_text())
-        check_schema(path, summary["schema"], SCHEMA)
-        runs = [(folder / run["folder"], run) for run in summary["runs"]]
-    except FileNotFoundError as error:
-        raise BadRun(
-            f"{str(folder)!r} holds neither a complete run, with result.json, nor a finished comparison, "
-            "with results.json"
-        ) from error
-    except BadRun:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadRun(f"{str(path)!r} is not the result of a comparison: {error}") from error
-    with held(folder):
+    if not (folder / COMPARISON).exists():
+        message = (
+            f"{str(folder)!r} holds neither a complete run, with {RUN_RESULT}, nor a finished comparison, "
+            f"with {COMPARISON}"
+        )
+        raise BadRun(message, owner=str(folder))
+    summary = read_comparison(folder)
+    runs = summary["runs"]
+    with lock_folder(folder):
         results = []
-        for number, (place, run) in enumerate(runs):
+        for number, run in enumerate(runs):
 
-            def tell(what: str, share: float, number: int = number, run: dict[str, Any] = run) -> None:
+            def tell(what: str, share: float, number: int = number, run: ComparisonRun = run) -> None:
                 title = f"run {number + 1}/{len(runs)}: {run['attention']}, seed {run['seed']}: {what}"
                 report(title, (number + share) / len(runs))
 
-            results.append(score_run(place, images, steps, tell))
-        summary["leaderboard"] = leaderboard(results)
-        summary["runs"] = [entry(its, run["folder"]) for its, (_, run) in zip(results, runs, strict=True)]
-        write_json(path, summary)
-        write_text(folder / "leaderboard.csv", to_csv(summary["leaderboard"]))
+            results.append(score_run(folder / run["folder"], images, steps, tell))
+        summary["leaderboard"] = compute_leaderboard(results)
+        summary["runs"] = [comparison_run(r, run["folder"]) for r, run in zip(results, runs, strict=True)]
+        write_comparison(folder, summary)
     return summary
 
 
-def score_run(folder: Path, images: int, steps: int, report: Report) -> dict[str, Any]:
+def score_run(folder: Path, images: int, steps: int, report: Report) -> RunResult:
     """Score the maps of one run, write them into its result.json, and return all that it holds."""
-    with held(folder):
-        result = read_result(folder)
+    with lock_folder(folder):
+        result = read_run_result(folder)
         classifier = restore(folder)
         classifier.to("cuda" if torch.cuda.is_available() else "cpu")
-        test = load_task(classifier.recipe.task).test
+        test = load(classifier.plan.task).test
         if test.images.ndim != 4:
             raise BadRun(f"{str(folder)!r} is a run on clips; the scores take pixels out of images")
         result["scores"] = _scores(classifier, _choose(test, images), steps, report)
-        write_json(folder / RESULT, result)
+        write_run_result(folder, result)
     return result
 
 
@@ -134,7 +136,7 @@ def _maps(classifier: Classifier, images: Tensor) -> list[_Map]:
     return maps
 
 
-def _scores(classifier: Classifier, split: Split, steps: int, report: Report) -> dict[str, Any]:
+def _scores(classifier: Classifier, split: Split, steps: int, report: Report) -> RunScores:
     """Return the scores of the attention and of Grad-CAM, of those that there are, on the same images."""
     images = split.images.to(classifier.device).float()
     maps, few = _maps(classifier, images), _maps(classifier, images[:: math.ceil(len(images) / _CHECKED)])
@@ -146,7 +148,9 @@ def _scores(classifier: Classifier, split: Split, steps: int, report: Report) ->
         rankings = RANKINGS if chance is None else ("positive", "negative")
         calls = 2 * len(rankings) * math.ceil(len(images) * (steps + 1) / _BATCH)
         predict = progress.counted(f"faithfulness, {its.name}", calls, lambda x: classifier(x).softmax(1))
-        curves = faithfulness(predict, images, heatmap, rankings=rankings, steps=steps, batch_size=_BATCH)
+        curves = evaluate_faithfulness(
+            predict, images, heatmap, rankings=rankings, steps=steps, batch_size=_BATCH
+        )
         if chance is None:
             chance = curves["random"]
             found |= {"shares": chance.shares.tolist()}
@@ -155,10 +159,10 @@ def _scores(classifier: Classifier, split: Split, steps: int, report: Report) ->
             sign: curves[sign].mean() | {"auc_gain": curves[sign].auc_gain(over=chance).mean().item()}
             for sign in ("positive", "negative")
         }
-        where = None if split.masks is None else localization(heatmap, split.masks).mean()
+        where = None if split.masks is None else localize(heatmap, split.masks).mean()
         facts = {"path": its.path, "kind": its.kind, "localization": where}
         found[its.name] = facts | signs | {"sanity": _sanity(classifier, of_few, progress)}
-    return found
+    return cast(RunScores, found)
 
 
 def _sanity(classifier: Classifier, its: _Map, progress: _Progress) -> dict[str, Any]:
@@ -167,7 +171,7 @@ def _sanity(classifier: Classifier, its: _Map, progress: _Progress) -> dict[str,
     heat = progress.counted(f"sanity check, {its.name}", _DRAWS * (1 + layers), its.heat)
     at = None if its.path is None else f"model.{its.path}".rstrip(".")
     first = _DRAWS * classifier.recipe.seed
-    draws = [sanity(classifier, heat, at=at, seed=seed) for seed in range(first, first + _DRAWS)]
+    draws = [sanity_check(classifier, heat, at=at, seed=seed) for seed in range(first, first + _DRAWS)]
     rank, ssim = (torch.cat([getattr(draw, name) for draw in draws], dim=1) for name in ("spearman", "ssim"))
     return Sanity(draws[0].layers, draws[0].reaches, rank, ssim).mean()
 

@@ -1,4 +1,4 @@
-"""The registry: mechanisms by name. Names come from file names; a file is loaded when it is asked for."""
+"""The registry: mechanisms by name. A file is imported when its mechanism is first asked for."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from typing import Any, get_args
 
 from torch import nn
 
-from saccade.errors import BadOption, UnknownName, check_choice
+from saccade import plugins
+from saccade.errors import BadOption, UnknownName, check_choice, check_positive
+from saccade.grammar import check_options, merge_options
 from saccade.layers import __path__ as _FOLDERS
 from saccade.layers.spec import Domain, Spec
 
+_GROUP = "saccade.mechanisms"
 _registered: dict[str, Spec] = {}
 
 
@@ -21,82 +24,116 @@ _registered: dict[str, Spec] = {}
 def _built_in() -> Mapping[str, str]:
     """Map the name of each built-in mechanism to its domain, without importing any."""
     return {
-        module.name: domain.name
-        for domain in pkgutil.iter_modules(_FOLDERS)
-        for module in pkgutil.iter_modules([f"{folder}/{domain.name}" for folder in _FOLDERS])
+        module.name: package.name
+        for package in pkgutil.iter_modules(_FOLDERS)
+        if package.ispkg
+        for module in pkgutil.iter_modules([f"{folder}/{package.name}" for folder in _FOLDERS])
     }
 
 
 def mechanisms(domain: Domain | None = None) -> list[str]:
-    """Return the names of all mechanisms, or of one domain's, sorted. Imports none of them.
+    """Return the names of all mechanisms, sorted: built-in, registered, and of installed plugins.
 
-    Raises `BadOption` for a domain that does not exist.
+    Args:
+        domain: Only the mechanisms of this domain. Plugins are imported to learn theirs; built-in files
+            are not.
 
-    >>> import saccade as sc
-    >>> "cbam" in sc.mechanisms()
-    True
-    >>> sc.mechanisms(domain="spatial")
-    ['attention_gate', 'spatial_gate']
+    Raises:
+        BadOption: There is no such domain.
+
+    Example:
+        >>> import saccade as sc
+        >>> "cbam" in sc.mechanisms()
+        True
+        >>> sc.mechanisms(domain="spatial")
+        ['attention_gate', 'spatial_gate']
     """
-    domains = {**_built_in(), **{name: spec.domain for name, spec in _registered.items()}}
-    if domain is not None:
-        check_choice("mechanisms", "domain", domain, get_args(Domain))
-    return sorted(name for name, its in domains.items() if domain in (None, its))
+    added = {*_registered, *plugins.names(_GROUP)} - _built_in().keys()
+    if domain is None:
+        return sorted({*_built_in(), *added})
+    check_choice("mechanisms", "domain", domain, get_args(Domain))
+    built_in = [name for name, folder in _built_in().items() if folder == domain]
+    return sorted([*built_in, *(name for name in added if spec(name).domain == domain)])
 
 
 def spec(name: str) -> Spec:
-    """Return the spec of a mechanism; its file is imported at the first time.
+    """Return the spec of a mechanism. Its file is imported the first time.
 
-    Raises `UnknownName`, with the nearest names, if there is none.
+    A built-in mechanism takes precedence over a plugin of the same name.
 
-    >>> import saccade as sc
-    >>> sc.spec("cbam").paper.year
-    2018
-    >>> [option.name for option in sc.spec("se").options]
-    ['reduction', 'bias']
+    Raises:
+        UnknownName: There is no such mechanism. The message suggests the nearest names.
+        BadOption: It belongs to a plugin that cannot be loaded, or that does not provide a `Spec`.
+
+    Example:
+        >>> import saccade as sc
+        >>> sc.spec("cbam").paper.year
+        2018
+        >>> [option.name for option in sc.spec("se").options]
+        ['reduction', 'bias']
     """
     if name in _registered:
         return _registered[name]
-    if name not in _built_in():
+    if name in _built_in():
+        module = importlib.import_module(f"saccade.layers.{_built_in()[name]}.{name}")
+        built_in: Spec = module.SPEC
+        return built_in
+    if name not in plugins.names(_GROUP):
         raise UnknownName("mechanism", name, mechanisms())
-    module = importlib.import_module(f"saccade.layers.{_built_in()[name]}.{name}")
-    found: Spec = module.SPEC
-    return found
+    plugin = plugins.load(_GROUP, name)
+    if not isinstance(plugin, Spec) or plugin.name != name:
+        message = f"the entry point {name!r} of {_GROUP} must be a Spec of this name, not {plugin!r}"
+        raise BadOption(message, owner=name, option=_GROUP, value=plugin)
+    return plugin
 
 
 def register(spec: Spec) -> None:
-    """Add a mechanism of your own, so that `create`, the command line and the contract suite know it.
+    """Add a mechanism to this process, so that `create`, `attach` and the contract suite know it.
 
-    Raises `BadOption` if the name is taken.
+    The command line, worker processes and restored runs know mechanisms of installed packages, which
+    declare an entry point in the group `saccade.mechanisms`.
 
-    >>> import saccade as sc
-    >>> sc.register(sc.spec("se"))
-    Traceback (most recent call last):
-    saccade.errors.BadOption: a mechanism named 'se' exists already; choose another name
+    Raises:
+        BadOption: The name is taken, or the domain does not exist.
+
+    Example:
+        >>> import saccade as sc
+        >>> sc.register(sc.spec("se"))
+        Traceback (most recent call last):
+        saccade.errors.BadOption: a mechanism named 'se' exists already; choose another name
     """
     if spec.name in mechanisms():
-        raise BadOption(f"a mechanism named {spec.name!r} exists already; choose another name")
+        message = f"a mechanism named {spec.name!r} exists already; choose another name"
+        raise BadOption(message, owner="register", option="name", value=spec.name)
     check_choice(spec.name, "domain", spec.domain, get_args(Domain))
     _registered[spec.name] = spec
 
 
 def create(name: str, channels: int, **options: Any) -> nn.Module:
-    """Build a mechanism for maps of `channels` channels.
+    """Create a mechanism for feature maps with `channels` channels.
 
-    Raises `UnknownName` for an unknown mechanism or option, `BadOption` for a value it cannot take.
+    Args:
+        name: `NAME[:option=value,...]`.
+        channels: Number of channels of the features.
+        **options: Further options of the mechanism.
 
-    >>> import torch, saccade as sc
-    >>> gate = sc.create("cbam", 256, reduction=16)
-    >>> gate(torch.randn(2, 256, 14, 14)).shape
-    torch.Size([2, 256, 14, 14])
+    Raises:
+        UnknownName: There is no such mechanism or option.
+        BadOption: A value is out of range, or an option is given both in the text and as a keyword.
+
+    Example:
+        >>> import torch, saccade as sc
+        >>> gate = sc.create("cbam", 256, reduction=16)
+        >>> gate(torch.randn(2, 256, 14, 14)).shape
+        torch.Size([2, 256, 14, 14])
+        >>> sc.create("cbam:reduction=4", 256, spatial=False).channels
+        256
     """
-    found = spec(name)
-    known = {option.name: option for option in found.options}
+    name, options = merge_options(name, options)
+    known = {option.name: option for option in spec(name).options}
+    check_options(name, options, known)
     for option, value in options.items():
-        if option not in known:
-            raise UnknownName(f"option of {name}", option, known)
         if known[option].choices:
             check_choice(name, option, value, known[option].choices)
-    if isinstance(channels, bool) or not isinstance(channels, int) or channels < 1:
-        raise BadOption(f"{name}: channels={channels!r} must be an integer of at least 1")
-    return found.module(channels, **options)
+    check_positive(name, channels=channels)
+    return spec(name).module(channels, **options)

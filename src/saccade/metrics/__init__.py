@@ -1,17 +1,17 @@
-"""Scores: how well a heat map points at the truth, at what the model uses, and at what it has learned."""
+"""Metrics of heat maps: localization of the target, faithfulness to the model, dependence on its weights."""
 
-from saccade.metrics.faithfulness import RANKINGS, Curves, Faithfulness, faithfulness
-from saccade.metrics.localization import Localization, Score, localization
-from saccade.metrics.sanity import Sanity, sanity
+from saccade.metrics.faithfulness import RANKINGS, Curves, Faithfulness, evaluate_faithfulness
+from saccade.metrics.localization import Localization, LocalizationScore, localize
+from saccade.metrics.sanity import Sanity, sanity_check
 
 __all__ = [
     "RANKINGS",
     "Curves",
     "Faithfulness",
     "Localization",
+    "LocalizationScore",
     "Sanity",
-    "Score",
-    "faithfulness",
-    "localization",
-    "sanity",
+    "evaluate_faithfulness",
+    "localize",
+    "sanity_check",
 ]

@@ -1,4 +1,4 @@
-"""The layers of a model in the order in which they run, and weights that are lent and given back."""
+"""Layers of a model in the order in which they run, and the randomization of their weights."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import BadOption
+from saccade.model_state import Handle, temporary_hooks
 
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """Modules that lose their weights together; `reaches` says whether they run before the map is made."""
+    """Modules that are randomized together; `reaches` says whether they run before the map is computed."""
 
     path: str
     modules: tuple[nn.Module, ...]
@@ -24,30 +25,28 @@ class Layer:
 def find_layers(
     model: nn.Module, run: Callable[[], Tensor], at: str | None, paths: Sequence[str] | None
 ) -> tuple[Tensor, list[Layer]]:
-    """Return what `run` returns and the layers of the model, the one that runs last first.
+    """Return the result of `run` and the layers of the model, the one that runs last first.
 
-    A module that is not called itself, as when a parent uses its weights, goes with its nearest ancestor that
-    is; the input is nearer to a parent than to its children.
+    A module that is not called itself, because its parent uses its weights, takes the position of its nearest
+    ancestor that is called. A parent starts before its children.
     """
     called: dict[str, int] = {}
     ended: list[int] = []
 
+    def register() -> Iterator[Handle]:
+        for path, module in model.named_modules():
+            yield module.register_forward_pre_hook(lambda *_, path=path: begins(path))
+        if at is not None:
+            yield model.get_submodule(at).register_forward_hook(lambda *_: ended.append(len(called)))
+
     def begins(path: str) -> None:
         called.setdefault(path, len(called))
 
-    handles = [
-        module.register_forward_pre_hook(lambda _module, _inputs, path=path: begins(path))
-        for path, module in model.named_modules()
-    ]
-    if at is not None:
-        handles.append(model.get_submodule(at).register_forward_hook(lambda *_: ended.append(len(called))))
-    try:
+    with temporary_hooks(register()):
         result = run()
-    finally:
-        for handle in handles:
-            handle.remove()
     if at is not None and not ended:
-        raise BadOption(f"sanity: the module {at!r} does not run when the heat map is made")
+        message = f"sanity_check: module {at!r} does not run when the heat map is computed"
+        raise BadOption(message, owner="sanity_check", option="at", value=at)
 
     def start(path: str) -> int:
         while path and path not in called:
@@ -60,21 +59,21 @@ def find_layers(
 
     owners = {path: module for path, module in model.named_modules() if [*module.parameters(recurse=False)]}
     if paths is None:
-        # A stable order: modules that are not called stand as they are registered.
-        found = [layer(path, {path: owners[path]}) for path in sorted(owners, key=start)[::-1]]
+        # The sort is stable: modules that are not called keep the order of their registration.
+        layers = [layer(path, {path: owners[path]}) for path in sorted(owners, key=start)[::-1]]
     else:
-        found = [layer(path, _below(owners, path)) for path in paths]
-    for its in found:
-        if not its.modules:
-            raise BadOption(f"sanity: layer {its.path!r} holds no parameters that could be randomized")
-    if not found:
-        raise BadOption(f"sanity: {type(model).__name__} holds no parameters that could be randomized")
-    return result, found
+        layers = [layer(path, _below(owners, path)) for path in paths]
+    empty = [f"layer {layer.path!r}" for layer in layers if not layer.modules]
+    if empty or not layers:
+        name = empty[0] if empty else type(model).__name__
+        message = f"sanity_check: {name} holds no parameters to randomize"
+        raise BadOption(message, owner="sanity_check", option="layers", value=paths)
+    return result, layers
 
 
 @torch.no_grad()
 def randomize(layer: Layer) -> None:
-    """Draw the weights of a layer anew."""
+    """Draw new weights for a layer."""
     for module in layer.modules:
         reset = getattr(module, "reset_parameters", None)
         if callable(reset):
@@ -86,15 +85,15 @@ def randomize(layer: Layer) -> None:
 
 
 @contextmanager
-def given_back(model: nn.Module) -> Iterator[None]:
-    """Give parameters and their gradients back as they were; `borrowed` does so with everything else."""
+def preserve_parameters(model: nn.Module) -> Iterator[None]:
+    """Restore parameters and their gradients when the block ends; `preserve_state` restores the rest."""
     saved = [
         (module, name, parameter, parameter.detach().clone(), parameter.grad)
         for module in model.modules()
         for name, parameter in module.named_parameters(recurse=False)
     ]
     for _, _, parameter, _, _ in saved:
-        parameter.grad = None  # new gradients are added to new tensors
+        parameter.grad = None  # new gradients go into new tensors
     try:
         yield
     finally:
@@ -106,5 +105,5 @@ def given_back(model: nn.Module) -> Iterator[None]:
 
 
 def _below(modules: Mapping[str, nn.Module], path: str) -> dict[str, nn.Module]:
-    """Return the module of a path and those below it, of the given ones."""
-    return {its: m for its, m in modules.items() if not path or its == path or its.startswith(path + ".")}
+    """Return the modules at a path and below it."""
+    return {p: m for p, m in modules.items() if not path or p == path or p.startswith(path + ".")}

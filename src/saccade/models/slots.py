@@ -11,8 +11,8 @@ from saccade.errors import BadOption
 from saccade.grammar import parse
 from saccade.layers.registry import create, spec
 
-#: A mechanism as text, `NAME[:option=value,...]`, or a function from the number of channels to a module.
-Choice = str | Callable[[int], nn.Module]
+#: A mechanism as text, as its name and options, or as a function from the number of channels to a module.
+Choice = str | tuple[str, Mapping[str, Any]] | Callable[[int], nn.Module]
 
 
 def slots(
@@ -39,15 +39,15 @@ def slots(
         if slot != pool and not (isinstance(slot, int) and 1 <= slot <= len(widths)):
             message = f"{network} has stages 1 to {len(widths)} and {pool!r}, not {slot!r}"
             raise BadOption(message, owner=network, option="attention", value=slot)
-        if isinstance(choice, str):
-            name = parse(choice)[0]
+        if not callable(choice):
+            name, options = parse(choice) if isinstance(choice, str) else choice
             if not (pools(name, pooled) if slot == pool else dims in spec(name).dims):
                 pooling = f"pool ({', '.join(pooled.split())}) -> (B, C), as the slot {slot!r}"
                 needed = pooling if slot == pool else f"take and return one map of {dims} axes, as a stage"
                 message = f"{name} does not {needed} of {network} requires"
                 raise BadOption(message, owner=network, option="attention", value=choice)
         channels = widths[-1] if slot == pool else widths[slot - 1]
-        built[str(slot)] = _built(choice, channels)
+        built[str(slot)] = choice(channels) if callable(choice) else create(name, channels, **options)
     return built
 
 
@@ -66,10 +66,3 @@ def pooled_by(pool: nn.Module, x: Tensor) -> Tensor:
     result: Any = pool(x)
     pooled: Tensor = result[0] if isinstance(result, tuple) else result
     return pooled
-
-
-def _built(choice: Choice, channels: int) -> nn.Module:
-    if not isinstance(choice, str):
-        return choice(channels)
-    name, options = parse(choice)
-    return create(name, channels, **options)

@@ -65,7 +65,9 @@ class Tokens:
         check_positive(owner, channels=channels, group_size=group_size)
         patch = pair(owner, "patch_size", patch_size)
         if kind == "patches" and (size[0] % patch[0] or size[1] % patch[1]):
-            raise bad_option(owner, f"is not divisible by patch_size={patch!r}", image_size=size)
+            raise bad_option(
+                owner, f"is not divisible by patch_size={patch[0]} x {patch[1]}", image_size=size
+            )
         if kind == "channels" and channels % group_size:
             raise bad_option(owner, f"is not divisible by group_size={group_size}", channels=channels)
         return cls(owner, kind, size, channels, patch, group_size)

@@ -1,1 +1,84 @@
-"""Results: every file that a run or a comparison leaves on disk."""
+"""Results: the schema of every file on disk, reading and writing, statistics, leaderboard and findings."""
+
+from saccade.results.findings import caution, consequence, finding, number, signed, verdict
+from saccade.results.io import (
+    COMPARISON,
+    LEADERBOARD,
+    RUN_INFO,
+    RUN_RESULT,
+    read_comparison,
+    read_run_info,
+    read_run_result,
+    write_comparison,
+    write_run_info,
+    write_run_result,
+)
+from saccade.results.leaderboard import (
+    better_polarity,
+    comparison_run,
+    compute_leaderboard,
+    main_map,
+    summarize,
+)
+from saccade.results.lock import LOCK, lock_folder
+from saccade.results.provenance import hardware_info, run_info
+from saccade.results.schema import (
+    BASELINE,
+    POLARITIES,
+    SCHEMA,
+    ComparisonResults,
+    ComparisonRun,
+    Evaluation,
+    Interval,
+    Ranking,
+    Row,
+    Run,
+    RunLocalization,
+    RunResult,
+    RunScores,
+)
+from saccade.results.statistics import confidence_interval, proportion_interval, significant
+
+__all__ = [
+    "BASELINE",
+    "COMPARISON",
+    "LEADERBOARD",
+    "LOCK",
+    "POLARITIES",
+    "RUN_INFO",
+    "RUN_RESULT",
+    "SCHEMA",
+    "ComparisonResults",
+    "ComparisonRun",
+    "Evaluation",
+    "Interval",
+    "Ranking",
+    "Row",
+    "Run",
+    "RunLocalization",
+    "RunResult",
+    "RunScores",
+    "better_polarity",
+    "caution",
+    "comparison_run",
+    "compute_leaderboard",
+    "confidence_interval",
+    "consequence",
+    "finding",
+    "hardware_info",
+    "lock_folder",
+    "main_map",
+    "number",
+    "proportion_interval",
+    "read_comparison",
+    "read_run_info",
+    "read_run_result",
+    "run_info",
+    "signed",
+    "significant",
+    "summarize",
+    "verdict",
+    "write_comparison",
+    "write_run_info",
+    "write_run_result",
+]

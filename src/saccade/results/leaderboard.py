@@ -1,74 +1,96 @@
-"""The leaderboard: means over seeds with 95% intervals, paired differences, costs."""
+"""The leaderboard: means over seeds with confidence intervals, paired differences, costs."""
 
 from __future__ import annotations
 
-import csv
-import io
+import shlex
 import statistics
-from collections.abc import Sequence
-from typing import Any
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
-from scipy import stats
+import saccade
+from saccade.results.provenance import hardware_info
+from saccade.results.schema import (
+    BASELINE,
+    POLARITIES,
+    SCHEMA,
+    ComparisonResults,
+    ComparisonRun,
+    JoinedLocalization,
+    JoinedMap,
+    JoinedScores,
+    MapLocalization,
+    Polarity,
+    Row,
+    Run,
+    RunMap,
+    RunResult,
+)
+from saccade.results.statistics import confidence_interval, p_value, paired_differences
 
-Result = dict[str, Any]  # a run's result.json
-Row = dict[str, Any]  # an entry of results.json's leaderboard
-_MEASURES = ("pointing", "energy", "precision")
 
+def summarize(recipe: Mapping[str, Any], results: Mapping[str, RunResult]) -> ComparisonResults:
+    """Build the results of a comparison.
 
-def interval(values: Sequence[float], least: float = -1.0) -> dict[str, float | None]:
-    """Return mean and 95% confidence interval (Student's t over seeds), cut to what a share, from `least`
-    to 1, can be. Of one value there is the mean alone.
-
-    >>> interval([0.5])
-    {'mean': 0.5, 'low': None, 'high': None}
+    Args:
+        recipe: The recipe of the comparison.
+        results: The result of each run by its folder, relative to the comparison.
     """
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return {"mean": mean, "low": None, "high": None}
-    reach = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
-    return {"mean": mean, "low": max(mean - reach, least), "high": min(mean + reach, 1.0)}
+    runs = list(results.values())
+    return {
+        "schema": SCHEMA,
+        "saccade": saccade.__version__,
+        "command": shlex.join(["saccade", *sys.argv[1:]]),
+        "recipe": dict(recipe),
+        "hardware": hardware_info(),
+        "task": runs[0]["task"],
+        "leaderboard": compute_leaderboard(runs),
+        "runs": [comparison_run(result, folder) for folder, result in results.items()],
+    }
 
 
-def p_value(differences: Sequence[float]) -> float | None:
-    """Return how likely the mean would be as far from 0 by chance (Student's t, two-sided).
+def comparison_run(result: RunResult, folder: str) -> ComparisonRun:
+    """Return the entry of a run in the results of its comparison."""
+    measurements = {key: value for key, value in result.items() if key in Run.__annotations__}
+    return cast(ComparisonRun, measurements | {"folder": folder})
 
-    None of one value.
 
-    >>> round(p_value([0.01, 0.02, 0.03]), 3), p_value([0.0, 0.0]), p_value([0.5])
-    (0.074, 1.0, None)
+def compute_leaderboard(runs: Sequence[Run]) -> list[Row]:
+    """Compute one row per attention, in the order of first appearance.
+
+    The difference to "none" is paired by seed.
     """
-    count = len(differences)
-    if count < 2:
-        return None
-    mean, spread = statistics.fmean(differences), statistics.stdev(differences)
-    if not spread:
-        return float(mean == 0)
-    return float(2 * stats.t.sf(abs(mean) / spread * count**0.5, count - 1))
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(run["attention"], []).append(run)
+    baseline = {run["seed"]: run["error"] for run in groups.get(BASELINE, [])}
+    return [_row(attention, group, baseline) for attention, group in groups.items()]
 
 
-def leaderboard(results: Sequence[Result]) -> list[Row]:
-    """Return one row per attention, in the order of first appearance.
-
-    The difference to "none" is paired: it is taken seed by seed, where both have been run.
-    """
-    groups: dict[str, list[Result]] = {}
-    for result in results:
-        groups.setdefault(result["attention"], []).append(result)
-    plain = {result["seed"]: result["error"] for result in groups.get("none", [])}
-    return [_row(attention, runs, plain) for attention, runs in groups.items()]
+def main_map(row: Row) -> JoinedMap | None:
+    """Return the scores of the attention map or, without one, of Grad-CAM."""
+    scores = row["scores"] or {}
+    return scores.get("attention") or scores.get("grad_cam")
 
 
-def _row(attention: str, runs: Sequence[Result], plain: dict[int, float]) -> Row:
-    where = _localization([run["localization"] for run in runs if run["localization"]])
-    paired = [run["error"] - plain[run["seed"]] for run in runs if run["seed"] in plain]
+def better_polarity(localization: MapLocalization) -> Polarity:
+    """Return the polarity under which a map has the higher average precision."""
+    is_positive = localization["positive"]["precision"] >= localization["negative"]["precision"]
+    return "positive" if is_positive else "negative"
+
+
+def _row(attention: str, runs: Sequence[Run], baseline: Mapping[int, float]) -> Row:
+    localization = _join_localization([run["localization"] for run in runs if run["localization"]])
+    errors = {run["seed"]: run["error"] for run in runs}
+    paired = [] if attention == BASELINE else paired_differences(errors, baseline)
     return {
         "attention": attention,
         "seeds": len(runs),
-        "error": interval([run["error"] for run in runs], least=0.0),
-        "difference": interval(paired) if paired and attention != "none" else None,
-        "p_value": p_value(paired) if attention != "none" else None,
-        "localization": where,
-        "scores": _scores([run["scores"] for run in runs if run.get("scores")], where),
+        "error": confidence_interval([run["error"] for run in runs], least=0.0),
+        "difference": confidence_interval(paired) if paired else None,
+        "p_value": p_value(paired),
+        "localization": localization,
+        "scores": _join_scores(runs, localization),
         "parameters": runs[0]["parameters"],
         "flops": runs[0]["flops"],
         "latency_ms": statistics.median(run["latency_ms"] for run in runs),
@@ -76,74 +98,52 @@ def _row(attention: str, runs: Sequence[Result], plain: dict[int, float]) -> Row
     }
 
 
-def _localization(scores: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """Join the scores of the runs under the sign that finds the target better on average."""
+def _join_localization(scores: Sequence[MapLocalization]) -> JoinedLocalization | None:
+    """Join the scores of the runs under the polarity with the higher mean precision."""
     if not scores:
         return None
-    mean = {sign: statistics.fmean(s[sign]["precision"] for s in scores) for sign in ("positive", "negative")}
-    sign = "positive" if mean["positive"] >= mean["negative"] else "negative"
-    agree = sum(
-        (s["positive"]["precision"] >= s["negative"]["precision"]) == (sign == "positive") for s in scores
-    )
+    mean = {p: statistics.fmean(score[p]["precision"] for score in scores) for p in POLARITIES}
+    polarity = max(POLARITIES, key=mean.__getitem__)
     return {
-        "polarity": sign,
-        "agree": agree,
-        "chance": statistics.fmean(s["chance"] for s in scores),
-        **{measure: interval([s[sign][measure] for s in scores], least=0.0) for measure in _MEASURES},
+        "polarity": polarity,
+        "agree": sum(better_polarity(score) == polarity for score in scores),
+        "chance": statistics.fmean(score["chance"] for score in scores),
+        "pointing": confidence_interval([score[polarity]["pointing"] for score in scores], least=0.0),
+        "energy": confidence_interval([score[polarity]["energy"] for score in scores], least=0.0),
+        "precision": confidence_interval([score[polarity]["precision"] for score in scores], least=0.0),
     }
 
 
-def _scores(scores: Sequence[dict[str, Any]], where: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Join the scores of the runs that have them, for the attention and for Grad-CAM.
-
-    A map counts under the sign under which it finds the target, the attention's being that of its row;
-    where no target is known, under the sign under which it is more faithful.
-    """
+def _join_scores(runs: Sequence[Run], localization: JoinedLocalization | None) -> JoinedScores | None:
+    scores = [run["scores"] for run in runs if run["scores"]]
     if not scores:
         return None
-    rows: dict[str, Any] = {}
-    for name in ("attention", "grad_cam"):
-        maps = [its[name] for its in scores if name in its]
-        if not maps:
-            continue
-        found = _localization([its["localization"] for its in maps if its["localization"]])
-        gain = {
-            sign: statistics.fmean(its[sign]["auc_gain"] for its in maps) for sign in ("positive", "negative")
-        }
-        best = "positive" if gain["positive"] >= gain["negative"] else "negative"
-        place = where if name == "attention" and where else found
-        sign = place["polarity"] if place else best
-        rows[name] = {
-            "runs": len(maps),
-            "polarity": sign,
-            "faithfulness": interval([its[sign]["auc_gain"] for its in maps]),
-            "deletion": interval([its[sign]["deletion"] for its in maps], least=0.0),
-            "insertion": interval([its[sign]["insertion"] for its in maps], least=0.0),
-            "spearman": interval([its["sanity"]["spearman"] for its in maps], least=0.0),
-            "ssim": interval([its["sanity"]["ssim"] for its in maps]),
-            "precision": interval([its["localization"][sign]["precision"] for its in maps], least=0.0)
-            if found
-            else None,
-        }
+    rows: JoinedScores = {}
+    if maps := [score["attention"] for score in scores if "attention" in score]:
+        rows["attention"] = _join_maps(maps, localization)
+    if maps := [score["grad_cam"] for score in scores if "grad_cam" in score]:
+        rows["grad_cam"] = _join_maps(maps, None)
     return rows
 
 
-def to_csv(rows: Sequence[Row]) -> str:
-    """Return the leaderboard as a table; an interval becomes three columns."""
-    flat = [dict(_flatten(row)) for row in rows]
-    columns = list(dict.fromkeys(key for row in flat for key in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
-    return out.getvalue()
+def _join_maps(maps: Sequence[RunMap], localization: JoinedLocalization | None) -> JoinedMap:
+    """Join the scores of one kind of map.
 
-
-def _flatten(row: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    pairs: list[tuple[str, Any]] = []
-    for key, value in row.items():
-        if isinstance(value, dict):
-            pairs += _flatten(value, f"{prefix}{key}_")
-        elif value is not None or prefix:
-            pairs.append((f"{prefix}{key}", value))
-    return pairs
+    The polarity is that of `localization`, else the one that localizes better on the scored images, else,
+    without masks, the more faithful one.
+    """
+    localized = [m["localization"] for m in maps if m["localization"]]
+    gain = {p: statistics.fmean(m[p]["auc_gain"] for m in maps) for p in POLARITIES}
+    joined = localization or _join_localization(localized)
+    polarity = joined["polarity"] if joined else max(POLARITIES, key=gain.__getitem__)
+    precision = [score[polarity]["precision"] for score in localized]
+    return {
+        "runs": len(maps),
+        "polarity": polarity,
+        "faithfulness": confidence_interval([m[polarity]["auc_gain"] for m in maps]),
+        "deletion": confidence_interval([m[polarity]["deletion"] for m in maps], least=0.0),
+        "insertion": confidence_interval([m[polarity]["insertion"] for m in maps], least=0.0),
+        "spearman": confidence_interval([m["sanity"]["spearman"] for m in maps], least=0.0),
+        "ssim": confidence_interval([m["sanity"]["ssim"] for m in maps]),
+        "precision": confidence_interval(precision, least=0.0) if precision else None,
+    }

@@ -16,24 +16,28 @@ LOCK = ".lock"
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process until the block ends, and make it if it is not there.
+def lock_folder(folder: Path) -> Iterator[None]:
+    """Lock a folder for this process until the block ends. A missing folder is created.
 
-    The operating system holds the lock, so that it ends with its process, however that dies; the file that
-    stays behind names a process that is gone, and is taken over. A folder that was made here and that nothing
-    was written into is taken away again.
+    The operating system holds the lock and releases it when the process ends, however it ends. A lock file
+    left behind by a process that is gone is taken over. A folder that was created here and is still empty at
+    the end is removed.
 
-    Raises `BadRun` if another process holds the folder, which is named, or if it cannot be written.
+    Raises:
+        BadRun: Another process holds the lock, or the folder cannot be written.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as place, held(Path(place) / "run"), held(Path(place) / "run"):
-    ...     pass
-    Traceback (most recent call last):
-    saccade.errors.BadRun: '.../run' is in use by process ... on ...
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as root:
+        ...     with lock_folder(Path(root) / "run"), lock_folder(Path(root) / "run"):
+        ...         pass
+        Traceback (most recent call last):
+        saccade.errors.BadRun: '.../run' is in use by process ... on ...
     """
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
     path = folder / LOCK
     lock = FileLock(path)
+    owner = str(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         holder = path.read_text().split() if path.exists() else []
@@ -41,14 +45,16 @@ def held(folder: Path) -> Iterator[None]:
         path.write_text(f"{os.getpid()}\n{socket.gethostname()}\n")
     except Timeout:
         pid, host = holder if len(holder) == 2 else ("unknown", "another host")
-        raise BadRun(f"{str(folder)!r} is in use by process {pid} on {host}") from None
+        message = f"{owner!r} is in use by process {pid} on {host}"
+        raise BadRun(message, owner=owner, option="lock", value=pid) from None
     except OSError as error:
-        raise BadRun(f"{str(folder)!r} cannot be written: {error.strerror or error}") from error
+        reason = error.strerror or str(error)
+        raise BadRun(f"{owner!r} cannot be written: {reason}", owner=owner, value=reason) from error
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # before the release: whoever opened it meanwhile holds nothing
+        path.unlink(missing_ok=True)  # before the release: a process that opened it meanwhile holds nothing
         lock.release()
-        with suppress(OSError):  # until the first that is not empty
-            for empty in made:
+        with suppress(OSError):  # stops at the first folder that is not empty
+            for empty in created:
                 empty.rmdir()

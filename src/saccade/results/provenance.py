@@ -1,4 +1,4 @@
-"""What a run was: versions, git state, hardware, and the command that repeats it."""
+"""Provenance of a run: versions, Git state, hardware, and the command that repeats it."""
 
 from __future__ import annotations
 
@@ -11,43 +11,53 @@ from dataclasses import fields
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
 import saccade
-from saccade.training.hardware import Hardware
+from saccade.results.schema import SCHEMA, GitState, Hardware, RunInfo
 
-SCHEMA = 1
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy")
 
 
-def provenance(folder: Path, devices: Hardware) -> dict[str, Any]:
-    """Return what is written to the run.json of a folder, as docs/architecture.md describes it.
+def run_info(folder: Path, options: DataclassInstance) -> RunInfo:
+    """Collect the provenance of a run that starts now.
 
-    >>> provenance(Path("runs/train"), Hardware(devices=2))["repeat"]
-    'saccade train --recipe runs/train/recipe.yaml --out runs/train-again --devices 2'
+    Args:
+        folder: Folder of the run.
+        options: Options of `saccade train` that are not in the recipe. Those that differ from their default
+            become part of the command that repeats the run.
+
+    Example:
+        >>> from saccade.training import Hardware
+        >>> run_info(Path("runs/train"), Hardware(devices=2))["repeat"]
+        'saccade train --recipe runs/train/recipe.yaml --out runs/train-again --devices 2'
     """
     again = folder.with_name(f"{folder.name}-again")
-    words = ["saccade", "train", "--recipe", str(folder / "recipe.yaml"), "--out", str(again)]
-    for field in fields(devices):
-        value = getattr(devices, field.name)
+    command = ["saccade", "train", "--recipe", str(folder / "recipe.yaml"), "--out", str(again)]
+    for field in fields(options):
+        value = getattr(options, field.name)
         if value != field.default:
-            words += [f"--{field.name}", str(value)]
+            command += [f"--{field.name}", str(value)]
+    versions = {name: _version(name) for name in PACKAGES}
     return {
         "schema": SCHEMA,
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(["saccade", *sys.argv[1:]]),
-        "repeat": shlex.join(words),
+        "repeat": shlex.join(command),
         "working_folder": os.getcwd(),
-        "versions": {"saccade": saccade.__version__, "python": platform.python_version(), **_versions()},
-        "git": git(Path.cwd()),
-        "hardware": hardware() | {"threads": torch.get_num_threads()},
+        "versions": {"saccade": saccade.__version__, "python": platform.python_version(), **versions},
+        "git": git_state(Path.cwd()),
+        "hardware": {**hardware_info(), "threads": torch.get_num_threads()},
     }
 
 
-def git(folder: Path) -> dict[str, Any] | None:
-    """Return the commit of a folder's repository, and whether all of it is committed; None without one."""
+def git_state(folder: Path) -> GitState | None:
+    """Return the Git state of a folder; None outside a repository or without a commit."""
     try:
         commit = _git(folder, "rev-parse", "HEAD").strip()
         return {"commit": commit, "dirty": bool(_git(folder, "status", "--porcelain").strip())}
@@ -55,11 +65,12 @@ def git(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def hardware() -> dict[str, Any]:
-    """Name the machine and the versions that matter for timings."""
+def hardware_info() -> Hardware:
+    """Return the machine and the versions that affect timings."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": _cpu(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores or 1,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -67,20 +78,16 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # as part of another distribution
-            found[name] = None
-    return found
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # installed as part of another distribution
+        return None
 
 
-def _git(folder: Path, *words: str) -> str:
-    command = ["git", "-C", str(folder), *words]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
-    return done.stdout
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout
 
 
 def _cpu() -> str:

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._dynamo.backends.registry import lookup_backend
 from torch.export import Dim
 
+from saccade._torch import COMPILED, aot_eager
 from saccade.recording import record
 from saccade.testing.case import Case, largest, sweep
 from saccade.testing.recording import tensors
@@ -28,17 +28,17 @@ class _Compiled:
 
     def _compile(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
         self.graphs += 1
-        return lookup_backend("aot_eager")(graph, inputs)
+        return aot_eager(graph, inputs)
 
 
 @contextmanager
 def _fresh_compiler() -> Iterator[None]:
     """Forget what was compiled, before and after: checks do not count each other's compilations."""
-    torch._dynamo.reset()
+    torch.compiler.reset()
     try:
         yield
     finally:
-        torch._dynamo.reset()
+        torch.compiler.reset()
 
 
 @sweep("compiles into one graph")
@@ -58,7 +58,7 @@ def check_compile(case: Case) -> None:
     case.expect_equal("the compiled result", output, expected, _EXACT)
     case.expect_equal("the compiled result while recorded", recorded, expected_recorded, _EXACT)
     for name, gradient in gradients.items():
-        got = its[name if name in its else f"_orig_mod.{name}"]
+        got = its[name if name in its else f"{COMPILED}.{name}"]
         if gradient is None or got is None:
             case.fail(f"{name} must receive a gradient, compiled or not")
         case.expect_equal(f"the compiled gradient of {name}", got, gradient, _EXACT, largest(gradients))

@@ -7,9 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from saccade._torch import TorchDispatchMode, tree_leaves
 from saccade.recording import record
 from saccade.testing.case import Case, largest, sweep
 

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from saccade._torch import HOOKS
 from saccade.maps import AttentionMap, ChannelMap, PairwiseMap, Tap
 from saccade.recording import record
 from saccade.testing.case import Case, sweep
@@ -133,6 +134,6 @@ def _check_no_trace(case: Case, plain: nn.Module, recorded: nn.Module) -> None:
                 not other.recording and other.latest is None, f"the tap {where} must be off and empty"
             )
         case.expect(vars(one).keys() == vars(other).keys(), f"{where} must have no new attributes")
-        for hooks in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
+        for hooks in HOOKS:
             case.expect(len(vars(one)[hooks]) == len(vars(other)[hooks]), f"{where} must have no new {hooks}")
     case.expect(plain.state_dict().keys() == recorded.state_dict().keys(), "the state_dict must be the same")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -15,8 +15,10 @@ from saccade.data import Split
 from saccade.data.clips import contact_sheet, heat_sheet
 from saccade.files import atomic_write
 from saccade.maps import AttentionMap, PairwiseMap
-from saccade.metrics import Localization, Score, localization
+from saccade.metrics import Localization, LocalizationScore
+from saccade.metrics import localize as localize_maps
 from saccade.recording import record
+from saccade.results import RunLocalization
 from saccade.training.module import Classifier
 from saccade.training.network import attention_path
 
@@ -38,7 +40,7 @@ def predict(classifier: Classifier, images: Tensor) -> Tensor:
     return torch.cat([classifier(batch) for batch in _batches(classifier, images)]).cpu()
 
 
-def localize(classifier: Classifier, split: Split) -> dict[str, Any] | None:
+def localize(classifier: Classifier, split: Split) -> RunLocalization | None:
     """Return the mean localization of the attention on the images with a target; None if there is none."""
     if split.masks is None or not split.masks.any():
         return None
@@ -48,8 +50,8 @@ def localize(classifier: Classifier, split: Split) -> dict[str, Any] | None:
     for batch, mask in zip(_batches(classifier, images), masks.split(_BATCH), strict=True):
         path, attention, _ = look(classifier, batch)
         kind = attention.kind
-        scores.append(localization(*_on_one_grid(attention, mask)))
-    return {"path": path, "kind": kind, **_joined(scores).mean()}
+        scores.append(localize_maps(*_on_one_grid(attention, mask)))
+    return cast(RunLocalization, {"path": path, "kind": kind, **_joined(scores).mean()})
 
 
 @torch.inference_mode()
@@ -124,8 +126,8 @@ def _batches(classifier: Classifier, images: Tensor) -> Iterator[Tensor]:
 
 
 def _joined(scores: list[Localization]) -> Localization:
-    def join(parts: list[Score]) -> Score:
-        return Score(
+    def join(parts: list[LocalizationScore]) -> LocalizationScore:
+        return LocalizationScore(
             *(
                 torch.cat([getattr(part, name) for part in parts])
                 for name in ("pointing", "energy", "precision")

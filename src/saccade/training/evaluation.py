@@ -1,91 +1,90 @@
-"""What a trained network is worth on a task: its error, that of each class, and what is taken for what."""
+"""Evaluation of a trained model on a task: error, error per class, confusion matrix."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
-from scipy import stats
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from saccade.data import Task, load_task
+from saccade.data import Task, load, load_task
 from saccade.errors import BadData, BadRun
+from saccade.results import SCHEMA, Evaluation, proportion_interval
 from saccade.training.evaluate import localize, predict
 from saccade.training.module import Classifier
 from saccade.training.network import attention_path
-from saccade.training.restore import restore
-
-SCHEMA = 1
+from saccade.training.trained_model import restore
 
 
-def evaluation(path: Path, task: str | None = None) -> dict[str, Any]:
-    """Return what the network of a run, or of a checkpoint, makes of the test images of a task.
+def evaluate_run(path: Path, task: str | None = None) -> Evaluation:
+    """Evaluate the model of a run, or of a checkpoint, on the test images of a task.
 
-    task    NAME[:option=value,...], of the same classes as that of the run, which is the default
+    Args:
+        path: Folder of a run, or a checkpoint.
+        task: NAME[:option=value,...], with the same classes as the task of the run, which is the default.
 
-    The keys: `schema`, `network`, `attention`, `task`, `images`; `error`, an interval {mean, low, high}: the
-    share of wrong answers with its 95% interval (Wilson's, for a proportion); `loss`; `chance_error`, that of
-    always naming the most frequent class; `classes`, for each its name, images and error, null without an
-    image; `confusion`, the counts, a row for each true class and a column for each answer; `localization`, as
-    in result.json; `skipped`, the images that could not be read.
+    Returns:
+        The content of `saccade evaluate --json`. The interval of the error is Wilson's for a proportion of
+        the images: it does not cover the variation between seeds.
 
-    Raises `BadRun` if there is no such network, `BadData` if the task's classes are others, or its images of
-    a size that the network does not take.
+    Raises:
+        BadRun: There is no such model.
+        BadData: The task has other classes, or images of a size that the model does not accept.
     """
     if (path / "runs").is_dir():
-        raise BadRun(f"{str(path)!r} is the folder of a comparison; name one of its runs, below runs/")
+        message = f"{str(path)!r} is the folder of a comparison; name one of its runs, below runs/"
+        raise BadRun(message, owner=str(path))
     classifier = restore(path)
     classifier.to("cuda" if torch.cuda.is_available() else "cpu")
-    its = load_task(task or classifier.recipe.task)
-    _check(classifier, its, task or classifier.recipe.task)
-    logits = predict(classifier, its.test.images)
-    answers, labels = logits.argmax(1), its.test.labels
-    confusion = multiclass_confusion_matrix(answers, labels, num_classes=len(its.classes))
-    counts, right = confusion.sum(1), confusion.diagonal()
-    wrong = int(len(labels) - right.sum())
-    interval = stats.binomtest(wrong, len(labels)).proportion_ci(objective="wilson")
+    data = load_task(task) if task else load(classifier.plan.task)
+    _check(classifier, data, task or classifier.recipe.task)
+    logits = predict(classifier, data.test.images)
+    predictions, labels = logits.argmax(1), data.test.labels
+    confusion = multiclass_confusion_matrix(predictions, labels, num_classes=len(data.classes))
+    counts, correct = confusion.sum(1), confusion.diagonal()
+    has_attention = attention_path(classifier.model) is not None
     return {
         "schema": SCHEMA,
         "network": str(path),
         "attention": classifier.recipe.attention,
-        "task": its.name,
+        "task": data.name,
         "images": len(labels),
-        "error": {"mean": wrong / len(labels), "low": float(interval.low), "high": float(interval.high)},
+        "error": proportion_interval(int(len(labels) - correct.sum()), len(labels)),
         "loss": F.cross_entropy(logits, labels).item(),
-        "chance_error": its.chance_error(),
+        "chance_error": data.chance_error(),
         "classes": [
             {"name": name, "images": images, "error": 1 - hits / images if images else None}
-            for name, images, hits in zip(its.classes, counts.tolist(), right.tolist(), strict=True)
+            for name, images, hits in zip(data.classes, counts.tolist(), correct.tolist(), strict=True)
         ],
         "confusion": confusion.tolist(),
-        "localization": localize(classifier, its.test)
-        if attention_path(classifier.model) is not None
-        else None,
-        "skipped": list(its.skipped),
+        "localization": localize(classifier, data.test) if has_attention else None,
+        "skipped": list(data.skipped),
     }
 
 
 def _check(classifier: Classifier, task: Task, text: str) -> None:
-    """Raise `BadData` unless the network can answer the task."""
-    known, shape = list(classifier.hparams["classes"]), tuple(classifier.hparams["shape"])
-    if list(task.classes) != known:
-        raise BadData(f"the network tells {_listed(known)} apart, and {text!r} has {_listed(task.classes)}")
+    """Raise `BadData` unless the model can predict the classes of the task."""
+    classes, shape = list(classifier.hparams["classes"]), tuple(classifier.hparams["shape"])
+    if list(task.classes) != classes:
+        message = f"the model predicts {_summary(classes)}, but {text!r} has {_summary(task.classes)}"
+        raise BadData(message, owner=text, option="classes", value=list(task.classes), choices=classes)
     if task.shape == shape:
         return
     try:
         predict(classifier, task.test.images[:1])
     except (RuntimeError, ValueError, AssertionError) as error:
-        raise BadData(f"the network takes images {shape}, and those of {text!r} are {task.shape}") from error
+        message = f"the model expects images of shape {shape}, but those of {text!r} are {task.shape}"
+        raise BadData(message, owner=text, option="shape", value=task.shape) from error
 
 
-def _listed(names: Sequence[str]) -> str:
+def _summary(names: Sequence[str]) -> str:
     """Name up to five classes.
 
-    >>> _listed(["cat", "dog"]), _listed("abcdefg")
-    ("2 classes, 'cat', 'dog'", "7 classes, 'a', 'b', 'c', 'd', 'e' ...")
+    Example:
+        >>> _summary(["cat", "dog"]), _summary("abcdefg")
+        ("2 classes ('cat', 'dog')", "7 classes ('a', 'b', 'c', 'd', 'e', ...)")
     """
-    first = ", ".join(map(repr, names[:5]))
-    return f"{len(names)} classes, {first}{' ...' if len(names) > 5 else ''}"
+    listed = [*map(repr, names[:5]), *(["..."] if len(names) > 5 else [])]
+    return f"{len(names)} classes ({', '.join(listed)})"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from saccade.config import Choice
 from saccade.errors import BadRecipe
 from saccade.models.backbone import input_of, load_backbone
 from saccade.training.checkpoint import checkpoint_of, load_checkpoint
@@ -19,7 +20,7 @@ Weights = dict[str, Tensor]
 def check_initial_weights(classifier: Classifier) -> None:
     """Raise `BadRecipe` or `BadRun` for what `start` and `freeze` would stumble over. Downloads nothing."""
     recipe = classifier.recipe
-    if recipe.pretrained and is_own(recipe.backbone):
+    if recipe.pretrained and is_own(classifier.plan.backbone):
         raise BadRecipe(f"pretrained=true: there are no weights for backbone={recipe.backbone!r}")
     if recipe.pretrained and recipe.cifar_stem:
         raise BadRecipe("pretrained=true has no weights for cifar_stem=true")
@@ -39,7 +40,7 @@ def load_initial_weights(classifier: Classifier) -> None:
     if recipe.init_from is not None:
         theirs = _of_run(recipe.init_from)
     elif recipe.pretrained:
-        theirs = _of_library(recipe.backbone)
+        theirs = _of_library(classifier.plan.backbone)
     else:
         return
     body = _body(classifier, theirs)
@@ -79,9 +80,9 @@ def _of_run(path: str) -> Weights:
     return state
 
 
-def _of_library(name: str) -> Weights:
+def _of_library(backbone: Choice) -> Weights:
     """Return a library's weights, and the normalization that they know, under a checkpoint's names."""
-    model = load_backbone(name, pretrained=True)
+    model = load_backbone(backbone.name, pretrained=True, **backbone.options)
     _, mean, std = input_of(model)
     return {f"model.{name}": its for name, its in model.state_dict().items()} | {"mean": mean, "std": std}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, ClassVar, Self
 
@@ -13,18 +12,15 @@ from timm.optim import create_optimizer_v2, list_optimizers  # type: ignore[attr
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer, lr_scheduler
-from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import v2
 
-from saccade.config.recipe import Recipe
+from saccade.config import Plan, Recipe
 from saccade.data import Split, TaskInfo
 from saccade.errors import UnknownName
 from saccade.models.backbone import head_path
 from saccade.training.augment.basic import augmentation
+from saccade.training.loader import Batch
 from saccade.training.network import build
-
-Batch = tuple[Tensor, Tensor]
-CPU = torch.device("cpu")
 
 
 class Classifier(lightning.LightningModule):
@@ -35,17 +31,18 @@ class Classifier(lightning.LightningModule):
     Other methods build on it: whatever they minimize, they end with a classifier.
     """
 
-    unheeded: ClassVar[tuple[str, ...]] = ()  # keys of the recipe that a method cannot heed
+    ignored_keys: ClassVar[tuple[str, ...]] = ()  # keys of the recipe that a method cannot heed
     model: nn.Module
     mean: Tensor
     std: Tensor
 
-    def __init__(self, recipe: Recipe, task: TaskInfo) -> None:
+    def __init__(self, plan: Plan, task: TaskInfo) -> None:
         super().__init__()
+        recipe = plan.recipe
         known = {"recipe": asdict(recipe), "classes": list(task.classes), "shape": list(task.shape)}
         self.save_hyperparameters(known)
-        self.recipe = recipe
-        network = build(recipe, len(task.classes), task.shape)
+        self.plan, self.recipe = plan, recipe
+        network = build(plan, len(task.classes), task.shape)
         # A layout of images: torch knows none of clips.
         self.layout = torch.channels_last if len(task.shape) == 3 else torch.contiguous_format
         self.model = network.to(memory_format=self.layout)
@@ -165,74 +162,3 @@ def labeled(labels: Tensor, share: float, seed: int) -> Tensor:
         its = order[labels[order] == label]
         kept[its[: max(1, round(share * len(its)))]] = True
     return kept
-
-
-class Batches(Sampler[list[int]]):
-    """Batches of indices. With a seed, for training: in an order that is a function of seed and epoch, and
-    without an incomplete last batch, of whose one image, say, no batch norm could learn. Of `world`
-    processes each takes an equal share of every batch, the one of its `rank`. The first `skip` batches are
-    left out, once: those that a run that is resumed has learned from.
-    """
-
-    def __init__(
-        self, length: int, batch_size: int, seed: int | None = None, rank: int = 0, world: int = 1
-    ) -> None:
-        self.length, self.batch_size, self.seed, self.epoch = length, batch_size, seed, 0
-        self.rank, self.world, self.skip = rank, world, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
-        self.epoch = epoch
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = torch.arange(self.length)
-        if self.seed is not None:
-            generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-            order = torch.randperm(self.length, generator=generator)
-        first, self.skip = self.skip, 0
-        for batch in order[: len(self) * self.batch_size].split(self.batch_size)[first:]:
-            yield batch[self.rank :: self.world].tolist()
-
-    def __len__(self) -> int:
-        whole, rest = divmod(self.length, self.batch_size)
-        return whole + (rest > 0 and self.seed is None)
-
-
-class Images(Dataset[Batch]):
-    """A split, indexed by whole batches."""
-
-    def __init__(self, split: Split) -> None:
-        self.split = split
-
-    def __getitem__(self, indices: list[int]) -> Batch:
-        return self.split.images[indices], self.split.labels[indices]
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-
-def loader(split: Split, batches: Batches, device: torch.device = CPU) -> DataLoader[Batch]:
-    """Serve a split that lies in memory, or on the device that learns from it, without workers or collation.
-
-    From memory to a GPU batches go by way of pages that are locked, so that the transfer does not wait.
-    """
-    pinned = device.type == "cuda" and split.images.device != device
-    return DataLoader(Images(split), sampler=batches, batch_size=None, pin_memory=pinned)
-
-
-def move_to_device_if_fits(splits: Sequence[Split], device: torch.device, free: int) -> list[Split]:
-    """Return splits on the device, without their masks, if they take at most half of its free bytes there.
-
-    >>> split = Split(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.long))
-    >>> [move_to_device_if_fits([split], torch.device("meta"), free)[0].images.device.type for free in (1599, 1600)]
-    ['cpu', 'meta']
-    """
-    tensors = [tensor for split in splits for tensor in (split.images, split.labels)]
-    if 2 * sum(tensor.nbytes for tensor in tensors) > free:
-        return list(splits)
-    return [Split(split.images.to(device), split.labels.to(device)) for split in splits]
-
-
-def free_bytes(device: torch.device) -> int:
-    """Return the free memory of a GPU that is its own: 0 where there is none."""
-    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0

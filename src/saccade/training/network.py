@@ -10,51 +10,43 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade.attachment import Attached, attach
-from saccade.attachment.site import KINDS
-from saccade.config.recipe import Recipe
-from saccade.errors import BadOption, BadRecipe, UnknownName
-from saccade.grammar import parse
+from saccade.attachment import KINDS, Attached, attach
+from saccade.config import Choice, Plan
+from saccade.errors import BadOption, BadRecipe
+from saccade.grammar import check_options
 from saccade.models import ClipCNN, RecurrentAttention, SmallCNN, ViT
 from saccade.models.backbone import load_backbone
 from saccade.models.slots import pools
 
 
-def build(recipe: Recipe, classes: int, shape: tuple[int, ...]) -> nn.Module:
+def build(plan: Plan, classes: int, shape: tuple[int, ...]) -> nn.Module:
     """Build the recipe's network for images (3, H, W) or clips (3, T, H, W), with its attention in it.
 
     Its weights are random: see `saccade.training.initial_weights` for others.
     """
-    if recipe.backbone == "small" and len(shape) == 4:
-        return ClipCNN(classes, attention=_slots(recipe, "time", "B L C"))
-    if recipe.backbone == "small":
-        return SmallCNN(classes, attention=_slots(recipe, "places", "B C H W"))
-    if is_own(recipe.backbone):
-        model = _own(recipe.backbone, classes, shape)
+    recipe, backbone, attention = plan.recipe, plan.backbone, plan.attention
+    if backbone.name == "small" and len(shape) == 4:
+        return ClipCNN(classes, attention=_slots(plan, "time", "B L C"))
+    if backbone.name == "small":
+        return SmallCNN(classes, attention=_slots(plan, "places", "B C H W"))
+    if is_own(backbone):
+        model = _own(backbone, classes, shape)
     else:
-        model = load_backbone(recipe.backbone, classes=classes)
+        model = load_backbone(backbone.name, classes=classes, **backbone.options)
     if recipe.cifar_stem:
-        _keep_small_images(model, recipe.backbone)
-    attention, places = placed(recipe.attention)
-    if attention != "none":
+        _keep_small_images(model, backbone.text)
+    if attention:
+        places = list(attention.places)
         kind = next((kind for kind in KINDS if places == [kind]), None)
-        where = (kind or places) if places else recipe.where
-        example = torch.zeros(2, *shape)
-        attach(model, attention, where=where, example_inputs=example, identity=recipe.identity)
+        attach(
+            model,
+            attention.name,
+            where=(kind or places) if places else recipe.where,
+            example_inputs=torch.zeros(2, *shape),
+            identity=recipe.identity,
+            **attention.options,
+        )
     return model
-
-
-def placed(text: str) -> tuple[str, list[str]]:
-    """Read an attention, NAME[:option=value,...][@PLACE[+PLACE...]], into the mechanism and its places.
-
-    >>> placed("non_local:dims=2@layer3.0"), placed("bam@layer1+layer2"), placed("se")
-    (('non_local:dims=2', ['layer3.0']), ('bam', ['layer1', 'layer2']), ('se', []))
-    """
-    name, at, places = text.partition("@")
-    found = places.split("+")
-    if at and not all(found):
-        raise BadOption(f"{text!r} names no place after the @; write NAME@PLACE or NAME@PLACE+PLACE")
-    return name, found if at else []
 
 
 def attention_paths(model: nn.Module) -> list[str]:
@@ -98,38 +90,37 @@ OWN: Mapping[str, tuple[Callable[..., nn.Module], type[nn.Module]]] = {
 _GIVEN = ("classes", "image_size", "channels", "head")  # by the task
 
 
-def is_own(backbone: str) -> bool:
-    """Whether a backbone is a network of ours, for which no library has weights."""
-    return backbone.partition(":")[0] in ("small", *OWN)
+def is_own(backbone: Choice) -> bool:
+    """Return whether a backbone is a model of this package, for which no library has weights."""
+    return backbone.name in ("small", *OWN)
 
 
-def _own(text: str, classes: int, shape: tuple[int, ...]) -> nn.Module:
-    name, options = parse(text)
-    make, its = OWN[name]
-    known = [option for option in inspect.signature(its).parameters if option not in _GIVEN]
-    for option in options:
-        if option not in known:
-            raise UnknownName(f"option of {name}", option, known)
-    return make(classes, shape, **options)
+def _own(backbone: Choice, classes: int, shape: tuple[int, ...]) -> nn.Module:
+    make, model_class = OWN[backbone.name]
+    known = [option for option in inspect.signature(model_class).parameters if option not in _GIVEN]
+    check_options(backbone.name, backbone.options, known)
+    return make(classes, shape, **backbone.options)
 
 
-def _slots(recipe: Recipe, pool: str, shape: str) -> dict[Any, str]:
-    """Return the attention of each slot of a small network, by its name or the number of its stage.
+def _slots(plan: Plan, pool: str, shape: str) -> dict[Any, tuple[str, Mapping[str, Any]]]:
+    """Return the attention of each slot of a small CNN, by the number of its stage or by its name.
 
-    In the slot `pool` stands what pools features of this shape: it replaces the mean over them.
+    The slot `pool` holds what pools features of this shape. It replaces the mean over them.
     """
-    name, places = placed(recipe.attention)
-    if name == "none":
+    attention = plan.attention
+    if attention is None:
         return {}
-    if not places:
-        return {pool if pools(parse(name)[0], shape) else recipe.stage: name}
-    for place in places:
+    mechanism = attention.name, attention.options
+    if not attention.places:
+        return {pool if pools(attention.name, shape) else plan.recipe.stage: mechanism}
+    for place in attention.places:
         if place not in ("1", "2", "3", pool):
-            raise BadOption(
-                f"attention={recipe.attention!r}: {place!r} is no stage of the small network; "
+            message = (
+                f"attention={attention.text!r}: {place!r} is no stage of the small network; "
                 f"use 1, 2, 3 or {pool}"
             )
-    return {int(place) if place.isdigit() else place: name for place in places}
+            raise BadOption(message, owner=attention.name, option="place", value=place)
+    return {int(place) if place.isdigit() else place: mechanism for place in attention.places}
 
 
 def _keep_small_images(model: nn.Module, name: str) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import lightning
 import torch
@@ -17,70 +15,75 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, Model
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from saccade.config.recipe import Recipe, read_yaml
-from saccade.data import Task, TaskInfo, check_task, load_task
+from saccade.config import Plan, Recipe, read_yaml, resolve
+from saccade.data import Task, TaskInfo, load
 from saccade.errors import BadRecipe, BadRun
-from saccade.files import check_schema, write_json
 from saccade.profiling import cost
-from saccade.results.lock import held
-from saccade.results.provenance import provenance
+from saccade.results import (
+    RUN_INFO,
+    RUN_RESULT,
+    SCHEMA,
+    RunResult,
+    lock_folder,
+    read_run_result,
+    run_info,
+    write_run_info,
+    write_run_result,
+)
 from saccade.training.callbacks.history import History, Progress
-from saccade.training.callbacks.preemption import Stop, Stopping, reraise_signal
+from saccade.training.callbacks.preemption import Preempted, Preemption, reraise_signal
 from saccade.training.checkpoint import CHECKPOINT, load_checkpoint
 from saccade.training.evaluate import evaluate, localize, write_gallery
 from saccade.training.hardware import ONE_DEVICE, Hardware
 from saccade.training.initial_weights import check_initial_weights, freeze, load_initial_weights
+from saccade.training.loader import Batches, free_bytes, loader, move_to_device_if_fits
 from saccade.training.loggers import LoggerName, check_logger, logging_to
-from saccade.training.module import (
-    Batches,
-    Classifier,
-    check_optimizer,
-    free_bytes,
-    loader,
-    move_to_device_if_fits,
-)
+from saccade.training.module import Classifier, check_optimizer
 from saccade.training.network import attention_path, is_own
-from saccade.training.objectives.select import classifier_of
-
-SCHEMA = 1  # of result.json
-RESULT = "result.json"
+from saccade.training.objectives.select import create_objective
 
 
-def prepare(recipe: Recipe) -> Task:
-    """Return the recipe's task, having raised for anything that its run would stumble over later.
+def prepare(recipe: Recipe) -> Plan:
+    """Resolve a recipe, and raise for anything that would stop its run later. Writes nothing.
 
-    Names, options and data are checked, and the model is run on the meta device, where nothing is
-    computed; one with attention in a backbone is built in earnest, too, since attention that cannot train
-    there is known by its values. Writes nothing.
+    Checks names, options and data, and runs the model on the meta device, where nothing is computed. A
+    backbone with attention that does not start as the identity is also built with values, because only
+    they tell whether the attention can train.
+
+    Returns:
+        The plan, which `train` takes. Its data are loaded and stay in the cache of `saccade.data.load`.
     """
-    check_task(recipe.task)
+    plan = resolve(recipe)
     check_optimizer(recipe.optimizer)
     if recipe.precision == "16-mixed" and not torch.cuda.is_available():
-        raise BadRecipe("precision='16-mixed' needs a GPU; on a CPU there is 'bf16-mixed'")
-    task = load_task(recipe.task)
+        message = "precision='16-mixed' needs a GPU; on a CPU there is 'bf16-mixed'"
+        raise BadRecipe(message, option="precision", value=recipe.precision)
+    task = load(plan.task)
     with torch.device("meta"):
-        classifier = _untrained(recipe, task)
+        classifier = _untrained(plan, task)
     count = len(classifier.training_subset(task.train))
     if recipe.batch_size > count:
-        raise BadRecipe(f"batch_size={recipe.batch_size} is larger than the {count} training images")
+        message = f"batch_size={recipe.batch_size} is larger than the {count} training images"
+        raise BadRecipe(message, option="batch_size", value=recipe.batch_size)
     check_initial_weights(classifier)
     try:
         classifier.eval()(torch.empty(2, *task.shape, device="meta"))
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-        raise BadRecipe(f"backbone={recipe.backbone!r} takes no input of {task.shape}: {reason}") from error
-    if recipe.attention != "none" and not recipe.identity and not is_own(recipe.backbone):
+        message = f"backbone={recipe.backbone!r} takes no input of {task.shape}: {reason}"
+        raise BadRecipe(message, option="backbone", value=recipe.backbone) from error
+    if plan.attention and not recipe.identity and not is_own(plan.backbone):
         with torch.random.fork_rng(devices=[]):
-            _untrained(recipe, task)
-    return task
+            _untrained(plan, task)
+    return plan
 
 
-def _untrained(recipe: Recipe, task: Task) -> Classifier:
-    return classifier_of(recipe, TaskInfo(task.classes, task.shape, torch.zeros(3), torch.ones(3)))
+def _untrained(plan: Plan, task: Task) -> Classifier:
+    return create_objective(plan, TaskInfo(task.classes, task.shape, torch.zeros(3), torch.ones(3)))
 
 
 def train(
-    recipe: Recipe,
+    recipe: Recipe | Plan,
     folder: Path,
     *,
     resume: bool = False,
@@ -88,7 +91,7 @@ def train(
     hardware: Hardware = ONE_DEVICE,
     logger: LoggerName = "auto",
     group: str | None = None,
-) -> dict[str, Any]:
+) -> RunResult:
     """Train, test and record a recipe in `folder`; return what is written to its result.json.
 
     With `resume`, a run that was interrupted goes on after its last checkpoint, and a run that is complete is
@@ -98,6 +101,8 @@ def train(
     A resumed run ends with the very weights of an uninterrupted one, bit for bit, on CPUs of the same kind
     with the same number of threads and the same versions (run.json has them). On GPUs, on several devices, or
     with `compile` it sees the same batches with the same draws, and rounding may differ.
+
+    A plan that `prepare` returned is trained as it is; a recipe is prepared first.
 
     On several devices, only the first process writes and returns; the others end with `SystemExit(0)`.
 
@@ -110,26 +115,29 @@ def train(
     process writes there; `BadRecipe` for a batch that the devices cannot share equally; `BadOption` for a
     logger that is not installed.
     """
+    plan = recipe if isinstance(recipe, Plan) else None
+    recipe = recipe.recipe if isinstance(recipe, Plan) else recipe
     hardware.check(recipe.batch_size)
     check_logger(logger)
     is_first = getattr(rank_zero_only, "rank", 0) == 0
-    with held(folder) if is_first else nullcontext():
+    with lock_folder(folder) if is_first else nullcontext():
         if is_first and (folder / "recipe.yaml").exists():
             theirs = Recipe.from_mapping(read_yaml(folder / "recipe.yaml"))
             if theirs != recipe:
                 raise BadRun(f"{str(folder)!r} belongs to another recipe: {difference(theirs, recipe)}")
             if not resume:
                 raise BadRun(f"{str(folder)!r} holds a run already; resume it, or choose another folder")
-        if is_first and (folder / RESULT).exists():
-            return read_result(folder)
-        task = prepare(recipe)
+        if is_first and (folder / RUN_RESULT).exists():
+            return read_run_result(folder)
+        plan = plan or prepare(recipe)
+        task = load(plan.task)
         with logging_to(logger, folder, group) as curves, torch.random.fork_rng(devices=[]):
             if is_first:
                 recipe.write(folder / "recipe.yaml")
-                if not (folder / "run.json").exists():
-                    write_json(folder / "run.json", provenance(folder, hardware))
+                if not (folder / RUN_INFO).exists():
+                    write_run_info(folder, run_info(folder, hardware))
             torch.manual_seed(recipe.seed)
-            classifier = classifier_of(recipe, task.info())
+            classifier = create_objective(plan, task.info())
             if not (folder / CHECKPOINT).exists():
                 load_initial_weights(classifier)
             freeze(classifier)
@@ -137,17 +145,7 @@ def train(
         if getattr(rank_zero_only, "rank", 0) != 0:
             raise SystemExit(0)
         result = _result(classifier.eval(), task, folder, history)
-        write_json(folder / RESULT, result)
-    return result
-
-
-def read_result(folder: Path) -> dict[str, Any]:
-    """Read a complete run's result. Raises `BadRun` if it is not what `train` wrote."""
-    try:
-        result: dict[str, Any] = json.loads((folder / RESULT).read_text())
-    except (OSError, ValueError) as error:
-        raise BadRun(f"{str(folder / RESULT)!r} is not a run's result: {error}") from error
-    check_schema(folder / RESULT, result.get("schema", SCHEMA), SCHEMA)
+        write_run_result(folder, result)
     return result
 
 
@@ -183,7 +181,7 @@ def _fit(
     checkpoint = folder / CHECKPOINT
     resumed = checkpoint.exists() and bool(load_checkpoint(checkpoint))
     batches = Batches(len(shown), recipe.batch_size, recipe.seed)
-    stopping = Stopping(checkpoint, batches, history)
+    preemption = Preemption(checkpoint, batches, history)
     with _quiet():
         trainer = lightning.Trainer(
             max_epochs=recipe.epochs,
@@ -191,7 +189,7 @@ def _fit(
             precision=recipe.precision,
             gradient_clip_val=recipe.grad_clip,
             accumulate_grad_batches=recipe.grad_accum_steps,
-            callbacks=[*callbacks, stopping],
+            callbacks=[*callbacks, preemption],
             logger=logger or False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -209,7 +207,7 @@ def _fit(
                 ckpt_path=checkpoint if resumed else None,
                 weights_only=True,
             )
-        except Stop:
+        except Preempted:
             pass
         except OSError as error:  # the data lie in memory, so only a checkpoint can have failed
             raise BadRun(f"{str(folder)!r} cannot be written: {error.strerror or error}") from error
@@ -217,14 +215,14 @@ def _fit(
             if stop.code == 1:  # Lightning's answer to Ctrl-C
                 raise KeyboardInterrupt from stop
             raise
-    if stopping.asked is not None:
-        reraise_signal(stopping.asked)
+    if preemption.asked is not None:
+        reraise_signal(preemption.asked)
     if recipe.early_stopping_patience is not None:
         classifier.load_state_dict(load_checkpoint(folder / "checkpoints" / "best.ckpt")["state_dict"])
     return history
 
 
-def _result(classifier: Classifier, task: Task, folder: Path, history: History) -> dict[str, Any]:
+def _result(classifier: Classifier, task: Task, folder: Path, history: History) -> RunResult:
     recipe = classifier.recipe
     error, loss = evaluate(classifier, task.test)
     write_gallery(classifier, task.test, folder / "gallery.npz")
@@ -244,6 +242,7 @@ def _result(classifier: Classifier, task: Task, folder: Path, history: History) 
         "latency_ms": measured.latency_ms,
         "train_seconds": history.seconds,
         "curves": history.curves(),
+        "scores": None,
         "task": {
             "name": task.name,
             "classes": list(task.classes),

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from saccade.attribution.cam import grad_cam, last_layer
+from saccade._torch import uncompiled
+from saccade.attribution import grad_cam, last_layer
 from saccade.data.clips import heat_sheet
 from saccade.data.images import Photograph
 from saccade.errors import BadData, BadShape, NothingRecorded, UnknownName, check_choice
@@ -53,7 +54,8 @@ def look(
                 the class that it predicts
     transform   from a PIL image to the model's input (3, H, W); by default the whole image is resized to
                 `size`, (height, width) or one number for both, and normalized as ImageNet's models want it
-    display_images  what to draw the maps over, one for each image, of any size, showing what the model is given.
+    display_images  what to draw the maps over, one for each image, of any size, showing what the model is
+                given.
                 By default the images themselves where no transform may have cut them; else the inputs:
                 in [0, 1] as they are, after ImageNet's normalization undone, other values stretched
     names       how to call the images; by default by the names of their files
@@ -94,7 +96,7 @@ def look(
         paths = [last_layer(model, inputs)] if chosen is None else chosen
         maps = {path: grad_cam(model, inputs, path) for path in paths}
     return Look(
-        type(getattr(model, "_orig_mod", model)).__name__,
+        type(uncompiled(model)).__name__,
         "attention" if attention else "grad_cam",
         shots,
         *_drawable(maps, len(inputs)),

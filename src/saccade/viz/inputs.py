@@ -133,7 +133,8 @@ def _visible(inputs: Tensor) -> list[Photograph]:
     """Turn what a model takes back into pictures; see `saccade.look` for the three guesses."""
     if inputs.shape[1] not in (1, 3):
         raise BadShape(
-            f"images of {inputs.shape[1]} channels cannot be drawn; give display_images= to draw the maps over"
+            f"images of {inputs.shape[1]} channels cannot be drawn; "
+            "give display_images= to draw the maps over"
         )
     pixels = inputs.detach().cpu()
     unit = pixels.float() / 255 if pixels.dtype == torch.uint8 else _unit(pixels.float())

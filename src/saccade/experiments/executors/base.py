@@ -17,9 +17,9 @@ from typing import Protocol
 
 import torch
 
-from saccade.config import Recipe
+from saccade.config import Plan
 from saccade.errors import BadRun, check_positive
-from saccade.results.leaderboard import Result
+from saccade.results import RunResult
 from saccade.training import Progress, train
 from saccade.training.loggers import LoggerName
 
@@ -36,16 +36,14 @@ _SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
 class Job:
     """A run to be trained, its folder, what gets its curves, and the comparison that it is part of."""
 
-    recipe: Recipe
+    plan: Plan
     folder: Path
     logger: LoggerName = "auto"
     group: str | None = None
 
-    def train(self, report: Report = None) -> Result:
+    def train(self, report: Report = None) -> RunResult:
         """Train the run, or go on with it."""
-        return train(
-            self.recipe, self.folder, resume=True, report=report, logger=self.logger, group=self.group
-        )
+        return train(self.plan, self.folder, resume=True, report=report, logger=self.logger, group=self.group)
 
 
 class Executor(Protocol):
@@ -54,14 +52,14 @@ class Executor(Protocol):
     `begin` is told the number of a job that begins, `report`, where that is possible, how it goes.
     """
 
-    def run(self, jobs: Sequence[Job], begin: Begin, report: Report) -> Iterator[tuple[int, Result]]: ...
+    def run(self, jobs: Sequence[Job], begin: Begin, report: Report) -> Iterator[tuple[int, RunResult]]: ...
 
 
 @dataclass(frozen=True)
 class Local:
     """One run after another, in this process."""
 
-    def run(self, jobs: Sequence[Job], begin: Begin, report: Report) -> Iterator[tuple[int, Result]]:
+    def run(self, jobs: Sequence[Job], begin: Begin, report: Report) -> Iterator[tuple[int, RunResult]]:
         for number, job in enumerate(jobs):
             begin(number)
             yield number, job.train(report)
@@ -81,9 +79,9 @@ class Processes:
     count: int
 
     def __post_init__(self) -> None:
-        check_positive("processes", workers=self.count)
+        check_positive("processes", jobs=self.count)
 
-    def run(self, jobs: Sequence[Job], begin: Begin, _report: Report) -> Iterator[tuple[int, Result]]:
+    def run(self, jobs: Sequence[Job], begin: Begin, _report: Report) -> Iterator[tuple[int, RunResult]]:
         threads = max(1, torch.get_num_threads() // self.count)
         waiting, deaths = list(range(len(jobs))), [0] * len(jobs)
         running: dict[Connection, tuple[SpawnProcess, int]] = {}

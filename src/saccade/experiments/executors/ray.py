@@ -12,8 +12,7 @@ from pathlib import Path
 from saccade.errors import BadOption, BadRun
 from saccade.experiments.executors import RETRIES, Begin, Job, Report
 from saccade.files import atomic_write
-from saccade.results.leaderboard import Result
-from saccade.training.run import RESULT, read_result
+from saccade.results import RUN_RESULT, RunResult, read_run_result
 
 _SECONDS = 10.0  # for a cluster to answer
 Files = dict[str, bytes]
@@ -47,7 +46,7 @@ class Ray:
             if isinstance(value, bool) or not isinstance(value, int | float) or value < least:
                 raise BadOption(f"ray: {name}={value!r} must be a number of at least {least}")
 
-    def run(self, jobs: Sequence[Job], begin: Begin, _report: Report) -> Iterator[tuple[int, Result]]:
+    def run(self, jobs: Sequence[Job], begin: Begin, _report: Report) -> Iterator[tuple[int, RunResult]]:
         import ray
 
         if self.address not in (None, "auto"):
@@ -68,8 +67,8 @@ class Ray:
             task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(_train_away)
             running = {}
             for number, job in enumerate(jobs):
-                if (job.folder / RESULT).exists():
-                    yield number, read_result(job.folder)
+                if (job.folder / RUN_RESULT).exists():
+                    yield number, read_run_result(job.folder)
                 else:
                     at_home = replace(job, folder=job.folder.resolve())  # a worker's folder is another one
                     running[task.remote(at_home, self.shared)] = number
@@ -124,9 +123,9 @@ def _train_away(job: Job, shared: bool) -> Files:
         }
 
 
-def _keep(files: Files, folder: Path) -> Result:
+def _keep(files: Files, folder: Path) -> RunResult:
     """Write a run's files, its result last, since that says that the run is complete."""
-    for name in sorted(files, key=lambda name: name == RESULT):
+    for name in sorted(files, key=lambda name: name == RUN_RESULT):
         with atomic_write(folder / name) as file:
             file.write(files[name])
-    return read_result(folder)
+    return read_run_result(folder)

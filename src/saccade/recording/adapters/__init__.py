@@ -1,7 +1,7 @@
-"""Adapters: how `record` observes attention that publishes no map of its own."""
+"""Adapters: how `record` observes attention of other libraries, which publishes no map."""
 
-from saccade.recording.adapters.observe import Adapter, Handle, is_watched
-from saccade.recording.adapters.registry import ADAPTERS, COMPILED, find
+from saccade.recording.adapters.observe import Adapter, is_observed
+from saccade.recording.adapters.registry import ADAPTERS, find_attention
 from saccade.recording.adapters.tokens import FeatureShapes
 
-__all__ = ["ADAPTERS", "COMPILED", "Adapter", "FeatureShapes", "Handle", "find", "is_watched"]
+__all__ = ["ADAPTERS", "Adapter", "FeatureShapes", "find_attention", "is_observed"]

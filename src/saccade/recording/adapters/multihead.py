@@ -1,4 +1,4 @@
-"""`torch.nn.MultiheadAttention`, alone and inside `torch.nn.TransformerEncoderLayer`."""
+"""`torch.nn.MultiheadAttention`, alone or inside `torch.nn.TransformerEncoderLayer`."""
 
 from __future__ import annotations
 
@@ -9,47 +9,49 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from saccade._torch import has_own_attention_block
 from saccade.maps import PairwiseMap
-from saccade.recording.adapters.observe import ForwardWrapper, Handle, Hook, Publish
-from saccade.recording.adapters.tokens import Layout, Site, bias_of
+from saccade.model_state import Handle
+from saccade.recording.adapters.observe import ForwardWrapper, ObserverHook, Publish
+from saccade.recording.adapters.tokens import AttentionSite, Layout, mask_to_bias
 
 
-def multihead(site: Site, publish: Publish) -> list[Handle]:
-    """Watch an attention.
+def observe_multihead(site: AttentionSite, publish: Publish) -> list[Handle]:
+    """Observe an attention.
 
-    An encoder layer has a fast path, which skips its attention and is left as soon as it has a hook; so that
-    results are the same to the last bit, it is watched by its `forward` instead.
+    The fast path of an encoder layer skips the attention module and is disabled by hooks. To keep the results
+    the same bit for bit, the `forward` of the layer is observed instead.
     """
     attention, layer, layout = site.module, site.parent, site.layout
     if layer is not None and _has_fast_path(layer, attention):
 
-        def see_layer(layer: Any, inputs: Mapping[str, Any], _output: Any) -> None:
+        def observe_layer(layer: Any, inputs: Mapping[str, Any], _output: Any) -> None:
             x = inputs["src"]
             x = layer.norm1.forward(x) if layer.norm_first else x
             masks = inputs.get("src_mask"), inputs.get("src_key_padding_mask")
-            publish(pairs(attention, x, x, *masks, layout))
+            publish(pairwise_map(attention, x, x, *masks, layout))
 
-        return [ForwardWrapper(layer, see_layer)]
+        return [ForwardWrapper(layer, observe_layer)]
 
-    def see(module: Any, inputs: Mapping[str, Any], _output: Any) -> None:
+    def observe(module: Any, inputs: Mapping[str, Any], _output: Any) -> None:
         masks = inputs.get("attn_mask"), inputs.get("key_padding_mask")
-        publish(pairs(module, inputs["query"], inputs["key"], *masks, layout))
+        publish(pairwise_map(module, inputs["query"], inputs["key"], *masks, layout))
 
-    return [Hook(attention, see)]
+    return [ObserverHook(attention, observe)]
 
 
 def _has_fast_path(layer: nn.Module, attention: nn.Module) -> bool:
-    """Whether this is an encoder layer whose computation is torch's own."""
-    plain: Any = nn.TransformerEncoderLayer
+    """Return whether this is an encoder layer that computes what torch defines."""
     return (
-        isinstance(layer, plain)
+        isinstance(layer, nn.TransformerEncoderLayer)
         and layer.self_attn is attention
         and "forward" not in vars(layer)
-        and (type(layer).forward, type(layer)._sa_block) == (plain.forward, plain._sa_block)
+        and type(layer).forward is nn.TransformerEncoderLayer.forward
+        and not has_own_attention_block(layer)
     )
 
 
-def pairs(
+def pairwise_map(
     attention: nn.MultiheadAttention,
     query: Tensor,
     key: Tensor,
@@ -57,8 +59,8 @@ def pairs(
     key_padding_mask: Tensor | None,
     layout: Layout,
 ) -> PairwiseMap:
-    """Return the map of one call, from the inputs and the attention's own weights."""
-    if query.is_nested:  # the encoder's way to leave padding out
+    """Return the map of one call, from its inputs and the weights of the attention."""
+    if query.is_nested:  # the encoder removes padding this way
         key_padding_mask = _padding(query)
         query = key = query.to_padded_tensor(0.0)
     elif query.ndim == 2:
@@ -68,21 +70,21 @@ def pairs(
     heads, head_dim = attention.num_heads, attention.head_dim
     q, k = (x.unflatten(2, (heads, head_dim)).transpose(1, 2) for x in _project(attention, query, key))
     bias = _bias(attn_mask, key_padding_mask, heads, query.dtype)
-    more = 0
+    extra = 0  # keys that are no tokens
     if attention.add_zero_attn:
-        k, more = F.pad(k, (0, 0, 1, 0)), 1
+        k, extra = F.pad(k, (0, 0, 1, 0)), 1
     if attention.bias_k is not None:  # a learned key
         learned = attention.bias_k.reshape(1, heads, 1, head_dim).expand(len(k), -1, -1, -1)
-        k, more = torch.cat([learned.to(k), k], 2), more + 1
+        k, extra = torch.cat([learned.to(k), k], 2), extra + 1
     if bias is not None:
-        bias = F.pad(bias, (more, 0))
-    return layout.map(q, k, head_dim**-0.5, bias, more_keys=more)
+        bias = F.pad(bias, (extra, 0))
+    return layout.build_map(q, k, head_dim**-0.5, bias, more_keys=extra)
 
 
-def _project(attention: nn.MultiheadAttention, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
-    if attention._qkv_same_embed_dim:
+def _project(attention: Any, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:
+    if attention.in_proj_weight is not None:
         wq, wk, _ = attention.in_proj_weight.chunk(3)
-    else:
+    else:  # keys or values of another width
         wq, wk = attention.q_proj_weight, attention.k_proj_weight
     bias = attention.in_proj_bias
     bq, bk, _ = (None, None, None) if bias is None else bias.chunk(3)
@@ -92,17 +94,18 @@ def _project(attention: nn.MultiheadAttention, query: Tensor, key: Tensor) -> tu
 def _bias(
     attn_mask: Tensor | None, key_padding_mask: Tensor | None, heads: int, dtype: torch.dtype
 ) -> Tensor | None:
-    """Return what both masks add to the logits; the axes of heads and of queries may be 1."""
-    pairs = bias_of(attn_mask, dtype, visible=False)
-    if pairs is not None:
-        pairs = pairs.unflatten(0, (-1, heads)) if pairs.ndim == 3 else pairs[None, None]
-    padding = bias_of(key_padding_mask, dtype, visible=False)
+    """Return the sum of both masks as a bias of the logits; the axes of heads and queries may be 1."""
+    bias = mask_to_bias(attn_mask, dtype, visible=False)
+    if bias is not None:
+        bias = bias.unflatten(0, (-1, heads)) if bias.ndim == 3 else bias[None, None]
+    padding = mask_to_bias(key_padding_mask, dtype, visible=False)
     if padding is None:
-        return pairs
+        return bias
     padding = padding.reshape(-1, 1, 1, padding.shape[-1])
-    return padding if pairs is None else pairs + padding
+    return padding if bias is None else bias + padding
 
 
 def _padding(nested: Tensor) -> Tensor:
+    """Return the padding mask of a nested tensor."""
     lengths = torch.tensor([len(x) for x in nested.unbind()], device=nested.device)
     return torch.arange(int(lengths.max()), device=nested.device) >= lengths[:, None]

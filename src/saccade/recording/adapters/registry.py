@@ -1,9 +1,9 @@
-"""Attention that is already in a network, and how `saccade.record` sees it.
+"""The table of adapters: how `saccade.record` observes attention of other libraries.
 
-| what                                                                      | map             |
+| modules                                                                   | map             |
 |---------------------------------------------------------------------------|-----------------|
-| `torch.nn.MultiheadAttention` and what is built of it: torchvision's ViT, | `PairwiseMap`,  |
-| `nn.Transformer`, CLIP, DETR, a network of your own                       | see below       |
+| `torch.nn.MultiheadAttention` and models that use it: torchvision's ViT,  | `PairwiseMap`,  |
+| `nn.Transformer`, CLIP, DETR, custom models                               | see below       |
 | timm's `Attention`, `AttentionRope`, `EvaAttention` and that of BEiT:     | the same        |
 | ViT, DeiT, DINOv2 and 3, EVA-02, BEiT; registers, norms, rotary and       |                 |
 | relative positions                                                        |                 |
@@ -13,24 +13,24 @@
 | `SqueezeExcite`, `SEModule`, `EffectiveSEModule`, `EcaModule`,            |                 |
 | `CecaModule`                                                              |                 |
 
-A `PairwiseMap` is a `ClassTokenMap` if there is a class token, a `TokenMap` if there are other tokens without
-a place, a mask, or weights of relative positions.
+A `PairwiseMap` is a `ClassTokenMap` if there is a class token, and a `TokenMap` if there are other tokens
+without a place, a mask, or weights of relative positions.
 
-Attention of any other class is passed over, also in a network of which parts are seen.
+Attention of any other class is ignored, also if other parts of the model are recorded.
 
-A module is known by the full name of the class whose `forward` it runs: neither library is imported here,
-and a class of the same name, or one that computes otherwise than its base, is left alone. Classes of your own
-are added by `record(adapters=...)`.
+A module is identified by the full name of the class that defines its `forward`. Neither library is imported,
+and a class of the same name, or a subclass with another `forward`, is ignored. `record(adapters=...)` and
+entry points of the group `saccade.adapters` add classes.
 
-Queries and keys are computed again from the module's inputs, with its own weights, without gradients and
-under the same autocast; the gate of a channel is taken as it was computed. The weights are those before
-dropout. Nothing is stored but the factors, whether attention is fused or not.
+Queries and keys are computed again from the inputs of the module, with its weights, without gradients and
+under the same autocast. The gate of a channel is not computed again. The weights are those before dropout.
+Only the factors are stored, with fused attention or without.
 
-The grid of the tokens is that of the feature map, made by a convolution or a pooling in the network, that
-has as many places; a square if the network made none; else a row. Tokens without a place are those that
-`num_prefix_tokens`, or a class token, of the network announce, and they come first; if nothing is announced,
-one token more than a feature map has places is taken for a class token. A network that folds parts of an
-image into the batch (MobileViT) has maps of as many images.
+The grid of the tokens is that of a feature map of the model (the output of a convolution or a pooling) with
+the same number of positions; a square if the model computed no feature map; else a row. The model announces
+tokens without a place by `num_prefix_tokens` or a class token, and they come first. If nothing is announced,
+one token more than a feature map has positions is a class token. A model that folds parts of an image into
+the batch (MobileViT) has maps of as many images.
 """
 
 from __future__ import annotations
@@ -41,96 +41,118 @@ from typing import Any
 
 from torch import nn
 
+from saccade._torch import COMPILED, is_compiled
 from saccade.errors import BadOption
 from saccade.maps import AttentionMap, Tap
-from saccade.recording.adapters.multihead import multihead
-from saccade.recording.adapters.observe import Adapter, Handle, Hook, Publish
-from saccade.recording.adapters.squeeze import squeeze
-from saccade.recording.adapters.swin import timm_swin, torchvision_swin
-from saccade.recording.adapters.tokens import FeatureShapes, Layout, Site
-from saccade.recording.adapters.vit import beit, vit
+from saccade.model_state import Handle
+from saccade.recording.adapters.entry_points import plugin_adapters
+from saccade.recording.adapters.multihead import observe_multihead
+from saccade.recording.adapters.observe import Adapter, ObserverHook, Publish
+from saccade.recording.adapters.squeeze import observe_squeeze
+from saccade.recording.adapters.swin import observe_timm_swin, observe_torchvision_swin
+from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes, Layout
+from saccade.recording.adapters.vit import observe_beit, observe_vit
 
-COMPILED = "_orig_mod"  # the level that torch.compile inserts into module paths
+RegisterFn = Callable[[AttentionSite, Publish], list[Handle]]
 
-Family = Callable[[Site, Publish], list[Handle]]
-
-#: How the modules that run the `forward` of each class are watched.
-ADAPTERS: Mapping[str, Family] = {
-    "torch.nn.modules.activation.MultiheadAttention": multihead,
-    "torchvision.models.swin_transformer.ShiftedWindowAttention": torchvision_swin,
-    "torchvision.models.swin_transformer.ShiftedWindowAttentionV2": torchvision_swin,
-    "torchvision.ops.misc.SqueezeExcitation": squeeze,
-    "timm.layers.attention.Attention": vit,
-    "timm.models.vision_transformer.Attention": vit,
-    "timm.layers.attention.AttentionRope": vit,
-    "timm.models.eva.EvaAttention": vit,
-    "timm.models.beit.Attention": beit,
-    "timm.models.swin_transformer.WindowAttention": timm_swin,
-    "timm.models.swin_transformer_v2.WindowAttention": timm_swin,
-    "timm.models._efficientnet_blocks.SqueezeExcite": squeeze,
-    "timm.layers.squeeze_excite.SEModule": squeeze,
-    "timm.layers.squeeze_excite.EffectiveSEModule": squeeze,
-    "timm.layers.eca.EcaModule": squeeze,
-    "timm.layers.eca.CecaModule": squeeze,
+#: How to observe the modules that run the `forward` of each class.
+ADAPTERS: Mapping[str, RegisterFn] = {
+    "torch.nn.modules.activation.MultiheadAttention": observe_multihead,
+    "torchvision.models.swin_transformer.ShiftedWindowAttention": observe_torchvision_swin,
+    "torchvision.models.swin_transformer.ShiftedWindowAttentionV2": observe_torchvision_swin,
+    "torchvision.ops.misc.SqueezeExcitation": observe_squeeze,
+    "timm.layers.attention.Attention": observe_vit,
+    "timm.models.vision_transformer.Attention": observe_vit,
+    "timm.layers.attention.AttentionRope": observe_vit,
+    "timm.models.eva.EvaAttention": observe_vit,
+    "timm.models.beit.Attention": observe_beit,
+    "timm.models.swin_transformer.WindowAttention": observe_timm_swin,
+    "timm.models.swin_transformer_v2.WindowAttention": observe_timm_swin,
+    "timm.models._efficientnet_blocks.SqueezeExcite": observe_squeeze,
+    "timm.layers.squeeze_excite.SEModule": observe_squeeze,
+    "timm.layers.squeeze_excite.EffectiveSEModule": observe_squeeze,
+    "timm.layers.eca.EcaModule": observe_squeeze,
+    "timm.layers.eca.CecaModule": observe_squeeze,
 }
 
 
-def find(
+def find_attention(
     model: nn.Module, adapters: Mapping[type[nn.Module], Adapter], features: FeatureShapes
 ) -> dict[str, Callable[[Publish], list[Handle]]]:
-    """Return how to watch each attention of `model` that does not publish its map itself, by its name.
+    """Return how to observe each attention of a model that publishes no map itself, by its module name.
 
-    Inside a module that owns a tap none is looked for: it speaks for all that it holds.
+    A module that owns a tap publishes the map of everything inside it, so nothing inside is observed.
 
-    Raises `BadOption` if an attention lies in a compiled module, which calls no hooks.
+    Raises:
+        BadOption: If an attention is inside a compiled module, which calls no hooks.
     """
-    found: dict[str, Callable[[Publish], list[Handle]]] = {}
+    attention: dict[str, Callable[[Publish], list[Handle]]] = {}
+    plugins = plugin_adapters()
     for name, module in model.named_modules():
-        family = _family(module, adapters)
-        owners = list(_owners(model, name)) if family else []
-        if family is None or any(isinstance(child, Tap) for owner in owners for child in owner.children()):
+        register = _register_fn(module, adapters, plugins)
+        owners = list(_owners(model, name)) if register else []
+        if register is None or any(isinstance(child, Tap) for owner in owners for child in owner.children()):
             continue
-        _check_plain(model, owners, name)
+        _check_not_compiled(model, owners, name)
         parent = owners[-2] if len(owners) > 1 else None
-        found[name] = functools.partial(family, Site(module, parent, Layout.of(owners, features)))
-    return found
+        site = AttentionSite(module, parent, Layout.from_owners(owners, features))
+        attention[name] = functools.partial(register, site)
+    return attention
 
 
-def _family(module: nn.Module, adapters: Mapping[type[nn.Module], Adapter]) -> Family | None:
-    for kind, adapter in adapters.items():
-        if isinstance(module, kind):
-            return functools.partial(_adapted, adapter)
-    computes = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
-    return ADAPTERS.get(f"{computes.__module__}.{computes.__qualname__}")
+def _register_fn(
+    module: nn.Module,
+    adapters: Mapping[type[nn.Module], Adapter],
+    plugins: Mapping[str | type[nn.Module], Adapter],
+) -> RegisterFn | None:
+    """Return the function that observes a module, if there is one: of the caller, built in or of a plugin."""
+    definer = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
+    name = f"{definer.__module__}.{definer.__qualname__}"
+    for cls, adapter in adapters.items():
+        if isinstance(module, cls):
+            return functools.partial(_observe_with, adapter)
+    if name in ADAPTERS:
+        return ADAPTERS[name]
+    for key, adapter in plugins.items():
+        if name == key if isinstance(key, str) else isinstance(module, key):
+            return functools.partial(_observe_with, adapter)
+    return None
 
 
-def _adapted(adapter: Adapter, site: Site, publish: Publish) -> list[Handle]:
-    def see(module: nn.Module, inputs: Mapping[str, Any], output: Any) -> None:
+def _observe_with(adapter: Adapter, site: AttentionSite, publish: Publish) -> list[Handle]:
+    """Observe a module with an adapter function."""
+
+    def observe(module: nn.Module, inputs: Mapping[str, Any], output: Any) -> None:
         attention = adapter(module, inputs, output)
         if not isinstance(attention, AttentionMap):
             raise BadOption(
-                f"the adapter of {type(module).__name__} returned {attention!r}, not an AttentionMap"
+                f"the adapter of {type(module).__name__} returned {attention!r}, expected an AttentionMap",
+                owner=type(module).__name__,
+                option="adapters",
+                value=attention,
             )
         publish(attention)
 
-    return [Hook(site.module, see)]
+    return [ObserverHook(site.module, observe)]
 
 
 def _owners(model: nn.Module, name: str) -> Iterator[nn.Module]:
-    """The modules from the model down to the one of this name."""
+    """Yield the modules from the model down to the one with this name."""
     yield model
     for part in name.split(".") if name else ():
         model = model.get_submodule(part)
         yield model
 
 
-def _check_plain(model: nn.Module, owners: list[nn.Module], name: str) -> None:
-    """Raise `BadOption` if a part of the way to an attention is compiled."""
-    parts = name.split(".")
-    if COMPILED in parts or any(owner._compiled_call_impl is not None for owner in owners):
-        path = ".".join(part for part in parts if part != COMPILED)
+def _check_not_compiled(model: nn.Module, owners: list[nn.Module], name: str) -> None:
+    """Raise `BadOption` if a module from the model down to an attention is compiled."""
+    if any(map(is_compiled, owners)):
+        path = ".".join(part for part in name.split(".") if part != COMPILED)
         raise BadOption(
-            f"{type(model).__name__} is compiled, and compiled code calls no hooks, by which "
-            f"{type(owners[-1]).__name__} {path!r} would be seen; record the network before it is compiled "
-            "(`model._orig_mod`, or a `copy.deepcopy` of one that was compiled in place)"
+            f"cannot record {type(model).__name__}: torch.compile bypasses the forward hook on "
+            f"{type(owners[-1]).__name__} {path!r}; record the model before compilation (`model._orig_mod`, "
+            "or a `copy.deepcopy` of a model compiled in place)",
+            owner="record",
+            option="model",
+            value=path,
         )

@@ -1,4 +1,4 @@
-"""Squeeze-and-excitation and its kin: a gate of each channel, in torchvision and timm."""
+"""Squeeze-and-excitation and similar blocks of torchvision and timm: one gate per channel."""
 
 from __future__ import annotations
 
@@ -8,25 +8,26 @@ from typing import Any
 from torch import Tensor, nn
 
 from saccade.maps import ChannelMap
-from saccade.recording.adapters.observe import Handle, Hook, Publish
-from saccade.recording.adapters.tokens import Site
+from saccade.model_state import Handle
+from saccade.recording.adapters.observe import ObserverHook, Publish
+from saccade.recording.adapters.tokens import AttentionSite
 
 
-def squeeze(site: Site, publish: Publish) -> list[Handle]:
-    """Watch a block and, inside it, the activation that makes the gate.
+def observe_squeeze(site: AttentionSite, publish: Publish) -> list[Handle]:
+    """Observe a block and the activation inside it that computes the gate.
 
-    The gate is taken as it was computed, not computed again: a block may hold batch normalization, whose
-    statistics a second pass would change.
+    The gate is not computed again: the block may hold a batch normalization, whose statistics a second pass
+    would change.
     """
     block = site.module
     gate = block.scale_activation if hasattr(block, "scale_activation") else block.gate
     latest: list[Tensor] = []
 
-    def see_gate(_module: nn.Module, _args: Any, output: Tensor) -> None:
+    def observe_gate(_module: nn.Module, _args: Any, output: Tensor) -> None:
         latest[:] = [output.flatten(1)]
 
-    def see(_block: Any, inputs: Mapping[str, Any], _output: Any) -> None:
+    def observe(_block: Any, inputs: Mapping[str, Any], _output: Any) -> None:
         (features,) = inputs.values()
         publish(ChannelMap.of(latest.pop(), features))
 
-    return [gate.register_forward_hook(see_gate), Hook(block, see)]
+    return [gate.register_forward_hook(observe_gate), ObserverHook(block, observe)]

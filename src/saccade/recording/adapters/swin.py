@@ -1,4 +1,4 @@
-"""The window attention of Swin transformers, versions 1 and 2, of torchvision and of timm."""
+"""Window attention of the Swin transformers of torchvision and timm, versions 1 and 2."""
 
 from __future__ import annotations
 
@@ -12,50 +12,52 @@ from torch import Tensor, nn
 
 from saccade.errors import BadOption
 from saccade.maps import WindowMap
-from saccade.recording.adapters.observe import Handle, Hook, Publish
-from saccade.recording.adapters.tokens import Site
+from saccade.model_state import Handle
+from saccade.recording.adapters.observe import ObserverHook, Publish
+from saccade.recording.adapters.tokens import AttentionSite
 from saccade.recording.adapters.vit import qkv
 
-_HIDDEN = -100.0  # both libraries' logit for what a shifted window must not see
+_HIDDEN = -100.0  # the logit by which both libraries hide positions of a shifted window
 
 
-def torchvision_swin(site: Site, publish: Publish) -> list[Handle]:
-    """Watch torchvision's `ShiftedWindowAttention` or its version 2."""
+def observe_torchvision_swin(site: AttentionSite, publish: Publish) -> list[Handle]:
+    """Observe the `ShiftedWindowAttention` of torchvision, version 1 or 2."""
 
-    def see(module: Any, inputs: Mapping[str, Any], _output: Any) -> None:
+    def observe(module: Any, inputs: Mapping[str, Any], _output: Any) -> None:
         x, window = inputs["x"], module.window_size
         sizes = zip(window, module.shift_size, x.shape[1:3], strict=True)
-        shift = [0 if step >= extent else moved for step, moved, extent in sizes]
+        shift = [0 if step >= extent else offset for step, offset, extent in sizes]
         publish(_map(module, x, window, shift, pad_first=True))
 
-    return [Hook(site.module, see)]
+    return [ObserverHook(site.module, observe)]
 
 
-def timm_swin(site: Site, publish: Publish) -> list[Handle]:
-    """Watch the block of timm's `WindowAttention`, version 1 or 2: the block shifts and cuts the windows.
+def observe_timm_swin(site: AttentionSite, publish: Publish) -> list[Handle]:
+    """Observe the block around the `WindowAttention` of timm, version 1 or 2: the block cuts the windows.
 
-    Raises `BadOption` for an attention without its block.
+    Raises:
+        BadOption: If the attention has no block around it.
     """
     if site.parent is None:
-        raise BadOption(
-            f"{type(site.module).__name__} alone does not know where its windows lie; record its block"
-        )
+        name = type(site.module).__name__
+        message = f"cannot record {name} alone, without the positions of its windows; record its block"
+        raise BadOption(message, owner="record", option="model", value=name)
 
-    def see(block: Any, inputs: Mapping[str, Any], _output: Any) -> None:
+    def observe(block: Any, inputs: Mapping[str, Any], _output: Any) -> None:
         x = inputs["x"]
         if not _is_cosine(block.attn):  # version 1 normalizes before its attention, version 2 after it
             x = block.norm1.forward(x)
         publish(_map(block.attn, x, block.window_size, block.shift_size, pad_first=False))
 
-    return [Hook(site.parent, see)]
+    return [ObserverHook(site.parent, observe)]
 
 
 def _map(
     attention: Any, x: Tensor, window: Sequence[int], shift: Sequence[int], *, pad_first: bool
 ) -> WindowMap:
-    """Return the map of an attention and its input `(B, H, W, C)`."""
+    """Return the map of an attention for the input `(B, H, W, C)`."""
     size, batch, heads = tuple(x.shape[1:3]), len(x), attention.num_heads
-    places, mask = windows(size, window, shift, x.device, pad_first=pad_first)
+    places, mask = cut_windows(size, window, shift, x.device, pad_first=pad_first)
     inside = F.pad(x.flatten(1, 2), (0, 0, 0, 1))[:, places]  # padding, -1, is the row of zeros at the end
     projected = _project(attention, inside.flatten(0, 1))
     parts = projected.reshape(batch, *places.shape, 3, heads, -1)[:, :, :, :2]  # without the values
@@ -91,11 +93,11 @@ def _relative(attention: Any) -> Tensor:
 
 
 def _is_cosine(attention: nn.Module) -> bool:
-    """Whether it is of version 2, whose logits are cosines, scaled by head."""
+    """Return whether it is version 2, whose logits are cosines scaled per head."""
     return hasattr(attention, "logit_scale")
 
 
-def windows(
+def cut_windows(
     size: Sequence[int],
     window: Sequence[int],
     shift: Sequence[int],
@@ -103,10 +105,10 @@ def windows(
     *,
     pad_first: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Return which place each position of each window holds, -1 for padding, and what a shift must hide.
+    """Return the place of each position of each window (-1 for padding) and the mask of a shift.
 
-    `(windows, n)` and `(windows, n, n)`, or `(1, n, n)` without a shift. The image is padded before it is
-    shifted, or after.
+    Their shapes are `(windows, n)` and `(windows, n, n)`, or `(1, n, n)` without a shift. The image is padded
+    before the shift or after it.
     """
     padding = [-extent % step for extent, step in zip(size, window, strict=True)]
     places = torch.arange(math.prod(size), device=device).reshape(size)
@@ -116,8 +118,8 @@ def windows(
     else:
         places = F.pad(places.roll(back, (0, 1)), (0, padding[1], 0, padding[0]), value=-1)
     rows, columns = (
-        _regions(extent, step, moved, device)
-        for extent, step, moved in zip(places.shape, window, shift, strict=True)
+        _regions(extent, step, offset, device)
+        for extent, step, offset in zip(places.shape, window, shift, strict=True)
     )
     regions = _cut(3 * rows[:, None] + columns, window)
     mask = _HIDDEN * (regions[:, :, None] != regions[:, None, :])

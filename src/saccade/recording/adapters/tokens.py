@@ -1,4 +1,4 @@
-"""How the tokens of a network lie: which of them have no place, and the grid of those that do."""
+"""The layout of tokens: which of them have no place in the image, and the grid of the others."""
 
 from __future__ import annotations
 
@@ -9,47 +9,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from saccade._torch import FEATURE_LAYERS
 from saccade.maps import ClassTokenMap, PairwiseMap, TokenMap
-from saccade.recording.adapters.observe import Handle
+from saccade.model_state import Handle
 
 _CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
-#: Modules whose results are feature maps, of the shape that tokens are later cut from.
-_FEATURES = (
-    nn.modules.conv._ConvNd,
-    nn.modules.pooling._MaxPoolNd,
-    nn.modules.pooling._AvgPoolNd,
-    nn.modules.pooling._AdaptiveAvgPoolNd,
-    nn.modules.pooling._AdaptiveMaxPoolNd,
-)
 
 
 class FeatureShapes:
-    """The shapes of the feature maps that a network has made so far, by their number of positions.
+    """The shapes of the feature maps that a model has computed so far, by their number of positions.
 
-    They say how tokens lie whatever the size of the image, also where it is not square.
+    They give the grid of the tokens for images of any size, square or not.
     """
 
     def __init__(self) -> None:
         self._shapes: dict[int, tuple[int, ...]] = {}
 
-    def watch(self, module: nn.Module) -> list[Handle]:
-        """Note what `module` makes, if it makes feature maps."""
-        if not isinstance(module, _FEATURES):
-            return []
-        return [module.register_forward_hook(self._note)]
+    def register(self, model: nn.Module) -> list[Handle]:
+        """Register hooks that keep the shapes of the feature maps of a model."""
+        layers = (module for module in model.modules() if isinstance(module, FEATURE_LAYERS))
+        return [layer.register_forward_hook(self._keep) for layer in layers]
 
-    def _note(self, _module: nn.Module, _args: Any, output: Any) -> None:
-        if isinstance(output, tuple):  # a pooling that returns indices, too
+    def _keep(self, _module: nn.Module, _args: Any, output: Any) -> None:
+        if isinstance(output, tuple):  # a pooling that also returns indices
             output = output[0]
         shape, count = tuple(output.shape[2:]), math.prod(output.shape[2:])
-        if count > 1 and (len(shape) > 1 or count not in self._shapes):  # a sequence may be an image in a row
+        if count > 1 and (len(shape) > 1 or count not in self._shapes):  # a sequence may be a flattened image
             self._shapes[count] = shape
 
     def __contains__(self, count: int) -> bool:
         return count in self._shapes
 
-    def of(self, count: int) -> tuple[int, ...]:
-        """The grid of `count` places: a feature map's; if there was none at all, a square; else a row."""
+    def grid(self, count: int) -> tuple[int, ...]:
+        """Return the grid of `count` places: that of a feature map, a square if there is none, else a row."""
         side = math.isqrt(count)
         square = not self._shapes and side * side == count and side > 1
         return self._shapes.get(count, (side, side) if square else (count,))
@@ -57,10 +49,10 @@ class FeatureShapes:
 
 @dataclass(frozen=True)
 class Layout:
-    """The tokens of one attention: `extra` of them, before the others, have no place.
+    """The layout of the tokens of one attention: the first `extra` tokens have no place.
 
-    `extra` and `class_token`, whether the first is a class token, are what the network's attributes say;
-    `extra` is None where they say nothing.
+    `extra` and `class_token` (whether the first token is a class token) come from attributes of the model;
+    `extra` is None if there are none.
     """
 
     features: FeatureShapes
@@ -68,8 +60,8 @@ class Layout:
     class_token: bool = False
 
     @classmethod
-    def of(cls, owners: list[nn.Module], features: FeatureShapes) -> Layout:
-        """Read it from the module itself or the nearest of those around it that says."""
+    def from_owners(cls, owners: list[nn.Module], features: FeatureShapes) -> Layout:
+        """Read the layout from the module itself or the nearest module around it that has the attributes."""
         for owner in reversed(owners):
             classes = [getattr(owner, name, None) for name in _CLASS_TOKENS]
             class_token = any(isinstance(token, Tensor) for token in classes)
@@ -81,20 +73,20 @@ class Layout:
         return cls(features)
 
     def split(self, count: int) -> tuple[int, bool, tuple[int, ...]]:
-        """Return for `count` tokens how many have no place, whether there is a class token, and the grid."""
+        """Return how many of `count` tokens have no place, whether one is a class token, and the grid."""
         known = self.extra is not None
         extras = (self.extra or 0, 0) if known else (0, 1)
         extra = next((n for n in extras if count - n in self.features), extras[0])
         if extra >= count:
             extra = 0
-        return extra, extra > 0 and (self.class_token or not known), self.features.of(count - extra)
+        return extra, extra > 0 and (self.class_token or not known), self.features.grid(count - extra)
 
-    def map(
+    def build_map(
         self, queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None = None, *, more_keys: int = 0
     ) -> PairwiseMap:
-        """Build the map of queries `(B, heads, Q, D)` and keys `(B, heads, K, D)`, logits plus `bias`.
+        """Return the map of queries `(B, heads, Q, D)`, keys `(B, heads, K, D)` and a bias of the logits.
 
-        `more_keys` keys at the start are no tokens.
+        The first `more_keys` keys are no tokens.
         """
         extra, class_token, query_shape = self.split(queries.shape[2])
         extra_keys, _, key_shape = self.split(keys.shape[2] - more_keys)
@@ -115,16 +107,16 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Site:
-    """One attention of a network, the module that holds it, if any, and how its tokens lie."""
+class AttentionSite:
+    """An attention module, the module around it, if any, and the layout of its tokens."""
 
     module: Any
     parent: nn.Module | None
     layout: Layout
 
 
-def bias_of(mask: Tensor | None, dtype: torch.dtype, *, visible: bool) -> Tensor | None:
-    """Return what a mask adds to the logits; its True means `visible`, or hidden."""
+def mask_to_bias(mask: Tensor | None, dtype: torch.dtype, *, visible: bool) -> Tensor | None:
+    """Return a mask as a bias of the logits; True in the mask means visible or hidden."""
     if mask is None or mask.dtype is not torch.bool:
         return mask
     hidden = ~mask if visible else mask

@@ -144,7 +144,7 @@ class History(lightning.Callback):
             f"(epoch {done + 1}, batch {index + 1}); {kept}; lower learning_rate, or set clip"
         )
 
-    def curves(self) -> dict[str, list[float]]:
+    def curves(self) -> dict[str, list[float | None]]:
         """Return the rows as columns."""
         return {column: [row[column] for row in self.rows] for column in COLUMNS}
 

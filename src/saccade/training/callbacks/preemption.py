@@ -11,7 +11,7 @@ import lightning
 from lightning.pytorch.utilities import rank_zero_only
 
 from saccade.training.callbacks.history import History
-from saccade.training.module import Batches
+from saccade.training.loader import Batches
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -24,11 +24,11 @@ def reraise_signal(number: int) -> None:
     raise SystemExit(128 + number)
 
 
-class Stop(Exception):
+class Preempted(Exception):
     """Raised within the training loop to leave it."""
 
 
-class Stopping(lightning.Callback):
+class Preemption(lightning.Callback):
     """Leave training, with a checkpoint, when SIGTERM or SIGINT (Ctrl-C) arrives.
 
     The step that is under way is finished, and so is an epoch whose last step it is, with its validation; a
@@ -62,7 +62,7 @@ class Stopping(lightning.Callback):
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, _module: Any) -> None:
         if self._is_asked(trainer):
-            raise Stop
+            raise Preempted
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, _module: Any, _outputs: Any, _batch: Any, index: int
@@ -74,7 +74,7 @@ class Stopping(lightning.Callback):
         self._done = done
         self._history.join(trainer)
         trainer.save_checkpoint(self._checkpoint)
-        raise Stop
+        raise Preempted
 
     def on_train_end(self, *_: Any) -> None:
         for number, handler in self._before.items():

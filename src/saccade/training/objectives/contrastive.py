@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from saccade.config.recipe import Recipe
+from saccade.config import Plan
 from saccade.data import Split, TaskInfo
 from saccade.errors import BadOption, check_positive
 from saccade.models.info_nce import check_temperature, nt_xent
 from saccade.training.augment.simclr import Views
-from saccade.training.module import Batch, Classifier, labeled
+from saccade.training.loader import Batch
+from saccade.training.module import Classifier, labeled
 
 UNKNOWN = -1  # the label of an image whose label is not used
 
@@ -54,18 +55,18 @@ class Contrastive(Classifier):
     Raises `BadOption` for an option out of range or a network without a linear head.
     """
 
-    unheeded: ClassVar = ("mixup", "label_smoothing")
+    ignored_keys: ClassVar = ("mixup", "label_smoothing")
 
     def __init__(
-        self, recipe: Recipe, task: TaskInfo, temperature: float = 0.5, width: int = 128, color: float = 0.5
+        self, plan: Plan, task: TaskInfo, temperature: float = 0.5, width: int = 128, color: float = 0.5
     ) -> None:
         check_positive("contrastive", width=width)
         check_temperature("contrastive", temperature)
         if isinstance(color, bool) or not isinstance(color, int | float) or not 0 <= color <= 1:
             raise BadOption(f"contrastive: color={color!r} must be a number from 0 to 1")
-        super().__init__(recipe, task)
+        super().__init__(plan, task)
         self.temperature = temperature
-        self.augment = Views("flip" in recipe.augment, color)
+        self.augment = Views("flip" in plan.recipe.augment, color)
         self._head = super().head()
         channels = self.model.get_parameter(f"{self._head}.weight").shape[1]
         self.model.set_submodule(self._head, Head(channels, width, len(task.classes)))

@@ -11,23 +11,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.config.recipe import Recipe, check_number
+from saccade.config import Plan, check_number
 from saccade.data import TaskInfo
 from saccade.errors import check_positive
 from saccade.layers.hard.hard_item import Chosen, HardItem
 from saccade.model_state import gpus_of
-from saccade.training.module import Batch, Classifier
+from saccade.training.loader import Batch
+from saccade.training.module import Classifier
 
 
 class MonteCarloClassifier(Classifier):
     """A classifier that draws where it looks, and looks several times.
 
-    num_samples     at each image in evaluation; the answer is the mean of their probabilities. They are drawn by
-              the recipe's seed: the same image gets the same answer in the same batch
+    num_samples     at each image in evaluation; the answer is the mean of their probabilities. They are
+              drawn by the recipe's seed: the same image gets the same answer in the same batch
     """
 
-    def __init__(self, recipe: Recipe, task: TaskInfo, num_samples: int) -> None:
-        super().__init__(recipe, task)
+    def __init__(self, plan: Plan, task: TaskInfo, num_samples: int) -> None:
+        super().__init__(plan, task)
         self.num_samples = num_samples
 
     def forward(self, images: Tensor) -> Tensor:
@@ -52,8 +53,8 @@ class Hard(MonteCarloClassifier):
     trained by cross entropy, so that a comparison can hold both. `train_loss` is the cross entropy.
 
     num_samples          at each image in evaluation, see `MonteCarloClassifier`; where nothing is drawn, 1
-    samples_per_image         of each training image in a batch, each looked at in another way: Monte Carlo samples of
-                   the gradient
+    samples_per_image  of each training image in a batch, each looked at in another way: Monte Carlo samples
+                   of the gradient
     policy_weight  w
     entropy        e
     baseline       d, of the moving average of the rewards of the batches before; it starts at chance
@@ -63,19 +64,20 @@ class Hard(MonteCarloClassifier):
 
     Raises `BadOption` or `BadRecipe` for an option out of range.
 
+    >>> from saccade.config import Recipe, resolve
     >>> from saccade.data import TaskInfo
     >>> task = TaskInfo(("a", "b"), (3, 28, 28), torch.zeros(3), torch.ones(3))
-    >>> classifier = Hard(Recipe(attention="hard_item"), task, num_samples=2)
+    >>> classifier = Hard(resolve(Recipe(attention="hard_item")), task, num_samples=2)
     >>> classifier(torch.zeros(4, 3, 28, 28)).softmax(1).shape
     torch.Size([4, 2])
     """
 
-    unheeded: ClassVar = ("mixup", "label_smoothing", "compile")
+    ignored_keys: ClassVar = ("mixup", "label_smoothing", "compile")
     expected: Tensor
 
     def __init__(
         self,
-        recipe: Recipe,
+        plan: Plan,
         task: TaskInfo,
         num_samples: int = 10,
         samples_per_image: int = 1,
@@ -87,7 +89,7 @@ class Hard(MonteCarloClassifier):
         check_number("policy_weight", policy_weight)
         check_number("entropy", entropy)
         check_number("baseline", baseline, below=1)
-        super().__init__(recipe, task, num_samples)
+        super().__init__(plan, task, num_samples)
         if not hard_items(self.model):
             self.num_samples = 1
         self.samples_per_image, self.policy_weight = samples_per_image, policy_weight

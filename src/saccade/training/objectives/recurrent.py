@@ -6,11 +6,11 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from saccade.config.recipe import Recipe, check_number
+from saccade.config import Plan, check_number
 from saccade.data import TaskInfo
 from saccade.errors import BadRecipe, check_positive
 from saccade.models import RecurrentAttention, hybrid_loss
-from saccade.training.module import Batch
+from saccade.training.loader import Batch
 from saccade.training.objectives.hard import MonteCarloClassifier
 
 
@@ -20,27 +20,29 @@ class Recurrent(MonteCarloClassifier):
     Mnih, Heess, Graves, Kavukcuoglu: Recurrent Models of Visual Attention, NIPS 2014; see
     `saccade.models.hybrid_loss`. Images go in as values in [0, 1], in gray if the model takes one channel.
 
-    num_samples          at each image in evaluation; the answer is the mean of their probabilities, see `MonteCarloClassifier`
-    samples_per_image         of each training image in a batch, each looked at in another way: Monte Carlo samples of
-                   the gradient
+    num_samples    at each image in evaluation; the answer is the mean of their probabilities, see
+                   `MonteCarloClassifier`
+    samples_per_image  of each training image in a batch, each looked at in another way: Monte Carlo samples
+                   of the gradient
     policy_weight  of REINFORCE in the loss
 
     Raises `BadOption` for an option out of range, `BadRecipe` for another network.
 
     >>> import torch
+    >>> from saccade.config import Recipe, resolve
     >>> from saccade.data import TaskInfo
     >>> task = TaskInfo(("a", "b"), (3, 28, 28), torch.zeros(3), torch.ones(3))
-    >>> classifier = Recurrent(Recipe(backbone="ram:glimpses=3"), task, num_samples=2)
+    >>> classifier = Recurrent(resolve(Recipe(backbone="ram:glimpses=3")), task, num_samples=2)
     >>> classifier(torch.zeros(4, 3, 28, 28)).softmax(1).shape
     torch.Size([4, 2])
     """
 
-    unheeded: ClassVar = ("attention", "mixup", "label_smoothing", "compile")
+    ignored_keys: ClassVar = ("attention", "mixup", "label_smoothing", "compile")
     model: RecurrentAttention
 
     def __init__(
         self,
-        recipe: Recipe,
+        plan: Plan,
         task: TaskInfo,
         num_samples: int = 10,
         samples_per_image: int = 1,
@@ -48,10 +50,10 @@ class Recurrent(MonteCarloClassifier):
     ) -> None:
         check_positive("recurrent", num_samples=num_samples, samples_per_image=samples_per_image)
         check_number("policy_weight", policy_weight)
-        super().__init__(recipe, task, num_samples)
+        super().__init__(plan, task, num_samples)
         if not isinstance(self.model, RecurrentAttention):
             raise BadRecipe(
-                f"objective='recurrent' trains backbone='ram[:option=value,...]', not {recipe.backbone!r}"
+                f"objective='recurrent' trains backbone='ram[:option=value,...]', not {plan.backbone.text!r}"
             )
         self.samples_per_image, self.policy_weight = samples_per_image, policy_weight
 

@@ -1,20 +1,24 @@
-"""The methods of training, by name."""
+"""Objectives by name."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from typing import cast
 
-from saccade.config.recipe import Recipe
+from saccade import plugins
+from saccade.config import Plan, Recipe
 from saccade.data import TaskInfo
 from saccade.errors import BadRecipe, UnknownName
-from saccade.grammar import parse
+from saccade.grammar import check_options
 from saccade.training.module import Classifier
 from saccade.training.objectives.contrastive import Contrastive
 from saccade.training.objectives.hard import Hard, hard_items
 from saccade.training.objectives.recurrent import Recurrent
 
-METHODS: Mapping[str, type[Classifier]] = {
+_GROUP = "saccade.objectives"
+
+OBJECTIVES: Mapping[str, type[Classifier]] = {
     "classify": Classifier,
     "recurrent": Recurrent,
     "contrastive": Contrastive,
@@ -22,25 +26,29 @@ METHODS: Mapping[str, type[Classifier]] = {
 }
 
 
-def classifier_of(recipe: Recipe, task: TaskInfo) -> Classifier:
-    """Return the recipe's network with its method of training.
+def create_objective(plan: Plan, task: TaskInfo) -> Classifier:
+    """Create the model of a plan with its objective.
 
-    Raises `UnknownName` for a method, or an option of it, that does not exist; `BadOption` for an option out
-    of range; `BadRecipe` for a key of the recipe that the method cannot heed.
+    Raises:
+        UnknownName: The objective, or an option of it, does not exist.
+        BadOption: An option is out of range.
+        BadRecipe: The objective ignores a key that the recipe sets, or does not train this attention.
     """
-    name, options = parse(recipe.objective)
-    if name not in METHODS:
-        raise UnknownName("method", name, METHODS)
-    known = list(inspect.signature(METHODS[name]).parameters)[2:]  # after the recipe and the task
-    for option in options:
-        if option not in known:
-            raise UnknownName(f"option of {name}", option, known)
-    for key in METHODS[name].unheeded:
-        if getattr(recipe, key) != getattr(Recipe, key):
-            raise BadRecipe(f"{key}={getattr(recipe, key)!r} has no effect on objective={name!r}")
-    classifier = METHODS[name](recipe, task, **options)
+    name, options = plan.objective.name, plan.objective.options
+    if name in OBJECTIVES:
+        objective = OBJECTIVES[name]
+    elif name in plugins.names(_GROUP):
+        objective = cast(type[Classifier], plugins.load(_GROUP, name))
+    else:
+        raise UnknownName("objective", name, [*OBJECTIVES, *plugins.names(_GROUP)])
+    check_options(name, options, list(inspect.signature(objective).parameters)[2:])  # after plan and task
+    for key in objective.ignored_keys:
+        value = getattr(plan.recipe, key)
+        if value != getattr(Recipe, key):
+            message = f"{key}={value!r} has no effect on objective={name!r}"
+            raise BadRecipe(message, owner=name, option=key, value=value)
+    classifier = objective(plan, task, **options)
     if hard_items(classifier.model) and not isinstance(classifier, Hard):
-        raise BadRecipe(
-            f"attention={recipe.attention!r} is trained by objective='hard', not {recipe.objective!r}"
-        )
+        message = f"attention={plan.recipe.attention!r} needs objective='hard', not {plan.objective.text!r}"
+        raise BadRecipe(message, owner=name, option="objective", value=plan.objective.text)
     return classifier

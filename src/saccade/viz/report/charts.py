@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from saccade.viz.report.results import Row, Run
-from saccade.viz.report.text import count, number
+from saccade.results import Row, Run, number
+from saccade.viz.report.text import count
 
 _LOG_RANGE = 12  # positive values that span more than this are drawn on a logarithmic axis
 LABEL = 34  # letters of a label at most

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from saccade.errors import BadRun
-from saccade.viz.report.results import Results
+from saccade.results import ComparisonResults
 
 SHOWN = 12  # images at most
 _SIDE = 256  # pixels of an image at most; larger ones are shrunk for the page
@@ -48,7 +48,7 @@ class Shot:
     wrong: bool
 
 
-def sources(folder: Path, results: Results) -> list[Source]:
+def sources(folder: Path, results: ComparisonResults) -> list[Source]:
     """Return the gallery of each attention's first run that has one.
 
     Raises `BadRun` if a gallery is unreadable, incomplete or of other images than the rest.

@@ -14,8 +14,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from saccade.files import atomic_write
+from saccade.grammar import shorten
+from saccade.results import (
+    BASELINE,
+    caution,
+    consequence,
+    finding,
+    main_map,
+    number,
+    read_comparison,
+    signed,
+    verdict,
+)
 from saccade.viz.report import charts, gallery, removal, table, text
-from saccade.viz.report.results import read
 
 _TEMPLATES = files("saccade.viz") / "static"
 
@@ -36,7 +47,7 @@ def write(folder: Path) -> Path:
 
 def render(folder: Path) -> str:
     """Return the page of a comparison as one string of HTML."""
-    results = read(folder)
+    results = read_comparison(folder)
     names = [row["attention"] for row in results["leaderboard"]]
     shots: list[gallery.Shot] = []
     shown = None
@@ -50,7 +61,7 @@ def render(folder: Path) -> str:
         )
         if chart
     ]
-    labels = text.short_names(names)
+    labels = shorten(names)
     scatters = [
         charts.scatter("flops", "FLOPs per image", results["leaderboard"], labels),
         charts.scatter("latency_ms", "Latency, ms", results["leaderboard"], labels),
@@ -62,11 +73,11 @@ def render(folder: Path) -> str:
         .get_template("report.html.j2")
         .render(
             results=results,
-            finding=text.finding(results["leaderboard"]),
-            caution=text.caution(results["leaderboard"]),
-            consequence=text.consequence(results["leaderboard"]),
+            finding=finding(results["leaderboard"]),
+            caution=caution(results["leaderboard"]),
+            consequence=consequence(results["leaderboard"]),
             localized=any(row["localization"] for row in results["leaderboard"]),
-            main_maps=[table.main_map(row) for row in results["leaderboard"]],
+            main_maps=[main_map(row) for row in results["leaderboard"]],
             removals=removal.removals(results),
             best=table.best(results),
             strips=table.strips(results),
@@ -103,7 +114,7 @@ def _environment() -> Environment:
     )
     environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
     environment.filters.update(
-        number=text.number, signed=text.signed, count=text.count, duration=text.duration, verdict=text.verdict
+        number=number, signed=signed, count=text.count, duration=text.duration, verdict=verdict
     )
     environment.filters.update(breakable=_breakable, prose=_prose)
     return environment
@@ -131,7 +142,7 @@ def _colors(names: list[str]) -> list[str]:
     """Return a CSS class per attention: gray for the baseline, then eight hues, then the hues dashed."""
     classes, hue = [], 0
     for name in names:
-        if name == text.BASELINE:
+        if name == BASELINE:
             classes.append("hue0")
         else:
             classes.append(f"hue{1 + hue % 8}" + (" dashed" if hue >= 8 else ""))

@@ -1,4 +1,4 @@
-"""Charts of deletion and insertion: how the answer changes as pixels go and come in the map's order."""
+"""Charts of the deletion and insertion curves: the prediction as pixels change in the order of a map."""
 
 from __future__ import annotations
 
@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal
 
+from saccade.results import ComparisonResults, Ranking, main_map, number
 from saccade.viz.report.charts import Axis, Frame
-from saccade.viz.report.results import Ranking, Results
-from saccade.viz.report.table import main_map
-from saccade.viz.report.text import number
 
 PANEL = Frame(340, 220, left=44, right=12, top=10, bottom=40)
 
 
 @dataclass(frozen=True)
 class Removal:
-    """One attention: four paths, those of its map and those of a random order, means over its runs."""
+    """Chart of one attention: the curves of its map and of a random order, averaged over its runs."""
 
     attention: int
     map: str
@@ -30,8 +28,8 @@ class Removal:
     random_insertion: str
 
 
-def removals(results: Results) -> list[Removal]:
-    """Lay out a chart for each attention whose runs have been scored."""
+def removals(results: ComparisonResults) -> list[Removal]:
+    """Lay out a chart for each attention with scored runs."""
     x, y = Axis(0, 1, *PANEL.x), Axis(0, 1, *PANEL.y)
 
     def path(shares: Sequence[float], values: Sequence[float]) -> str:
@@ -39,33 +37,32 @@ def removals(results: Results) -> list[Removal]:
             f"{x(share):g},{y(value):g}" for share, value in zip(shares, values, strict=True)
         )
 
-    found = []
-    for place, row in enumerate(results["leaderboard"]):
+    charts = []
+    for index, row in enumerate(results["leaderboard"]):
         scored = [r["scores"] for r in results["runs"] if r["attention"] == row["attention"] and r["scores"]]
-        its = main_map(row)
-        if not scored or not its:
+        joined = main_map(row)
+        if not scored or not joined:
             continue
-        last = scored[-1]["shares"]
-        alike = [scores for scores in scored if scores["shares"] == last]  # in as many steps
-        maps = [scores.get("attention") or scores["grad_cam"] for scores in alike]
-        ours = [(m["positive"] if its["polarity"] == "positive" else m["negative"]) for m in maps]
+        shares = scored[-1]["shares"]
+        alike = [scores for scores in scored if scores["shares"] == shares]  # the same number of steps
+        curves = [(scores.get("attention") or scores["grad_cam"])[joined["polarity"]] for scores in alike]
         chance = [scores["random"] for scores in alike]
         name = "Grad-CAM" if "attention" not in alike[-1] else "attention"
-        found.append(
+        charts.append(
             Removal(
-                place,
-                f"{name}, {its['polarity']}",
-                f"Area of deletion {_area(ours, 'deletion')}, at random {_area(chance, 'deletion')}; "
-                f"of insertion {_area(ours, 'insertion')}, at random {_area(chance, 'insertion')}.",
+                index,
+                f"{name}, {joined['polarity']}",
+                f"Area of deletion {_area(curves, 'deletion')}, at random {_area(chance, 'deletion')}; "
+                f"of insertion {_area(curves, 'insertion')}, at random {_area(chance, 'insertion')}.",
                 [(x(tick), f"{100 * tick:g}%") for tick in (0, 0.25, 0.5, 0.75, 1)],
                 [(y(tick), f"{tick:g}") for tick in (0, 0.5, 1)],
-                path(last, _mean([curve["deletion_curve"] for curve in ours])),
-                path(last, _mean([curve["insertion_curve"] for curve in ours])),
-                path(last, _mean([curve["deletion_curve"] for curve in chance])),
-                path(last, _mean([curve["insertion_curve"] for curve in chance])),
+                path(shares, _mean([curve["deletion_curve"] for curve in curves])),
+                path(shares, _mean([curve["insertion_curve"] for curve in curves])),
+                path(shares, _mean([curve["deletion_curve"] for curve in chance])),
+                path(shares, _mean([curve["insertion_curve"] for curve in chance])),
             )
         )
-    return found
+    return charts
 
 
 def _mean(curves: Sequence[Sequence[float]]) -> list[float]:

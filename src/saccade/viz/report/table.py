@@ -1,39 +1,35 @@
-"""The leaderboard's marks: the best value of each column, and intervals as strips."""
+"""Marks of the leaderboard: the best value of each column, and intervals as strips."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from saccade.viz.report.results import Interval, MapScores, Results, Row
+from saccade.results import ComparisonResults, Interval, main_map
 
 
-def best(results: Results) -> dict[str, float]:
-    """Return the best value of each column in which being best means something."""
+def best(results: ComparisonResults) -> dict[str, float]:
+    """Return the best value of each column that can be ranked; nothing for a single row."""
     rows = results["leaderboard"]
     if len(rows) == 1:
         return {}
-    values: dict[str, float] = {key: min(row[key] for row in rows) for key in ("parameters", "flops")}
-    values |= {key: min(row[key] for row in rows) for key in ("latency_ms", "train_seconds")}
-    values["error"] = min(row["error"]["mean"] for row in rows)
-    found = [row["localization"] for row in rows if row["localization"]]
-    if found:
-        values["precision"] = max(where["precision"]["mean"] for where in found)
-        values["pointing"] = max(where["pointing"]["mean"] for where in found)
-    maps = [its for its in map(main_map, rows) if its]
-    if maps:
-        values["faithfulness"] = max(its["faithfulness"]["mean"] for its in maps)
-        values["spearman"] = min(its["spearman"]["mean"] for its in maps)
+    values: dict[str, float] = {
+        "error": min(row["error"]["mean"] for row in rows),
+        "parameters": min(row["parameters"] for row in rows),
+        "flops": min(row["flops"] for row in rows),
+        "latency_ms": min(row["latency_ms"] for row in rows),
+        "train_seconds": min(row["train_seconds"] for row in rows),
+    }
+    if localized := [row["localization"] for row in rows if row["localization"]]:
+        values["precision"] = max(score["precision"]["mean"] for score in localized)
+        values["pointing"] = max(score["pointing"]["mean"] for score in localized)
+    if maps := [scores for row in rows if (scores := main_map(row))]:
+        values["faithfulness"] = max(scores["faithfulness"]["mean"] for scores in maps)
+        values["spearman"] = min(scores["spearman"]["mean"] for scores in maps)
     return values
 
 
-def main_map(row: Row) -> MapScores | None:
-    """Return the scores of the attention's map or, where there is none, of Grad-CAM's."""
-    scores = row.get("scores") or {}
-    return scores.get("attention") or scores.get("grad_cam")
-
-
-def strips(results: Results) -> list[dict[str, Any]]:
-    """Return, for each row of the leaderboard, its error and its difference as strips of 0 to 100 units."""
+def strips(results: ComparisonResults) -> list[dict[str, Any]]:
+    """Return the error and the difference of each row as strips, in units from 0 to 100."""
     rows, runs = results["leaderboard"], results["runs"]
     errors = [row["error"] for row in rows]
     differences = [row["difference"] for row in rows if row["difference"]]

@@ -11,10 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from saccade._torch import TorchDispatchMode, tree_leaves
 from saccade.errors import BadShape, check_positive
 from saccade.model_state import gpus_of, preserve_state
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saccade.config.recipe import Recipe
-from saccade.data import TaskInfo, load_task
+from saccade.config import Plan, Recipe, resolve
+from saccade.data import TaskInfo, load
 from saccade.errors import BadRun
 from saccade.training.checkpoint import checkpoint_of, load_checkpoint
 from saccade.training.module import Classifier
-from saccade.training.objectives.select import classifier_of
+from saccade.training.objectives.select import create_objective
 
 
 def restore(path: Path) -> Classifier:
@@ -35,14 +35,14 @@ def restore(path: Path) -> Classifier:
                 state["std"].float().flatten(),
             )  # whatever the precision of the training
             task = TaskInfo(tuple(kept["classes"]), tuple(kept["shape"]), mean, std)
-            classifier = classifier_of(recipe, task)
+            classifier = create_objective(resolve(recipe), task)
         classifier.load_state_dict(state)
     except (KeyError, TypeError, RuntimeError) as error:
         raise BadRun(f"{str(path)!r} is not a checkpoint of a run of saccade") from error
     return classifier.eval()
 
 
-def examples(path: Path, recipe: Recipe) -> tuple[Tensor, Tensor]:
+def examples(path: Path, plan: Plan) -> tuple[Tensor, Tensor]:
     """Return test images (K, 3, H, W), or clips (K, 3, T, H, W), uint8, and their labels (K,).
 
     They are those of a complete run's gallery, else all of its task. `path` is that of the run's folder,
@@ -56,7 +56,7 @@ def examples(path: Path, recipe: Recipe) -> tuple[Tensor, Tensor]:
                 return torch.from_numpy(archive["clips"]), labels
             images = torch.from_numpy(archive["images"])
     except FileNotFoundError:
-        test = load_task(recipe.task).test
+        test = load(plan.task).test
         return test.images, test.labels
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise BadRun(f"{str(folder / 'gallery.npz')!r} cannot be read: {error}") from error

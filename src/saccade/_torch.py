@@ -1,0 +1,70 @@
+"""Every private or undocumented part of PyTorch that the package uses, each behind one name.
+
+`tests/test_torch_private.py` holds one test for each, so that a release of PyTorch that changes one of them
+fails by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode  # seen in torch 2.10 to 2.15
+from torch.utils._pytree import tree_leaves as tree_leaves  # seen in torch 2.10 to 2.15
+from torch.utils._pytree import tree_map as tree_map
+from torch.utils.weak import WeakTensorKeyDictionary as WeakTensorKeyDictionary  # seen in torch 2.10 to 2.15
+
+#: The level that torch.compile inserts into module paths. Seen in torch 2.10 to 2.15.
+COMPILED = "_orig_mod"
+
+#: Attributes that hold the hooks of a module. Seen in torch 2.10 to 2.15.
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
+
+#: Base classes of the layers that return feature maps. Seen in torch 2.10 to 2.15.
+FEATURE_LAYERS = (
+    nn.modules.conv._ConvNd,
+    nn.modules.pooling._MaxPoolNd,
+    nn.modules.pooling._AvgPoolNd,
+    nn.modules.pooling._AdaptiveAvgPoolNd,
+    nn.modules.pooling._AdaptiveMaxPoolNd,
+)
+
+
+def uncompiled(model: nn.Module) -> nn.Module:
+    """Return the module that torch.compile wraps, or the model itself if it is not wrapped."""
+    module: nn.Module = getattr(model, COMPILED, model)
+    return module
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Return whether `torch.compile(module)` or `module.compile()` made this module."""
+    return uncompiled(module) is not module or module._compiled_call_impl is not None  # seen in 2.10 to 2.15
+
+
+def forward_hooks(module: nn.Module) -> MutableMapping[int, Any]:
+    """Return the forward hooks of a module."""
+    return module._forward_hooks  # seen in torch 2.10 to 2.15
+
+
+def forward_pre_hooks(module: nn.Module) -> MutableMapping[int, Any]:
+    """Return the forward pre-hooks of a module."""
+    return module._forward_pre_hooks  # seen in torch 2.10 to 2.15
+
+
+def version(tensor: Tensor) -> int:
+    """Return how often a tensor was changed in place. Inference tensors do not count their changes: 0."""
+    return 0 if tensor.is_inference() else tensor._version  # seen in torch 2.10 to 2.15
+
+
+def has_own_attention_block(layer: nn.TransformerEncoderLayer) -> bool:
+    """Return whether a subclass of the encoder layer overrides how the layer calls its attention."""
+    return type(layer)._sa_block is not nn.TransformerEncoderLayer._sa_block  # seen in torch 2.10 to 2.15
+
+
+def aot_eager(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+    """Compile a graph without code generation; a backend of torch.compile."""
+    from torch._dynamo.backends.registry import lookup_backend  # seen in torch 2.10 to 2.15
+
+    return lookup_backend("aot_eager")(graph, inputs)

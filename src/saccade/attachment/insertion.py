@@ -1,0 +1,189 @@
+"""`attach`: insert attention into a model. The insertion is planned, applied and verified, or undone."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saccade._torch import tree_map
+from saccade.attachment.attached import Attached, attached_to, insert, is_dead
+from saccade.attachment.model_check import check_model
+from saccade.attachment.removal import remove
+from saccade.attachment.select import Where, select_candidates
+from saccade.attachment.site import Site, Sites
+from saccade.attachment.site_builder import SiteBuilder, construction
+from saccade.attachment.site_detection import Candidate, SiteFinder
+from saccade.attachment.trace import trace_forward
+from saccade.errors import BadOption
+from saccade.layers.registry import spec
+from saccade.model_state import temporary_hooks
+
+
+def attach(
+    model: nn.Module,
+    name: str,
+    /,
+    *,
+    example_inputs: object,
+    where: Where = "residual",
+    identity: bool = True,
+    dry_run: bool = False,
+    allow_multiple: bool = False,
+    **options: Any,
+) -> Sites:
+    """Insert a mechanism into a model, in place, without changing the output at initialization.
+
+        y = x + s (A(x) - x)        s = 0 at initialization, one number for each place
+
+    x are the features and A is the mechanism. The output of the model stays the same bit for bit, in training
+    and in evaluation mode. s trains from the first step, A from the second. A mechanism that is itself the
+    identity at initialization, such as self_attention or non_local, gets no s: a product of two zeros never
+    trains. A spatial_transformer is the identity up to rounding and gets no s for the same reason. `detach`
+    removes everything again.
+
+    Args:
+        model: The model, changed in place.
+        name: A mechanism as `"NAME[:option=value,...]"`.
+        example_inputs: A batch, or a tuple or dict of the inputs of the model, from which the shapes are
+            read. The model runs on it in evaluation mode and without gradients; buffers, flags and the random
+            state are restored.
+        where: A kind of `Site` ("residual" is where the papers put attention); or a list of module paths, in
+            which `*`, `?` and `[]` match within one level (`["layer3.*.bn2"]`); or a function that returns
+            whether to use a `Site` of `sites`.
+        identity: False inserts the mechanism alone, with the initialization of its paper.
+        dry_run: Return the plan and change nothing.
+        allow_multiple: Allow more than one mechanism at a place.
+        **options: Further options of the mechanism.
+
+    Returns:
+        The places with their cost and `start`, which says how the output is initialized there.
+
+    Raises:
+        UnknownName: If the mechanism, an option or a module path does not exist.
+        BadOption: If there is no such place; if a place cannot take attention or has it already; if the
+            mechanism does not fit a place or would never train there (`identity=False`, where the features
+            are zero and the mechanism passes no gradient); if the model is compiled, scripted or wrapped; or
+            if the forward pass fails, with its error as the cause.
+
+    Note:
+        Each place gets a module of its own, the child `attention` of the module whose output it attends to,
+        and a hook. Nothing is replaced: keys, classes and references of the model stay. The insertion is
+        planned before anything is changed, and undone if anything fails.
+
+        Convert a model first (`SyncBatchNorm.convert_sync_batchnorm` creates new modules without the hooks,
+        and so without attention), then attach, load the weights of an attached model, and compile or wrap.
+
+        The papers train their networks from their own initialization, but trained weights expect features of
+        the scale that they were trained with. With the initialization of the papers on every branch of
+        ResNet-50, the last features have 0.47 times their scale for se, 0.42 times for cbam, and 1,300 times
+        for bam, whose gates exceed 1; with `identity=True` exactly 1 for all (`benchmarks/attach_scale.py`).
+
+    Example:
+        >>> import torch, saccade as sc
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), torch.nn.ReLU())
+        >>> x = torch.randn(2, 3, 8, 8)
+        >>> before = model(x)
+        >>> print(sc.attach(model, "cbam", where=["0"], example_inputs=x, reduction=4))
+        path  kind  features    parameters  flops  start
+        0           16 x 6 x 6  ...         ...    zero gate
+        >>> torch.equal(model(x), before)
+        True
+        >>> sc.detach(model)
+        ['0.attention']
+    """
+    check_model(model, "attach", "attach to the original model, then compile or wrap it")
+    builder = SiteBuilder(name, options)
+    if clash := [option.name for option in spec(builder.name).options if option.name in _own_options()]:
+        message = f"{builder.name} has an option {clash[0]!r}, which attach has too; rename it to attach it"
+        raise BadOption(message, owner="attach", option=clash[0])
+    candidates = select_candidates(SiteFinder(trace_forward(model, example_inputs)), where)
+    for candidate in candidates:
+        if attached_to(candidate.host, candidate.place) and not allow_multiple:
+            path = candidate.site.path
+            message = f"{path} has attention already; detach it, or pass allow_multiple=True"
+            raise BadOption(message, owner="attach", option="where", value=path)
+    with construction():
+        planned = [_planned(candidate, builder, identity) for candidate in candidates]
+    if not dry_run:
+        insertions = [(candidate, module) for candidate, (_, module) in zip(candidates, planned, strict=True)]
+        _apply(model, example_inputs, insertions)
+    return Sites(site for site, _ in planned)
+
+
+def _own_options() -> set[str]:
+    """Return the keyword arguments of `attach` that are not options of the mechanism."""
+    parameters = inspect.signature(attach).parameters.values()
+    return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+def _planned(candidate: Candidate, builder: SiteBuilder, identity: bool) -> tuple[Site, Attached]:
+    """Return the site with its cost, and the module to insert there."""
+    measured = builder.measure(candidate.site)
+    start = measured.start if identity else "paper"
+    mechanism, is_map = builder.build(candidate.site)
+    attached = Attached(
+        mechanism,
+        gate=start == "zero gate",
+        place=candidate.place,
+        move_last_axis=candidate.site.channels_last == is_map,
+    )
+    parameters = sum(p.numel() for p in attached.parameters())
+    site = replace(candidate.site, parameters=parameters, flops=measured.flops, start=start)
+    return site, attached.to(candidate.node.device, candidate.node.dtype)
+
+
+def _apply(
+    model: nn.Module, example_inputs: object, insertions: Sequence[tuple[Candidate, Attached]]
+) -> None:
+    """Insert all modules and verify that a forward pass calls each once; remove them if anything fails."""
+    before = {candidate.host: attached_to(candidate.host) for candidate, _ in insertions}
+    calls: Counter[nn.Module] = Counter()
+    zeros: dict[nn.Module, Tensor] = {}  # the features that are zero for any image
+
+    def observe(module: nn.Module, inputs: tuple[Tensor]) -> None:
+        calls.update([module])
+        if not inputs[0].is_meta and not inputs[0].any():
+            zeros[module] = inputs[0].new_zeros((2, *inputs[0].shape[1:]))  # batch norm needs two images
+
+    try:
+        for candidate, attached in insertions:
+            insert(candidate.host, attached)
+        with temporary_hooks(attached.register_forward_pre_hook(observe) for _, attached in insertions):
+            trace_forward(model, tree_map(_without_zeros, example_inputs))
+        for candidate, attached in insertions:
+            _verify(candidate, attached, calls[attached], zeros.get(attached))
+    except BaseException:
+        for host, names in before.items():
+            remove(host, keep=names)
+        raise
+
+
+def _without_zeros(value: object) -> object:
+    """Replace an image of zeros, from which a network without biases computes features of zero."""
+    if isinstance(value, Tensor) and value.is_floating_point() and not value.is_meta and not value.any():
+        return torch.linspace(-1, 1, value.numel(), dtype=value.dtype, device=value.device).view(value.shape)
+    return value
+
+
+def _verify(candidate: Candidate, attached: Attached, calls: int, zeros: Tensor | None) -> None:
+    """Raise `BadOption` unless the attention runs once in a forward pass and can train."""
+    path = candidate.site.path
+    if calls != 1:
+        problem = (
+            f"the attention runs {calls} times in a forward pass, expected once; the children of "
+            f"{type(candidate.host).__name__} are called from outside, so it cannot hold attention"
+        )
+        raise BadOption(f"{path}: {problem}", owner="attach", option="where", value=path)
+    if zeros is not None and is_dead(attached, zeros):
+        problem = (
+            "the features are all zero at initialization, as in a branch that starts at zero, and "
+            f"{type(attached.mechanism).__name__} passes no gradient there: neither would ever train; "
+            "use identity=True, or another initialization of the model (timm: zero_init_last=False)"
+        )
+        raise BadOption(f"{path}: {problem}", owner="attach", option="identity", value=False)

@@ -1,0 +1,133 @@
+"""The registry: tasks by name."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+from saccade import plugins
+from saccade.data.digits import load_digits
+from saccade.data.folder import load_folder
+from saccade.data.huggingface import load_huggingface
+from saccade.data.moving_digits import load_moving_digits
+from saccade.data.python import load_python
+from saccade.data.standard import SETS, load_standard
+from saccade.data.task import Task
+from saccade.data.white_patch import load_white_patch
+from saccade.errors import BadOption, UnknownName
+from saccade.grammar import check_options, format_value, parse, split_options
+
+_GROUP = "saccade.tasks"
+
+TASKS: Mapping[str, Callable[..., Task]] = {
+    "white-patch": load_white_patch,
+    "folder": load_folder,
+    "python": load_python,
+    "huggingface": load_huggingface,
+    "digits": load_digits,
+    "moving-digits": load_moving_digits,
+    **{name: functools.partial(load_standard, name) for name in SETS},
+}
+
+#: Tasks whose first option may be written without its name: the option, what it is, and how it is written.
+_FIRST = {
+    "folder": ("path", "folder", "PATH"),
+    "python": ("name", "class", "MODULE.CLASS"),
+    "huggingface": ("path", "data set", "PATH"),
+}
+
+
+@dataclass(frozen=True)
+class TaskChoice:
+    """A task by name, resolved: how it is loaded. Two choices are equal if their texts are.
+
+    Attributes:
+        text: What the user wrote.
+        load: Function that returns the task.
+        options: Its arguments.
+    """
+
+    text: str
+    load: Callable[..., Task] = field(compare=False)
+    options: Mapping[str, Any] = field(compare=False)
+
+    @property
+    def name(self) -> str:
+        return self.text.partition(":")[0]
+
+
+def task_names() -> list[str]:
+    """Return the names of all tasks, built-in and of installed plugins."""
+    return sorted({*TASKS, *plugins.names(_GROUP)})
+
+
+def resolve_task(text: str) -> TaskChoice:
+    """Resolve `NAME[:option=value,...]`, `folder:PATH[,...]`, `python:MODULE.CLASS[,...]` or
+    `huggingface:PATH[,...]`. Reads no data.
+
+    Options of `python:` that are not its own are passed to the class as `options`.
+
+    Raises:
+        UnknownName: There is no such task or option.
+        BadOption: The text does not have this form.
+    """
+    name, colon, rest = text.partition(":")
+    if name in TASKS:
+        load = TASKS[name]
+    elif name in plugins.names(_GROUP):
+        load = cast(Callable[..., Task], plugins.load(_GROUP, name))
+    else:
+        raise UnknownName("task", name, task_names())
+    first, comma, others = rest.partition(",")
+    options: dict[str, Any] = {}
+    if name in _FIRST and not first.startswith(f"{_FIRST[name][0]}="):
+        option, what, form = _FIRST[name]
+        if not first:
+            raise BadOption(f"{text!r} names no {what}; write {name}:{form}", owner=name, option=option)
+        options, rest, colon = {option: first}, others, comma
+    options |= parse(f"{name}:{rest}")[1] if colon else {}
+    known = {*inspect.signature(load).parameters} - {"options"}
+    if name == "python":
+        of_class = {option: options.pop(option) for option in [*options] if option not in known}
+        return TaskChoice(text, load, options | ({"options": of_class} if of_class else {}))
+    check_options(name, options, known)
+    return TaskChoice(text, load, options)
+
+
+def with_options(text: str, options: Mapping[str, Any]) -> str:
+    """Return a task's text with these options in it, in place of those of the same names.
+
+    Raises `UnknownName` for an option that the task does not have, and what `resolve_task` raises.
+
+    >>> with_options("folder:photos,size=32,seed=1", {"size": 64, "max_samples": 100})
+    'folder:photos,seed=1,size=64,max_samples=100'
+    >>> with_options("white-patch", {"max_samples": 100})
+    Traceback (most recent call last):
+    saccade.errors.UnknownName: unknown option of white-patch 'max_samples'; choose from ...
+    """
+    name, _, rest = text.partition(":")
+    kept = [part for part in split_options(rest) if part.partition("=")[0].strip() not in options]
+    given = [f"{option}={format_value(value)}" for option, value in options.items()]
+    changed = ",".join([part for part in kept if part] + given)
+    text = f"{name}:{changed}" if changed else name
+    resolve_task(text)
+    return text
+
+
+@functools.lru_cache(maxsize=1)  # the runs of a comparison share one task
+def load(choice: TaskChoice) -> Task:
+    """Load the data of a resolved task."""
+    return choice.load(**choice.options)
+
+
+def load_task(text: str) -> Task:
+    """Load a task by its text, as the command line and recipes write it.
+
+    Example:
+        >>> load_task("white-patch:size=32,train=4,validation=2,test=2").test.images.shape
+        torch.Size([2, 3, 32, 32])
+    """
+    return load(resolve_task(text))

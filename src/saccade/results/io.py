@@ -1,0 +1,138 @@
+"""Reading and writing of the result files. Readers validate, so that every error names file and field."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints, is_typeddict
+
+from saccade.errors import BadRun
+from saccade.files import check_schema, write_json, write_text
+from saccade.results.schema import SCHEMA, ComparisonResults, Row, RunInfo, RunResult
+
+RUN_INFO, RUN_RESULT = "run.json", "result.json"
+COMPARISON, LEADERBOARD = "results.json", "leaderboard.csv"
+
+_T = TypeVar("_T")
+
+
+def read_run_info(folder: Path) -> RunInfo:
+    """Read the provenance of a run. Raises `BadRun` for an unusable file."""
+    return _read(folder, RUN_INFO, RunInfo, "a run")
+
+
+def write_run_info(folder: Path, info: RunInfo) -> None:
+    """Write the provenance of a run."""
+    write_json(folder / RUN_INFO, info)
+
+
+def read_run_result(folder: Path) -> RunResult:
+    """Read the result of a run. Raises `BadRun` for an unusable file."""
+    return _read(folder, RUN_RESULT, RunResult, "a complete run")
+
+
+def write_run_result(folder: Path, result: RunResult) -> None:
+    """Write the result of a run, atomically: its presence means that the run is complete."""
+    write_json(folder / RUN_RESULT, result)
+
+
+def read_comparison(folder: Path) -> ComparisonResults:
+    """Read the results of a comparison, with the most accurate attention first.
+
+    Raises:
+        BadRun: The file is missing, unreadable, incomplete, or has another schema.
+    """
+    results = _read(folder, COMPARISON, ComparisonResults, "a finished comparison")
+    for section in ("leaderboard", "runs"):
+        if not results[section]:
+            raise _bad(folder / COMPARISON, section, [], "is empty")
+    results["leaderboard"].sort(key=lambda row: row["error"]["mean"])
+    return results
+
+
+def write_comparison(folder: Path, results: ComparisonResults) -> None:
+    """Write the results of a comparison, and its leaderboard as a CSV table."""
+    write_json(folder / COMPARISON, results)
+    write_text(folder / LEADERBOARD, to_csv(results["leaderboard"]))
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Return the leaderboard as CSV. Nested keys are joined by "_", for example `error_low`."""
+    flat = [_flatten(row) for row in rows]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(dict.fromkeys(key for row in flat for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return out.getvalue()
+
+
+def _flatten(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}_")
+        elif value is not None or prefix:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _read(folder: Path, name: str, form: type[_T], owner: str) -> _T:
+    path = folder / name
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        message = f"{str(folder)!r} has no {name}, so it is not the folder of {owner}"
+        raise BadRun(message, owner=str(folder), option=name) from None
+    except (OSError, ValueError) as error:
+        raise BadRun(f"{str(path)!r} cannot be read: {error}", owner=str(path)) from error
+    if isinstance(value, dict):
+        check_schema(path, value.get("schema", 1), SCHEMA)
+    validate(path, value, form)
+    return cast(_T, value)
+
+
+def validate(path: Path, value: Any, form: Any, field: str = "") -> None:
+    """Raise `BadRun` unless a value of a file has the type that the schema demands.
+
+    Args:
+        path: The file, for the message.
+        value: The value.
+        form: The type: a typed dictionary, list, dictionary, optional type, literal or scalar.
+        field: Path of the value in the file, for example `leaderboard[0].error`.
+    """
+    origin, arguments = get_origin(form), get_args(form)
+    if origin is UnionType:  # all unions of the schema are of a type and None
+        if value is not None:
+            validate(path, value, arguments[0], field)
+    elif origin is Literal:
+        if value not in arguments:
+            raise _bad(path, field, value, f"is not one of {', '.join(map(repr, arguments))}", arguments)
+    elif form is not Any:
+        kind = dict if is_typeddict(form) else origin or form
+        accepted: Any = (int, float) if kind is float else kind
+        if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
+            raise _bad(path, field, value, f"must be of type {kind.__name__}")
+        if is_typeddict(form):
+            for key, kind in get_type_hints(form).items():
+                if key in value:
+                    validate(path, value[key], kind, f"{field}.{key}" if field else key)
+                elif key in form.__required_keys__:
+                    message = f"{str(path)!r}: {field or 'the file'} lacks {key!r}"
+                    raise BadRun(message, owner=str(path), option=f"{field}.{key}".lstrip("."))
+        elif kind is list:
+            for index, item in enumerate(value):
+                validate(path, item, arguments[0], f"{field}[{index}]")
+        elif kind is dict:
+            for key, item in value.items():
+                validate(path, item, arguments[1], f"{field}.{key}")
+
+
+def _bad(path: Path, field: str, value: Any, reason: str, choices: Sequence[Any] | None = None) -> BadRun:
+    shown = f"{field}={value!r}" if field else "the content"
+    return BadRun(
+        f"{str(path)!r}: {shown} {reason}", owner=str(path), option=field, value=value, choices=choices
+    )

@@ -1,0 +1,132 @@
+"""Each private part of PyTorch that `saccade._torch` uses still does what the package needs."""
+
+from __future__ import annotations
+
+import gc
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from saccade import _torch
+
+
+def test_orig_mod_is_the_level_of_a_compiled_module() -> None:
+    module = nn.Sequential(nn.Linear(2, 2))
+    compiled = torch.compile(module)
+    assert isinstance(compiled, nn.Module)
+    assert [path for path, _ in compiled.named_modules()] == ["", _torch.COMPILED, f"{_torch.COMPILED}.0"]
+    assert _torch.uncompiled(compiled) is module
+    assert _torch.uncompiled(module) is module
+    assert _torch.is_compiled(compiled)
+    assert not _torch.is_compiled(module)
+
+
+def test_compiled_call_impl_tells_a_module_compiled_in_place() -> None:
+    module = nn.Linear(2, 2)
+    assert not _torch.is_compiled(module)
+    module.compile()
+    assert _torch.is_compiled(module)
+
+
+def test_forward_hooks_hold_what_was_registered() -> None:
+    module = nn.Linear(2, 2)
+    handle = module.register_forward_hook(print)
+    assert [*_torch.forward_hooks(module).values()] == [print]
+    for key in [*_torch.forward_hooks(module)]:
+        del _torch.forward_hooks(module)[key]
+    module(torch.zeros(1, 2))
+    handle.remove()  # a second removal does nothing
+
+
+def test_forward_pre_hooks_hold_what_was_registered() -> None:
+    module = nn.Linear(2, 2)
+    module.register_forward_pre_hook(print)
+    assert [*_torch.forward_pre_hooks(module).values()] == [print]
+
+
+def test_hooks_are_attributes_of_every_module() -> None:
+    module = nn.Linear(2, 2)
+    module.register_forward_hook(print)
+    module.register_forward_pre_hook(print)
+    module.register_full_backward_hook(print)
+    assert [len(vars(module)[hooks]) for hooks in _torch.HOOKS] == [1, 1, 1]
+
+
+def test_version_counts_changes_in_place() -> None:
+    x = torch.zeros(2)
+    before = _torch.version(x)
+    x.add_(1)
+    assert _torch.version(x) == before + 1
+    with torch.inference_mode():
+        assert _torch.version(torch.zeros(2).add_(1)) == 0
+
+
+def test_pytree_leaves_and_map_reach_into_containers() -> None:
+    nested = {"a": [1, (2, 3)], "b": 4}
+    assert _torch.tree_leaves(nested) == [1, 2, 3, 4]
+    assert _torch.tree_map(lambda leaf: leaf + 1, nested) == {"a": [2, (3, 4)], "b": 5}
+
+
+def test_dispatch_mode_sees_the_operations_below_autograd() -> None:
+    names: list[str] = []
+
+    class Names(_torch.TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, _: Any, args: Any = (), kwargs: Any = None) -> Any:
+            names.append(str(function))
+            return function(*args, **kwargs or {})
+
+    with Names():  # type: ignore[no-untyped-call]
+        torch.zeros(2).add(1)
+    assert names == ["aten.zeros.default", "aten.add.Tensor"]
+
+
+def test_weak_dictionary_forgets_tensors() -> None:
+    names = _torch.WeakTensorKeyDictionary()
+    kept, gone = torch.zeros(2), torch.zeros(2)
+    names[kept], names[gone] = "kept", "gone"
+    assert (names[kept], names[gone]) == ("kept", "gone")  # by identity, not by value
+    del gone
+    gc.collect()
+    assert len(names) == 1
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.Conv1d(1, 1, 1),
+        nn.Conv3d(1, 1, 1),
+        nn.ConvTranspose2d(1, 1, 1),
+        nn.MaxPool2d(2),
+        nn.AvgPool1d(2),
+        nn.AdaptiveAvgPool2d(2),
+        nn.AdaptiveMaxPool3d(2),
+    ],
+)
+def test_feature_layers_are_convolutions_and_poolings(layer: nn.Module) -> None:
+    assert isinstance(layer, _torch.FEATURE_LAYERS)
+    assert not isinstance(nn.Linear(1, 1), _torch.FEATURE_LAYERS)
+
+
+def test_sa_block_is_how_an_encoder_layer_calls_its_attention() -> None:
+    calls: list[Tensor] = []
+
+    class Changed(nn.TransformerEncoderLayer):
+        def _sa_block(self, x: Tensor, *args: object, **options: object) -> Tensor:
+            calls.append(x)
+            return super()._sa_block(x, *args, **options)  # type: ignore[arg-type]
+
+    changed = Changed(8, 2, 8, batch_first=True)
+    assert _torch.has_own_attention_block(changed)
+    assert not _torch.has_own_attention_block(nn.TransformerEncoderLayer(8, 2, 8))
+    changed(torch.zeros(1, 3, 8))
+    assert len(calls) == 1
+
+
+def test_aot_eager_is_a_backend() -> None:
+    torch.compiler.reset()
+    x = torch.randn(3)
+    compiled = torch.compile(lambda x: x.sin() + 1, backend=_torch.aot_eager, fullgraph=True)
+    torch.testing.assert_close(compiled(x), x.sin() + 1)
+    torch.compiler.reset()
