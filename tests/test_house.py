@@ -143,6 +143,16 @@ def test_the_mechanism_that_contributing_shows_keeps_the_contract(
     check_mechanism(shown.SPEC)
 
 
+def test_the_marked_tests_exist(request: pytest.FixtureRequest) -> None:
+    conftest = request.config.pluginmanager.get_plugin(str(ROOT / "tests/conftest.py"))
+    assert conftest is not None
+    for prefix in {prefix for prefixes in conftest.MARKED.values() for prefix in prefixes}:
+        file, _, test = prefix.partition("::")
+        path = ROOT / "tests" / file
+        assert path.exists(), prefix
+        assert not test or f"def {test.partition('[')[0]}" in path.read_text(), prefix
+
+
 # --------------------------------------------------------------------------------------------- the files
 
 
