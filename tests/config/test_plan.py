@@ -13,7 +13,7 @@ from saccade.config import AttentionChoice, Comparison, Recipe, resolve
 from saccade.data import load_white_patch
 from saccade.errors import BadOption, UnknownName
 from saccade.experiments import compare
-from saccade.training import module
+from saccade.training import module, network
 from support.errors import raises
 
 TINY = "white-patch:size=32,train=40,validation=20,test=20"
@@ -69,7 +69,7 @@ def test_a_comparison_builds_each_network_once_and_checks_each_attention_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[tuple[str, int, bool]] = []
-    build = module.build
+    build = network.build
 
     def counting(plan: Any, *arguments: Any) -> Any:
         model = build(plan, *arguments)
@@ -79,7 +79,8 @@ def test_a_comparison_builds_each_network_once_and_checks_each_attention_once(
 
     monkeypatch.setattr(module, "build", counting)
     training = Recipe(task=TINY, epochs=1, batch_size=20)
-    compare(Comparison(("none", "se"), 2, training), tmp_path)
+    comparison = Comparison(("none", "se"), 2, training)
+    compare(comparison, tmp_path)
     assert sorted(run for run in built if run[2]) == [("none", 0, True), ("se", 0, True)]
     assert sorted(run for run in built if not run[2]) == [
         ("none", 0, False),
@@ -87,3 +88,8 @@ def test_a_comparison_builds_each_network_once_and_checks_each_attention_once(
         ("se", 0, False),
         ("se", 1, False),
     ]
+    built.clear()
+    compare(comparison, tmp_path)
+    assert not built  # all runs are complete
+    compare(Comparison(("none", "se", "eca"), 2, training), tmp_path)
+    assert built == [("eca", 0, True), ("eca", 0, False), ("eca", 1, False)]

@@ -18,9 +18,18 @@ from torch import nn
 
 from saccade.config import Recipe, resolve
 from saccade.errors import BadOption, BadRecipe, BadRun, SaccadeError, UnknownName
-from saccade.training import Hardware, Progress, load_checkpoint, prepare, train
-from saccade.training.module import Batches, Classifier, schedule_of
-from saccade.training.network import attention_paths, build
+from saccade.training import (
+    Batches,
+    Classifier,
+    Hardware,
+    Progress,
+    attention_paths,
+    build,
+    load_checkpoint,
+    prepare,
+    train,
+)
+from saccade.training.module import create_schedule
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 PLAIN = Recipe(task=TASK, attention="se", epochs=2, batch_size=20)
@@ -225,7 +234,7 @@ def test_a_resumed_run_repeats_all_that_is_random(tmp_path: Path) -> None:
 def test_schedules(schedule: Any, expected: list[float]) -> None:
     recipe = Recipe(schedule=schedule, learning_rate=0.5)
     optimizer = torch.optim.SGD(nn.Linear(1, 1).parameters(), recipe.learning_rate)
-    its = schedule_of(recipe, optimizer, 8)
+    its = create_schedule(recipe, optimizer, 8)
     rates = []
     for _ in range(8):
         rates.append(optimizer.param_groups[0]["lr"] / 0.5)

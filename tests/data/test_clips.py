@@ -25,11 +25,10 @@ from saccade.data.moving_digits import _path
 from saccade.errors import BadOption, BadShape, SaccadeError
 from saccade.maps import SpatialMap
 from saccade.models import ClipCNN, SmallCNN
-from saccade.training import examples, prepare, restore
+from saccade.training import Classifier, error_and_loss, examples, prepare, restore
+from saccade.training import record_attention as looked
 from saccade.training.augment.basic import augmentation
-from saccade.training.evaluate import _on_one_grid, evaluate
-from saccade.training.evaluate import look as looked
-from saccade.training.module import Classifier
+from saccade.training.evaluate import _on_one_grid
 from saccade.viz import look
 
 TASK = "moving-digits:train=40,validation=10,test=20"
@@ -341,7 +340,7 @@ def test_a_run_on_clips_comes_back_and_can_be_looked_at(compared: Path, tmp_path
     classifier = restore(folder)
     result = json.loads((folder / "result.json").read_text())
     test = load_task(TASK).test
-    assert evaluate(classifier, test)[0] == result["error"]
+    assert error_and_loss(classifier, test)[0] == result["error"]
     clips, labels = examples(folder, classifier.plan)
     assert torch.equal(clips, test.images)  # two of each class, which is all there are
     assert torch.equal(labels, test.labels)

@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 
 from saccade.cli import main
-from saccade.config import Recipe
-from saccade.config.comparison import folder_name
+from saccade.config import Recipe, folder_name
 from saccade.errors import BadRecipe, BadRun, UnknownName
 from saccade.experiments import Comparison, compare
 from saccade.results import read_comparison

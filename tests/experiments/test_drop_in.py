@@ -15,8 +15,7 @@ import saccade as sc
 from saccade.config import Recipe, resolve
 from saccade.models import SmallCNN
 from saccade.results import POLARITIES
-from saccade.training import load_checkpoint, train
-from saccade.training.network import build
+from saccade.training import build, load_checkpoint, train
 
 DROP_INS = [name for name in sc.mechanisms() if sc.spec(name).drop_in]
 TASK = "white-patch:size=32,patch=[6,12],train=24,validation=8,test=8"

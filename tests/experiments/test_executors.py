@@ -23,11 +23,9 @@ import pytest
 
 from saccade.config import Recipe, resolve
 from saccade.errors import BadOption, BadRecipe, BadRun, UnknownName
-from saccade.experiments import Comparison, compare
-from saccade.experiments.executors import Executor, Job, Processes
+from saccade.experiments import Comparison, Executor, Job, Processes, Ray, compare
 from saccade.experiments.executors import ray as over_ray
-from saccade.experiments.executors.base import blocked_signals
-from saccade.experiments.executors.ray import Ray
+from saccade.experiments.executors.processes import blocked_signals
 from saccade.results import LOCK
 from saccade.training import load_checkpoint
 
@@ -106,7 +104,7 @@ def _die(*_: Any) -> None:
 def test_a_run_that_kills_its_process_again_and_again_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saccade.experiments.executors.base._train", _die)
+    monkeypatch.setattr("saccade.experiments.executors.processes._train", _die)
     with pytest.raises(BadRun, match=r"run-0': its process died 3 times"):
         list(Processes(1).run([Job(resolve(Recipe()), tmp_path / "run-0")], lambda _: None, None))
 
@@ -129,7 +127,7 @@ def start(out: Path, workers: int) -> subprocess.Popen[str]:
     """Start the command as a terminal does, in a group of its own."""
     LONG.write(out.with_suffix(".yaml"))
     words = [sys.executable, "-m", "saccade", "compare", "--recipe", str(out.with_suffix(".yaml"))]
-    words += ["--out", str(out), "--executor", "processes", "--workers", str(workers)]
+    words += ["--out", str(out), "--executor", "processes", "--jobs", str(workers)]
     return subprocess.Popen(
         words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -282,7 +280,7 @@ class KillWorker(Watch):
             deadline = time.monotonic() + 20
             while not self.killed and time.monotonic() < deadline:
                 for entry in Path("/proc").iterdir():
-                    if entry.name.isdigit() and command(int(entry.name)).startswith("ray::_train_away"):
+                    if entry.name.isdigit() and command(int(entry.name)).startswith("ray::_train_remote"):
                         os.kill(int(entry.name), signal.SIGKILL)
                         self.killed = True
                         break
@@ -307,14 +305,14 @@ def test_a_cluster_of_which_a_worker_is_killed_gives_the_local_leaderboard(
 
 def test_files_of_a_node_of_its_own_come_back_and_those_on_a_shared_disk_stay(tmp_path: Path) -> None:
     job = Job(resolve(replace(COMPARISON.training, epochs=1)), tmp_path / "run")
-    files = over_ray._train_away(job, shared=False)
+    files = over_ray._train_remote(job, shared=False)
     assert {"result.json", "checkpoints/last.ckpt", "metrics.csv"} <= files.keys()
     assert not job.folder.exists()
-    assert over_ray._train_away(job, shared=True) == {}
+    assert over_ray._train_remote(job, shared=True) == {}
     assert (job.folder / "result.json").exists()
     before = (job.folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     (job.folder / "result.json").unlink()  # a worker that died before the end
-    assert over_ray._train_away(job, shared=True) == {}
+    assert over_ray._train_remote(job, shared=True) == {}
     assert (job.folder / "result.json").exists()
     assert (job.folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before  # it was not begun again
 
@@ -358,6 +356,6 @@ def test_files_arrive_with_the_result_last(tmp_path: Path, monkeypatch: pytest.M
         "task": {"name": "digits", "classes": ["0", "1"], **counts},
     }
     files = {"result.json": json.dumps(expected).encode(), "x/last.ckpt": b"1", "a.csv": b"2"}
-    result: Any = over_ray._keep(files, tmp_path)
+    result: Any = over_ray._write(files, tmp_path)
     assert result == expected
     assert order == ["last.ckpt", "a.csv", "result.json"]

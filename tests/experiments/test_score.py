@@ -23,9 +23,7 @@ from saccade.errors import BadOption, BadRun
 from saccade.experiments import Comparison, compare, score
 from saccade.metrics import evaluate_faithfulness, localize
 from saccade.results import compute_leaderboard, main_map, read_run_result
-from saccade.training import train
-from saccade.training.evaluate import look
-from saccade.training.restore import restore
+from saccade.training import record_attention, restore, train
 from support.errors import raises
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
@@ -86,7 +84,7 @@ def test_the_scores_are_those_of_the_maps_on_images_with_a_target(scored: Path) 
     chosen = with_target[[0, 3, 6, 9]]
     images, masks = task.test.images[chosen].float(), task.test.masks[chosen]
     heats = {
-        "attention": look(classifier, images)[1].heatmap((32, 32)),
+        "attention": record_attention(classifier, images)[1].heatmap((32, 32)),
         "grad_cam": grad_cam(classifier, images).heatmap((32, 32)),
     }
     found = read(scored / "runs/cbam-seed0/result.json")["scores"]

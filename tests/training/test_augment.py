@@ -13,15 +13,14 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from saccade.config import Recipe, resolve
-from saccade.config.recipe import Augment
+from saccade.config import Augment, Recipe, resolve
 from saccade.data import Split, TaskInfo, load_task
-from saccade.training import train
+from saccade.training import Batches, Classifier, make_loader, train
 from saccade.training.augment.basic import Crop, Scale, augmentation, crop, flip
 from saccade.training.augment.random_resized_crop import random_boxes, resized
 from saccade.training.augment.simclr import Views, brighten, contrasted, gray, saturated, turned
-from saccade.training.module import Batches, Classifier, free_bytes, loader, move_to_device_if_fits
-from saccade.training.objectives.select import create_objective
+from saccade.training.loader import free_bytes, move_to_device_if_fits
+from saccade.training.objectives.registry import create_objective
 
 OUTLINE = TaskInfo(("a", "b"), (3, 16, 16), torch.zeros(3), torch.ones(3))
 
@@ -113,8 +112,8 @@ def test_every_method_learns_from_changed_images(method: str) -> None:
     recipe = Recipe.from_mapping({"objective": method, "augment": "crop-flip"})
     classifier = create_objective(resolve(recipe), OUTLINE)
     seen: list[Tensor] = []
-    original = classifier.normalized
-    classifier.normalized = lambda images: seen.append(images) or original(images)  # type: ignore[func-returns-value,method-assign]
+    original = classifier.normalize
+    classifier.normalize = lambda images: seen.append(images) or original(images)  # type: ignore[func-returns-value,method-assign]
     images, labels = noise(6, 3, 16, 16), torch.tensor([0, 1] * 3)
     torch.manual_seed(3)
     classifier.training_step((images, labels), 0)
@@ -276,7 +275,8 @@ def test_a_set_moves_to_the_device_if_it_takes_half_of_what_is_free() -> None:
         assert [its.images.is_meta for its in found] == [its.labels.is_meta for its in found] == [there] * 2
         assert [len(its) for its in found] == [6, 6]
     assert free_bytes(torch.device("cpu")) == 0
-    batches = list(loader(move_to_device_if_fits([split], device, 10**6)[0], Batches(6, 4, seed=0), device))
+    (moved,) = move_to_device_if_fits([split], device, 10**6)
+    batches = list(make_loader(moved, Batches(6, 4, seed=0), device))
     assert [(batch.shape, batch.is_meta, its.is_meta) for batch, its in batches] == [
         ((4, 3, 8, 8), True, True)
     ]
@@ -284,10 +284,10 @@ def test_a_set_moves_to_the_device_if_it_takes_half_of_what_is_free() -> None:
 
 def test_batches_reach_a_gpu_by_locked_pages_unless_they_are_there() -> None:
     split, batches, gpu = Split(noise(6, 3, 8, 8), torch.arange(6)), Batches(6, 3), torch.device("cuda", 0)
-    assert loader(split, batches, gpu).pin_memory
-    assert not loader(split, batches).pin_memory
+    assert make_loader(split, batches, gpu).pin_memory
+    assert not make_loader(split, batches).pin_memory
     there = type("There", (), {"device": gpu})()
-    assert not loader(Split(there, split.labels), batches, gpu).pin_memory
+    assert not make_loader(Split(there, split.labels), batches, gpu).pin_memory
 
 
 def test_a_run_asks_the_device_for_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ from saccade.data import Split, Task, load_task
 from saccade.errors import BadData, BadRun, UnknownName
 from saccade.results import Evaluation, proportion_interval
 from saccade.results.io import validate
-from saccade.training import restore, train
-from saccade.training.evaluation import evaluate_run
+from saccade.training import evaluate_run, restore, train
 from support.errors import raises
 
 TASK = "white-patch:size=32,patch=[6,12],train=100,validation=20,test=150"

@@ -15,8 +15,7 @@ from lightning.pytorch.loggers import CSVLogger
 from saccade.cli import main
 from saccade.config import Recipe
 from saccade.errors import BadOption
-from saccade.training import train
-from saccade.training.module import Classifier
+from saccade.training import Classifier, train
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 SHORT = Recipe(task=TASK, epochs=2, batch_size=10)

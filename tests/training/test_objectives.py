@@ -19,24 +19,29 @@ from torch.nn import functional as F
 from typer.testing import CliRunner
 
 from saccade.cli import app
-from saccade.config import Recipe, builtin_recipes, resolve
-from saccade.config.builtin import read_recipe
+from saccade.config import Recipe, builtin_recipes, read_recipe, resolve
 from saccade.data import TASKS, Split, TaskInfo, load_task
 from saccade.errors import BadOption, BadRecipe, BadRun, SaccadeError, UnknownName
 from saccade.experiments import Comparison, compare
-from saccade.experiments.grid import prepare_all
 from saccade.models import RecurrentAttention
 from saccade.models.backbone import head_path, load_backbone
 from saccade.recording import record
-from saccade.training import Progress, load_checkpoint, prepare, restore, train
-from saccade.training.evaluate import look
+from saccade.training import (
+    Progress,
+    attention_path,
+    build,
+    load_checkpoint,
+    prepare,
+    record_attention,
+    restore,
+    train,
+)
 from saccade.training.initial_weights import freeze, load_initial_weights
-from saccade.training.module import labeled
-from saccade.training.network import attention_path, build
+from saccade.training.module import select_labeled
 from saccade.training.objectives.contrastive import UNKNOWN, Contrastive
-from saccade.training.objectives.hard import Hard, choices, hard_items
+from saccade.training.objectives.hard import Hard, hard_items, record_draws
 from saccade.training.objectives.recurrent import Recurrent
-from saccade.training.objectives.select import create_objective
+from saccade.training.objectives.registry import create_objective
 
 TASK = "digits:max_samples=60"
 RECIPES = {
@@ -256,7 +261,7 @@ def test_color_reaches_a_network_of_three_channels() -> None:
     recipe = Recipe(objective="recurrent", backbone="ram:in_channels=3")
     classifier = create_objective(resolve(recipe), outline())
     images = torch.randint(0, 256, (2, 3, 28, 28), dtype=torch.uint8)
-    torch.testing.assert_close(classifier.normalized(images), images / 255)
+    torch.testing.assert_close(classifier.normalize(images), images / 255)
     assert classifier(images).shape == (2, 10)
 
 
@@ -281,7 +286,7 @@ def test_fixations_are_recorded_localized_and_shown(tmp_path: Path) -> None:
     assert 0 < where["positive"]["precision"] < 1
     classifier = restore(tmp_path / "runs" / "a")
     images = load_task(recipe.task).test.images[:5]
-    _, fixations, logits = look(classifier, images)
+    _, fixations, logits = record_attention(classifier, images)
     assert fixations.heatmap((40, 40)).shape == (5, 40, 40)
     assert logits.shape == (5, 10)
     done = CliRunner().invoke(
@@ -296,7 +301,7 @@ def test_recurrent_runs_are_compared_and_scored(tmp_path: Path) -> None:
     comparison = Comparison(("none",), 1, recipe)
     summary: Any = compare(comparison, tmp_path)
     assert summary["leaderboard"][0]["localization"]["chance"] > 0
-    from saccade.experiments.scoring import score
+    from saccade.experiments import score
     from saccade.viz.report import write
 
     score(tmp_path, images=4, steps=2)
@@ -346,7 +351,7 @@ def test_in_the_mean_over_draws_the_gradient_is_that_of_the_bound(
     classifier = hard(":entropy=0.3")
     images = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
     label = torch.tensor([2])
-    x = classifier.normalized(images)
+    x = classifier.normalize(images)
     for stage in classifier.model.get_submodule("stages").children():
         x = stage(x)
     items = x.flatten(2).transpose(1, 2)[0]
@@ -380,7 +385,7 @@ def test_the_item_itself_carries_the_gradient_of_the_gumbel_estimator(
     images, labels = torch.randint(0, 256, (4, 3, 16, 16), dtype=torch.uint8), torch.tensor([0, 1, 2, 0])
     draw_always(monkeypatch, 1)
     outputs = classifier.training_step((images, labels), 0)
-    expected = F.cross_entropy(classifier.model(classifier.normalized(images)), labels)
+    expected = F.cross_entropy(classifier.model(classifier.normalize(images)), labels)
     theirs = gradients(expected, classifier)
     assert theirs["attention.places.score.weight"].abs().max() > 0
     for name, its in gradients(outputs["loss"], classifier).items():
@@ -403,7 +408,7 @@ def test_copies_are_drawn_separately_and_their_mean_is_the_loss() -> None:
 def test_nothing_of_the_training_stays_in_the_network() -> None:
     classifier = hard()
     (item,) = hard_items(classifier.model)
-    with pytest.raises(ValueError, match="stop"), choices(classifier.model):
+    with pytest.raises(ValueError, match="stop"), record_draws(classifier.model):
         raise ValueError("stop")
     classifier.training_step((torch.zeros(2, 3, 16, 16), torch.tensor([0, 1])), 0)
     assert not item._forward_hooks
@@ -422,7 +427,7 @@ def test_a_network_that_draws_nothing_is_trained_by_cross_entropy(tmp_path: Path
 
 
 def test_hard_attention_is_compared_localized_shown_and_scored(tmp_path: Path) -> None:
-    from saccade.experiments.scoring import score
+    from saccade.experiments import score
     from saccade.viz.report import write
 
     task = "white-patch:size=32,patch=[8,12],train=40,validation=10,test=20"
@@ -443,7 +448,7 @@ def test_hard_attention_is_compared_localized_shown_and_scored(tmp_path: Path) -
     words = ["look", str(tmp_path / run["folder"]), "--images", "2", "--out", str(tmp_path / "look")]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
-    _, probabilities, _ = look(restore(tmp_path / run["folder"]), load_task(task).test.images[:5])
+    _, probabilities, _ = record_attention(restore(tmp_path / run["folder"]), load_task(task).test.images[:5])
     assert probabilities.saliency().shape == (5, 4, 4)
     torch.testing.assert_close(probabilities.saliency().sum((1, 2)), torch.ones(5))
 
@@ -453,7 +458,7 @@ def test_one_frame_of_a_clip_is_drawn(tmp_path: Path) -> None:
     recipe = Recipe(task=task, objective="hard:num_samples=2", attention="hard_item", epochs=1, batch_size=20)
     result: Any = train(recipe, tmp_path)
     assert result["localization"]["path"] == "attention.time"
-    _, probabilities, _ = look(restore(tmp_path), load_task(task).test.images[:3])
+    _, probabilities, _ = record_attention(restore(tmp_path), load_task(task).test.images[:3])
     assert probabilities.saliency().shape == (3, 4)
 
 
@@ -462,16 +467,16 @@ def test_one_frame_of_a_clip_is_drawn(tmp_path: Path) -> None:
 
 def test_labels_are_a_share_of_each_class() -> None:
     labels = torch.tensor([0] * 40 + [1] * 20 + [2] * 3)
-    kept = labeled(labels, 0.1, seed=1)
+    kept = select_labeled(labels, 0.1, seed=1)
     assert torch.bincount(labels[kept]).tolist() == [4, 2, 1]
-    assert torch.equal(kept, labeled(labels, 0.1, seed=1))
-    assert not torch.equal(kept, labeled(labels, 0.1, seed=2))
-    assert labeled(labels, 1.0, seed=1).all()
+    assert torch.equal(kept, select_labeled(labels, 0.1, seed=1))
+    assert not torch.equal(kept, select_labeled(labels, 0.1, seed=2))
+    assert select_labeled(labels, 1.0, seed=1).all()
 
 
 def test_a_share_of_labels_is_all_that_training_is_given() -> None:
     split = load_task(TASK).train
-    kept = labeled(split.labels, 0.3, seed=0)
+    kept = select_labeled(split.labels, 0.3, seed=0)
     supervised = create_objective(resolve(Recipe(task=TASK, label_fraction=0.3)), outline()).training_subset(
         split
     )
@@ -518,7 +523,7 @@ def test_the_step_is_nt_xent_of_two_views() -> None:
     head = classifier.model.get_submodule("head")
     features: list[Tensor] = []
     head.register_forward_pre_hook(lambda _head, inputs: features.append(inputs[0]))
-    classifier.model(classifier.normalized(views))
+    classifier.model(classifier.normalize(views))
     z = F.normalize(head.get_submodule("projection")(features[0]), dim=1)
     s = (z @ z.T / 0.5).fill_diagonal_(-torch.inf)
     terms = [-s[i, (i + 5) % 10] + s[i].logsumexp(0) for i in range(10)]
@@ -710,7 +715,8 @@ def test_every_recipe_starts(name: str, tmp_path: Path, pretrained: Path) -> Non
         train(Recipe.from_mapping(values | tiny), tmp_path)
     else:
         comparison = Comparison.from_mapping(values | tiny)
-        prepare_all(comparison)
+        for attention in comparison.attentions:
+            prepare(replace(comparison.training, attention=attention))
         compare(replace(comparison, attentions=comparison.attentions[-1:], seeds=1), tmp_path)
 
 

@@ -28,8 +28,7 @@ from saccade.data import Split, Task
 from saccade.errors import BadData, BadRecipe, BadRun
 from saccade.experiments import Comparison, compare, score
 from saccade.results import LOCK, lock_folder
-from saccade.training import Hardware, Progress, load_checkpoint, train
-from saccade.training.module import Batches, Classifier
+from saccade.training import Batches, Classifier, Hardware, Progress, load_checkpoint, train
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 SHORT = Recipe(task=TASK, attention="se", epochs=2, batch_size=10)
@@ -206,7 +205,7 @@ def test_two_processes_stop_at_the_same_step(tmp_path: Path) -> None:
     assert process.returncode == 143, said
     assert said == "saccade: terminated; with --resume the same command goes on where it stopped\n"
     checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
-    (batches,) = (its["batches"] for name, its in checkpoint["callbacks"].items() if "Stopping" in name)
+    (batches,) = (its["batches"] for name, its in checkpoint["callbacks"].items() if "Preemption" in name)
     assert batches == checkpoint["global_step"] % 50 != 0
     (images,) = (
         its["epoch"]["sums"]["images"] for name, its in checkpoint["callbacks"].items() if "History" in name

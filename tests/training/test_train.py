@@ -12,11 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from saccade.config import Recipe
-from saccade.config.recipe import read_yaml
+from saccade.config import Recipe, read_yaml
 from saccade.errors import BadOption, BadRecipe, BadRun, BadShape, UnknownName
-from saccade.training import Progress, load_checkpoint, prepare, train
-from saccade.training.module import Batches
+from saccade.training import Batches, Progress, load_checkpoint, prepare, train
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 RECIPE = Recipe(task=TASK, attention="cbam", epochs=4, batch_size=20)
