@@ -16,6 +16,7 @@ from saccade.config import Recipe, resolve
 from saccade.models import SmallCNN
 from saccade.results import POLARITIES
 from saccade.training import build, load_checkpoint, train
+from support.errors import raises
 
 DROP_INS = [name for name in sc.mechanisms() if sc.spec(name).drop_in]
 TASK = "white-patch:size=32,patch=[6,12],train=24,validation=8,test=8"
@@ -54,10 +55,10 @@ def test_an_epoch_by_name(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name in sc.mechanisms() if name not in DROP_INS])
 def test_what_is_no_drop_in_is_refused_with_its_name(name: str) -> None:
-    with pytest.raises(
-        sc.BadOption, match=f"^{name} does not take and return one map of 2 axes, as a stage of SmallCNN"
-    ):
+    with raises(sc.BadOption) as caught:
         SmallCNN(2, attention={2: name})
+    assert str(caught.value).startswith(f"{name} ")
+    assert "SmallCNN" in str(caught.value)
 
 
 def test_there_are_some_of_both() -> None:

@@ -214,7 +214,7 @@ def test_folders_and_options_that_cannot_be_used(trained: Path, tmp_path: Path) 
         score(tmp_path)
     with raises(BadOption, owner="score", option="images", value=0):
         score(trained, images=0)
-    with pytest.raises(BadOption, match="steps=2000 is more than the 1024 pixels"):
+    with raises(BadOption, option="steps", value=2000):
         score(trained / "runs/none-seed0", images=1, steps=2000)
     (tmp_path / "results.json").write_text("{}")
     with raises(BadRun, owner=str(tmp_path / "results.json"), option="schema"):
@@ -222,10 +222,10 @@ def test_folders_and_options_that_cannot_be_used(trained: Path, tmp_path: Path) 
     run = tmp_path / "run"
     shutil.copytree(trained / "runs/none-seed0", run)
     (run / "checkpoints/last.ckpt").write_bytes(b"no")
-    with pytest.raises(BadRun, match="is not a checkpoint of a run"):
+    with raises(BadRun, owner=str(run / "checkpoints/last.ckpt")):
         score(run, images=1, steps=1)
     (run / "checkpoints/last.ckpt").unlink()
-    with pytest.raises(BadRun, match="does not exist"):
+    with raises(BadRun, owner=str(run / "checkpoints/last.ckpt")):
         score(run, images=1, steps=1)
     assert read(run / "result.json") == read(trained / "runs/none-seed0/result.json")
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from saccade.cli import app
 from saccade.config import Recipe, builtin_recipes, read_recipe, resolve
 from saccade.data import TASKS, Split, TaskInfo, load_task
-from saccade.errors import BadOption, BadRecipe, BadRun, SaccadeError, UnknownName
+from saccade.errors import BadOption, BadRecipe, BadRun, UnknownName
 from saccade.experiments import Comparison, compare
 from saccade.models import RecurrentAttention
 from saccade.models.backbone import head_path, load_backbone
@@ -42,6 +42,7 @@ from saccade.training.objectives.contrastive import UNKNOWN, Contrastive
 from saccade.training.objectives.hard import Hard, hard_items, record_draws
 from saccade.training.objectives.recurrent import Recurrent
 from saccade.training.objectives.registry import create_objective
+from support.errors import raises
 
 TASK = "digits:max_samples=60"
 RECIPES = {
@@ -136,95 +137,51 @@ def test_the_loss_falls(method: str, backbone: str, attention: str, tmp_path: Pa
 
 
 def test_what_a_method_cannot_do_is_said_before_a_run(tmp_path: Path) -> None:
-    for values, error, said in (
+    for values, error, fields in (
+        ({"objective": "constrastive"}, UnknownName, {"owner": "objective", "value": "constrastive"}),
+        ({"objective": "recurrent:num_sample=3"}, UnknownName, {"owner": "recurrent", "value": "num_sample"}),
+        ({"objective": "classify:num_samples=3"}, UnknownName, {"owner": "classify", "value": "num_samples"}),
+        ({"objective": "recurrent:num_samples=0"}, BadOption, {"option": "num_samples", "value": 0}),
         (
-            {"objective": "constrastive"},
-            UnknownName,
-            "unknown objective 'constrastive'; did you mean 'contrastive'",
-        ),
-        (
-            {"objective": "recurrent:num_sample=3"},
-            UnknownName,
-            "unknown option of recurrent 'num_sample'; .*'num_samples'",
-        ),
-        ({"objective": "classify:num_samples=3"}, UnknownName, "unknown option of classify 'num_samples'"),
-        (
-            {"objective": "recurrent:num_samples=0"},
-            BadOption,
-            "num_samples=0 must be an integer of at least 1",
-        ),
-        ({"objective": "recurrent", "backbone": "small"}, BadRecipe, r"trains backbone='ram.*, not 'small'"),
-        (
-            {"objective": "recurrent", "attention": "se"},
+            {"objective": "recurrent", "backbone": "small"},
             BadRecipe,
-            "attention='se' has no effect on objective='rec",
+            {"option": "backbone", "value": "small"},
         ),
-        (
-            {"objective": "recurrent", "mixup": 0.2},
-            BadRecipe,
-            "mixup=0.2 has no effect on objective='recurrent'",
-        ),
-        (
-            {"attention": "hard_item"},
-            BadRecipe,
-            "attention='hard_item' is trained by objective='hard', not 'classify'",
-        ),
-        ({"objective": "hard", "compile": True}, BadRecipe, "compile=True has no effect on objective='hard'"),
-        (
-            {"objective": "hard:samples_per_image=0"},
-            BadOption,
-            "samples_per_image=0 must be an integer of at least 1",
-        ),
-        ({"objective": "hard:entropy=-1"}, BadRecipe, "entropy=-1 must be a number of at least 0"),
-        (
-            {"objective": "hard:baseline=1"},
-            BadRecipe,
-            "baseline=1 must be a number of at least 0 and below 1",
-        ),
-        ({"objective": "hard:policy_weight=x"}, BadRecipe, "policy_weight='x' must be a number"),
-        (
-            {"objective": "contrastive", "label_smoothing": 0.1},
-            BadRecipe,
-            "label_smoothing=0.1 has no effect",
-        ),
-        ({"objective": "contrastive:color=2"}, BadOption, "color=2 must be a number from 0 to 1"),
-        ({"objective": "contrastive:temperature=0"}, BadOption, "temperature=0 must be a positive number"),
-        (
-            {"objective": "contrastive", "backbone": "squeezenet1_0"},
-            BadOption,
-            "has no head: no linear layer",
-        ),
-        ({"objective": 3}, BadRecipe, "objective=3 must be text of the form"),
-        ({"backbone": "ram:glimpse=3"}, UnknownName, "unknown option of ram 'glimpse'; .*'glimpses'"),
-        ({"backbone": "ram:classes=3"}, UnknownName, "unknown option of ram 'classes'"),
-        ({"backbone": "vit:patch_size=5"}, BadOption, "not divisible by patch_size=5 x 5"),
-        ({"pretrained": True}, BadRecipe, "there are no weights for backbone='small'"),
-        ({"pretrained": 1}, BadRecipe, "pretrained=1 must be true or false"),
-        (
-            {"pretrained": True, "init_from": "x"},
-            BadRecipe,
-            "init_from='x' must be the path of a run, and pretrained",
-        ),
+        ({"objective": "recurrent", "attention": "se"}, BadRecipe, {"option": "attention", "value": "se"}),
+        ({"objective": "recurrent", "mixup": 0.2}, BadRecipe, {"owner": "recurrent", "option": "mixup"}),
+        ({"attention": "hard_item"}, BadRecipe, {"option": "objective", "value": "classify"}),
+        ({"objective": "hard", "compile": True}, BadRecipe, {"owner": "hard", "option": "compile"}),
+        ({"objective": "hard:samples_per_image=0"}, BadOption, {"option": "samples_per_image", "value": 0}),
+        ({"objective": "hard:entropy=-1"}, BadRecipe, {"option": "entropy", "value": -1}),
+        ({"objective": "hard:baseline=1"}, BadRecipe, {"option": "baseline", "value": 1}),
+        ({"objective": "hard:policy_weight=x"}, BadRecipe, {"option": "policy_weight", "value": "x"}),
+        ({"objective": "contrastive", "label_smoothing": 0.1}, BadRecipe, {"option": "label_smoothing"}),
+        ({"objective": "contrastive:color=2"}, BadOption, {"option": "color", "value": 2}),
+        ({"objective": "contrastive:temperature=0"}, BadOption, {}),
+        ({"objective": "contrastive", "backbone": "squeezenet1_0"}, BadOption, {}),
+        ({"objective": 3}, BadRecipe, {"option": "objective", "value": 3}),
+        ({"backbone": "ram:glimpse=3"}, UnknownName, {"owner": "ram", "value": "glimpse"}),
+        ({"backbone": "ram:classes=3"}, UnknownName, {"owner": "ram", "value": "classes"}),
+        ({"backbone": "vit:patch_size=5"}, BadOption, {}),
+        ({"pretrained": True}, BadRecipe, {"option": "pretrained", "value": True}),
+        ({"pretrained": 1}, BadRecipe, {"option": "pretrained", "value": 1}),
+        ({"pretrained": True, "init_from": "x"}, BadRecipe, {"option": "init_from", "value": "x"}),
         (
             {"pretrained": True, "backbone": "resnet18", "cifar_stem": True},
             BadRecipe,
-            "no weights for cifar_stem=true",
+            {"option": "pretrained"},
         ),
-        ({"init_from": str(tmp_path / "nothing")}, BadRun, "nothing' does not exist"),
-        ({"init_from": str(tmp_path)}, BadRun, "is not the folder of a run"),
-        ({"layer_decay": 0.5}, BadRecipe, "layer_decay=0.5 is for networks of timm"),
-        ({"layer_decay": -1}, BadRecipe, "layer_decay=-1 must be a number"),
-        (
-            {"freeze": ["layer9.*"]},
-            BadRecipe,
-            r"no weight is named 'layer9\.\*'; there are 'stages.0.0.weight'",
-        ),
-        ({"freeze": ["*"]}, BadRecipe, "leaves no weight to train"),
-        ({"freeze": []}, BadRecipe, r"freeze=\[\] must be true, false or a list of patterns"),
-        ({"label_fraction": 0}, BadRecipe, "label_fraction=0 must be a share above 0 and at most 1"),
-        ({"label_fraction": 0.2}, BadRecipe, r"batch_size=50 is larger than the \d+ training images"),
+        ({"init_from": str(tmp_path / "nothing")}, BadRun, {"owner": str(tmp_path / "nothing")}),
+        ({"init_from": str(tmp_path)}, BadRun, {"owner": str(tmp_path), "option": "recipe.yaml"}),
+        ({"layer_decay": 0.5}, BadRecipe, {"option": "layer_decay", "value": 0.5}),
+        ({"layer_decay": -1}, BadRecipe, {"option": "layer_decay", "value": -1}),
+        ({"freeze": ["layer9.*"]}, BadRecipe, {"option": "freeze", "value": "layer9.*"}),
+        ({"freeze": ["*"]}, BadRecipe, {"option": "freeze", "value": ["*"]}),
+        ({"freeze": []}, BadRecipe, {"option": "freeze", "value": []}),
+        ({"label_fraction": 0}, BadRecipe, {"option": "label_fraction", "value": 0}),
+        ({"label_fraction": 0.2}, BadRecipe, {"option": "batch_size", "value": 50}),
     ):
-        with pytest.raises(error, match=said):
+        with raises(error, **fields):
             prepare(Recipe.from_mapping({"task": TASK, **values}))
 
 
@@ -606,24 +563,22 @@ def test_a_run_that_started_from_another_needs_it_no_more(pretrained: Path, tmp_
 
 
 def test_weights_that_do_not_fit_are_named(pretrained: Path, tmp_path: Path) -> None:
-    for values, said in (
-        ({"backbone": "timm:test_resnet"}, "does not fit: the network has no weight 'stages.0.0.weight'"),
-        ({"objective": "recurrent", "backbone": "ram"}, "the network has no weight 'stages.0.0.weight'"),
-    ):
-        with pytest.raises(BadRecipe, match=said):
+    for values in ({"backbone": "timm:test_resnet"}, {"objective": "recurrent", "backbone": "ram"}):
+        with raises(BadRecipe, option="init_from", value=str(pretrained)) as caught:
             prepare(Recipe.from_mapping({"task": TASK, "init_from": str(pretrained), **values}))
+        assert "the model has no weight 'stages.0.0.weight'" in str(caught.value)
     wide = tmp_path / "wide.ckpt"
     checkpoint = load_checkpoint(pretrained / "checkpoints" / "last.ckpt")
     checkpoint["state_dict"]["model.stages.0.0.weight"] = torch.zeros(2, 3, 3, 3)
     torch.save(checkpoint, wide)
-    with pytest.raises(
-        BadRecipe, match=r"'stages.0.0.weight' is of shape \(2, 3, 3, 3\), not \(16, 3, 3, 3\)"
-    ):
+    with raises(BadRecipe, option="init_from", value=str(wide)) as caught:
         prepare(Recipe(task=TASK, init_from=str(wide)))
+    assert "'stages.0.0.weight' has the shape (2, 3, 3, 3), not (16, 3, 3, 3)" in str(caught.value)
     del checkpoint["state_dict"]["model.stages.0.0.weight"]
     torch.save(checkpoint, wide)
-    with pytest.raises(BadRecipe, match=r"it has no weight 'stages.0.0.weight'"):
+    with raises(BadRecipe, option="init_from", value=str(wide)) as caught:
         prepare(Recipe(task=TASK, init_from=str(wide)))
+    assert "it has no weight 'stages.0.0.weight'" in str(caught.value)
 
 
 def test_the_rates_of_layers_fall_towards_the_image() -> None:
@@ -724,11 +679,11 @@ def test_a_recipe_is_a_name_or_a_file(tmp_path: Path) -> None:
     assert read_recipe("ram-mnist")["task"] == "mnist"
     (tmp_path / "own.yaml").write_text("task: digits\n")
     assert read_recipe(str(tmp_path / "own.yaml")) == {"task": "digits"}
-    with pytest.raises(UnknownName, match="unknown recipe 'ram-mnits'; did you mean 'ram-mnist'"):
+    with raises(UnknownName, owner="recipe", value="ram-mnits"):
         read_recipe("ram-mnits")
-    with pytest.raises(BadRecipe, match=r"recipe 'none.yaml' cannot be read"):
+    with raises(BadRecipe, owner="none.yaml"):
         read_recipe("none.yaml")
-    with pytest.raises(SaccadeError, match="saccade compare --recipe"):
+    with raises(BadRecipe, option="attentions"):
         Recipe.from_mapping(read_recipe("cifar10"))
 
 
