@@ -17,8 +17,15 @@ from saccade.config import Augment, Recipe, resolve
 from saccade.data import Split, TaskInfo, load_task
 from saccade.training import Batches, Classifier, make_loader, train
 from saccade.training.augment.basic import Crop, Scale, augmentation, crop, flip
-from saccade.training.augment.random_resized_crop import random_boxes, resized
-from saccade.training.augment.simclr import Views, brighten, contrasted, gray, saturated, turned
+from saccade.training.augment.random_resized_crop import random_boxes, resize_boxes
+from saccade.training.augment.simclr import (
+    Views,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    to_gray,
+)
 from saccade.training.loader import free_bytes, move_to_device_if_fits
 from saccade.training.objectives.registry import create_objective
 
@@ -149,13 +156,13 @@ def test_parts_are_resized_as_torchvision_does() -> None:
     boxes[0], boxes[1] = torch.tensor([0, 0, 24, 30]), torch.tensor([23, 29, 1, 1])
     mirrored = torch.arange(20) % 2 == 1
     for image, box, is_mirrored, its in zip(
-        images, boxes, mirrored, resized(images, boxes, mirrored), strict=True
+        images, boxes, mirrored, resize_boxes(images, boxes, mirrored), strict=True
     ):
         top, left, height, width = (int(extent) for extent in box)
         expected = TF.resized_crop(image, top, left, height, width, [24, 30], antialias=True)
         expected = TF.horizontal_flip(expected) if is_mirrored else expected
         torch.testing.assert_close(its, expected, rtol=0, atol=2e-3)  # of 255
-    assert torch.equal(resized(images[:1], boxes[:1], mirrored[:1]).round(), images[:1])
+    assert torch.equal(resize_boxes(images[:1], boxes[:1], mirrored[:1]).round(), images[:1])
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (20, 60)])
@@ -181,10 +188,10 @@ def test_parts_are_drawn_as_torchvision_draws_them(height: int, width: int) -> N
 
 
 CHANGES: list[tuple[Any, Any, float, float]] = [
-    (brighten, TF.adjust_brightness, 0.0, 2.0),
-    (contrasted, TF.adjust_contrast, 0.0, 2.0),
-    (saturated, TF.adjust_saturation, 0.0, 2.0),
-    (turned, TF.adjust_hue, -0.5, 0.5),
+    (adjust_brightness, TF.adjust_brightness, 0.0, 2.0),
+    (adjust_contrast, TF.adjust_contrast, 0.0, 2.0),
+    (adjust_saturation, TF.adjust_saturation, 0.0, 2.0),
+    (adjust_hue, TF.adjust_hue, -0.5, 0.5),
 ]
 
 
@@ -198,15 +205,15 @@ def test_colors_change_as_torchvision_changes_them(ours: Any, theirs: Any, low: 
     values = torch.linspace(low, high, 40).roll(7)
     for image, value, its in zip(images, values.tolist(), ours(images.clone(), values), strict=True):
         torch.testing.assert_close(its / 255, theirs(image / 255, value), rtol=0, atol=1e-5)
-    nothing = torch.full((40,), 0.0 if ours is turned else 1.0)
+    nothing = torch.full((40,), 0.0 if ours is adjust_hue else 1.0)
     torch.testing.assert_close(ours(images.clone(), nothing), images, rtol=0, atol=1e-3)
 
 
 def test_grey_is_that_of_torchvision_and_clips_change_as_their_frames() -> None:
     clips = noise(6, 3, 4, 8, 8).float()
     for frame in range(4):
-        torch.testing.assert_close(gray(clips)[:, :, frame], TF.rgb_to_grayscale(clips[:, :, frame]))
-        for change, value in ((saturated, 0.3), (turned, 0.2), (brighten, 1.3)):
+        torch.testing.assert_close(to_gray(clips)[:, :, frame], TF.rgb_to_grayscale(clips[:, :, frame]))
+        for change, value in ((adjust_saturation, 0.3), (adjust_hue, 0.2), (adjust_brightness, 1.3)):
             values = torch.full((6,), value)
             torch.testing.assert_close(change(clips, values)[:, :, frame], change(clips[:, :, frame], values))
 

@@ -75,9 +75,7 @@ def _create(name: str, folder: Path, group: str | None, server: str | None) -> l
         logger = loggers.WandbLogger(folder.name, folder, run_id, project="saccade", group=group)
     else:
         place = server or f"sqlite:///{folder / 'mlflow.db'}"  # MLflow does not accept plain files
-        artifacts = (
-            None if server else str(folder / "mlflow-artifacts")
-        )  # not the working directory
+        artifacts = None if server else str(folder / "mlflow-artifacts")  # not the working directory
         logger = loggers.MLFlowLogger(
             group or "saccade", folder.name, tracking_uri=place, artifact_location=artifacts
         )
