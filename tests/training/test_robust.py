@@ -343,7 +343,7 @@ def other_classes(root: Path) -> None:
         (empty_class, (), "emu' holds no image"),
         (other_classes, (), "below train, ['cat', 'dog'], and test, ['cat', 'emu'], differ"),
         (None, ("--batch-size", "50"), "batch_size=50 is larger than the 10 training images"),
-        (None, ("--devices", "4096", "--batch-size", "4096"), "devices=4096: this machine has"),
+        (None, ("--devices", "4096", "--batch-size", "4096"), "devices=4096 is too many: this machine has"),
         (
             None,
             ("--strategy", "telepathy", "--batch-size", "2"),
