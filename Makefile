@@ -1,51 +1,66 @@
-# Needs Python 3.11 or later, make, and a package index that pip can reach.
+# Requires Python 3.11 or later, make, and a package index that pip can reach.
 
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+BROWSER := .venv/.browser
 DEMO := $(BIN)/saccade compare white-patch --out demo
+# One test process per core; more threads in each process would only wait for one another.
+PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -n auto --dist=worksteal
 
-.PHONY: help install demo test lint bench clean
+.PHONY: help install browser demo test test-fast lint bench clean
 
 help:
-	@echo "make install   a virtual environment in .venv with everything, at the tested versions"
-	@echo "make demo      the first experiment: its report, leaderboard and results in demo/"
-	@echo "make test      style, types and all tests"
-	@echo "make lint      style and types alone"
-	@echo "make bench     the benchmarks, with results in benchmarks/results/"
-	@echo "make clean     remove what the others wrote, but for .venv"
+	@echo "make install    create .venv with all dependencies, at the tested versions"
+	@echo "make demo       run the first experiment; report, leaderboard and results are written to demo/"
+	@echo "make test       check style, types and imports, then run all tests"
+	@echo "make test-fast  run the tests that need no browser, no cluster, no other process and little time"
+	@echo "make lint       check style, types and imports"
+	@echo "make browser    find Chromium for the page tests, or install it"
+	@echo "make bench      run the benchmarks; results are written to benchmarks/results/"
+	@echo "make clean      remove everything that the other targets write, except .venv"
 
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
-	  echo "saccade needs Python 3.11 or later, and '$(PYTHON)' is not; try: make install PYTHON=python3.12"; exit 1; }
-	@echo "install: everything into .venv (PyTorch is large: minutes, several GB)"
+	  echo "saccade requires Python 3.11 or later, and '$(PYTHON)' is not; try: make install PYTHON=python3.12"; exit 1; }
+	@echo "install: all dependencies into .venv (PyTorch is large: minutes, several GB)"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet --upgrade pip
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
 	@touch $(INSTALLED)
 
+browser: $(BROWSER)
+
+$(BROWSER): tests/support/install_browser.sh tests/support/browser.py | $(INSTALLED)
+	@sh tests/support/install_browser.sh $(BIN)/python
+	@touch $(BROWSER)
+
 demo: install
 	@echo "demo: which attention finds the white patch? $(DEMO)"
 	@$(DEMO)
 
-test: install lint
-	@echo "test: all tests and the examples in docstrings, one process per core"
-	@# More threads in each process would only make them wait for one another.
-	@OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -n auto --dist=worksteal
+test: install browser lint
+	@echo "test: all tests, and the examples in docstrings"
+	@$(PYTEST)
+
+test-fast: install
+	@echo "test-fast: the tests without the markers slow, browser, ray and process"
+	@$(PYTEST) -m 'not slow and not browser and not ray and not process'
 
 lint: install
-	@echo "lint: style (ruff) and types (mypy)"
+	@echo "lint: style (ruff), types (mypy) and imports between packages (import-linter)"
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports
 
 bench: install
-	@echo "bench: speed against textbook versions, into benchmarks/results/"
+	@echo "bench: speed compared with textbook implementations, into benchmarks/results/"
 	@$(BIN)/python benchmarks/mechanisms.py
 
 clean:
 	@echo "clean: the demo, builds and caches"
-	@rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	@find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,9 +1,70 @@
-"""Tests run alike in the foreground and in the background."""
+"""Signals as in a foreground shell, and the markers that `make test-fast` leaves out."""
 
 from __future__ import annotations
 
 import signal
 
-# A shell's background jobs ignore Ctrl-C, and so would all that the tests start and interrupt.
+import pytest
+
+# A shell's background jobs ignore Ctrl-C, and so would the processes that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+#: Marker -> parts of test ids: a folder, a file, a test, or a check of the contract. Each exists, see
+#: tests/test_house.py. The fixture `browser` marks the tests of pages.
+MARKED = {
+    "ray": (
+        "experiments/test_executors.py::test_a_cluster",
+        "experiments/test_executors.py::test_files_of_a_node",
+        "experiments/test_executors.py::test_an_address",
+    ),
+    "process": (
+        "experiments/test_executors.py",
+        "experiments/test_compare.py::test_killed",
+        "experiments/test_compare.py::test_ctrl_c",
+        "experiments/test_score.py",
+        "training/test_robust.py",
+        "data/test_decoding.py",
+        "attachment/test_survival.py",
+        "test_house.py::test_importing",
+        "test_house.py::test_the_wheel",
+    ),
+    "slow": (
+        "tests/experiments/",
+        "tests/training/",
+        "attachment/test_sweep.py",
+        "attachment/test_attach.py::test_attention_alone_learns",
+        "attachment/test_attach.py::test_every_parameter",
+        "attachment/test_attach.py::test_networks_of_any_dimension",
+        "attachment/test_attach.py::test_output_and_gradients",
+        "config/test_plan.py::test_a_comparison_builds",
+        "config/test_recipe.py::test_a_compiled",
+        "config/test_recipe.py::test_backbones",
+        "config/test_recipe.py::test_every_setting",
+        "docs/test_examples.py",
+        "docs/test_readme.py::test_the_examples_of_the_guide",
+        "layers/pairwise/test_non_local.py::test_no_tensor",
+        "layers/pairwise/test_non_local.py::test_the_mean",
+        "layers/sampling/test_spatial_transformer.py::test_a_known_warp",
+        "metrics/test_sanity.py::test_a_compiled",
+        "models/test_info_nce.py::test_compiles",
+        "models/test_transformers.py::test_compiles",
+        "viz/test_look.py::test_a_network_of",
+        "viz/test_look.py::test_mistakes_on_the_command_line",
+        "viz/test_look.py::test_without_pillow",
+        "test_house.py::test_the_mechanism_that_contributing",
+        "check_compile",
+        "check_recompiles",
+        "check_export",
+    ),
+}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by its id, and those that use the fixture `browser`."""
+    for item in items:
+        for marker, parts in MARKED.items():
+            if any(part in item.nodeid for part in parts):
+                item.add_marker(marker)
+        if "browser" in getattr(item, "fixturenames", ()):
+            item.add_marker("browser")

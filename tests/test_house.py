@@ -1,18 +1,15 @@
-"""The rules of the house: layers, a light core, frozen names, examples, and what is shipped.
+"""The rules of the repository: a light core, frozen names, examples, and what is shipped.
 
-Names and commands that others rely on are frozen in `tests/frozen`. To change them on purpose:
+Public names and commands are frozen in `tests/frozen`. To change them on purpose:
 
     python tests/test_house.py --freeze
 """
 
 from __future__ import annotations
 
-import ast
 import difflib
 import doctest
-import functools
 import importlib
-import importlib.util
 import inspect
 import re
 import subprocess
@@ -26,125 +23,12 @@ from typing import Any
 import pytest
 
 import saccade
-from saccade.testing import check_mechanism
+from saccade.testing import CHECKS, check_mechanism
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "saccade"
 FILES = sorted(SOURCE.rglob("*.py"))
 MECHANISMS = sorted(path.stem for path in SOURCE.glob("layers/*/[!_]*.py"))
-
-# ---------------------------------------------------------------------------------------------- layers
-
-#: Within layer 0: the vocabulary builds on itself in this order.
-WITHIN_VOCABULARY = {
-    "errors": 0.0,
-    "files": 0.1,
-    "grammar": 0.1,
-    "plugins": 0.1,
-    "model_state": 0.1,
-    "maps": 0.2,
-}
-#: The package gathers the core's names, for users and the layers above it; `python -m saccade` is the top.
-PACKAGE = {"saccade": 4.5, "__main__": 9.5}
-#: The contract checks that recording changes nothing, so it records; `saccade.look` loads `viz` when used.
-SIBLINGS = {("testing", "recording"), ("saccade", "viz"), ("results", "training")}
-#: The only part that may import each of these.
-OWNERS = {
-    "lightning": "training",
-    "pytorch_lightning": "training",
-    "lightning_fabric": "training",
-    "ray": "experiments",
-    "captum": "attribution",
-}
-CORE = 3  # up to this layer, with attachment and recording, nothing but torch is needed
-
-
-@functools.cache
-def layers() -> dict[str, float]:
-    """The rank of each part of the package, read from the table of the architecture page."""
-    section = (ROOT / "docs/architecture.md").read_text().split("## Layers")[1]
-    lines = re.findall(r"^ *(\d) +(.+)$", section.split("```")[1], flags=re.MULTILINE)
-    ranks = {
-        part: float(rank) for rank, line in lines for part in re.findall(r"(\w+)(?:/|\.py)(?=\s|$)", line)
-    }
-    return {part: rank + WITHIN_VOCABULARY.get(part, 0) for part, rank in ranks.items()} | PACKAGE
-
-
-def part_of(module: str) -> str:
-    """saccade.training.run -> train; saccade itself -> saccade."""
-    return module.split(".")[1] if "." in module else "saccade"
-
-
-def imports(tree: ast.AST, package: str) -> Iterator[tuple[int, str]]:
-    """Yield the line and the absolute name of every import, wherever it stands, also for type checkers."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
-            for alias in node.names:
-                # `from saccade import bench` imports the part, `from saccade import create` the package.
-                is_part = module == "saccade" and alias.name in layers() and alias.name not in saccade.__all__
-                yield node.lineno, f"saccade.{alias.name}" if is_part else module
-
-
-def violations(path: Path, source: str) -> list[str]:
-    """The imports of a file of the package that break the rules, as sentences."""
-    module = ".".join(["saccade", *path.relative_to(SOURCE).with_suffix("").parts]).removesuffix(".__init__")
-    package = module if path.stem == "__init__" else module.rpartition(".")[0]
-    own, rank = part_of(module), layers()
-    if own not in rank:
-        return [f"{own} has no layer: add it to the table in docs/architecture.md"]
-    found = []
-    for line, name in imports(ast.parse(source), package):
-        top, other = name.split(".")[0], part_of(name)
-        if top == "saccade":
-            allowed = other == own or (own, other) in SIBLINGS or rank.get(other, 99) < rank[own]
-            reason = f"is of layer {rank.get(other, 'none')}, and {own} of {rank[own]}: imports go down"
-        elif top in OWNERS:
-            allowed, reason = OWNERS[top] == own, f"may be imported by {OWNERS[top]} alone"
-        else:
-            is_core = rank[own] < CORE + 1 or own in ("attachment", "recording", "saccade")
-            allowed = not is_core or top in {"torch", *sys.stdlib_module_names}
-            reason = "is not torch, and the core needs nothing but torch"
-        if not allowed:
-            found.append(f"{path.relative_to(ROOT)}:{line}: {name} {reason}")
-    return found
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_imports_go_down(path: Path) -> None:
-    broken = violations(path, path.read_text())
-    assert not broken, "\n".join(broken)
-
-
-@pytest.mark.parametrize(
-    ("file", "source"),
-    [
-        ("errors.py", "from saccade.maps import SpatialMap"),
-        ("maps/base.py", "from saccade.layers.spec import Spec"),
-        ("grammar.py", "from saccade.maps import Tap"),
-        ("maps/tap.py", "import saccade"),
-        ("maps/tap.py", "import numpy"),
-        ("ops/gates.py", "from saccade.layers.registry import create"),
-        ("layers/channel/se.py", "import scipy.stats"),
-        ("layers/registry.py", "from saccade.recording import record"),
-        ("models/small_cnn.py", "from saccade.recording import record"),
-        ("models/small_cnn.py", "from saccade import create"),
-        ("models/small_cnn.py", "from ..data import Task"),
-        ("models/small_cnn.py", "import saccade.training.run"),
-        ("metrics/__init__.py", "def f():\n    from saccade import data"),
-        ("recording/__init__.py", "from saccade.testing import CHECKS"),
-        ("data/task.py", "if TYPE_CHECKING:\n    from saccade.training import train"),
-        ("experiments/grid.py", "import lightning.pytorch"),
-        ("training/run.py", "import ray"),
-        ("training/run.py", "from saccade.viz.report import write"),
-        ("helpers.py", ""),
-    ],
-)
-def test_the_guard_of_the_layers_sees(file: str, source: str) -> None:
-    assert violations(SOURCE / file, source)
-
 
 # --------------------------------------------------------------------------------------- a light core
 
@@ -257,6 +141,17 @@ def test_the_mechanism_that_contributing_shows_keeps_the_contract(
     shown = importlib.import_module("mean_gate")
     assert doctest.testmod(shown).failed == 0
     check_mechanism(shown.SPEC)
+
+
+def test_the_marked_tests_exist(request: pytest.FixtureRequest) -> None:
+    conftest = request.config.pluginmanager.get_plugin(str(ROOT / "tests/conftest.py"))
+    assert conftest is not None
+    checks = {check.__name__ for check in CHECKS}
+    for part in {part for parts in conftest.MARKED.values() for part in parts} - checks:
+        file, _, test = part.removeprefix("tests/").partition("::")
+        path = ROOT / "tests" / file
+        assert path.exists(), part
+        assert not test or f"def {test}" in path.read_text(), part
 
 
 # --------------------------------------------------------------------------------------------- the files

@@ -19,11 +19,14 @@ from saccade.maps import (
     AttentionMap,
     BranchMap,
     ChannelMap,
+    ClassTokenMap,
     FixationMap,
     GridMap,
     PairwiseMap,
     SpatialMap,
     Tap,
+    TokenMap,
+    WindowMap,
 )
 from saccade.recording import Maps, record
 
@@ -38,6 +41,7 @@ __all__ = [
     "BadShape",
     "BranchMap",
     "ChannelMap",
+    "ClassTokenMap",
     "Example",
     "FixationMap",
     "GridMap",
@@ -52,7 +56,9 @@ __all__ = [
     "SpatialMap",
     "Spec",
     "Tap",
+    "TokenMap",
     "UnknownName",
+    "WindowMap",
     "attach",
     "create",
     "detach",

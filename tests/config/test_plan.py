@@ -13,7 +13,7 @@ from saccade.config import AttentionChoice, Comparison, Recipe, resolve
 from saccade.data import load_white_patch
 from saccade.errors import BadOption, UnknownName
 from saccade.experiments import compare
-from saccade.training import module, network
+from saccade.training import network
 from support.errors import raises
 
 TINY = "white-patch:size=32,train=40,validation=20,test=20"
@@ -77,7 +77,7 @@ def test_a_comparison_builds_each_network_once_and_checks_each_attention_once(
         built.append((plan.recipe.attention, plan.recipe.seed, is_meta))
         return model
 
-    monkeypatch.setattr(module, "build", counting)
+    monkeypatch.setattr("saccade.training.module.build", counting)
     training = Recipe(task=TINY, epochs=1, batch_size=20)
     comparison = Comparison(("none", "se"), 2, training)
     compare(comparison, tmp_path)

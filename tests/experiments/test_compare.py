@@ -151,7 +151,7 @@ def test_ctrl_c_is_one_sentence(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said == "saccade: interrupted; the same command goes on where it stopped\n"
+    assert said == "saccade: interrupted; run the same command again to continue\n"
 
 
 def test_started_again_it_does_nothing_twice(whole: Path) -> None:

@@ -199,7 +199,7 @@ def test_a_comparison_that_is_stopped_ends_its_processes_and_goes_on(tmp_path: P
     wait_for(process, lambda: len(learned(out, process)) == 2)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
-    assert said == "saccade: interrupted; the same command goes on where it stopped\n"
+    assert said == "saccade: interrupted; run the same command again to continue\n"
     assert process.returncode == 130
     wait_until_gone(process.pid)
     assert len(steps(out)) == 2
@@ -210,7 +210,7 @@ def test_a_comparison_that_is_stopped_ends_its_processes_and_goes_on(tmp_path: P
     wait_for(process, lambda: bool(workers(process)))  # which has hardly begun
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
-    assert said == "saccade: terminated; the same command goes on where it stopped\n"
+    assert said == "saccade: terminated; run the same command again to continue\n"
     assert process.returncode == 143
     wait_until_gone(process.pid)
 

@@ -173,7 +173,7 @@ def test_a_process_that_is_asked_to_stop_says_so_and_can_go_on(
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143
-    assert said == "saccade: terminated; with --resume the same command goes on where it stopped\n"
+    assert said == "saccade: terminated; run the same command with --resume to continue\n"
     assert not (folder / LOCK).exists()
     checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
     assert checkpoint["global_step"] % 100  # in the midst of an epoch
@@ -204,7 +204,7 @@ def test_two_processes_stop_at_the_same_step(tmp_path: Path) -> None:
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=100)
     assert process.returncode == 143, said
-    assert said == "saccade: terminated; with --resume the same command goes on where it stopped\n"
+    assert said == "saccade: terminated; run the same command with --resume to continue\n"
     checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
     (batches,) = (its["batches"] for name, its in checkpoint["callbacks"].items() if "Preemption" in name)
     assert batches == checkpoint["global_step"] % 50 != 0

@@ -72,6 +72,7 @@ def show(
     if its.flow:
         console.print(draw(its.flow), markup=False, soft_wrap=True, end="\n\n")
     console.print(wrapped(inspect.getdoc(its.module) or "", console.width), markup=False, soft_wrap=True)
+    console.print(f"\nfunction: {its.function.__module__}.{its.function.__name__}", markup=False)
     console.print("\n[bold]inputs[/]")
     for line in inputs(its):
         console.print(f"  {line}", markup=False)

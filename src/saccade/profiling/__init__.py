@@ -1,5 +1,5 @@
 """Bench: what a model costs."""
 
-from saccade.profiling.cost import Cost, cost, flops, latency
+from saccade.profiling.costs import Cost, cost, flops, latency
 
 __all__ = ["Cost", "cost", "flops", "latency"]

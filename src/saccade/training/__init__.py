@@ -12,8 +12,8 @@ from saccade.training.network import attention_path, attention_paths, build
 from saccade.training.objectives.hard import MonteCarloClassifier
 from saccade.training.objectives.recurrent import Recurrent
 from saccade.training.objectives.registry import OBJECTIVES, create_objective
-from saccade.training.restore import examples, restore
 from saccade.training.run import prepare, train
+from saccade.training.trained_model import examples, restore
 
 __all__ = [
     "OBJECTIVES",

@@ -15,7 +15,7 @@ from saccade.results import SCHEMA, Evaluation, proportion_interval
 from saccade.training.evaluate import localize, predict
 from saccade.training.module import Classifier
 from saccade.training.network import attention_path
-from saccade.training.restore import restore
+from saccade.training.trained_model import restore
 
 
 def evaluate_run(path: Path, task: str | None = None) -> Evaluation:

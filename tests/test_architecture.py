@@ -1,0 +1,147 @@
+"""The layers, held by import-linter and shown in docs/architecture.md, and the declared dependencies."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src" / "saccade"
+PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
+CONTRACTS = {contract["id"]: contract for contract in PYPROJECT["tool"]["importlinter"]["contracts"]}
+EXTRAS: dict[str, list[str]] = PYPROJECT["project"]["optional-dependencies"]
+#: Modules whose distribution has another name.
+DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+
+
+def third_party() -> set[str]:
+    """Every top-level module that the package imports, except itself and the standard library."""
+    return {
+        name
+        for path in SOURCE.rglob("*.py")
+        for name in imports(ast.parse(path.read_text()))
+        if name not in {"saccade", "_typeshed", *sys.stdlib_module_names}
+    }
+
+
+def imports(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        match node:
+            case ast.Import(names=aliases):
+                yield from (alias.name.split(".")[0] for alias in aliases)
+            case ast.ImportFrom(module=str(module), level=0):
+                yield module.split(".")[0]
+            case ast.Call(func=ast.Attribute(attr="import_module"), args=[ast.Constant(value=str(module))]):
+                yield module.split(".")[0]
+
+
+def distributions(extra: str) -> set[str]:
+    """The distributions of an extra, and of the extras that it contains."""
+    names: set[str] = set()
+    for requirement in EXTRAS[extra]:
+        if inner := re.fullmatch(r"saccade\[(.*)\]", requirement):
+            names |= {name for part in inner[1].split(",") for name in distributions(part)}
+        else:
+            names.add(re.split(r"[><=~! ]", requirement)[0].lower())
+    return names
+
+
+# ---------------------------------------------------------------------------------------------- layers
+
+
+def lint(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Check the package in a folder against the contracts of pyproject.toml."""
+    code = "import sys; from importlinter.cli import lint_imports_command; lint_imports_command()"
+    arguments = ["--config", str(ROOT / "pyproject.toml"), "--no-cache"]
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(folder)!r}); {code}", *arguments]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "contract"),
+    [
+        ("errors.py", "from saccade.maps import SpatialMap", "layers"),
+        ("grammar.py", "from saccade.maps import Tap", "layers"),
+        ("maps/tap.py", "import saccade", "layers"),
+        ("ops/gates.py", "from saccade.layers.registry import create", "layers"),
+        ("layers/registry.py", "from saccade.recording import record", "layers"),
+        ("models/small_cnn.py", "from saccade.recording import record", "layers"),
+        ("models/small_cnn.py", "from ..data import Task", "layers"),
+        ("metrics/checks.py", "def f():\n    from saccade import data", "layers"),
+        ("recording/recorder.py", "from saccade.testing import check_mechanism", "layers"),
+        ("data/task.py", "if TYPE_CHECKING:\n    from saccade.training import train", "layers"),
+        ("training/run.py", "from saccade.viz import look", "layers"),
+        ("helpers.py", "", "layers"),
+        ("maps/tap.py", "import numpy", "core"),
+        ("layers/channel/se.py", "import scipy.stats", "core"),
+        ("experiments/grid.py", "import lightning.pytorch", "lightning"),
+        ("training/run.py", "import ray", "ray"),
+        ("metrics/checks.py", "from captum.attr import LayerGradCam", "captum"),
+    ],
+)
+def test_the_contract_sees_a_violation(file: str, line: str, contract: str, tmp_path: Path) -> None:
+    shutil.copytree(SOURCE, tmp_path / "saccade", ignore=shutil.ignore_patterns("__pycache__"))
+    with (tmp_path / "saccade" / file).open("a") as code:
+        code.write(f"\n{line}\n")
+    result = lint(tmp_path)
+    assert result.returncode == 1
+    broken = {name for name, each in CONTRACTS.items() if f"{each['name']} BROKEN" in result.stdout}
+    missing_layer = file == "helpers.py" and "saccade.helpers" in result.stdout
+    assert missing_layer or contract in broken, result.stdout
+
+
+def test_the_package_keeps_the_contracts() -> None:
+    result = lint(SOURCE.parent)
+    assert result.returncode == 0, result.stdout
+
+
+def test_the_architecture_page_shows_the_contract() -> None:
+    section = (ROOT / "docs/architecture.md").read_text().split("\n## Layers\n")[1]
+    lines = section.split("```")[1].split("\n", 1)[1].strip("\n").splitlines()
+    shown = [" ".join(re.split(r"\s{2,}", line.strip())[0].split()) for line in lines]
+    assert shown == CONTRACTS["layers"]["layers"]
+
+
+def test_the_core_may_import_no_third_party_package_but_torch() -> None:
+    assert set(CONTRACTS["core"]["forbidden_modules"]) == third_party() - {"torch"}
+
+
+# ---------------------------------------------------------------------------------------- dependencies
+
+
+def test_every_third_party_module_is_declared() -> None:
+    core = {requirement.split(">")[0] for requirement in PYPROJECT["project"]["dependencies"]}
+    declared = core | distributions("all")
+    assert {DISTRIBUTIONS.get(name, name) for name in third_party()} <= declared
+
+
+def test_the_extra_all_holds_every_other_extra_but_dev() -> None:
+    assert {name for extra in EXTRAS if extra != "dev" for name in distributions(extra)} == distributions(
+        "all"
+    )
+
+
+def test_every_extra_that_a_text_names_exists() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    named = {
+        extra
+        for path in [*SOURCE.rglob("*.py"), *pages]
+        for extras in re.findall(r"saccade\[([a-z,]+)\]", path.read_text())
+        for extra in extras.split(",")
+    }
+    assert "report" in named
+    assert named <= set(EXTRAS)
+
+
+def test_the_version_is_in_one_place() -> None:
+    assert "version" not in PYPROJECT["project"]
+    assert PYPROJECT["tool"]["hatch"]["version"]["path"] == "src/saccade/__init__.py"
