@@ -28,9 +28,7 @@ from saccade.data import Task, load_task
 from saccade.data.task import Split
 from saccade.files import write_json
 from saccade.results import hardware_info
-from saccade.training import Batches, Classifier, make_loader
-from saccade.training.augment.basic import augmentation
-from saccade.training.augment.simclr import Views
+from saccade.training import Batches, Classifier, Views, augmentation, make_loader
 
 RESULT = Path(__file__).parent / "results" / "loader-cpu.json"
 

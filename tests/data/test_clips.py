@@ -25,9 +25,8 @@ from saccade.data.moving_digits import _path
 from saccade.errors import BadOption, BadShape, SaccadeError
 from saccade.maps import SpatialMap
 from saccade.models import ClipCNN, SmallCNN
-from saccade.training import Classifier, error_and_loss, examples, prepare, restore
+from saccade.training import Classifier, augmentation, error_and_loss, examples, prepare, restore
 from saccade.training import record_attention as looked
-from saccade.training.augment.basic import augmentation
 from saccade.training.evaluate import _on_one_grid
 from saccade.viz import look
 

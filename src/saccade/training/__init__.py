@@ -1,5 +1,7 @@
 """Training: a recipe becomes a plan, and a plan becomes a run in its own folder. Based on Lightning."""
 
+from saccade.training.augment.basic import augmentation
+from saccade.training.augment.simclr import Views
 from saccade.training.callbacks.history import Progress
 from saccade.training.checkpoint import load_checkpoint
 from saccade.training.evaluate import error_and_loss, predict, record_attention
@@ -24,8 +26,10 @@ __all__ = [
     "MonteCarloClassifier",
     "Progress",
     "Recurrent",
+    "Views",
     "attention_path",
     "attention_paths",
+    "augmentation",
     "build",
     "check_logger",
     "create_objective",
