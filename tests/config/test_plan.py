@@ -1,4 +1,4 @@
-"""A recipe is resolved once: names and options become typed values that nothing below parses again."""
+"""A recipe is resolved once: names and options become typed values, and no text is parsed later."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_a_comparison_builds_each_network_once_and_checks_each_attention_once(
 
 
 def test_training_a_plan_parses_no_text(tmp_path: Path) -> None:
-    """Names alone still pass through the grammar, since `create` and `attach` accept texts of users."""
+    """Bare names still pass through the grammar, because `create` and `attach` accept text from users."""
     parsers = {function.__code__ for function in (grammar.parse, grammar.parse_placed, grammar.split_options)}
     texts: list[str] = []
 

@@ -1,4 +1,4 @@
-"""What a recipe can ask of training: optimizers, schedules, augmentation, averages, precision."""
+"""Keys of a recipe: optimizers, schedules, augmentation, weight averaging, precision, backbones."""
 
 from __future__ import annotations
 
@@ -208,7 +208,7 @@ def test_what_cannot_be_built_is_said_before_a_run(
 
 
 class Stopped(Exception):
-    """Raised in the middle of a run, as if it had been killed there."""
+    """Raised in the middle of a run, to simulate a kill."""
 
 
 def test_a_resumed_run_repeats_all_that_is_random(tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_schedules(schedule: Any, expected: list[float]) -> None:
 
 
 def test_the_average_of_the_weights_is_what_is_tested(tmp_path: Path) -> None:
-    """With a decay of nearly 1 the average stays where it began, however long the run."""
+    """With a decay close to 1, the average stays at the initial weights."""
     for ema in (0.0, 0.999999):
         for epochs in (1, 3):
             recipe = replace(PLAIN, ema_decay=ema, epochs=epochs, attention="none", schedule="constant")
@@ -375,7 +375,7 @@ def test_lightning_is_given_what_the_recipe_says(tmp_path: Path, monkeypatch: py
 
 
 def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
-    """Without batch norm, of which each process would take its own statistics."""
+    """The model has no batch norm, whose statistics would differ between processes."""
     task = "white-patch:size=160,train=32,validation=8,test=8"
     settings = ("backbone=timm:test_vit", "optimizer=sgd", "schedule=constant", "learning_rate=0.1")
     for devices in (1, 2):
@@ -383,7 +383,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
         options = ("--epochs", "2", "--batch-size", "8", "--devices", str(devices))
         done = saccade("train", task, *chosen, *options, "--out", str(tmp_path / str(devices)))
         assert done.returncode == 0, done.stderr
-        assert done.stdout.count("test error") == 1  # one process speaks and writes
+        assert done.stdout.count("test error") == 1  # only one process prints and writes
     one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
     for name, its in one.items():
         torch.testing.assert_close(two[name], its, rtol=1e-4, atol=1e-6)

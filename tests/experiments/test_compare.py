@@ -41,7 +41,7 @@ def saccade(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
 
 
 def lasting(summary: dict[str, Any]) -> dict[str, Any]:
-    """What must be the same in two comparisons of the same recipe: everything but times and the command."""
+    """Return what two comparisons of one recipe must share: everything except times and the command."""
 
     def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
@@ -62,7 +62,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_runs_that_were_trained_one_by_one_become_a_comparison(whole: Path, tmp_path: Path) -> None:
-    """As an array of jobs leaves them: in their folders, without the comparison's recipe."""
+    """A job array writes only the folders of the runs, without the recipe of the comparison."""
     out = tmp_path / "out"
     shutil.copytree(whole / "runs", out / "runs")
     before = {path: path.stat().st_mtime_ns for path in out.glob("runs/*/result.json")}
@@ -254,7 +254,7 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
 
 
 def limit_file_size() -> None:
-    """Let the operating system refuse files over 100 kB, as a full disk would."""
+    """Make the operating system refuse files over 100 kB, to simulate a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 

@@ -1,4 +1,4 @@
-"""Every drop-in mechanism trains by its name in a slot of the small network, and its map is scored."""
+"""Every drop-in mechanism trains by name in a slot of the small CNN, and its map is scored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""saccade score: what it writes, what it leaves alone, a real kill, and folders that cannot be used."""
+"""saccade score: what it writes and what it keeps, a real kill, and unusable folders."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_comparing_again_keeps_the_scores_and_scoring_again_replaces_them(
     assert shares == sorted(shares)
     assert shares[-1] == 1
     assert stages[-1][0] == "run 2/2: cbam, seed 0: sanity check, Grad-CAM"
-    score(out / "runs/cbam-seed0", images=4, steps=5)  # a run by itself, with the same scores as in company
+    score(out / "runs/cbam-seed0", images=4, steps=5)  # one run alone, with the scores of the comparison
     assert read(out / "runs/cbam-seed0/result.json") == read(scored / "runs/cbam-seed0/result.json")
 
 

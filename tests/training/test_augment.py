@@ -1,4 +1,4 @@
-"""Augmentation and views by whole batches: equal to torchvision's, image by image, with the same draws."""
+"""Augmentation of whole batches equals torchvision's, image by image, with the same draws."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ def test_draws_are_a_function_of_seed_epoch_batch_and_process() -> None:
         loop = type("Loop", (), {"epoch_progress": None})
         trainer = type("Trainer", (), {"current_epoch": epoch, "global_rank": rank, "fit_loop": loop})
         classifier._trainer = trainer()
-        torch.rand(3)  # whatever was drawn before
+        torch.rand(3)  # earlier draws have no influence
         classifier.on_train_batch_start((torch.empty(0), torch.empty(0)), batch)
         return torch.rand(4)
 
@@ -223,7 +223,7 @@ def test_views_are_two_and_differ() -> None:
     torch.manual_seed(0)
     views = Views(color=0)(ramp)
     assert views.shape == (40, 3, 16, 16)
-    assert len(views.flatten(1).unique(dim=0)) > 35  # each has draws of its own
+    assert len(views.flatten(1).unique(dim=0)) > 35  # each has its own draws
 
     def falls(views: Tensor) -> Tensor:
         return views.mean((1, 2)).diff().mean(1) < 0
@@ -249,7 +249,7 @@ def test_a_fifth_of_the_views_is_grey_and_four_fifths_change_color() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_draws_and_views_do_not_depend_on_the_precision(dtype: torch.dtype) -> None:
-    """Lightning sets the default kind of numbers to that of the training."""
+    """Lightning sets the default dtype to that of the training."""
     images, change, view = noise(6, 3, 16, 16), augmentation("crop-flip"), Views(flip=True)
     found = []
     for default in (torch.float32, dtype):
@@ -298,7 +298,7 @@ def test_batches_reach_a_gpu_by_locked_pages_unless_they_are_there() -> None:
 
 
 def test_a_run_asks_the_device_for_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A run that holds its images on its device, here a CPU that pretends to have memory of its own."""
+    """The run keeps its images on its device, here a CPU that pretends to have its own memory."""
     recipe = Recipe(task="digits:max_samples=40", epochs=1, batch_size=10, augment="crop")
     kept: list[list[Split]] = []
 
@@ -312,7 +312,7 @@ def test_a_run_asks_the_device_for_room(monkeypatch: pytest.MonkeyPatch, tmp_pat
     second = train(recipe, tmp_path / "b")
     task = load_task(recipe.task)
     assert kept[0][0].images is task.train.images
-    assert [its.masks for its in kept[1]] == [None, None]  # moved, without what training does not need
+    assert [its.masks for its in kept[1]] == [None, None]  # moved without masks, which training does not need
     assert kept[1][1].images.shape == task.validation.images.shape
     assert first["curves"] == second["curves"]
 

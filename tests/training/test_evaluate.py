@@ -1,4 +1,4 @@
-"""saccade evaluate: numbers equal those of plain loops, on the task of the run and on others."""
+"""saccade evaluate: results equal those of plain loops, on the task of the run and on others."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ Scalars = dict[str, list[tuple[int, Any]]]
 
 
 def scalars(folder: Path) -> Scalars:
-    """The curves in the event files of a folder: records of length, checksum, event, checksum."""
+    """Read the curves from the event files of a folder: records of length, checksum, event, checksum."""
     event = importlib.import_module("tensorboardX.proto.event_pb2").Event
     found: Scalars = {}
     for path in sorted(folder.glob("events.*"), key=lambda path: path.suffix):
@@ -39,7 +39,7 @@ def scalars(folder: Path) -> Scalars:
 
 
 def expected(folder: Path) -> Scalars:
-    """The rows of metrics.csv, whose epochs are of four steps."""
+    """Read the rows of metrics.csv; each epoch has four steps."""
     with (folder / "metrics.csv").open() as file:
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     return {name: [(4 * int(row["epoch"]), pytest.approx(row[name])) for row in rows] for name in rows[0]}
@@ -64,7 +64,7 @@ def test_by_default_tensorboard_has_the_curves_also_of_a_run_that_was_resumed(
 ) -> None:
     folder = tmp_path / "run"
     stop_in_the_second_epoch(folder, monkeypatch)
-    assert len(scalars(folder / "tensorboard")["val_error"]) == 1  # what was done is on the disk
+    assert len(scalars(folder / "tensorboard")["val_error"]) == 1  # completed epochs are on disk
     train(SHORT, folder, resume=True)
     found = scalars(folder / "tensorboard")
     assert found == expected(folder)

@@ -1,4 +1,4 @@
-"""Methods of training beyond cross entropy, starts from other weights, and the recipes that are shipped."""
+"""Objectives other than cross-entropy, initial weights, and the built-in recipes."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Stopped(Exception):
-    """Raised in the middle of a run, as if it had been killed there."""
+    """Raised in the middle of a run, to simulate a kill."""
 
 
 def stop(progress: Progress) -> None:
@@ -203,10 +203,10 @@ def test_answers_are_means_over_looks_and_repeat() -> None:
     with torch.no_grad():
         torch.manual_seed(5)
         found = classifier(images)
-        assert torch.equal(found, classifier(images))  # it draws from the recipe's seed
+        assert torch.equal(found, classifier(images))  # the draws are seeded by the recipe
         after = torch.rand(1)
         torch.manual_seed(5)
-        assert torch.equal(after, torch.rand(1))  # and leaves the global generator alone
+        assert torch.equal(after, torch.rand(1))  # the global generator is unchanged
         torch.manual_seed(recipe.seed)
         gray = images.double().div(255).mean(1, keepdim=True).float()
         expected = sum(classifier.model(gray).softmax(1) for _ in range(3)) / 3
@@ -264,7 +264,7 @@ def test_recurrent_runs_are_compared_and_scored(tmp_path: Path) -> None:
     score(tmp_path, images=4, steps=2)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["leaderboard"][0]["scores"]["attention"]["faithfulness"]
-    assert "grad_cam" not in results["leaderboard"][0]["scores"]  # there is no map to take gradients of
+    assert "grad_cam" not in results["leaderboard"][0]["scores"]  # the model has no feature map for Grad-CAM
     assert write(tmp_path).stat().st_size > 10_000
 
 
@@ -272,20 +272,20 @@ def test_recurrent_runs_are_compared_and_scored(tmp_path: Path) -> None:
 
 
 def hard(options: str = "", attention: str = "hard_item", classes: int = 3) -> Hard:
-    """A classifier of images of 2 x 2 places, whose batch norm has learned something."""
+    """A classifier of images with 2 x 2 positions and non-trivial batch norm statistics."""
     torch.manual_seed(0)
     recipe = Recipe(objective=f"hard{options}", attention=attention)
     classifier = create_objective(resolve(recipe), outline(classes, 16))
     assert isinstance(classifier, Hard)
     with torch.no_grad():
         for item in hard_items(classifier.model):
-            item.score.weight.mul_(40)  # so that probabilities differ
+            item.score.weight.mul_(40)  # makes the probabilities differ
         classifier.model(torch.randn(20, 3, 16, 16))
     return classifier.eval()
 
 
 def draw_always(monkeypatch: pytest.MonkeyPatch, place: int) -> None:
-    """Let the noise of Gumbel's trick choose one place whatever its probability."""
+    """Make the noise of the Gumbel-max trick select one position, whatever its probability."""
 
     def noise(empty: Tensor) -> Tensor:
         empty.fill_(1.0)
@@ -304,7 +304,7 @@ def gradients(loss: Tensor, classifier: Hard) -> dict[str, Tensor]:
 def test_in_the_mean_over_draws_the_gradient_is_that_of_the_bound(
     baseline: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """All four draws, each with its probability, against the bound written out and differentiated."""
+    """The gradients of all four draws, weighted by their probabilities, equal that of the explicit bound."""
     classifier = hard(":entropy=0.3")
     images = torch.randint(0, 256, (1, 3, 16, 16), dtype=torch.uint8)
     label = torch.tensor([2])
@@ -324,7 +324,7 @@ def test_in_the_mean_over_draws_the_gradient_is_that_of_the_bound(
         classifier.expected.fill_(baseline)
         draw_always(monkeypatch, place)
         outputs = classifier.training_step((images, label), 0)
-        torch.testing.assert_close(outputs["loss"], -likelihoods[place])  # its value is the cross entropy
+        torch.testing.assert_close(outputs["loss"], -likelihoods[place])  # its value is the cross-entropy
         torch.testing.assert_close(
             classifier.expected, torch.tensor(0.9 * baseline) + 0.1 * likelihoods[place].detach()
         )
@@ -380,7 +380,7 @@ def test_a_network_that_draws_nothing_is_trained_by_cross_entropy(tmp_path: Path
         {name: its for name, its in weights(tmp_path / "hard").items() if name != "expected"},
     )
     assert other["error"] == plain["error"]
-    assert other["flops"] == pytest.approx(plain["flops"], rel=1e-3)  # it looks once
+    assert other["flops"] == pytest.approx(plain["flops"], rel=1e-3)  # one forward pass
 
 
 def test_hard_attention_is_compared_localized_shown_and_scored(tmp_path: Path) -> None:
@@ -449,7 +449,7 @@ def test_a_share_of_labels_is_all_that_training_is_given() -> None:
 def test_labels_teach_the_probe_and_nothing_else(
     labels: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A clip that binds, and labels that are all wrong."""
+    """With active gradient clipping, and labels that are all wrong."""
     recipe = replace(RECIPES["contrastive"], label_fraction=labels, grad_clip=0.01, epochs=2)
     train(recipe, tmp_path / "right")
     original = Contrastive.training_subset
@@ -645,7 +645,7 @@ def test_vision_transformers_of_patches_and_of_channels() -> None:
             assert model(torch.zeros(2, 3, side, 28)).shape == (2, 10)
         assert path in maps
     assert attention_path(patches) == "blocks.1.attn"
-    assert attention_path(channels) is None  # a row of channels is no place in the image
+    assert attention_path(channels) is None  # a group of channels is not a position in the image
 
 
 @pytest.mark.parametrize("name", builtin_recipes())

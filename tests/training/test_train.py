@@ -1,4 +1,4 @@
-"""One run: deterministic, resumable, honest about its folder, and able to say where it looks."""
+"""One run: deterministic, resumable, protective of its folder, with localized attention."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ RECIPE = Recipe(task=TASK, attention="cbam", epochs=4, batch_size=20)
 
 
 class Stopped(Exception):
-    """Raised in the middle of a run, as if it had been killed there."""
+    """Raised in the middle of a run, to simulate a kill."""
 
 
 def stop_in_epoch(epoch: int) -> Any:
@@ -65,7 +65,7 @@ def test_a_run_leaves_what_the_documents_say(whole: Path) -> None:
     assert rows[0] == "epoch,train_loss,train_error,val_loss,val_error"
     assert len(rows) == 5
     assert Recipe.from_mapping(read_yaml(whole / "recipe.yaml")) == RECIPE
-    assert not list(whole.glob(".*"))  # no temporary file is left
+    assert not list(whole.glob(".*"))  # no temporary file remains
 
 
 def test_the_gallery_shows_both_classes_and_the_map(whole: Path) -> None:
