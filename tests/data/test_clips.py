@@ -25,11 +25,9 @@ from saccade.data.moving_digits import _path
 from saccade.errors import BadOption, BadShape, SaccadeError
 from saccade.maps import SpatialMap
 from saccade.models import ClipCNN, SmallCNN
-from saccade.training import examples, prepare, restore
-from saccade.training.augment.basic import augmentation
-from saccade.training.evaluate import _on_one_grid, evaluate
-from saccade.training.evaluate import look as looked
-from saccade.training.module import Classifier
+from saccade.training import Classifier, augmentation, error_and_loss, examples, prepare, restore
+from saccade.training import record_attention as looked
+from saccade.training.evaluate import _on_one_grid
 from saccade.viz import look
 from support.errors import raises
 
@@ -275,7 +273,7 @@ def test_a_map_is_scored_in_space_and_time_or_in_time_alone() -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"backbone": "resnet18"}, r"backbone='resnet18' takes no input of \(3, 8, 32, 32\): Expected"),
+        ({"backbone": "resnet18"}, r"'resnet18' does not accept inputs of shape \(3, 8, 32, 32\): Expected"),
         ({"backbone": "resnet18", "attention": "se"}, "the forward pass of ResNet fails on example_inputs"),
         ({"attention": "cbam"}, "cbam does not take and return one map"),
         ({"attention": "non_local"}, r"non_local: expected \(B, C=32, H, W\)"),
@@ -342,7 +340,7 @@ def test_a_run_on_clips_comes_back_and_can_be_looked_at(compared: Path, tmp_path
     classifier = restore(folder)
     result = json.loads((folder / "result.json").read_text())
     test = load_task(TASK).test
-    assert evaluate(classifier, test)[0] == result["error"]
+    assert error_and_loss(classifier, test)[0] == result["error"]
     clips, labels = examples(folder, classifier.plan)
     assert torch.equal(clips, test.images)  # two of each class, which is all there are
     assert torch.equal(labels, test.labels)
@@ -362,7 +360,7 @@ def test_a_run_on_clips_comes_back_and_can_be_looked_at(compared: Path, tmp_path
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["score", "{run}"], "is a run on clips; the scores take pixels out of images"),
+        (["score", "{run}"], "is a run on clips; only maps of images can be scored"),
         (["look", "{run}", "--grad-cam"], "Grad-CAM is of images, not of clips"),
         (["look", "{run}", "some.png"], "its own test clips alone can be shown"),
     ],

@@ -87,10 +87,9 @@ def compare(
     missing.
     """
     from saccade.cli.display import ComparisonDisplay
-    from saccade.config.builtin import read_recipe
-    from saccade.experiments import FIRST_EXPERIMENT, Comparison
+    from saccade.config import read_recipe
+    from saccade.experiments import FIRST_EXPERIMENT, Comparison, Executor, Local, Processes, Ray
     from saccade.experiments import compare as run
-    from saccade.experiments.executors import Executor, Local, Processes
     from saccade.results import caution, finding
     from saccade.viz.report import write
 
@@ -122,8 +121,6 @@ def compare(
     if executor is ExecutorName.processes:
         chosen = Processes(jobs)
     elif executor is ExecutorName.ray:
-        from saccade.experiments.executors.ray import Ray
-
         chosen = Ray(address, cpus_per_run, gpus_per_run, shared)
     with ComparisonDisplay(comparison.training.task, to_stderr=as_json) as display:
         summary = run(comparison, out, display, chosen, logger.value)

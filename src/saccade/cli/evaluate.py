@@ -38,7 +38,7 @@ def evaluate(
     from rich.console import Console
 
     from saccade.results import better_polarity
-    from saccade.training.evaluation import evaluate_run
+    from saccade.training import evaluate_run
 
     result = evaluate_run(network, task)
     name_skipped(result)

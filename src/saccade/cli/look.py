@@ -122,7 +122,7 @@ def _of_run(run: Path, images: list[Path] | None, count: int) -> _Subject:
     attention, task = classifier.recipe.attention, classifier.recipe.task.partition(":")[0]
     what = type(classifier.model).__name__ if attention == "none" else attention
     title = f"{what} on {task}"
-    return _Subject(classifier.model, classifier.normalized(inputs).detach(), pictures, names, title)
+    return _Subject(classifier.model, classifier.normalize(inputs).detach(), pictures, names, title)
 
 
 def _of_library(name: str, images: list[Path] | None, pretrained: bool) -> _Subject:

@@ -85,8 +85,7 @@ def recipe_of(
 
     Raises `UnknownName` if an option in `of_task` is not the task's.
     """
-    from saccade.config import Recipe
-    from saccade.config.recipe import read_settings
+    from saccade.config import Recipe, read_settings
     from saccade.data import with_options
 
     values = {**values, **_present(given), **read_settings(settings or [])}
@@ -148,8 +147,7 @@ def train(
     epoch. With --resume it goes on from there, to the same weights.
     """
     from saccade.cli.display import RunDisplay
-    from saccade.config import Recipe
-    from saccade.config.builtin import read_recipe
+    from saccade.config import Recipe, read_recipe
     from saccade.training import Hardware
     from saccade.training import train as run
 
