@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from saccade.data.images import Photograph
+    from saccade.data import Photograph
 
 Images = Annotated[
     list[Path] | None,
@@ -91,7 +91,7 @@ def _of_run(run: Path, images: list[Path] | None, count: int) -> _Subject:
     """Return a trained network with images, by default test images, and say what it takes them for."""
     import torch
 
-    from saccade.data.clips import contact_sheet
+    from saccade.data import contact_sheet
     from saccade.errors import BadOption
     from saccade.training import examples, restore
 
@@ -155,14 +155,15 @@ def _photographs(paths: list[Path], size: int) -> tuple[Tensor, list[Photograph]
     """Return images as a folder's task would hold them, what of each can be seen, and their names."""
     import torch
 
-    from saccade.data.images import center, fit, read_image
-    from saccade.data.photographs import image_files
+    from saccade.data import center_crop, image_files, read_image, resize_and_crop
 
     files = [file for path in paths for file in (image_files(path) if path.is_dir() else [path])]
     photographs = [read_image(file) for file in files]
-    inputs = torch.stack([torch.from_numpy(fit(photograph, size).copy()) for photograph in photographs])
+    inputs = torch.stack(
+        [torch.from_numpy(resize_and_crop(photograph, size).copy()) for photograph in photographs]
+    )
     return (
         inputs.permute(0, 3, 1, 2).contiguous(),
-        [center(photograph) for photograph in photographs],
+        [center_crop(photograph) for photograph in photographs],
         [file.stem for file in files],
     )
