@@ -28,7 +28,7 @@ def checkpoint_of(path: Path) -> Path:
     if not path.is_dir():
         return path
     if not (path / RECIPE).is_file():
-        message = f"{str(path)!r} is not the folder of a run: it has no {RECIPE}"
+        message = f"{str(path)!r} is not the folder of a run: it holds no {RECIPE}"
         raise BadRun(message, owner=str(path), option=RECIPE)
     recipe = Recipe.from_mapping(read_yaml(path / RECIPE))
     return path / (CHECKPOINT if recipe.early_stopping_patience is None else BEST)
