@@ -10,7 +10,8 @@ import pytest
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-#: Marker -> beginnings of test ids, relative to tests/. The fixture `browser` marks the tests of pages.
+#: Marker -> parts of test ids: a folder, a file, a test, or a check of the contract. Each exists, see
+#: tests/test_house.py. The fixture `browser` marks the tests of pages.
 MARKED = {
     "ray": (
         "experiments/test_executors.py::test_a_cluster",
@@ -29,10 +30,32 @@ MARKED = {
         "test_house.py::test_the_wheel",
     ),
     "slow": (
-        "experiments/",
-        "training/",
+        "tests/experiments/",
+        "tests/training/",
         "attachment/test_sweep.py",
+        "attachment/test_attach.py::test_attention_alone_learns",
+        "attachment/test_attach.py::test_every_parameter",
+        "attachment/test_attach.py::test_networks_of_any_dimension",
+        "attachment/test_attach.py::test_output_and_gradients",
+        "config/test_plan.py::test_a_comparison_builds",
+        "config/test_recipe.py::test_a_compiled",
+        "config/test_recipe.py::test_backbones",
+        "config/test_recipe.py::test_every_setting",
         "docs/test_examples.py",
+        "docs/test_readme.py::test_the_examples_of_the_guide",
+        "layers/pairwise/test_non_local.py::test_no_tensor",
+        "layers/pairwise/test_non_local.py::test_the_mean",
+        "layers/sampling/test_spatial_transformer.py::test_a_known_warp",
+        "metrics/test_sanity.py::test_a_compiled",
+        "models/test_info_nce.py::test_compiles",
+        "models/test_transformers.py::test_compiles",
+        "viz/test_look.py::test_a_network_of",
+        "viz/test_look.py::test_mistakes_on_the_command_line",
+        "viz/test_look.py::test_without_pillow",
+        "test_house.py::test_the_mechanism_that_contributing",
+        "check_compile",
+        "check_recompiles",
+        "check_export",
     ),
 }
 
@@ -40,9 +63,8 @@ MARKED = {
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark each test by its id, and those that use the fixture `browser`."""
     for item in items:
-        name = item.nodeid.removeprefix("tests/")
-        for marker, prefixes in MARKED.items():
-            if name.startswith(prefixes):
+        for marker, parts in MARKED.items():
+            if any(part in item.nodeid for part in parts):
                 item.add_marker(marker)
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("browser")

@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 import saccade
-from saccade.testing import check_mechanism
+from saccade.testing import CHECKS, check_mechanism
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "saccade"
@@ -141,6 +141,17 @@ def test_the_mechanism_that_contributing_shows_keeps_the_contract(
     shown = importlib.import_module("mean_gate")
     assert doctest.testmod(shown).failed == 0
     check_mechanism(shown.SPEC)
+
+
+def test_the_marked_tests_exist(request: pytest.FixtureRequest) -> None:
+    conftest = request.config.pluginmanager.get_plugin(str(ROOT / "tests/conftest.py"))
+    assert conftest is not None
+    checks = {check.__name__ for check in CHECKS}
+    for part in {part for parts in conftest.MARKED.values() for part in parts} - checks:
+        file, _, test = part.removeprefix("tests/").partition("::")
+        path = ROOT / "tests" / file
+        assert path.exists(), part
+        assert not test or f"def {test}" in path.read_text(), part
 
 
 # --------------------------------------------------------------------------------------------- the files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +125,13 @@ def check_positive(owner: str, **values: object) -> None:
             raise BadOption(message, owner=owner, option=name, value=value)
 
 
+def check_positive_number(owner: str, **values: object) -> None:
+    """Raise `BadOption` unless every value is a finite positive number."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise bad_option(owner, "must be a positive number", **{name: value})
+
+
 def check_shape(owner: str, x: Tensor, pattern: str, **sizes: int) -> None:
     """Raise `BadShape` unless `x` has the axes that `pattern` names, none of them empty.
 
@@ -151,3 +159,26 @@ def check_shape(owner: str, x: Tensor, pattern: str, **sizes: int) -> None:
     empty = ", which is empty" if 0 in x.shape else ""
     message = f"{owner}: expected ({expected}), got {tuple(x.shape)}{empty}"
     raise BadShape(message, owner=owner, option="shape", value=tuple(x.shape))
+
+
+def bad_option(owner: str, expected: str, **option: object) -> BadOption:
+    """Return the error for one option whose value is not as expected.
+
+    Example:
+        >>> print(bad_option("eca", "must be odd", kernel_size=4))
+        eca: kernel_size=4 must be odd
+    """
+    ((name, value),) = option.items()
+    return BadOption(f"{owner}: {name}={value!r} {expected}", owner=owner, option=name, value=value)
+
+
+def bad_shape(owner: str, expected: str, x: Tensor) -> BadShape:
+    """Return the error for a tensor whose shape is not as expected.
+
+    Example:
+        >>> import torch
+        >>> print(bad_shape("sk", "training needs a batch of at least 2", torch.zeros(1, 32, 8, 8)))
+        sk: training needs a batch of at least 2, got (1, 32, 8, 8)
+    """
+    shape = tuple(x.shape)
+    return BadShape(f"{owner}: {expected}, got {shape}", owner=owner, option="shape", value=shape)

@@ -51,7 +51,9 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("files")
-@pytest.mark.parametrize(("page", "words"), commands(), ids=lambda value: " ".join(value)[:60])
+@pytest.mark.parametrize(
+    ("page", "words"), commands(), ids=lambda value: value if isinstance(value, str) else " ".join(value)[:60]
+)
 def test_commands_parse_and_their_recipes_are_valid(page: str, words: list[str]) -> None:
     name, *arguments = words
     options = COMMANDS[name].make_context(f"{page} {name}", arguments).params

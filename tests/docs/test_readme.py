@@ -6,8 +6,13 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import timm
+import torch
+
+import saccade as sc
 
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "benchmarks"))
@@ -17,16 +22,32 @@ import readme  # noqa: E402  (a script beside the package)
 TEXT = readme.README.read_text()
 
 
-def test_the_example_runs_and_gives_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (example,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
-    lines = example.strip().splitlines()
-    names: dict[str, object] = {}
-    exec("\n".join(lines[:-1]), names)
-    heat = eval(lines[-1], names)
+def test_the_snippet_runs_and_gives_what_it_says() -> None:
+    (snippet,) = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    assert len([line for line in snippet.splitlines() if line]) == 6
+    names: dict[str, Any] = {}
+    exec(snippet, names)
+    heat = names["heat"]
     assert tuple(heat.shape) == (2, 64, 64)
     assert 0 <= heat.min() <= heat.max() <= 1
+    assert "layer4.1" in names["maps"]
+
+
+def test_look_saves_a_page_as_the_text_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (line,) = re.findall(r"`(sc\.look\(model, images\))` shows", TEXT)
+    (call,) = re.findall(r"`(\.save_html\([^`]*\))`", TEXT)
+    model, images = timm.create_model("resnet18"), torch.randn(2, 3, 64, 64)
+    sc.attach(model, "cbam", where="residual", example_inputs=images)
+    eval(line + call, {"sc": sc, "model": model, "images": images})
     assert "Where" in (tmp_path / "look.html").read_text()
+
+
+def test_the_commands_are_targets_of_the_makefile() -> None:
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    named = set(re.findall(r"^make ([a-z-]+) ", TEXT, re.MULTILINE))
+    assert {"demo", "test"} <= named
+    assert named <= set(targets)
 
 
 def test_the_examples_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,6 +72,12 @@ def test_the_table_is_generated_from_the_result() -> None:
 
 
 def test_links_and_pictures_exist() -> None:
-    links = re.findall(r"\]\(([^)#]+)\)", TEXT)
-    assert "docs/white-patch.jpg" in links
-    assert not [link for link in links if not (ROOT / link).exists()]
+    pages = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/architecture.md"]
+    links = {page: re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()) for page in pages}
+    assert "docs/white-patch.jpg" in links["README.md"]
+    assert not [
+        (page, link)
+        for page in pages
+        for link in links[page]
+        if "://" not in link and not (ROOT / page).parent.joinpath(link).exists()
+    ]

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from saccade import BadShape, BranchMap, ChannelMap, PairwiseMap, SpatialMap
-from saccade.maps import AdditiveMap, DotProductMap, RectifiedSumMap
+from saccade.maps import AdditiveMap, DotProductMap, RectifiedSumMap, normalize
+from support.errors import raises
 
 SHAPES = ((5,), (3, 4), (2, 3, 4))  # of a sequence, an image, a clip
 
@@ -80,7 +81,7 @@ def test_heat_maps_have_one_to_three_axes(shape: tuple[int, ...]) -> None:
     assert heat.flatten(1).amin(1).tolist() == [0, 0]
     assert heat.flatten(1).amax(1).tolist() == [1, 1]
     assert pairs(shape, shape).heatmap(size).shape == (2, *size)
-    with pytest.raises(BadShape, match=rf"axes, the spatial map {len(shape)}$"):
+    with raises(BadShape, owner="SpatialMap", option="size", value=(*size, 1)):
         attention.heatmap((*size, 1))
 
 
@@ -97,6 +98,13 @@ def test_maps_do_not_hold_on_to_the_graph() -> None:
     assert not recorded.weights.requires_grad
     assert not recorded.energy.requires_grad
     assert not SpatialMap(torch.rand(1, 2, 2, requires_grad=True)).heatmap().requires_grad
+
+
+def test_any_batch_is_normalized_image_by_image() -> None:
+    images = torch.tensor([[[2.0, 4.0], [6.0, 10.0]], [[7.0, 7.0], [7.0, 7.0]]])
+    expected = torch.tensor([[[0.0, 0.25], [0.5, 1.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    assert torch.equal(normalize(images[:, None, None])[:, 0, 0], expected)
+    assert normalize(images.double()).dtype is torch.float64
 
 
 # Pairs.
@@ -193,28 +201,29 @@ def test_weights_agree_with_the_fused_attention() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "place", "message"),
+    ("shape", "place", "option"),
     [
-        ((3, 4), {"y": 3, "x": 0}, "y=3 is outside the map of shape \\(3, 4\\)"),
-        ((3, 4), {"y": 0, "x": 4}, "x=4 is outside"),
-        ((3, 4), {"y": -1, "x": 0}, "y=-1 is outside"),
-        ((3, 4), {"x": 0}, "is addressed by y, x, not {'x': 0}"),
-        ((3, 4), {}, "is addressed by y, x"),
-        ((3, 4), {"t": 0, "y": 0, "x": 0}, "is addressed by y, x"),
-        ((5,), {"y": 0, "x": 0}, "is addressed by x"),
-        ((2, 3, 4), {"y": 0, "x": 0}, "is addressed by t, y, x"),
-        ((3, 4), {"y": 0, "x": 0, "head": 2}, "head=2 is not one of the 2 heads, 0 to 1"),
-        ((3, 4), {"y": 0, "x": 0, "head": -1}, "head=-1"),
+        ((3, 4), {"y": 3, "x": 0}, "y"),
+        ((3, 4), {"y": 0, "x": 4}, "x"),
+        ((3, 4), {"y": -1, "x": 0}, "y"),
+        ((3, 4), {"x": 0}, "position"),
+        ((3, 4), {}, "position"),
+        ((3, 4), {"t": 0, "y": 0, "x": 0}, "position"),
+        ((5,), {"y": 0, "x": 0}, "position"),
+        ((2, 3, 4), {"y": 0, "x": 0}, "position"),
+        ((3, 4), {"y": 0, "x": 0, "head": 2}, "head"),
+        ((3, 4), {"y": 0, "x": 0, "head": -1}, "head"),
     ],
     ids=str,
 )
 def test_positions_that_do_not_exist_are_refused(
-    shape: tuple[int, ...], place: dict[str, int], message: str
+    shape: tuple[int, ...], place: dict[str, int], option: str
 ) -> None:
-    with pytest.raises(BadShape, match=message):
+    value = place if option == "position" else place[option]
+    with raises(BadShape, owner="PairwiseMap", option=option, value=value):
         pairs(shape, shape).attention_from(**place)
 
 
 def test_a_head_that_does_not_exist_is_refused() -> None:
-    with pytest.raises(BadShape, match="head=5 is not one of the 2 heads"):
+    with raises(BadShape, owner="PairwiseMap", option="head", value=5):
         pairs((3,), (3,)).attention_received(head=5)

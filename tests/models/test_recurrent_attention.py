@@ -14,6 +14,7 @@ from torch.nn import functional as F
 import saccade as sc
 from saccade.layers.sampling.glimpse import glimpse
 from saccade.models import RecurrentAttention, Trajectory, hybrid_loss
+from support.errors import raises
 
 POLICY = {"fixation.mean.weight", "fixation.mean.bias"}
 BASELINE = {"baseline.weight", "baseline.bias"}
@@ -207,25 +208,25 @@ def test_learns_to_look_and_to_tell() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("owner", "option", "value"),
     [
-        ({"glimpses": 0}, "glimpses=0"),
-        ({"hidden": 1}, r"hidden=1 must"),
-        ({"core": "gru"}, "core='gru' is not one of 'relu', 'lstm'"),
-        ({"start": "left"}, "start='left' is not one of 'random', 'center'"),
-        ({"std": 0.0}, r"std=0\.0 must be a number above 0"),
-        ({"size": 0}, "size=0 must"),
+        ("RecurrentAttention", "glimpses", 0),
+        ("RecurrentAttention", "hidden", 1),
+        ("RecurrentAttention", "core", "gru"),
+        ("RecurrentAttention", "start", "left"),
+        ("fixation", "std", 0.0),
+        ("glimpse", "size", 0),
     ],
 )
-def test_bad_options(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(sc.BadOption, match=message):
-        RecurrentAttention(10, **options)
+def test_bad_options(owner: str, option: str, value: Any) -> None:
+    with raises(sc.BadOption, owner=owner, option=option, value=value):
+        RecurrentAttention(10, **{option: value})
 
 
 def test_bad_images() -> None:
     network = RecurrentAttention(10)
     for shape in ((2, 3, 28, 28), (2, 28, 28), (0, 1, 28, 28)):
-        with pytest.raises(sc.BadShape, match=r"RecurrentAttention: expected \(B, C=1, H, W\), got"):
+        with raises(sc.BadShape, owner="RecurrentAttention", option="shape", value=shape):
             network(torch.zeros(shape))
-    with pytest.raises(sc.BadOption, match="samples_per_image=0"):
+    with raises(sc.BadOption, owner="RecurrentAttention", option="samples_per_image", value=0):
         network.predict(torch.zeros(1, 1, 28, 28), samples_per_image=0)

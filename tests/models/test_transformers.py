@@ -13,6 +13,7 @@ from torch.export import Dim
 
 import saccade as sc
 from saccade.models import SimpleViT, ViT
+from support.errors import raises
 
 MODELS: dict[str, type[nn.Module]] = {"ViT": ViT, "SimpleViT": SimpleViT}
 SMALL: dict[str, Any] = {"width": 32, "depth": 2, "heads": 2, "mlp_width": 48}
@@ -186,32 +187,31 @@ def test_an_image_of_another_size_is_refused(name: str) -> None:
         (3, 24, 40),
         (0, 3, 24, 40),
     ):
-        with pytest.raises(sc.BadShape, match=rf"^{name}: expected \(B, C=3, H=24, W=40\), got ") as caught:
+        with raises(sc.BadShape, owner=name, option="shape", value=shape):
             model(torch.zeros(shape))
-        assert str(shape) in str(caught.value)
-    with pytest.raises(sc.BadShape, match=r"C=24, H=7, W=5"):
+    with raises(sc.BadShape, owner=name, option="shape", value=(2, 24, 5, 7)):
         MODELS[name](**SCORES)(torch.zeros(2, 24, 5, 7))
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "option", "value"),
     [
-        ({"image_size": (24, 41)}, "image_size=24 x 41 is not divisible by patch_size=8 x 8"),
-        ({"image_size": 0}, "image_size=0 must be an integer"),
-        ({"image_size": (24, 40, 1)}, "one number, or height and width"),
-        ({"patch_size": 2.5}, r"patch_size=2.5 must be an integer"),
-        ({"tokens": "channels"}, "channels=512 is not divisible by group_size=5"),
-        ({"tokens": "pixels"}, "tokens='pixels' is not one of 'patches', 'channels'"),
-        ({"head": "scores"}, "head='scores' is not one of 'classes', 'score'"),
-        ({"classes": 0}, "classes=0"),
-        ({"depth": 0}, "depth=0"),
-        ({"width": 30, "heads": 4}, "width=30 is not divisible by"),
+        ({"image_size": (24, 41)}, "image_size", (24, 41)),
+        ({"image_size": 0}, "image_size", 0),
+        ({"image_size": (24, 40, 1)}, "image_size", (24, 40, 1)),
+        ({"patch_size": 2.5}, "patch_size", 2.5),
+        ({"tokens": "channels"}, "channels", 512),
+        ({"tokens": "pixels"}, "tokens", "pixels"),
+        ({"head": "scores"}, "head", "scores"),
+        ({"classes": 0}, "classes", 0),
+        ({"depth": 0}, "depth", 0),
+        ({"width": 30, "heads": 4}, "width", 30),
     ],
     ids=str,
-)  # fmt: skip
-def test_sizes_at_odds_are_refused(name: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(sc.BadOption, match=f"^{name}: .*{message}"):
+)
+def test_sizes_at_odds_are_refused(name: str, options: dict[str, Any], option: str, value: object) -> None:
+    with raises(sc.BadOption, owner=name, option=option, value=value):
         MODELS[name](**PATCHES | {"group_size": 5} | options)
 
 

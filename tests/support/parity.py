@@ -1,4 +1,4 @@
-"""How a mechanism is compared with a reference: values and all gradients, in float64."""
+"""Comparison of a mechanism with a reference: values and all gradients, in float64."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Parameters = Mapping[str, Tensor]
 
 
 def build(name: str, channels: int, **options: Any) -> nn.Module:
-    """Return the mechanism in float64 with random parameters, far from any special start."""
+    """Return the mechanism in float64 with random parameters, far from any special initialization."""
     torch.manual_seed(0)
     module = sc.create(name, channels, **options).double()
     with torch.no_grad():
@@ -46,9 +46,9 @@ def assert_parity(
 ) -> None:
     """Assert that `module(*inputs)` equals `reference(parameters, *inputs)`, and so do all gradients.
 
-    Both see the same inputs and parameters, so a reference with other shapes reshapes them itself and
-    the gradients arrive at the same tensors. Those of the parameters `vanishing` are 0 but for rounding, as
-    that of a bias before a batch norm in training: they are compared with the largest gradient.
+    Both use the same inputs and parameters: a reference with other shapes reshapes them itself, so that the
+    gradients belong to the same tensors. The gradients of the parameters `vanishing` are 0 up to rounding,
+    such as that of a bias before a batch norm in training: they are compared with the largest gradient.
     """
     leaves = [x.clone().requires_grad_() for x in inputs]
     parameters = dict(module.named_parameters())
@@ -56,11 +56,11 @@ def assert_parity(
     assert_close("the output", output, expected)
     projection = normal(*expected.shape, seed=99)
     targets = {f"input {i}": leaf for i, leaf in enumerate(leaves)} | parameters
-    ours = torch.autograd.grad(output, [*targets.values()], projection)
-    theirs = torch.autograd.grad(expected, [*targets.values()], projection)
-    # Some gradients are 0 but for rounding: that of a bias of keys, which the softmax over keys cancels.
-    largest = max(gradient.abs().max().item() for gradient in theirs)
-    for name, got, want in zip(targets, ours, theirs, strict=True):
+    gradients = torch.autograd.grad(output, [*targets.values()], projection)
+    references = torch.autograd.grad(expected, [*targets.values()], projection)
+    # Some gradients are 0 up to rounding, such as that of a key bias, which the softmax over keys cancels.
+    largest = max(gradient.abs().max().item() for gradient in references)
+    for name, got, want in zip(targets, gradients, references, strict=True):
         if name in vanishing:
             assert max(got.abs().max().item(), want.abs().max().item()) <= TOLERANCE * largest, name
         else:

@@ -1,4 +1,4 @@
-"""Layers written out plainly, as sums over taps, windows and neighbors: the references' vocabulary."""
+"""Layers as explicit sums over taps, windows and neighbors: the vocabulary of the references."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def relu(x: Tensor) -> Tensor:
 
 
 def pointwise(p: Parameters, name: str, x: Tensor) -> Tensor:
-    """The 1 x 1 convolution, or the linear layer, `name`; with its bias if it has one."""
+    """Apply the 1 x 1 convolution or linear layer `name`, with a bias if it has one."""
     y = torch.einsum("oc,bc...->bo...", p[f"{name}.weight"].flatten(1), x)
     bias = p.get(f"{name}.bias")
     return y if bias is None else y + bias.reshape(1, -1, *[1] * (x.ndim - 2))
@@ -32,7 +32,7 @@ def pointwise(p: Parameters, name: str, x: Tensor) -> Tensor:
 def conv3x3(
     p: Parameters, name: str, x: Tensor, *, stride: int = 1, dilation: int = 1, groups: int = 1
 ) -> Tensor:
-    """The 3 x 3 convolution `name`, as a sum over its nine taps."""
+    """Apply the 3 x 3 convolution `name` as a sum over its nine taps."""
     weight, (height, width) = p[f"{name}.weight"], x.shape[2:]
     padded, total = F.pad(x, [dilation] * 4), torch.zeros((), dtype=x.dtype)
     for i in range(3):
@@ -51,7 +51,7 @@ def statistics(x: Tensor) -> Statistics:
 
 
 class BatchNorms:
-    """Batch norm of batch statistics, which are kept by name, or in eval mode of the module's buffers."""
+    """Batch norm with batch statistics, or in eval mode with the buffers of the module."""
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.seen = module, dict[str, Tensor]()
@@ -66,7 +66,7 @@ class BatchNorms:
         return unit * p[f"{name}.weight"].reshape(shape) + p[f"{name}.bias"].reshape(shape)
 
     def assert_running(self) -> None:
-        """Assert that the module's buffers have moved by 0.1 to the statistics of what was seen."""
+        """Assert that the buffers have moved by a factor of 0.1 to the statistics of the inputs."""
         now: Mapping[str, Tensor] = dict(self.module.named_buffers())
         assert {f"{name}.running_mean" for name in self.seen} == {
             n for n in now if n.endswith("running_mean")
@@ -81,24 +81,24 @@ class BatchNorms:
 
 
 def resize(x: Tensor, size: tuple[int, ...], align_corners: bool) -> Tensor:
-    """Linear interpolation along one axis after the other, by a matrix of the weights of two neighbors."""
+    """Interpolate linearly along one axis after the other, by a matrix of the weights of two neighbors."""
     for axis, new in enumerate(size, start=2):
         old = x.shape[axis]
         weights = torch.zeros(new, old, dtype=x.dtype)
         for i in range(new):
             if align_corners:
-                place = i * (old - 1) / (new - 1) if new > 1 else 0.0
+                position = i * (old - 1) / (new - 1) if new > 1 else 0.0
             else:
-                place = max((i + 0.5) * old / new - 0.5, 0.0)
-            low = min(math.floor(place), old - 1)
-            weights[i, low] += 1 - (place - low)
-            weights[i, min(low + 1, old - 1)] += place - low
+                position = max((i + 0.5) * old / new - 0.5, 0.0)
+            low = min(math.floor(position), old - 1)
+            weights[i, low] += 1 - (position - low)
+            weights[i, min(low + 1, old - 1)] += position - low
         x = torch.tensordot(x, weights, dims=([axis], [1])).movedim(-1, axis)
     return x
 
 
 def max_pool(x: Tensor) -> Tensor:
-    """3 x 3, stride 2, no padding; windows begin inside the map and are cut off at its end."""
+    """Max-pool 3 x 3 with stride 2; windows start inside the map and are cropped at its end."""
     height, width = x.shape[2:]
     rows = [
         torch.stack(

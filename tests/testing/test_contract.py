@@ -69,14 +69,26 @@ def spec_of(module: type[nn.Module]) -> sc.Spec:
         paper=sc.Paper("A paper", "Somebody", 2018, "https://example.org"),
         summary="one promise broken",
         module=module,
-        function=torch.sigmoid,
+        function=gate,
         examples=(sc.Example("B C H W"), sc.Example("B C H W", {"bias": False})),
         maps=(sc.SpatialMap,),
     )
 
 
+def gate(x: Tensor) -> Tensor:
+    """Return the weights of a gate."""
+    return torch.sigmoid(x)
+
+
 def test_a_mechanism_of_a_third_party_passes() -> None:
-    check_mechanism(spec_of(Good))
+    check_mechanism(spec_of(Good), house=True)
+
+
+def test_a_third_party_need_not_document_as_this_package_does() -> None:
+    spec = dataclasses.replace(spec_of(Undocumented), examples=(sc.Example("B C H W"),), summary="")
+    check_mechanism(spec)
+    with pytest.raises(ContractFailure, match="summary"):
+        check_mechanism(spec, house=True)
 
 
 class Drawn(Good):
@@ -505,17 +517,20 @@ PAPER = spec_of(Good).paper
 BAD_FACTS: tuple[tuple[dict[str, Any], str], ...] = (
     ({"name": "not a name"}, "identifier"),
     ({"domain": "color"}, "domain"),
-    ({"paper": dataclasses.replace(PAPER, title="")}, "title"),
-    ({"paper": dataclasses.replace(PAPER, year=0)}, "the year"),
-    ({"paper": dataclasses.replace(PAPER, url="")}, "url"),
-    ({"paper": dataclasses.replace(PAPER, year=1999)}, "names the year 1999"),
-    ({"summary": "two\nlines"}, "one line"),
     ({"examples": ()}, "at least one example"),
     ({"maps": ()}, "kind of map"),
     ({"examples": (sc.Example("B C H W", {"heads": 3}),)}, "options of the module alone"),
     ({"examples": (sc.Example("C B H W"),)}, "start with B"),
     ({"module": no_default}, "defaults"),
+)
+BAD_DOCUMENTATION: tuple[tuple[dict[str, Any], str], ...] = (
+    ({"paper": dataclasses.replace(PAPER, title="")}, "title"),
+    ({"paper": dataclasses.replace(PAPER, year=0)}, "the year"),
+    ({"paper": dataclasses.replace(PAPER, url="")}, "url"),
+    ({"paper": dataclasses.replace(PAPER, year=1999)}, "names the year 1999"),
+    ({"summary": "two\nlines"}, "one line"),
     ({"module": Undocumented, "examples": (sc.Example("B C H W"),)}, "docstring"),
+    ({"function": torch.sigmoid}, "function in the file of its module"),
 )
 
 
@@ -525,12 +540,20 @@ def test_bad_facts_are_caught(facts: dict[str, Any], message: str) -> None:
         BY_NAME["check_spec"](dataclasses.replace(spec_of(Good), **facts))
 
 
+@pytest.mark.parametrize(
+    ("facts", "message"), BAD_DOCUMENTATION, ids=lambda v: v if isinstance(v, str) else ""
+)
+def test_bad_documentation_is_caught(facts: dict[str, Any], message: str) -> None:
+    with pytest.raises(ContractFailure, match=message):
+        BY_NAME["check_documentation"](dataclasses.replace(spec_of(Good), **facts))
+
+
 @pytest.mark.parametrize("facts", [{"name": "gate"}, {"domain": "mixed"}], ids=["name", "domain"])
 def test_a_built_in_spec_must_agree_with_its_file(facts: dict[str, Any]) -> None:
     with pytest.raises(ContractFailure, match="its file and folder"):
-        BY_NAME["check_spec"](dataclasses.replace(sc.spec("se"), **facts))
+        BY_NAME["check_documentation"](dataclasses.replace(sc.spec("se"), **facts))
 
 
 def test_every_check_is_seen_to_fail() -> None:
-    seen = {check for check, _, _ in BROKEN} | {"check_spec"}
+    seen = {check for check, _, _ in BROKEN} | {"check_spec", "check_documentation"}
     assert seen == set(BY_NAME)

@@ -96,6 +96,7 @@ def show(
     if entry.flow:
         console.print(draw(entry.flow), soft_wrap=True, end="\n\n")
     console.print(wrapped(inspect.getdoc(entry.module) or "", console.width), soft_wrap=True)
+    console.print(f"\nfunction: {entry.function.__module__}.{entry.function.__name__}")
     sections = {"inputs": [f"  {line}" for line in inputs(entry)], "options": listed or ["  none"]}
     for title, lines in sections.items():
         console.print(Text(f"\n{title}", "bold"), *lines, sep="\n")

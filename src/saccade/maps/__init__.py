@@ -1,6 +1,6 @@
-"""Attention maps: typed records of where a layer attends, each able to draw itself as a heat map."""
+"""Attention maps: typed records of what a layer attends to, each of which can render a heat map."""
 
-from saccade.maps.base import AttentionMap, BranchMap, ChannelMap, SpatialMap
+from saccade.maps.base import AttentionMap, BranchMap, ChannelMap, SpatialMap, normalize
 from saccade.maps.pairwise import AdditiveMap, DotProductMap, PairwiseMap, RectifiedSumMap
 from saccade.maps.rollout import attention_rollout
 from saccade.maps.sampling import FixationMap, GridMap
@@ -24,4 +24,5 @@ __all__ = [
     "TokenMap",
     "WindowMap",
     "attention_rollout",
+    "normalize",
 ]

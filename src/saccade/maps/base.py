@@ -1,7 +1,7 @@
-"""Attention maps: typed records of where a mechanism looked, each able to draw itself as a heat map.
+"""The base class of attention maps, and maps of channels, positions and branches.
 
-All maps are detached from the graph. `B` is the batch; `S...` stands for the spatial axes, one to
-three of them (`L` of a sequence, `H, W` of an image, `T, H, W` of a clip).
+All maps are detached from the autograd graph. B is the batch size; `S...` stands for one to three spatial
+axes: `L` for a sequence, `H, W` for an image, `T, H, W` for a video clip.
 """
 
 from __future__ import annotations
@@ -17,47 +17,81 @@ from torch import Tensor
 from saccade.errors import BadShape
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
-_STRONGEST = 8  # channels of which a channel map keeps the features
+_TOP_CHANNELS = 8  # a channel map keeps the features of this many channels
+
+
+def normalize(heat: Tensor) -> Tensor:
+    """Scale each image of a batch linearly to [0, 1].
+
+    Args:
+        heat: Values of shape (B, ...).
+
+    Returns:
+        A tensor of the same shape. An image of equal values becomes zeros.
+
+    Example:
+        >>> import torch
+        >>> normalize(torch.tensor([[1.0, 2.0, 5.0], [3.0, 3.0, 3.0]])).tolist()
+        [[0.0, 0.25, 1.0], [0.0, 0.0, 0.0]]
+    """
+    flat = heat.flatten(1)
+    low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
+    span = high - low
+    return ((flat - low) / torch.where(span > 0, span, torch.ones_like(span))).reshape(heat.shape)
 
 
 class AttentionMap(ABC):
-    """What a mechanism attended to, for one forward pass."""
+    """The attention of one mechanism in one forward pass.
+
+    Attributes:
+        kind: Short name of the kind of map, for example "spatial".
+    """
 
     kind: str
 
     @abstractmethod
     def saliency(self) -> Tensor:
-        """Return the map's own answer to "how much weight is here?", `(B, S...)`, in its own units."""
+        """Return the weight of each position, (B, S...), in the units of the map."""
 
     def heatmap(self, size: tuple[int, ...] | None = None) -> Tensor:
-        """Return `saliency` resized to `size` and scaled to [0, 1] image by image, `(B, *size)`.
+        """Return `saliency` resized to `size` and scaled to [0, 1] per image.
 
-        A map that is the same everywhere prefers no place: it is drawn as zeros.
+        Args:
+            size: Spatial shape of the result; by default, that of the map. Resizing is linear and precedes
+                scaling.
 
-        Raises `BadShape` if `size` has another number of axes than the map.
+        Returns:
+            A float32 tensor (B, *size). A constant map becomes zeros.
+
+        Raises:
+            BadShape: If `size` and the map differ in the number of axes.
         """
         heat = self.saliency().detach().float()
         if size is not None:
             if len(size) != heat.ndim - 1:
                 raise BadShape(
-                    f"size {tuple(size)} has {len(size)} axes, the {self.kind} map {heat.ndim - 1}"
+                    f"size {tuple(size)} has {len(size)} axes, but the {self.kind} map has {heat.ndim - 1}",
+                    owner=type(self).__name__,
+                    option="size",
+                    value=tuple(size),
                 )
             heat = F.interpolate(heat.unsqueeze(1), size, mode=_INTERPOLATION[len(size)])[:, 0]
-        flat = heat.flatten(1)
-        low, high = flat.amin(1, keepdim=True), flat.amax(1, keepdim=True)
-        span = high - low
-        unit = (flat - low) / torch.where(span > 0, span, torch.ones_like(span))
-        return unit.reshape(heat.shape)
+        return normalize(heat)
 
 
 @dataclass(frozen=True, eq=False)
 class ChannelMap(AttentionMap):
-    """One weight per channel, `weights` `(B, C)`, and the `energy` `(B, S...)` that they let through.
+    """One weight per channel, with the energy of the weighted features at each position.
 
-    A channel gate has no place of its own. Its heat map is the energy sum_c w_c |x_c| of the features
-    that it re-weights, which `ChannelMap.of` computes. It also keeps the channels that add most to it:
-    their numbers `top_channels` `(B, k)`, by the mean of w_c |x_c|, and their `features` x_c `(B, k, S...)`;
-    a few of them, since all would keep the memory of the forward pass alive.
+    A channel gate has no spatial extent. Its heat map is the energy sum_c w_c |x_c| of the features x that
+    it weights. The map also keeps the features of the few channels with the largest mean of w_c |x_c|;
+    keeping all channels would retain the memory of the forward pass. `ChannelMap.of` computes all fields.
+
+    Args:
+        weights: Weights w, (B, C).
+        energy: Energy at each position, (B, S...).
+        top_channels: Indices of the k channels that contribute most to the energy, (B, k).
+        features: Features x of these channels, (B, k, S...).
     """
 
     weights: Tensor
@@ -68,19 +102,20 @@ class ChannelMap(AttentionMap):
 
     @classmethod
     def of(cls, weights: Tensor, features: Tensor) -> ChannelMap:
-        """Build the map from weights `(B, C)` and the features `(B, C, S...)` that they multiply.
+        """Build the map from weights (B, C) and the features (B, C, S...) that they multiply.
 
-        >>> import torch
-        >>> recorded = ChannelMap.of(torch.tensor([[1.0, 0.0]]), torch.ones(1, 2, 3, 3))
-        >>> recorded.heatmap().shape, recorded.top_channels.tolist()
-        (torch.Size([1, 3, 3]), [[0, 1]])
+        Example:
+            >>> import torch
+            >>> channel_map = ChannelMap.of(torch.tensor([[1.0, 0.0]]), torch.ones(1, 2, 3, 3))
+            >>> channel_map.heatmap().shape, channel_map.top_channels.tolist()
+            (torch.Size([1, 3, 3]), [[0, 1]])
         """
         weights, features = weights.detach(), features.detach()
-        size = features.abs()
-        energy = torch.einsum("bc,bc...->b...", weights, size)
-        share = weights * size.flatten(2).mean(2)
-        top_channels = share.topk(min(_STRONGEST, share.shape[1])).indices
-        image = torch.arange(len(share), device=share.device).unsqueeze(1)
+        magnitude = features.abs()
+        energy = torch.einsum("bc,bc...->b...", weights, magnitude)
+        contribution = weights * magnitude.flatten(2).mean(2)
+        top_channels = contribution.topk(min(_TOP_CHANNELS, contribution.shape[1])).indices
+        image = torch.arange(len(contribution), device=contribution.device).unsqueeze(1)
         return cls(weights, energy, top_channels, features[image, top_channels])
 
     def saliency(self) -> Tensor:
@@ -89,11 +124,15 @@ class ChannelMap(AttentionMap):
 
 @dataclass(frozen=True, eq=False)
 class SpatialMap(AttentionMap):
-    """One weight per position, `weights` `(B, S...)`.
+    """One weight per position.
 
-    >>> import torch
-    >>> SpatialMap(torch.rand(2, 6, 5)).heatmap((12, 10)).shape
-    torch.Size([2, 12, 10])
+    Args:
+        weights: Weights, (B, S...).
+
+    Example:
+        >>> import torch
+        >>> SpatialMap(torch.rand(2, 6, 5)).heatmap((12, 10)).shape
+        torch.Size([2, 12, 10])
     """
 
     weights: Tensor
@@ -105,16 +144,21 @@ class SpatialMap(AttentionMap):
 
 @dataclass(frozen=True, eq=False)
 class BranchMap(AttentionMap):
-    """One weight per branch and channel, `weights` `(B, M, C)`, and the `energy` `(B, S...)` let through.
+    """One weight per branch and channel, with the energy of the weighted branches at each position.
 
-    The weights choose among branches, not among places: they say at which reach a channel is read. The
-    heat map is the energy sum_mc w_mc |u_mc| of the branches u_m that they mix, which `BranchMap.of`
-    computes: where what was chosen is strong.
+    The weights select among branches (receptive fields), not among positions. The heat map is the energy
+    sum_mc w_mc |u_mc| of the branches u_m: the magnitude of the selected features. `BranchMap.of` computes
+    it.
 
-    >>> import torch
-    >>> recorded = BranchMap.of(torch.rand(2, 3, 8).softmax(1), [torch.randn(2, 8, 6, 5) for _ in range(3)])
-    >>> recorded.heatmap().shape
-    torch.Size([2, 6, 5])
+    Args:
+        weights: Weights w, (B, M, C), for M branches.
+        energy: Energy at each position, (B, S...).
+
+    Example:
+        >>> import torch
+        >>> weights, branches = torch.rand(2, 3, 8).softmax(1), [torch.randn(2, 8, 6, 5) for _ in range(3)]
+        >>> BranchMap.of(weights, branches).heatmap().shape
+        torch.Size([2, 6, 5])
     """
 
     weights: Tensor
@@ -123,12 +167,12 @@ class BranchMap(AttentionMap):
 
     @classmethod
     def of(cls, weights: Tensor, branches: Sequence[Tensor]) -> BranchMap:
-        """Build the map from weights `(B, M, C)` and the M branches `(B, C, S...)` that they mix."""
-        parts = [
-            torch.einsum("bc,bc...->b...", share, branch.abs())
-            for share, branch in zip(weights.detach().unbind(1), branches, strict=True)
+        """Build the map from weights (B, M, C) and the M branches (B, C, S...) that they mix."""
+        energies = [
+            torch.einsum("bc,bc...->b...", weight, branch.abs())
+            for weight, branch in zip(weights.detach().unbind(1), branches, strict=True)
         ]
-        return cls(weights.detach(), torch.stack(parts).sum(0).detach())
+        return cls(weights.detach(), torch.stack(energies).sum(0).detach())
 
     def saliency(self) -> Tensor:
         return self.energy

@@ -1,4 +1,4 @@
-"""Maps of attention between positions, kept as the factors of their weights."""
+"""Maps of attention between pairs of positions, stored as the factors of their weights."""
 
 from __future__ import annotations
 
@@ -17,19 +17,28 @@ CHUNK = 1 << 22  # weights held at a time when rows are reduced
 
 @dataclass(frozen=True, eq=False)
 class PairwiseMap(AttentionMap):
-    """Softmax weights between every query and every key, kept as their factors.
+    """Softmax weights between every query and every key, stored as their factors.
 
-    The weights are `softmax(scale * queries @ keys^T)`, `(B, heads, Nq, Nk)`; only `queries`
-    `(B, heads, Nq, D)` and `keys` `(B, heads, Nk, D)` are stored, so one row or the column mean of a
-    128 x 128 image can be asked for without its 268 million weights.
+        A = softmax(scale * queries @ keys^T)        (B, heads, Nq, Nk)
 
-    >>> import torch
-    >>> q = torch.randn(1, 2, 16, 8)
-    >>> pairs = PairwiseMap(q, q, scale=8**-0.5, query_shape=(4, 4), key_shape=(4, 4))
-    >>> pairs.attention_from(y=1, x=3).shape          # where does row 1, column 3 look?
-    torch.Size([1, 4, 4])
-    >>> round(pairs.attention_received().sum().item(), 4)
-    1.0
+    Only the factors are stored, so a row or the column mean of a 128 x 128 image is available without its
+    268 million weights. Heads are numbered from 0.
+
+    Args:
+        queries: Queries, (B, heads, Nq, D).
+        keys: Keys, (B, heads, Nk, D).
+        scale: Factor of the logits.
+        query_shape: Grid of the queries: (L,), (H, W) or (T, H, W), with Nq positions.
+        key_shape: Grid of the keys, with Nk positions.
+
+    Example:
+        >>> import torch
+        >>> q = torch.randn(1, 2, 16, 8)
+        >>> pairs = PairwiseMap(q, q, scale=8**-0.5, query_shape=(4, 4), key_shape=(4, 4))
+        >>> pairs.attention_from(y=1, x=3).shape          # weights of the query in row 1, column 3
+        torch.Size([1, 4, 4])
+        >>> round(pairs.attention_received().sum().item(), 4)
+        1.0
     """
 
     queries: Tensor
@@ -38,63 +47,92 @@ class PairwiseMap(AttentionMap):
     query_shape: tuple[int, ...]
     key_shape: tuple[int, ...]
     kind = "pairwise"
-    sums_to_one = True  # every row of weights; not so in some of `its subclasses`
+    sums_to_one = True  # whether every row of weights sums to 1; False in some subclasses
 
     def rows(self, queries: Tensor) -> Tensor:
-        """Return the weights of the given queries `(B, heads, n, D)`: `(B, heads, n, Nk)`.
+        """Return the weights of `queries`.
 
-        They are computed in float32 at least, and in float64 from float64 factors.
+        Weights are computed in float32 or higher precision.
+
+        Args:
+            queries: Queries, (B, heads, n, D).
+
+        Returns:
+            Weights, (B, heads, n, Nk).
         """
         dtype = torch.promote_types(queries.dtype, torch.float32)
         logits = self.scale * queries.to(dtype) @ self.keys.to(dtype).transpose(-2, -1)
         return logits.softmax(dim=-1)
 
     def weights(self) -> Tensor:
-        """Return all weights, `(B, heads, Nq, Nk)`. This is the large tensor that nothing else builds."""
+        """Return all weights, (B, heads, Nq, Nk). No other method builds this large tensor."""
         return self._rows_at(slice(None))
 
     def attention_from(
         self, *, y: int | None = None, x: int | None = None, t: int | None = None, head: int | None = None
     ) -> Tensor:
-        """Return where the query at a position looks, `(B, *key_shape)`; the mean over heads unless named.
+        """Return the weights of the query at one position of the query grid.
 
-        Positions are in the map's own grid: `x` of a sequence, `y, x` of an image, `t, y, x` of a clip.
+        Args:
+            y: Row, for images and clips.
+            x: Column, or the position in a sequence.
+            t: Frame, for clips.
+            head: Head, counted from 0; by default, the mean over heads.
 
-        Raises `BadShape` if an axis is missing, superfluous or out of range.
+        Returns:
+            Weights, (B, *key_shape).
+
+        Raises:
+            BadShape: If an axis is missing, not part of the grid or out of range, or the head does not exist.
         """
-        place = self._index(t, y, x)
-        row = self._rows_at(slice(place, place + 1))
-        return self._heads(row, head).reshape(-1, *self.key_shape)
+        index = self._index(t, y, x)
+        row = self._rows_at(slice(index, index + 1))
+        return self._select_head(row, head).reshape(-1, *self.key_shape)
 
     def attention_received(self, head: int | None = None) -> Tensor:
-        """Return the weight that each position receives, the mean over queries, `(B, *key_shape)`.
+        """Return the weight that each key position receives: the mean over queries.
 
-        It sums to 1 if rows do. The queries are taken a few at a time: memory grows with Nk, not Nq * Nk.
+        The result sums to 1 if the rows of weights do. Memory grows with Nk, not with Nq * Nk, since queries
+        are processed in chunks.
+
+        Args:
+            head: Head, counted from 0; by default, the mean over heads.
+
+        Returns:
+            Weights, (B, *key_shape).
         """
         batch, count = self.queries.shape[0], math.prod(self.query_shape)
         dtype = torch.promote_types(self.queries.dtype, torch.float32)
-        equal = torch.full((batch, count), 1 / count, dtype=dtype, device=self.queries.device)
-        return self.propagate(equal, head).reshape(-1, *self.key_shape)
+        uniform = torch.full((batch, count), 1 / count, dtype=dtype, device=self.queries.device)
+        return self.propagate(uniform, head).reshape(-1, *self.key_shape)
 
-    def propagate(self, shares: Tensor, head: int | None = None) -> Tensor:
-        """Return shares @ A, where `shares` `(B, Nq)`, looking through the weights A, end up: `(B, Nk)`.
+    def propagate(self, relevance: Tensor, head: int | None = None) -> Tensor:
+        """Return relevance @ A: relevance of queries, distributed over keys by the weights A.
 
-        A is the mean over heads unless one is named. Memory grows with Nk, not Nq * Nk.
+        Memory grows with Nk, not with Nq * Nk.
+
+        Args:
+            relevance: Relevance of each query, (B, Nq).
+            head: Head, counted from 0; by default, A is the mean over heads.
+
+        Returns:
+            Relevance of each key, (B, Nk).
         """
         sums = [
-            (shares[:, None, part].to(rows) @ rows).squeeze(1)
-            for part in self._parts(math.prod(self.query_shape))
-            for rows in [self._heads(self._rows_at(part), head)]
+            (relevance[:, None, chunk].to(rows) @ rows).squeeze(1)
+            for chunk in self._chunks(math.prod(self.query_shape))
+            for rows in [self._select_head(self._rows_at(chunk), head)]
         ]
         return torch.stack(sums).sum(0)
 
     def tokens(self) -> PairwiseMap:
-        """Return the same weights among all tokens in a row, those without a place, if any, first.
+        """Return the same weights between all tokens in one sequence, tokens without a position first.
 
-        >>> import torch
-        >>> q = torch.randn(1, 2, 16, 8)
-        >>> PairwiseMap(q, q, 8**-0.5, (4, 4), (4, 4)).tokens().query_shape
-        (16,)
+        Example:
+            >>> import torch
+            >>> q = torch.randn(1, 2, 16, 8)
+            >>> PairwiseMap(q, q, 8**-0.5, (4, 4), (4, 4)).tokens().query_shape
+            (16,)
         """
         shapes = (math.prod(self.query_shape),), (math.prod(self.key_shape),)
         return replace(self, query_shape=shapes[0], key_shape=shapes[1])
@@ -102,52 +140,58 @@ class PairwiseMap(AttentionMap):
     def saliency(self) -> Tensor:
         return self.attention_received()
 
-    def _rows_at(self, places: slice) -> Tensor:
-        """Return the weights of the queries at these places, `(B, heads, n, Nk)`."""
-        return self.rows(self.queries[:, :, places])
+    def _rows_at(self, positions: slice) -> Tensor:
+        """Return the weights of the queries at these positions, (B, heads, n, Nk)."""
+        return self.rows(self.queries[:, :, positions])
 
-    def _parts(self, count: int) -> Iterator[slice]:
-        """Split `count` queries into as many at a time as memory allows."""
+    def _chunks(self, count: int) -> Iterator[slice]:
+        """Split `count` queries into chunks that fit the memory limit."""
         step = max(1, CHUNK // self._row_size)
         return (slice(start, start + step) for start in range(0, count, step))
 
     @property
     def _row_size(self) -> int:
-        """The numbers held for one row of each image and head."""
+        """Number of values held for one row of every image and head."""
         return self.keys[..., 0].numel()
 
-    def _heads(self, weights: Tensor, head: int | None) -> Tensor:
+    def _select_head(self, weights: Tensor, head: int | None) -> Tensor:
         if head is None:
             return weights.mean(1)
         if not 0 <= head < weights.shape[1]:
-            raise BadShape(
-                f"head={head} is not one of the {weights.shape[1]} heads, 0 to {weights.shape[1] - 1}"
-            )
+            raise self._bad("head", head, f"head={head} must be from 0 to {weights.shape[1] - 1}")
         return weights[:, head]
 
     def _index(self, t: int | None, y: int | None, x: int | None) -> int:
         axes = {1: ("x",), 2: ("y", "x"), 3: ("t", "y", "x")}[len(self.query_shape)]
-        given = {name: value for name, value in (("t", t), ("y", y), ("x", x)) if value is not None}
-        if set(given) != set(axes):
-            raise BadShape(
-                f"a map of shape {self.query_shape} is addressed by {', '.join(axes)}, not {given}"
+        position = {name: value for name, value in (("t", t), ("y", y), ("x", x)) if value is not None}
+        if set(position) != set(axes):
+            message = (
+                f"a map of shape {self.query_shape} needs a position in {', '.join(axes)}, got {position}"
             )
+            raise self._bad("position", position, message)
         index = 0
         for name, extent in zip(axes, self.query_shape, strict=True):
-            if not 0 <= given[name] < extent:
-                raise BadShape(f"{name}={given[name]} is outside the map of shape {self.query_shape}")
-            index = index * extent + given[name]
+            if not 0 <= position[name] < extent:
+                message = f"{name}={position[name]} is outside the map of shape {self.query_shape}"
+                raise self._bad(name, position[name], message)
+            index = index * extent + position[name]
         return index
+
+    def _bad(self, option: str, value: object, message: str) -> BadShape:
+        owner = type(self).__name__
+        return BadShape(f"{owner}: {message}", owner=owner, option=option, value=value)
 
 
 @dataclass(frozen=True, eq=False)
 class DotProductMap(PairwiseMap):
-    """The weights `scale * queries @ keys^T`: of either sign, and no softmax makes them sum to 1.
+    """The weights `scale * queries @ keys^T`, of either sign and without a softmax: rows do not sum to 1.
 
-    >>> import torch
-    >>> q = torch.randn(1, 1, 16, 8)
-    >>> DotProductMap(q, q, scale=1 / 16, query_shape=(4, 4), key_shape=(4, 4)).attention_from(y=1, x=3).shape
-    torch.Size([1, 4, 4])
+    Example:
+        >>> import torch
+        >>> q = torch.randn(1, 1, 16, 8)
+        >>> pairs = DotProductMap(q, q, scale=1 / 16, query_shape=(4, 4), key_shape=(4, 4))
+        >>> pairs.attention_from(y=1, x=3).shape
+        torch.Size([1, 4, 4])
     """
 
     sums_to_one = False
@@ -159,12 +203,13 @@ class DotProductMap(PairwiseMap):
 
 @dataclass(frozen=True, eq=False)
 class RectifiedSumMap(PairwiseMap):
-    """The weights `scale * relu(queries + keys^T)`, of one number per query and key: `D` is 1.
+    """The weights `scale * relu(queries + keys^T)` for queries and keys of width D = 1.
 
-    >>> import torch
-    >>> a, b = torch.randn(1, 1, 16, 1), torch.randn(1, 1, 4, 1)
-    >>> RectifiedSumMap(a, b, scale=1 / 4, query_shape=(4, 4), key_shape=(2, 2)).weights().shape
-    torch.Size([1, 1, 16, 4])
+    Example:
+        >>> import torch
+        >>> a, b = torch.randn(1, 1, 16, 1), torch.randn(1, 1, 4, 1)
+        >>> RectifiedSumMap(a, b, scale=1 / 4, query_shape=(4, 4), key_shape=(2, 2)).weights().shape
+        torch.Size([1, 1, 16, 4])
     """
 
     sums_to_one = False
@@ -176,13 +221,17 @@ class RectifiedSumMap(PairwiseMap):
 
 @dataclass(frozen=True, eq=False)
 class AdditiveMap(PairwiseMap):
-    """The weights `softmax(scale * sum_d direction_d tanh(queries_d + keys_d))`; `direction` is `(B, D)`.
+    """The weights `softmax(scale * sum_d direction_d tanh(queries_d + keys_d))`.
 
-    >>> import torch
-    >>> q, v = torch.randn(1, 1, 16, 8), torch.randn(1, 8)
-    >>> pairs = AdditiveMap(q, q, scale=1.0, query_shape=(4, 4), key_shape=(4, 4), direction=v)
-    >>> round(pairs.attention_received().sum().item(), 4)
-    1.0
+    Args:
+        direction: Weight of each hidden unit, (B, D).
+
+    Example:
+        >>> import torch
+        >>> q, v = torch.randn(1, 1, 16, 8), torch.randn(1, 8)
+        >>> pairs = AdditiveMap(q, q, scale=1.0, query_shape=(4, 4), key_shape=(4, 4), direction=v)
+        >>> round(pairs.attention_received().sum().item(), 4)
+        1.0
     """
 
     direction: Tensor
@@ -190,11 +239,11 @@ class AdditiveMap(PairwiseMap):
     def rows(self, queries: Tensor) -> Tensor:
         dtype = torch.promote_types(queries.dtype, torch.float32)
         keys, direction = self.keys.to(dtype).unsqueeze(2), self.direction.to(dtype)[:, None, None, :, None]
-        parts = [
-            torch.tanh(queries[:, :, part].to(dtype).unsqueeze(3) + keys) @ direction
-            for part in self._parts(queries.shape[2])
+        scores = [
+            torch.tanh(queries[:, :, chunk].to(dtype).unsqueeze(3) + keys) @ direction
+            for chunk in self._chunks(queries.shape[2])
         ]
-        return (self.scale * torch.cat(parts, 2).squeeze(-1)).softmax(dim=-1)
+        return (self.scale * torch.cat(scores, 2).squeeze(-1)).softmax(dim=-1)
 
     @property
     def _row_size(self) -> int:

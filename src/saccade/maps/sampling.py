@@ -1,4 +1,4 @@
-"""Maps of mechanisms that choose places by coordinates: sampling grids and fixations.
+"""Maps of mechanisms that select positions by coordinates: sampling grids and fixations.
 
 Coordinates are (x, y) in [-1, 1] from edge to edge: (-1, -1) is the upper left corner of the image.
 """
@@ -15,15 +15,21 @@ from saccade.maps.base import AttentionMap
 
 @dataclass(frozen=True, eq=False)
 class GridMap(AttentionMap):
-    """The points at which an image is sampled: `grid` `(B, H', W', 2)`, of an image of `size` `(H, W)`.
+    """The points at which an image is sampled.
 
-    The heat map is the density of the samples: each point leaves a weight of 1 in its four nearest pixels,
-    shared as bilinear sampling reads them; points outside of the image leave none.
+    The heat map is the density of the samples: each point distributes a weight of 1 over its four nearest
+    pixels by the coefficients of bilinear sampling. Points outside the image contribute nothing.
 
-    >>> import torch
-    >>> corner = GridMap(torch.full((1, 4, 4, 2), -0.75), size=(4, 4))     # 16 samples of one pixel
-    >>> corner.saliency()[0, 0, 0].item(), corner.saliency().sum().item()
-    (16.0, 16.0)
+    Args:
+        grid: Sampling points (x, y), (B, H', W', 2).
+        size: Height and width (H, W) of the sampled image.
+        align_corners: Whether -1 and 1 are the centers of the outermost pixels instead of their outer edges.
+
+    Example:
+        >>> import torch
+        >>> corner = GridMap(torch.full((1, 4, 4, 2), -0.75), size=(4, 4))     # 16 samples of one pixel
+        >>> corner.saliency()[0, 0, 0].item(), corner.saliency().sum().item()
+        (16.0, 16.0)
     """
 
     grid: Tensor
@@ -38,14 +44,14 @@ class GridMap(AttentionMap):
         density = points.new_zeros(len(points), height * width)
         for column in (x.floor(), x.floor() + 1):
             for row in (y.floor(), y.floor() + 1):
-                share = (1 - (x - column).abs()) * (1 - (y - row).abs())
-                inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)  # NaN is outside
+                weight = (1 - (x - column).abs()) * (1 - (y - row).abs())
+                inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)  # False for NaN
                 index = torch.where(inside, row * width + column, 0).long()
-                density.scatter_add_(1, index, torch.where(inside, share, 0))
+                density.scatter_add_(1, index, torch.where(inside, weight, 0))
         return density.reshape(-1, *self.size)
 
     def _pixels(self, coordinate: Tensor, extent: int) -> Tensor:
-        """[-1, 1] -> the index of a pixel, fractions included."""
+        """Convert coordinates in [-1, 1] to fractional pixel indices."""
         if self.align_corners:
             return (coordinate + 1) * (extent - 1) / 2
         return ((coordinate + 1) * extent - 1) / 2
@@ -53,15 +59,21 @@ class GridMap(AttentionMap):
 
 @dataclass(frozen=True, eq=False)
 class FixationMap(AttentionMap):
-    """Where a mechanism looked, in order: `locations` `(B, steps, 2)`.
+    """The sequence of locations at which a mechanism looks.
 
-    `extents` are the height and width of what is seen at each location, as shares of the image, one pair
-    for each scale. The heat map, drawn at `size`, counts these footprints: how often each pixel was seen.
+    The heat map counts the footprints of all fixations: how often each pixel is covered.
 
-    >>> import torch
-    >>> twice = FixationMap(torch.zeros(1, 2, 2), extents=((0.5, 0.5),), size=(4, 4))
-    >>> twice.saliency()[0, 1].tolist()
-    [0.0, 2.0, 2.0, 0.0]
+    Args:
+        locations: Locations (x, y) in order, (B, steps, 2).
+        extents: Height and width of the footprint at each location as fractions of the image, one pair per
+            scale.
+        size: Height and width at which the heat map is computed.
+
+    Example:
+        >>> import torch
+        >>> twice = FixationMap(torch.zeros(1, 2, 2), extents=((0.5, 0.5),), size=(4, 4))
+        >>> twice.saliency()[0, 1].tolist()
+        [0.0, 2.0, 2.0, 0.0]
     """
 
     locations: Tensor
@@ -70,18 +82,18 @@ class FixationMap(AttentionMap):
     kind = "fixation"
 
     def saliency(self) -> Tensor:
-        places = self.locations.float()
-        seen = places.new_zeros(len(places), *self.size)
-        for high, wide in self.extents:
-            rows = _covered(places[..., 1], high, self.size[0])
-            columns = _covered(places[..., 0], wide, self.size[1])
-            seen = seen + torch.einsum("bsy,bsx->byx", rows, columns)
-        return seen
+        locations = self.locations.float()
+        counts = locations.new_zeros(len(locations), *self.size)
+        for height, width in self.extents:
+            rows = _coverage(locations[..., 1], height, self.size[0])
+            columns = _coverage(locations[..., 0], width, self.size[1])
+            counts = counts + torch.einsum("bsy,bsx->byx", rows, columns)
+        return counts
 
 
-def _covered(center: Tensor, share: float, extent: int) -> Tensor:
-    """Return how much of each pixel an interval covers: centers (B, steps) -> (B, steps, extent)."""
+def _coverage(center: Tensor, fraction: float, extent: int) -> Tensor:
+    """Return the covered fraction of each pixel of an axis: centers (B, steps) -> (B, steps, extent)."""
     middle = (center.unsqueeze(-1) + 1) / 2 * extent
     left = torch.arange(extent, device=center.device, dtype=center.dtype)
-    start, end = middle - share * extent / 2, middle + share * extent / 2
+    start, end = middle - fraction * extent / 2, middle + fraction * extent / 2
     return (torch.minimum(end, left + 1) - torch.maximum(start, left)).clamp(0, 1)

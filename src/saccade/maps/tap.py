@@ -1,4 +1,4 @@
-"""The tap: the one way in which a mechanism publishes its weights."""
+"""The tap: the submodule through which a mechanism publishes its attention map."""
 
 from __future__ import annotations
 
@@ -10,23 +10,27 @@ from saccade.maps.base import AttentionMap
 class Tap(nn.Module):
     """A submodule without parameters through which a mechanism publishes its attention map.
 
-    It does nothing until `saccade.record` turns it on, so a mechanism builds its map only if asked:
+    The tap is inactive until `saccade.record` sets `recording`, so a mechanism builds its map only on demand:
 
         if self.tap.recording:
             self.tap.publish(SpatialMap(gate))
 
-    Only the latest map is kept. Writing an attribute, rather than appending to a list, is what lets
-    `torch.compile(fullgraph=True)` trace a forward pass that is being recorded without compiling
-    again at every call.
+    Only the latest map is kept. Assigning an attribute instead of appending to a list lets
+    `torch.compile(fullgraph=True)` trace a recorded forward pass without recompiling at every call.
 
-    >>> import torch
-    >>> from saccade import SpatialMap
-    >>> tap = Tap()
-    >>> tap.recording
-    False
-    >>> tap.publish(SpatialMap(torch.rand(1, 4, 4)))   # nobody records: nothing is kept
-    >>> tap.latest is None
-    True
+    Attributes:
+        recording: Whether maps are kept.
+        latest: The latest published map.
+
+    Example:
+        >>> import torch
+        >>> from saccade import SpatialMap
+        >>> tap = Tap()
+        >>> tap.recording
+        False
+        >>> tap.publish(SpatialMap(torch.rand(1, 4, 4)))   # not recording: the map is discarded
+        >>> tap.latest is None
+        True
     """
 
     recording: bool
@@ -38,6 +42,6 @@ class Tap(nn.Module):
         self.latest = None
 
     def publish(self, attention: AttentionMap) -> None:
-        """Keep `attention` if somebody records."""
+        """Keep `attention` if the tap is recording."""
         if self.recording:
             self.latest = attention

@@ -1,4 +1,4 @@
-"""The map of attention inside windows of an image, drawn on the whole image."""
+"""Maps of attention within windows of an image, on the grid of the whole image."""
 
 from __future__ import annotations
 
@@ -15,24 +15,28 @@ from saccade.maps.pairwise import CHUNK, PairwiseMap
 
 @dataclass(frozen=True, eq=False)
 class WindowMap(PairwiseMap):
-    """Softmax weights between the positions of each window; between windows there are none.
+    """Softmax weights between the positions of each window; weights between windows are 0.
 
-        softmax(scale * q k^T + bias)        in each window
+        A = softmax(scale * q k^T + bias)        in each window
 
-    `queries` and `keys` are `(B, heads, windows, n, D)`, of the n positions of each window. `places`
-    `(windows, n)` says where in the grid `query_shape` each of them lies, counted row by row, and -1 for
-    padding: a cyclic shift is undone by it. `bias` `(heads, windows, n, n)`, its axes 1 where it is the same
-    for all, is added to the logits: relative positions, and what a shifted window must not see.
+    All methods of `PairwiseMap` refer to the grid of the whole image. Weights of padding are left out, so
+    rows may sum to less than 1.
 
-    Everything that a `PairwiseMap` answers is answered on the whole grid. What padding receives is missing
-    from the sums of rows.
+    Args:
+        queries: Queries of the n positions of each window, (B, heads, windows, n, D).
+        keys: Keys of the same positions, (B, heads, windows, n, D).
+        places: Index of each position in the grid `query_shape`, in row-major order, (windows, n); -1 for
+            padding. The indices account for a cyclic shift.
+        bias: Values added to the logits, such as relative position biases and the mask of a shifted window,
+            broadcastable to (heads, windows, n, n).
 
-    >>> import torch
-    >>> q = torch.randn(1, 2, 4, 6, 8)                     # windows of 2 x 3 in a grid of 4 x 6
-    >>> places = torch.arange(24).reshape(2, 2, 2, 3).transpose(1, 2).reshape(4, 6)
-    >>> pairs = WindowMap(q, q, 8**-0.5, (4, 6), (4, 6), places=places, bias=torch.zeros(1, 1, 6, 6))
-    >>> pairs.attention_from(y=1, x=4)[0].nonzero().tolist()       # row 1, column 4 looks inside its window
-    [[0, 3], [0, 4], [0, 5], [1, 3], [1, 4], [1, 5]]
+    Example:
+        >>> import torch
+        >>> q = torch.randn(1, 2, 4, 6, 8)                     # windows of 2 x 3 in a grid of 4 x 6
+        >>> places = torch.arange(24).reshape(2, 2, 2, 3).transpose(1, 2).reshape(4, 6)
+        >>> pairs = WindowMap(q, q, 8**-0.5, (4, 6), (4, 6), places=places, bias=torch.zeros(1, 1, 6, 6))
+        >>> pairs.attention_from(y=1, x=4)[0].nonzero().tolist()       # the window of row 1, column 4
+        [[0, 3], [0, 4], [0, 5], [1, 3], [1, 4], [1, 5]]
     """
 
     places: Tensor
@@ -40,49 +44,50 @@ class WindowMap(PairwiseMap):
     sums_to_one = False
 
     def rows(self, queries: Tensor) -> Tensor:  # noqa: ARG002
-        """Raise `BadOption`: without its place, a query has no window."""
-        raise BadOption("a query of a window has no row without its place; ask attend for it")
+        """Raise `BadOption`: the window of a query is unknown without its position."""
+        raise BadOption(
+            "WindowMap: rows of queries need their positions; call attention_from instead",
+            owner="WindowMap",
+            option="queries",
+        )
 
     def window_weights(self) -> Tensor:
-        """Return the weights inside each window, `(B, heads, windows, n, n)`, padding included."""
+        """Return the weights within each window, (B, heads, windows, n, n), including padding."""
         return self._softmax(self.queries, self.keys, self.bias)
 
-    def propagate(self, shares: Tensor, head: int | None = None) -> Tensor:
+    def propagate(self, relevance: Tensor, head: int | None = None) -> Tensor:
         batch, heads, windows, n, _ = self.keys.shape
         count = math.prod(self.key_shape)
-        inside = F.pad(shares, (0, 1))[:, self.places]  # padding has no share
-        parts = []
+        in_windows = F.pad(relevance, (0, 1))[:, self.places]  # the relevance of padding is 0
+        chunks = []
         step = max(1, CHUNK // (batch * heads * n * n))
         for first in range(0, windows, step):
-            part = slice(first, first + step)
-            weights = self._softmax(self.queries[:, :, part], self.keys[:, :, part], self._bias_of(part))
-            weights = self._heads(weights, head)
-            parts.append((inside[:, part, None].to(weights) @ weights).squeeze(2))
-        received = torch.cat(parts, 1)
+            chunk = slice(first, first + step)
+            bias = self.bias if self.bias.shape[1] == 1 else self.bias[:, chunk]
+            weights = self._softmax(self.queries[:, :, chunk], self.keys[:, :, chunk], bias)
+            weights = self._select_head(weights, head)
+            chunks.append((in_windows[:, chunk, None].to(weights) @ weights).squeeze(2))
+        received = torch.cat(chunks, 1)
         out = received.new_zeros(batch, count + 1)
         return out.index_add_(1, self._slots.flatten(), received.flatten(1))[:, :count]
 
-    def _rows_at(self, places: slice) -> Tensor:
+    def _rows_at(self, positions: slice) -> Tensor:
         batch, heads, _, n, _ = self.keys.shape
         count = math.prod(self.key_shape)
-        found = self.places.flatten().argsort()[-count:][places]  # padding, -1, comes first
-        window, position = found // n, found % n
+        index = self.places.flatten().argsort()[-count:][positions]  # padding, -1, is sorted to the front
+        window, position = index // n, index % n
         bias = self.bias.expand(-1, len(self.places), -1, -1)[:, window, position]
         queries = self.queries[:, :, window, position].unsqueeze(3)
-        inside = self._softmax(queries, self.keys[:, :, window], bias.unsqueeze(2)).squeeze(3)
-        rows = inside.new_zeros(batch, heads, len(found), count + 1)
-        index = self._slots[window].expand_as(inside)
-        return rows.scatter_(3, index, inside)[..., :count]
+        weights = self._softmax(queries, self.keys[:, :, window], bias.unsqueeze(2)).squeeze(3)
+        rows = weights.new_zeros(batch, heads, len(index), count + 1)
+        return rows.scatter_(3, self._slots[window].expand_as(weights), weights)[..., :count]
 
     def _softmax(self, queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
         dtype = torch.promote_types(queries.dtype, torch.float32)
         logits = self.scale * queries.to(dtype) @ keys.to(dtype).transpose(-2, -1)
         return (logits + bias.to(dtype)).softmax(dim=-1)
 
-    def _bias_of(self, windows: slice) -> Tensor:
-        return self.bias if self.bias.shape[1] == 1 else self.bias[:, windows]
-
     @property
     def _slots(self) -> Tensor:
-        """Where the weight of each position is added up: padding's in one slot after the last place."""
+        """Output index of each position; all padding shares one extra index after the last position."""
         return self.places.remainder(math.prod(self.key_shape) + 1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from saccade._torch import uncompiled
 from saccade.errors import BadOption, BadShape, UnknownName, check_shape
+from saccade.maps import normalize
 from saccade.metrics.checks import check_finite
 from saccade.metrics.layers import find_layers, preserve_parameters, randomize
 from saccade.model_state import gpus_of, preserve_state
@@ -190,13 +191,8 @@ def _structural_similarity(one: Tensor, other: Tensor) -> Tensor:
     from skimage.metrics import structural_similarity
 
     side = min(7, *one.shape[1:])
-    pairs = zip(_unit(one).numpy(), _unit(other).numpy(), strict=True)
+    pairs = zip(normalize(one).numpy(), normalize(other).numpy(), strict=True)
     window = side - (side + 1) % 2
     return torch.tensor(
         [structural_similarity(a, b, win_size=window, data_range=1.0) for a, b in pairs], dtype=torch.float64
     )
-
-
-def _unit(heat: Tensor) -> Tensor:
-    low, high = heat.amin((1, 2), keepdim=True), heat.amax((1, 2), keepdim=True)
-    return (heat - low) / torch.where(high > low, high - low, torch.ones_like(high))

@@ -1,4 +1,4 @@
-"""Models that are built around attention, and the losses `info_nce` for what they learn from pairs."""
+"""Models built around attention, and the InfoNCE losses in the module `info_nce`."""
 
 from saccade.models import info_nce
 from saccade.models.clip_cnn import ClipCNN

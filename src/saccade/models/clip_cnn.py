@@ -1,4 +1,4 @@
-"""The small network for clips: each frame by itself, with a slot for attention in space-time or over time."""
+"""A small CNN for video clips, with slots for attention in space-time or over time."""
 
 from __future__ import annotations
 
@@ -13,27 +13,37 @@ from saccade.models.small_cnn import stage
 
 
 class ClipCNN(nn.Module):
-    """`SmallCNN` on each frame, attention between the frames, a mean over positions and one over time.
+    """`SmallCNN` on each frame, with optional attention between frames, then means over positions and time.
 
         stage s:  x_t <- ReLU(BN(conv3x3, stride 2 (x_t)))        x <- attention_s(x)
         y = W pool_t(mean_p x_tp) + b                             pool_t: a mean, or the attention over time
 
-    clips (B, in_channels, T, H, W) -> logits (B, classes). Any T, H and W from 1 up.
+    t is a frame, p a position and y the logits. Only attention connects frames, and none of the mechanisms
+    uses their order unless it encodes it. A mean over time, or with weights that depend on each frame alone,
+    yields a sum of scores of frames; a mechanism that compares frames belongs into a stage.
 
-    The frames do not know of one another but through the attention, and none of it knows their order unless
-    the mechanism tells it. A mean over time, and one under weights that each frame has from itself alone,
-    leave a sum of scores of frames; what compares frames has to stand in a stage.
+    Args:
+        classes: Number of classes.
+        in_channels: Number of input channels.
+        widths: Number of channels of each stage.
+        attention: Mechanism of each slot. The slots of stages, 1 to 3, take a mechanism that maps (B, C, T,
+            H, W) to the same shape; the slot "time" takes one that pools a sequence, (B, T, C) -> (B, C). A
+            mechanism is `NAME[:option=value,...]` or a function from the number of channels to a module. Maps
+            are recorded as "attention.STAGE" and "attention.time".
 
-    attention     for a stage, 1 to 3, a mechanism that takes and returns (B, C, T, H, W), or for "time" one
-                  that pools a sequence, (B, T, C) -> (B, C): "NAME[:option=value,...]", or a function from
-                  the number of channels to a module. Maps are recorded as "attention.STAGE", "attention.time"
+    Shape:
+        - Input: (B, in_channels, T, H, W), any T, H and W.
+        - Output: (B, classes).
 
-    Raises `BadOption` for a slot that does not exist or a mechanism that does not fit into it.
+    Raises:
+        BadOption: If a slot does not exist, or a mechanism does not fit its slot.
+        BadShape: For any other input shape.
 
-    >>> import torch
-    >>> model = ClipCNN(10, attention={2: "non_local:dims=3", "time": "temporal_pool"})
-    >>> model(torch.randn(4, 3, 8, 32, 32)).shape
-    torch.Size([4, 10])
+    Example:
+        >>> import torch
+        >>> model = ClipCNN(10, attention={2: "non_local:dims=3", "time": "temporal_pool"})
+        >>> model(torch.randn(4, 3, 8, 32, 32)).shape
+        torch.Size([4, 10])
     """
 
     def __init__(

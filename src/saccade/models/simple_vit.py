@@ -7,64 +7,85 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import BadOption
+from saccade.errors import bad_option
 from saccade.layers.pairwise.multi_head import sincos2d
 from saccade.models.tokens import Kind, Pair, Tokens
 from saccade.models.transformer import Block, Head, SelfAttention, answer, check_sizes, head_of, linear
 
 
 def sincos1d(length: int, width: int, like: Tensor) -> Tensor:
-    """Return the fixed encoding of a row of tokens (length, width): sine and cosine at width/2 frequencies.
+    """Return the fixed encoding of a sequence of tokens: sine and cosine at width/2 frequencies.
 
-    The frequencies are 10000^(-i / (width/2 - 1)), i = 0 ... width/2 - 1.
+    The frequencies are 10000^(-i / (width/2 - 1)) for i = 0 ... width/2 - 1.
+
+    Args:
+        length: Number of tokens.
+        width: Number of channels, even.
+        like: Tensor that gives the device and the dtype.
+
+    Returns:
+        Encoding, (length, width).
     """
     half = width // 2
     steps = torch.arange(half, device=like.device, dtype=torch.float32) / max(half - 1, 1)
-    places = torch.arange(length, device=like.device, dtype=torch.float32)[:, None]
-    angles = places * (1 / 10000.0**steps)
+    index = torch.arange(length, device=like.device, dtype=torch.float32)[:, None]
+    angles = index * (1 / 10000.0**steps)
     return torch.cat([angles.sin(), angles.cos()], dim=1).to(like.dtype)
 
 
 class SimpleViT(nn.Module):
-    """Vision transformer without a class token: fixed positions, the mean over tokens, one linear layer.
+    """Vision transformer without a class token: fixed position encoding, mean over tokens, one linear layer.
 
         z_0 = LN(W_e LN(x) + b_e) + sincos        z'_l = MSA(LN(z_{l-1})) + z_{l-1}
         z_l = MLP(LN(z'_l)) + z'_l                y = W mean_i LN(z_L)_i + b
 
-    Beyer, Zhai, Kolesnikov: Better plain ViT baselines for ImageNet-1k, arXiv 2022. x a flattened patch, W_e
-    `embed`, sincos the fixed code of its row and column, LN `norm`, W and b `head`. The defaults are the
-    paper's S/16.
+    x is a flattened patch, W_e and b_e are in `embed`, sincos is the fixed encoding of row and column, z_l
+    the tokens after layer l, MSA multi-head self-attention, LN `norm`, W and b are `head`, and y is the
+    output. The defaults are those of S/16 in the paper. Each layer records a `PairwiseMap` on the grid of
+    patches, or on the sequence of channel groups, as "blocks.NUMBER.attn"; layers and heads are numbered from
+    0.
 
-    images (B, channels, H, W) of the one size `image_size` -> logits (B, classes), or scores (B,).
+    References:
+        Beyer, Zhai, Kolesnikov: Better plain ViT baselines for ImageNet-1k, arXiv 2022.
 
-    image_size    height and width, or one number for both; 224, or 7 with tokens "channels"
-    patch_size    height and width of a patch, or one number for both; it divides the image
-    classes       number of logits of the head "classes"
-    width         of a token; divisible by 4 for patches (two axes to encode), by 2 for channels
-    channels      of the input; 3, or 512 with tokens "channels"
-    head_width    width of queries and keys, whatever `width` is
-    tokens        "patches" of an image; or "channels": a feature map is cut into groups of `group_size`
-                  neighboring channels, each a token of group_size * H * W values, with a fixed code of its
-                  number
-    head          "classes"; or "score", one number per image
+    Args:
+        image_size: Height and width of the input, or one number for both; by default 224, or 7 for tokens
+            "channels".
+        patch_size: Height and width of a patch, or one number for both; a divisor of the image size.
+        classes: Number of logits of head "classes".
+        width: Width of a token; a multiple of 4 for patches (two axes are encoded), of 2 for channel groups.
+        depth: Number of layers.
+        heads: Number of attention heads.
+        mlp_width: Width of the hidden layer of the MLP.
+        channels: Number of input channels; by default 3, or 512 for tokens "channels".
+        head_width: Width of the queries and keys of a head, independent of `width`.
+        tokens: "patches" of an image; or "channels": groups of `group_size` neighboring channels of a feature
+            map, each a token of group_size * H * W values, with a fixed encoding of its index.
+        group_size: Number of channels of a group.
+        head: "classes"; or "score", one number per image.
 
-    Every layer records a `PairwiseMap` of the grid of patches, or the row of channel groups, as
-    "blocks.NUMBER.attn".
+    Shape:
+        - Input: (B, channels, H, W) of the size `image_size`.
+        - Output: (B, classes) logits, or (B,) scores.
 
-    Deviations: the layers are those of the vit-pytorch package, weight for weight and in its order: the
-    layer norms around `embed` are its own, and queries, keys, values and their output have no bias, as they
-    do in the authors' big_vision. The weights start as in the authors' code, but for the head, which does not
-    start at 0. GELU is exact.
+    Raises:
+        BadOption: If an option is out of range, or sizes contradict each other.
+        BadShape: For an image of any other size.
 
-    Raises `BadOption` for sizes at odds with each other, `BadShape` for an image of any other size.
+    Note:
+        The layers correspond to the vit-pytorch package, weight for weight and in the same order. The layer
+        norms around `embed` come from that package; queries, keys, values and their output have no bias
+        there, unlike in the authors' big_vision. Weights are initialized as in the authors' code, except for
+        the head, which is not initialized with 0. GELU is exact.
 
-    >>> import torch
-    >>> model = SimpleViT((32, 48), patch_size=8, classes=10, width=64, depth=2, heads=4, mlp_width=128)
-    >>> model(torch.randn(2, 3, 32, 48)).shape
-    torch.Size([2, 10])
-    >>> score = SimpleViT(tokens="channels", head="score", width=64, depth=2, heads=4, mlp_width=128)
-    >>> score(torch.randn(5, 512, 7, 7)).shape
-    torch.Size([5])
+    Example:
+        >>> import torch
+        >>> model = SimpleViT((32, 48), patch_size=8, classes=10, width=64, depth=2, heads=4, mlp_width=128)
+        >>> model(torch.randn(2, 3, 32, 48)).shape
+        torch.Size([2, 10])
+        >>> score = SimpleViT(tokens="channels", head="score", width=64, depth=2, heads=4, mlp_width=128)
+        >>> score(torch.randn(5, 512, 7, 7)).shape
+        torch.Size([5])
     """
 
     def __init__(
@@ -84,21 +105,11 @@ class SimpleViT(nn.Module):
     ) -> None:
         super().__init__()
         self.tokens = Tokens.of("SimpleViT", tokens, image_size, channels, patch_size, group_size)
-        check_sizes(
-            "SimpleViT",
-            head,
-            width=width,
-            depth=depth,
-            heads=heads,
-            head_width=head_width,
-            mlp_width=mlp_width,
-            classes=classes,
-        )
+        sizes = {"width": width, "depth": depth, "heads": heads, "head_width": head_width}
+        check_sizes("SimpleViT", head, **sizes, mlp_width=mlp_width, classes=classes)
         parts = 2 * len(self.tokens.grid)
         if width % parts:
-            raise BadOption(
-                f"SimpleViT: width={width} is not divisible by {parts}, as the position code needs"
-            )
+            raise bad_option("SimpleViT", f"must be a multiple of {parts} to encode positions", width=width)
         self.width, self.head_kind = width, head
         layers = {
             "norm_in": nn.LayerNorm(self.tokens.width),
@@ -106,7 +117,7 @@ class SimpleViT(nn.Module):
             "norm_out": nn.LayerNorm(width),
         }
         self.embed = nn.Sequential(OrderedDict(layers))
-        self.norm = nn.LayerNorm(width)  # before the blocks, so that weights come in vit-pytorch's order
+        self.norm = nn.LayerNorm(width)  # before the blocks, for the weight order of vit-pytorch
         self.blocks = nn.Sequential(
             *(
                 Block(
@@ -127,7 +138,7 @@ class SimpleViT(nn.Module):
         return answer(self.head(self.norm(x).mean(1)), self.head_kind)
 
     def _positions(self, x: Tensor) -> Tensor:
-        """Return the fixed codes (count, width). They are made anew each time: no state, any device."""
+        """Return the fixed encoding (count, width), computed per call: no state, any device."""
         if self.tokens.kind == "channels":
             return sincos1d(self.tokens.count, self.width, like=x)
         rows, columns = self.tokens.grid

@@ -1,4 +1,4 @@
-"""The small network of the first experiment, with a slot for attention after each stage."""
+"""A small CNN with a slot for attention after each stage."""
 
 from __future__ import annotations
 
@@ -12,23 +12,35 @@ from saccade.models.slots import Choice, pooled_by, slots
 
 
 class SmallCNN(nn.Module):
-    """Three strided convolutions, an optional mechanism after each, a mean over positions, a linear head.
+    """Three strided convolutions with optional attention after each, a mean over positions and a linear head.
 
         stage s:  x <- attention_s(ReLU(BN(conv3x3, stride 2 (x))))        y = W pool_p x_p + b
         pool_p:   a mean over positions, or the attention that pools them
 
-    images (B, in_channels, H, W) -> logits (B, classes). Any H and W from 1 up.
+    p is a position and y the logits.
 
-    attention     for a stage, 1 to 3, a mechanism that takes and returns (B, C, H, W), or for "places" one
-                  that pools them, (B, C, H, W) -> (B, C): "NAME[:option=value,...]", or a function from the
-                  number of channels to a module. Maps are recorded as "attention.STAGE", "attention.places".
+    Args:
+        classes: Number of classes.
+        in_channels: Number of input channels.
+        widths: Number of channels of each stage.
+        attention: Mechanism of each slot. The slots of stages, 1 to 3, take a mechanism that maps (B, C, H,
+            W) to the same shape; the slot "places" takes one that pools positions, (B, C, H, W) -> (B, C). A
+            mechanism is `NAME[:option=value,...]` or a function from the number of channels to a module. Maps
+            are recorded as "attention.STAGE" and "attention.places".
 
-    Raises `BadOption` for a slot that does not exist or a mechanism that does not fit into it.
+    Shape:
+        - Input: (B, in_channels, H, W), any H and W.
+        - Output: (B, classes).
 
-    >>> import torch
-    >>> model = SmallCNN(2, attention={2: "cbam"})
-    >>> model(torch.randn(4, 3, 96, 96)).shape
-    torch.Size([4, 2])
+    Raises:
+        BadOption: If a slot does not exist, or a mechanism does not fit its slot.
+        BadShape: For any other input shape.
+
+    Example:
+        >>> import torch
+        >>> model = SmallCNN(2, attention={2: "cbam"})
+        >>> model(torch.randn(4, 3, 96, 96)).shape
+        torch.Size([4, 2])
     """
 
     def __init__(
@@ -58,7 +70,7 @@ class SmallCNN(nn.Module):
 
 
 def stage(channels: int, width: int) -> nn.Sequential:
-    """Return a convolution that halves height and width, with its norm and nonlinearity."""
+    """Return a 3 x 3 convolution that halves height and width, with batch norm and ReLU."""
     return nn.Sequential(
         nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
     )

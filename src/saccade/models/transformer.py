@@ -1,4 +1,4 @@
-"""The parts that both vision transformers are built of."""
+"""Building blocks of the vision transformers."""
 
 from __future__ import annotations
 
@@ -15,9 +15,13 @@ Head = Literal["classes", "score"]
 
 
 def linear(width: int, out: int, *, bias: bool = True, parts: int = 1) -> nn.Linear:
-    """Return a linear layer as both papers' code starts it: Xavier's uniform distribution, biases 0.
+    """Return a linear layer, initialized as in the code of both papers: Xavier uniform, biases 0.
 
-    `parts` maps that share a matrix, such as queries, keys and values, start as if they stood alone.
+    Args:
+        width: Number of inputs.
+        out: Number of outputs.
+        bias: Whether the layer has biases.
+        parts: Number of stacked maps, such as queries, keys and values; each is initialized on its own.
     """
     layer = nn.Linear(width, out, bias=bias)
     for part in layer.weight.chunk(parts):
@@ -28,7 +32,7 @@ def linear(width: int, out: int, *, bias: bool = True, parts: int = 1) -> nn.Lin
 
 
 def head_of(width: int, head: Head, classes: int) -> nn.Linear:
-    """Return the last layer, small at the start: `classes` outputs, or one score."""
+    """Return the last layer, with small initial weights: `classes` outputs, or one score."""
     layer = nn.Linear(width, classes if head == "classes" else 1)
     nn.init.trunc_normal_(layer.weight, std=0.02)
     nn.init.zeros_(layer.bias)
@@ -36,13 +40,22 @@ def head_of(width: int, head: Head, classes: int) -> nn.Linear:
 
 
 class SelfAttention(nn.Module):
-    """Multi-head attention among tokens (B, N, width) whose places lie in a grid, after a class token if any.
+    """Multi-head self-attention among tokens (B, N, width) on a grid, with an optional class token in front.
 
-    The map that is recorded is a `PairwiseMap` of the grid, with a class token a `ClassTokenMap`.
+    The recorded map is a `PairwiseMap` of the grid, or a `ClassTokenMap` with a class token.
 
-    >>> import torch
-    >>> SelfAttention(32, 2, 8, (3, 4), bias=False)(torch.randn(1, 12, 32)).shape
-    torch.Size([1, 12, 32])
+    Args:
+        width: Width of a token.
+        heads: Number of heads.
+        head_width: Width of the queries and keys of a head.
+        grid: Grid of the tokens.
+        bias: Whether the projections have biases.
+        class_token: Whether the first token is a class token.
+
+    Example:
+        >>> import torch
+        >>> SelfAttention(32, 2, 8, (3, 4), bias=False)(torch.randn(1, 12, 32)).shape
+        torch.Size([1, 12, 32])
     """
 
     def __init__(
@@ -85,9 +98,16 @@ class Block(nn.Module):
 
         x <- x + Attention(LN(x))        x <- x + W2 GELU(W1 LN(x) + b1) + b2
 
-    >>> import torch
-    >>> Block(SelfAttention(32, 2, 16, (12,), bias=True), 32, 64, eps=1e-6)(torch.randn(1, 12, 32)).shape
-    torch.Size([1, 12, 32])
+    Args:
+        attention: Self-attention layer.
+        width: Width of a token.
+        mlp_width: Width of the hidden layer of the MLP.
+        eps: Epsilon of the layer norms.
+
+    Example:
+        >>> import torch
+        >>> Block(SelfAttention(32, 2, 16, (12,), bias=True), 32, 64, eps=1e-6)(torch.randn(1, 12, 32)).shape
+        torch.Size([1, 12, 32])
     """
 
     def __init__(self, attention: SelfAttention, width: int, mlp_width: int, eps: float) -> None:
@@ -105,11 +125,11 @@ class Block(nn.Module):
 
 
 def check_sizes(owner: str, head: str, **sizes: int) -> None:
-    """Raise `BadOption` for sizes or a head that no vision transformer can have."""
+    """Raise `BadOption` if a size or the head is not valid for a vision transformer."""
     check_choice(owner, "head", head, ("classes", "score"))
     check_positive(owner, **sizes)
 
 
 def answer(logits: Tensor, head: Head) -> Tensor:
-    """Return class logits (B, classes) as they are, one score as (B,)."""
+    """Return class logits (B, classes) unchanged, and one score as (B,)."""
     return logits[:, 0] if head == "score" else logits

@@ -1,24 +1,29 @@
-"""The vision transformer, Dosovitskiy et al. 2021."""
+"""The Vision Transformer, Dosovitskiy et al. 2021."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import BadOption
+from saccade.errors import bad_option
 from saccade.models.tokens import Kind, Pair, Tokens
 from saccade.models.transformer import Block, Head, SelfAttention, answer, check_sizes, head_of
 
-_EPS = 1e-6  # of the layer norms, as in the authors' code
+_EPS = 1e-6  # epsilon of the layer norms, as in the authors' code
 
 
 class Embedding(nn.Module):
-    """Tokens through one affine map each: (B, C, H, W) -> (B, count, width).
+    """Linear embedding of tokens: (B, C, H, W) -> (B, count, width).
 
-    >>> import torch
-    >>> tokens = Tokens.of("demo", "patches", (32, 48), 3, 16, 32)
-    >>> Embedding(tokens, 64)(torch.randn(1, 3, 32, 48)).shape
-    torch.Size([1, 6, 64])
+    Args:
+        tokens: Tokens of the input.
+        width: Width of the embedding.
+
+    Example:
+        >>> import torch
+        >>> tokens = Tokens.of("demo", "patches", (32, 48), 3, 16, 32)
+        >>> Embedding(tokens, 64)(torch.randn(1, 3, 32, 48)).shape
+        torch.Size([1, 6, 64])
     """
 
     def __init__(self, tokens: Tokens, width: int) -> None:
@@ -42,43 +47,58 @@ class Embedding(nn.Module):
 
 
 class ViT(nn.Module):
-    """Vision transformer: a class token among the tokens of an image, read out after `depth` layers.
+    """Vision transformer with a class token among the tokens of an image, from which the output is computed.
 
         z_0 = [x_class; x_1 E; ...; x_N E] + E_pos                                      (1)
         z'_l = MSA(LN(z_{l-1})) + z_{l-1}        z_l = MLP(LN(z'_l)) + z'_l             (2, 3)
         y = W LN(z_L)^0 + b                                                             (4)
 
-    Dosovitskiy et al.: An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale,
-    ICLR 2021. x_i a flattened patch, E `patch_embed`, x_class `cls_token`, E_pos `pos_embed`, LN `norm`, W
-    and b `head`. The defaults are ViT-B/16. With patches, these are the parameters of timm's vision
-    transformers under its names: their `state_dict` loads.
+    x_i is a flattened patch, E is `patch_embed`, x_class is `cls_token`, E_pos is `pos_embed`, z_l are the
+    tokens after layer l, MSA is multi-head self-attention, LN is `norm`, W and b are `head`, and y is the
+    output. The defaults are those of ViT-B/16. With patches, the parameters are those of timm's vision
+    transformers under the same names: their `state_dict` loads. Each layer records a `ClassTokenMap` as
+    "blocks.NUMBER.attn", on the grid of patches or on the sequence of channel groups; its heat map is the row
+    of the class token, and `attention_from` gives the row of a patch. Layers and heads are numbered from 0.
 
-    images (B, channels, H, W) of the one size `image_size` -> logits (B, classes), or scores (B,).
+    References:
+        Dosovitskiy et al.: An Image is Worth 16x16 Words: Transformers for Image Recognition at Scale, ICLR
+        2021.
 
-    image_size    height and width, or one number for both; 224, or 7 with tokens "channels"
-    patch_size    height and width of a patch, or one number for both; it divides the image
-    classes       number of logits of the head "classes"
-    channels      of the input; 3, or 512 with tokens "channels"
-    tokens        "patches" of an image; or "channels": a feature map is cut into groups of `group_size`
-                  neighboring channels, each a token of group_size * H * W values
-    head          "classes"; or "score", one number per image
+    Args:
+        image_size: Height and width of the input, or one number for both; by default 224, or 7 for tokens
+            "channels".
+        patch_size: Height and width of a patch, or one number for both; a divisor of the image size.
+        classes: Number of logits of head "classes".
+        width: Width of a token, a multiple of `heads`.
+        depth: Number of layers L.
+        heads: Number of attention heads.
+        mlp_width: Width of the hidden layer of the MLP.
+        channels: Number of input channels; by default 3, or 512 for tokens "channels".
+        tokens: "patches" of an image; or "channels": groups of `group_size` neighboring channels of a feature
+            map, each a token of group_size * H * W values.
+        group_size: Number of channels of a group.
+        head: "classes"; or "score", one number per image.
 
-    Every layer records a `ClassTokenMap` as "blocks.NUMBER.attn": the grid is that of the patches, or the
-    row of channel groups; its heat map is where the class token looks, `attend` where a patch looks.
+    Shape:
+        - Input: (B, channels, H, W) of the size `image_size`.
+        - Output: (B, classes) logits, or (B,) scores.
 
-    Deviations: no dropout. The head does not start at 0, but from numbers of standard deviation 0.02. GELU is
-    the paper's, where the authors' JAX code takes its tanh approximation.
+    Raises:
+        BadOption: If an option is out of range, or sizes contradict each other.
+        BadShape: For an image of any other size: the position table is never cropped.
 
-    Raises `BadOption` for sizes at odds with each other, `BadShape` for an image of any other size: the
-    position table is never cut.
+    Note:
+        There is no dropout. The head is initialized with a standard deviation of 0.02, not with 0. GELU is
+        exact, as in the paper; the authors' JAX code uses the tanh approximation.
 
-    >>> import torch
-    >>> model = ViT(image_size=(32, 48), patch_size=8, classes=10, width=64, depth=2, heads=4, mlp_width=128)
-    >>> model(torch.randn(2, 3, 32, 48)).shape
-    torch.Size([2, 10])
-    >>> model(torch.randn(2, 3, 32, 32))
-    Traceback (most recent call last):
-    saccade.errors.BadShape: ViT: expected (B, C=3, H=32, W=48), got (2, 3, 32, 32)
+    Example:
+        >>> import torch
+        >>> model = ViT((32, 48), patch_size=8, classes=10, width=64, depth=2, heads=4, mlp_width=128)
+        >>> model(torch.randn(2, 3, 32, 48)).shape
+        torch.Size([2, 10])
+        >>> model(torch.randn(2, 3, 32, 32))
+        Traceback (most recent call last):
+        saccade.errors.BadShape: ViT: expected (B, C=3, H=32, W=48), got (2, 3, 32, 32)
     """
 
     def __init__(
@@ -99,7 +119,7 @@ class ViT(nn.Module):
         self.tokens = Tokens.of("ViT", tokens, image_size, channels, patch_size, group_size)
         check_sizes("ViT", head, width=width, depth=depth, heads=heads, mlp_width=mlp_width, classes=classes)
         if width % heads:
-            raise BadOption(f"ViT: width={width} is not divisible by heads={heads}")
+            raise bad_option("ViT", f"is not divisible by heads={heads}", width=width)
         self.head_kind = head
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + self.tokens.count, width))

@@ -1,1 +1,1 @@
-"""Operations for which the plain form costs more memory or time than the algebra asks for."""
+"""Operations with a lower cost in memory or time than the plain form of their formula."""

@@ -1,7 +1,8 @@
-"""Products with gates, and the pools that gates are made of: with gradients in few passes over memory.
+"""Products with gates and the pooling functions of gates, with memory-efficient backward passes.
 
-A gate costs little arithmetic; what its backward pass costs is large tensors allocated for one use. These
-functions have the values and gradients of the formulas. Compiled, exported or traced, they are the formulas.
+A gate needs little arithmetic; the cost of its plain backward pass is the allocation of large temporary
+tensors. These functions have the values and gradients of their formulas. Under compilation, export or
+tracing, they are the plain formulas.
 """
 
 from __future__ import annotations
@@ -11,43 +12,54 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_PRODUCTS = 1 << 20  # numbers held at a time when products are summed
+_PRODUCTS = 1 << 20  # products held at a time while they are summed
 
 
 def scale(x: Tensor, gate: Tensor) -> Tensor:
-    """Return y = gate * x. x (B, ...), gate of as many axes, each of x's extent or 1 -> as x.
+    """Return gate * x.
 
-    The gradient of the gate, sum grad * x over the axes on which it is 1, is taken image by image, so that
-    the products of the whole batch are never held.
+    The gradient of the gate is the sum of grad * x over the axes on which the gate has size 1. It is computed
+    a few images at a time, so that the products of the whole batch are never held.
 
-    >>> import torch
-    >>> scale(torch.ones(2, 3, 4), torch.tensor([0.5, 1.0]).reshape(2, 1, 1)).sum((1, 2))
-    tensor([ 6., 12.])
+    Args:
+        x: Features, (B, ...).
+        gate: Weights with the axes of x, each of the same size or 1.
+
+    Returns:
+        A tensor of the shape of x.
+
+    Example:
+        >>> import torch
+        >>> scale(torch.ones(2, 3, 4), torch.tensor([0.5, 1.0]).reshape(2, 1, 1)).sum((1, 2))
+        tensor([ 6., 12.])
     """
     result: Tensor = _Scale.apply(x, gate) if _eager() else x * gate
     return result
 
 
 def mean(x: Tensor) -> Tensor:
-    """Return the mean over the last axis; its gradient is a view that is not written out.
+    """Return the mean over the last axis. Its gradient is an expanded view, not a copy.
 
-    >>> import torch
-    >>> mean(torch.tensor([[1.0, 3.0]]))
-    tensor([2.])
+    Example:
+        >>> import torch
+        >>> mean(torch.tensor([[1.0, 3.0]]))
+        tensor([2.])
     """
     result: Tensor = _Mean.apply(x) if _eager() else x.mean(-1)
     return result
 
 
 def mean_and_maximum(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Return mean and maximum over one axis; their gradients are one tensor, not two and a sum.
+    """Return the mean and the maximum over one axis, with one tensor for both gradients.
 
-    Among equal values the gradient of the maximum goes to the one that `torch.max` names; compiled, each gets
-    an equal share of it, as of `amax`, which a compiler makes one pass of. Both are subgradients.
+    Among equal values, the gradient of the maximum goes to the index that `torch.max` returns. Under
+    compilation the values share it equally, as in `torch.amax`, which compiles to a single pass. Both are
+    subgradients.
 
-    >>> import torch
-    >>> mean_and_maximum(torch.tensor([[1.0, 3.0]]), 1)
-    (tensor([2.]), tensor([3.]))
+    Example:
+        >>> import torch
+        >>> mean_and_maximum(torch.tensor([[1.0, 3.0]]), 1)
+        (tensor([2.]), tensor([3.]))
     """
     if not _eager():
         return x.mean(dim), x.amax(dim)
@@ -56,7 +68,7 @@ def mean_and_maximum(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def _eager() -> bool:
-    """Whether a backward pass written by hand pays: a compiler fuses the formulas itself."""
+    """Return whether to use the custom backward passes: a compiler fuses the plain formulas by itself."""
     tracing: bool = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
     return torch.is_grad_enabled() and not tracing
 
@@ -75,16 +87,16 @@ class _Scale(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (grad,), (x, gate) = gradients, ctx.saved_tensors
-        over = [dim for dim in range(1, x.ndim) if gate.shape[dim] == 1]
-        of_x = grad * gate if ctx.needs_input_grad[0] else None
+        reduced = [dim for dim in range(1, x.ndim) if gate.shape[dim] == 1]
+        d_x = grad * gate if ctx.needs_input_grad[0] else None
         if not ctx.needs_input_grad[1]:
-            return of_x, None
+            return d_x, None
         images = max(1, _PRODUCTS // max(1, x[:1].numel()))
         sums = [
-            (a * b).sum(over, keepdim=True) if over else a * b
+            (a * b).sum(reduced, keepdim=True) if reduced else a * b
             for a, b in zip(grad.split(images), x.split(images), strict=True)
         ]
-        return of_x, torch.cat(sums).sum_to_size(gate.shape)
+        return d_x, torch.cat(sums).sum_to_size(gate.shape)
 
 
 class _Mean(torch.autograd.Function):
@@ -100,8 +112,8 @@ class _Mean(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        share: Tensor = gradients[0] / ctx.length
-        return share.unsqueeze(-1).expand(*share.shape, ctx.length)
+        d_each: Tensor = gradients[0] / ctx.length
+        return d_each.unsqueeze(-1).expand(*d_each.shape, ctx.length)
 
 
 class _MeanAndMaximum(torch.autograd.Function):
@@ -120,7 +132,7 @@ class _MeanAndMaximum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        of_mean, of_maximum, _ = (grad.unsqueeze(ctx.dim) for grad in gradients)
+        d_mean, d_maximum, _ = (grad.unsqueeze(ctx.dim) for grad in gradients)
         x, index = ctx.saved_tensors
-        spread = torch.empty_like(x).copy_(of_mean / x.shape[ctx.dim])  # in the layout of x
-        return spread.scatter_add_(ctx.dim, index.unsqueeze(ctx.dim), of_maximum), None
+        d_x = torch.empty_like(x).copy_(d_mean / x.shape[ctx.dim])  # in the memory format of x
+        return d_x.scatter_add_(ctx.dim, index.unsqueeze(ctx.dim), d_maximum), None

@@ -1,4 +1,4 @@
-"""Softmax attention of tokens whose values may be wider or narrower than their queries, in O(N) memory."""
+"""Softmax attention with values of another width than the queries, in O(N) memory."""
 
 from __future__ import annotations
 
@@ -14,20 +14,29 @@ _CHUNK = 1 << 22  # weights held at a time in the backward pass
 
 
 def softmax_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    """Return softmax(scale * q k^T) v with memory that grows with Nq + Nk, not with Nq * Nk.
+    """Return softmax(scale * q k^T) v in memory O(Nq + Nk) instead of O(Nq * Nk).
 
-    q (B, Nq, D), k (B, Nk, D), v (B, Nk, E) -> (B, Nq, E).
+    The function wraps the fused attention of torch and avoids two limitations of its CPU implementation:
 
-    This is torch's fused attention, with two shortcomings of its CPU form made good. It needs D = E, or it
-    silently builds all weights: zeros at the end of q and k leave their products alone, and those at
-    the end of v are cut off again. And its backward pass runs heads in parallel, of which there is one
-    here: ours runs a few queries at a time through matrix products, which use all cores.
+    - For D != E it silently builds all weights. Zero padding of the narrower tensors avoids this.
+    - Its backward pass is parallel over heads, and there is only one head here. The backward pass of this
+      function processes chunks of queries with matrix products, which use all cores.
 
-    >>> import torch
-    >>> q, k, v = torch.randn(1, 6, 4), torch.randn(1, 5, 4), torch.randn(1, 5, 20)
-    >>> expected = (0.5 * q @ k.mT).softmax(-1) @ v
-    >>> torch.allclose(softmax_attention(q, k, v, 0.5), expected, atol=1e-5)
-    True
+    Args:
+        query: Queries, (B, Nq, D).
+        key: Keys, (B, Nk, D).
+        value: Values, (B, Nk, E).
+        scale: Factor of the logits.
+
+    Returns:
+        Weighted means of the values, (B, Nq, E).
+
+    Example:
+        >>> import torch
+        >>> q, k, v = torch.randn(1, 6, 4), torch.randn(1, 5, 4), torch.randn(1, 5, 20)
+        >>> expected = (0.5 * q @ k.mT).softmax(-1) @ v
+        >>> torch.allclose(softmax_attention(q, k, v, 0.5), expected, atol=1e-5)
+        True
     """
     if query.device.type != "cpu":
         return _fused(query, key, value, scale)
@@ -36,7 +45,7 @@ def softmax_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -
 
 
 def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-    # The last axis must be contiguous, or again all weights are built.
+    # Unless the last axis is contiguous, torch builds all weights.
     q, k, v = (x.contiguous().unsqueeze(1) for x in (query, key, value))
     return F.scaled_dot_product_attention(q, k, v, scale=scale).squeeze(1)
 
@@ -58,14 +67,14 @@ class _OnCPU(torch.autograd.Function):
         query, key, value, output, dy = (x.to(dtype) for x in (*ctx.saved_tensors, *gradients))
         query = query * ctx.scale
         mean = (dy * output).sum(-1, keepdim=True)
-        # Made before the loop: small results kept from each turn would splinter the memory that it reuses.
-        found = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
-        d_query, d_key, d_value = found
-        with torch.autocast("cpu", enabled=False):  # which would mix dtypes in sums in place
-            for part in chunks(query, key[..., 0], _CHUNK):
-                weights = (query[:, part] @ key.mT).softmax(-1)
-                d_value.baddbmm_(weights.mT, dy[:, part])
-                d_scores = torch.baddbmm(-mean[:, part], dy[:, part], value.mT).mul_(weights)
-                d_query[:, part] = d_scores @ key * ctx.scale
-                d_key.baddbmm_(d_scores.mT, query[:, part])
-        return *(gradient.to(x.dtype) for gradient, x in zip(found, saved, strict=True)), None
+        # Allocated before the loop: small results kept from each pass would fragment the memory it reuses.
+        results = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
+        d_query, d_key, d_value = results
+        with torch.autocast("cpu", enabled=False):  # autocast would mix dtypes in the in-place sums
+            for chunk in chunks(query, key[..., 0], _CHUNK):
+                weights = (query[:, chunk] @ key.mT).softmax(-1)
+                d_value.baddbmm_(weights.mT, dy[:, chunk])
+                d_scores = torch.baddbmm(-mean[:, chunk], dy[:, chunk], value.mT).mul_(weights)
+                d_query[:, chunk] = d_scores @ key * ctx.scale
+                d_key.baddbmm_(d_scores.mT, query[:, chunk])
+        return *(gradient.to(x.dtype) for gradient, x in zip(results, saved, strict=True)), None

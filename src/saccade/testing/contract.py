@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from saccade.layers.spec import Spec
-from saccade.testing import compilation, numerics, recording, structure
+from saccade.testing import compilation, documentation, numerics, recording, structure
 from saccade.testing.case import Check
 
-CHECKS: tuple[Check, ...] = (
+#: The behavior that any mechanism must keep, whoever wrote it.
+BEHAVIOR_CHECKS: tuple[Check, ...] = (
     structure.check_spec,
     structure.check_construction,
     structure.check_shapes,
@@ -26,8 +27,21 @@ CHECKS: tuple[Check, ...] = (
     compilation.check_export,
 )
 
+#: The rules of this package for the documentation of its own mechanisms.
+HOUSE_CHECKS: tuple[Check, ...] = (documentation.check_documentation,)
 
-def check_mechanism(spec: Spec) -> None:
-    """Run every check on one mechanism. Raises `ContractFailure` at the first broken promise."""
-    for check in CHECKS:
+CHECKS = BEHAVIOR_CHECKS + HOUSE_CHECKS
+
+
+def check_mechanism(spec: Spec, *, house: bool = False) -> None:
+    """Run the contract on one mechanism.
+
+    Args:
+        spec: The mechanism.
+        house: Whether to check this package's rules of documentation, too.
+
+    Raises:
+        ContractFailure: The first check that fails.
+    """
+    for check in CHECKS if house else BEHAVIOR_CHECKS:
         check(spec)

@@ -13,6 +13,7 @@ from torch.distributions import Normal
 
 import saccade as sc
 from saccade.layers.hard.fixation import fixation
+from support.errors import raises
 from support.parity import assert_close, build, normal
 
 C, STD = 6, 0.4
@@ -112,10 +113,10 @@ def test_recorded_place() -> None:
 
 @pytest.mark.parametrize("std", [0, -0.1, math.inf, math.nan, True, "0.1"], ids=repr)
 def test_sigma_must_be_a_number_above_0(std: Any) -> None:
-    with pytest.raises(sc.BadOption, match=r"fixation: std=.* must be a number above 0"):
+    with raises(sc.BadOption, owner="fixation", option="std", value=std):
         sc.create("fixation", C, std=std)
 
 
 def test_a_map_is_not_a_state() -> None:
-    with pytest.raises(sc.BadShape, match=r"fixation: expected \(B, C=6\), got \(2, 6, 3, 3\)"):
+    with raises(sc.BadShape, owner="fixation", option="shape", value=(2, C, 3, 3)):
         policy()(normal(2, C, 3, 3))

@@ -10,6 +10,7 @@ import torch
 
 import saccade as sc
 from saccade.layers.hard.hard_item import hard_item
+from support.errors import raises
 from support.parity import assert_close, build, normal
 
 L, C = 5, 4
@@ -112,7 +113,7 @@ def test_recorded_probabilities() -> None:
 
 @pytest.mark.parametrize("temperature", [0, -1.0, math.nan, math.inf, True, "1"], ids=repr)
 def test_the_temperature_must_be_above_0(temperature: Any) -> None:
-    with pytest.raises(sc.BadOption, match=r"hard_item: temperature=.* must be a number above 0"):
+    with raises(sc.BadOption, owner="hard_item", option="temperature", value=temperature):
         sc.create("hard_item", C, temperature=temperature)
 
 
@@ -134,5 +135,5 @@ def test_the_places_of_a_map_are_items() -> None:
 
 
 def test_a_clip_is_not_a_map() -> None:
-    with pytest.raises(sc.BadShape, match=r"hard_item: expected \(B, L, C=4\), got \(2, 4, 3, 3, 3\)"):
+    with raises(sc.BadShape, owner="hard_item", option="shape", value=(2, C, 3, 3, 3)):
         sc.create("hard_item", C)(torch.zeros(2, C, 3, 3, 3))

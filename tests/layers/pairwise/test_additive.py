@@ -9,6 +9,7 @@ from torch import Tensor
 import saccade as sc
 from saccade.layers.pairwise import additive as file
 from saccade.layers.pairwise.additive import additive
+from support.errors import raises
 from support.parity import Parameters, assert_close, assert_parity, build, largest_tensor, normal
 
 D = 16
@@ -89,19 +90,20 @@ def test_recording_never_holds_all_pairs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "key", "value"),
+    ("query", "key", "value", "wrong"),
     [
-        ((2, 5, 3, D), (2, 7, 4, D), (2, 7, 4, D)),
-        ((2, 5, 3, D), (3, 7, 3, D), (3, 7, 3, D)),
-        ((2, 5, 3, D), (2, 7, 3, D), (2, 6, 3, D)),
-        ((2, 5, 3, D), (2, 7, 3, D), (2, 7, 3, 8)),
-        ((2, D, 8, 6), (2, D, 8, 6), (2, D, 8, 6)),
-        ((0, 5, 3, D), (0, 7, 3, D), (0, 7, 3, D)),
+        ((2, 5, 3, D), (2, 7, 4, D), (2, 7, 4, D), "key"),
+        ((2, 5, 3, D), (3, 7, 3, D), (3, 7, 3, D), "key"),
+        ((2, 5, 3, D), (2, 7, 3, D), (2, 6, 3, D), "value"),
+        ((2, 5, 3, D), (2, 7, 3, D), (2, 7, 3, 8), "value"),
+        ((2, D, 8, 6), (2, D, 8, 6), (2, D, 8, 6), "query"),
+        ((0, 5, 3, D), (0, 7, 3, D), (0, 7, 3, D), "query"),
     ],
     ids=["heads", "batch", "length of value", "width of value", "a map", "an empty batch"],
 )
 def test_other_shapes_are_refused(
-    query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...]
+    query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], wrong: str
 ) -> None:
-    with pytest.raises(sc.BadShape, match="additive: expected"):
+    shape = {"query": query, "key": key, "value": value}[wrong]
+    with raises(sc.BadShape, owner="additive", option="shape", value=shape):
         sc.create("additive", D)(torch.zeros(query), torch.zeros(key), torch.zeros(value))

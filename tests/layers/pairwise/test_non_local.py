@@ -14,6 +14,7 @@ import saccade as sc
 from saccade.ops import softmax_attention as kernel
 from saccade.ops.rectified_mean import rectified_mean
 from saccade.ops.softmax_attention import softmax_attention
+from support.errors import raises
 from support.parity import Parameters, assert_close, assert_parity, build, largest_tensor, normal
 
 C = 12
@@ -215,38 +216,38 @@ def test_no_tensor_holds_all_pairs(pairwise: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "options", "message"),
+    ("channels", "options", "option"),
     [
-        (1, {}, "channels=1 leaves no inner channel"),
-        (8, {"inner_channels": 0}, "inner_channels=0"),
-        (8, {"dims": 4}, "dims=4 is not one of 1, 2, 3"),
-        (8, {"pairwise": "cosine"}, "pairwise='cosine' is not one of"),
-        (8, {"pool": "output"}, "pool='output' is not one of"),
-        (8, {"pairwise": "dot_product", "scale": True}, "scale=True.*pairwise='dot_product'"),
+        (1, {}, "channels"),
+        (8, {"inner_channels": 0}, "inner_channels"),
+        (8, {"dims": 4}, "dims"),
+        (8, {"pairwise": "cosine"}, "pairwise"),
+        (8, {"pool": "output"}, "pool"),
+        (8, {"pairwise": "dot_product", "scale": True}, "scale"),
     ],
     ids=str,
 )
-def test_options_out_of_range_are_refused(channels: int, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(sc.BadOption, match=f"^non_local: {message}"):
+def test_options_out_of_range_are_refused(channels: int, options: dict[str, Any], option: str) -> None:
+    with raises(sc.BadOption, owner="non_local", option=option, value=options.get(option, channels)):
         sc.create("non_local", channels, **options)
 
 
 @pytest.mark.parametrize(
-    ("shape", "options", "message"),
+    ("shape", "options"),
     [
-        ((2, C, 1, 1), {"sub_sample": True}, r"\(2, 12, 1, 1\) is too small"),
-        ((2, C, 4, 1), {"sub_sample": True}, r"\(2, 12, 4, 1\) is too small"),
-        ((2, C, 1), {"sub_sample": True, "dims": 1}, r"\(2, 12, 1\) is too small"),
-        ((1, C, 1, 1), {}, r"single position of \(1, 12, 1, 1\)"),
-        ((2, 7, C), {}, r"expected \(B, C=12, H, W\), got \(2, 7, 12\)"),
-        ((2, C, 4, 4), {"dims": 1}, r"expected \(B, C=12, W\)"),
-        ((2, C, 4, 4), {"dims": 3}, r"expected \(B, C=12, T, H, W\)"),
-        ((0, C, 4, 4), {}, "which is empty"),
+        ((2, C, 1, 1), {"sub_sample": True}),
+        ((2, C, 4, 1), {"sub_sample": True}),
+        ((2, C, 1), {"sub_sample": True, "dims": 1}),
+        ((1, C, 1, 1), {}),
+        ((2, 7, C), {}),
+        ((2, C, 4, 4), {"dims": 1}),
+        ((2, C, 4, 4), {"dims": 3}),
+        ((0, C, 4, 4), {}),
     ],
     ids=str,
 )
-def test_other_shapes_are_refused(shape: tuple[int, ...], options: dict[str, Any], message: str) -> None:
-    with pytest.raises(sc.BadShape, match=f"^non_local: .*{message}"):
+def test_other_shapes_are_refused(shape: tuple[int, ...], options: dict[str, Any]) -> None:
+    with raises(sc.BadShape, owner="non_local", option="shape", value=shape):
         sc.create("non_local", C, **options)(torch.zeros(shape))
 
 

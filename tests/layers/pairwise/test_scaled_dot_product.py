@@ -10,6 +10,7 @@ from torch import Tensor
 
 import saccade as sc
 from saccade.layers.pairwise.scaled_dot_product import scaled_dot_product
+from support.errors import raises
 from support.parity import Parameters, assert_close, assert_parity, build, normal
 
 D = 16
@@ -60,17 +61,18 @@ def test_shapes_of_the_catalog() -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "key", "value"),
+    ("query", "key", "value", "wrong"),
     [
-        ((2, 5, 3, D), (2, 7, 4, D), (2, 7, 4, D)),
-        ((2, 5, 3, D), (3, 7, 3, D), (3, 7, 3, D)),
-        ((2, 5, 3, D), (2, 7, 3, D), (2, 6, 3, D)),
-        ((2, 5, 3, D), (2, 7, 3, D), (2, 7, 3, 8)),
+        ((2, 5, 3, D), (2, 7, 4, D), (2, 7, 4, D), "key"),
+        ((2, 5, 3, D), (3, 7, 3, D), (3, 7, 3, D), "key"),
+        ((2, 5, 3, D), (2, 7, 3, D), (2, 6, 3, D), "value"),
+        ((2, 5, 3, D), (2, 7, 3, D), (2, 7, 3, 8), "value"),
     ],
     ids=["heads", "batch", "length of value", "width of value"],
 )
 def test_sizes_that_differ_are_refused(
-    query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...]
+    query: tuple[int, ...], key: tuple[int, ...], value: tuple[int, ...], wrong: str
 ) -> None:
-    with pytest.raises(sc.BadShape, match="scaled_dot_product: expected"):
+    shape = {"query": query, "key": key, "value": value}[wrong]
+    with raises(sc.BadShape, owner="scaled_dot_product", option="shape", value=shape):
         sc.create("scaled_dot_product", D)(torch.zeros(query), torch.zeros(key), torch.zeros(value))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import saccade as sc
+from support.errors import raises
 from support.parity import Parameters, assert_close, assert_parity, build, largest_tensor, normal
 
 C = 24
@@ -165,34 +166,34 @@ def test_no_tensor_holds_all_pairs(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("channels", "options", "message"),
+    ("channels", "options", "option"),
     [
-        (4, {}, "channels=4 must be at least reduction=8"),
-        (8, {"value_reduction": 9}, "channels=8 must be at least value_reduction=9"),
-        (8, {"reduction": 0}, "reduction=0"),
-        (8, {"value_reduction": -1}, "value_reduction=-1"),
+        (4, {}, "channels"),
+        (8, {"value_reduction": 9}, "channels"),
+        (8, {"reduction": 0}, "reduction"),
+        (8, {"value_reduction": -1}, "value_reduction"),
     ],
     ids=str,
 )
 def test_options_that_leave_no_channel_are_refused(
-    channels: int, options: dict[str, Any], message: str
+    channels: int, options: dict[str, Any], option: str
 ) -> None:
-    with pytest.raises(sc.BadOption, match=f"^self_attention: {message}"):
+    with raises(sc.BadOption, owner="self_attention", option=option, value=options.get(option, channels)):
         sc.create("self_attention", channels, **options)
 
 
 @pytest.mark.parametrize(
-    ("shape", "options", "message"),
+    ("shape", "options"),
     [
-        ((2, C, 1, 1), {"sub_sample": True}, r"\(2, 24, 1, 1\) is too small"),
-        ((2, C, 4, 1), {"sub_sample": True}, r"\(2, 24, 4, 1\) is too small"),
-        ((2, 7, C), {}, r"expected \(B, C=24, H, W\), got \(2, 7, 24\)"),
-        ((0, C, 4, 4), {}, "which is empty"),
+        ((2, C, 1, 1), {"sub_sample": True}),
+        ((2, C, 4, 1), {"sub_sample": True}),
+        ((2, 7, C), {}),
+        ((0, C, 4, 4), {}),
     ],
     ids=str,
 )
-def test_other_shapes_are_refused(shape: tuple[int, ...], options: dict[str, Any], message: str) -> None:
-    with pytest.raises(sc.BadShape, match=f"^self_attention: .*{message}"):
+def test_other_shapes_are_refused(shape: tuple[int, ...], options: dict[str, Any]) -> None:
+    with raises(sc.BadShape, owner="self_attention", option="shape", value=shape):
         sc.create("self_attention", C, **options)(torch.zeros(shape))
 
 

@@ -22,6 +22,7 @@ from saccade.layers.sampling.spatial_transformer import (
     spatial_transformer,
     thin_plate_spline,
 )
+from support.errors import raises
 from support.parity import TOLERANCE, Parameters, assert_close, assert_parity, build, normal
 
 TRANSFORMS: tuple[Transform, ...] = get_args(Transform)
@@ -244,31 +245,35 @@ class Wrong(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "option", "value"),
     [
-        ({"transform": "rotation"}, "transform='rotation' is not one of 'affine', "),
-        ({"localization": 3}, "localization=3 is not an nn.Module"),
-        ({"size": 0}, "the height of size=0 must be"),
-        ({"size": (3, 0)}, "the width of size=0 must be"),
-        ({"size": (3, 4, 5)}, r"size=\(3, 4, 5\) must be a number or a pair"),
-        ({"size": 2.5}, "the height of size=2.5 must be"),
+        ({"transform": "rotation"}, "transform", "rotation"),
+        ({"localization": 3}, "localization", 3),
+        ({"size": 0}, "size", 0),
+        ({"size": (3, 0)}, "size", 0),
+        ({"size": (3, 4, 5)}, "size", (3, 4, 5)),
+        ({"size": 2.5}, "size", 2.5),
     ],
 )
-def test_bad_options(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(sc.BadOption, match=f"spatial_transformer: {message}"):
+def test_bad_options(options: dict[str, Any], option: str, value: object) -> None:
+    with raises(sc.BadOption, owner="spatial_transformer", option=option, value=value):
         sc.create("spatial_transformer", 3, **options)
 
 
-@pytest.mark.parametrize("result", [None, torch.zeros(2), torch.zeros(3, 4)], ids=["None", "1-D", "batch"])
-def test_a_localization_must_return_a_row_for_each_image(result: Any) -> None:
+@pytest.mark.parametrize(
+    ("result", "value"),
+    [(None, "NoneType"), (torch.zeros(2), (2,)), (torch.zeros(3, 4), (3, 4))],
+    ids=["None", "1-D", "batch"],
+)
+def test_a_localization_must_return_a_row_for_each_image(result: Any, value: object) -> None:
     module = sc.create("spatial_transformer", 3, localization=Wrong(result))
-    with pytest.raises(sc.BadShape, match=r"spatial_transformer: localization must return \(2, features\)"):
+    with raises(sc.BadShape, owner="spatial_transformer", option="localization", value=value):
         module(torch.zeros(2, 3, 8, 8))
 
 
 def test_a_sequence_is_not_a_map_and_nan_stays_in_its_image() -> None:
     module = sc.create("spatial_transformer", 3)
-    with pytest.raises(sc.BadShape, match=r"spatial_transformer: expected \(B, C=3, H, W\), got \(2, 3, 8\)"):
+    with raises(sc.BadShape, owner="spatial_transformer", option="shape", value=(2, 3, 8)):
         module(torch.zeros(2, 3, 8))
     x = torch.rand(3, 3, 8, 8)
     x[1] = float("nan")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import saccade as sc
+from support.errors import raises
 from support.parity import Parameters, assert_close, assert_parity, build, normal
 from support.plain import BatchNorms, pointwise, relu, resize, sigmoid
 
@@ -120,40 +121,35 @@ def test_the_gate_follows_its_second_input() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"inner_channels": 0}, "attention_gate: inner_channels=0 must be an integer of at least 1"),
-        ({"gating_channels": -2}, "attention_gate: gating_channels=-2 must be"),
-        ({"stride": 0}, "attention_gate: stride=0 must be"),
-        ({"dims": 1}, "attention_gate: dims=1 is not one of 2, 3"),
-    ],
+    ("option", "value"), [("inner_channels", 0), ("gating_channels", -2), ("stride", 0), ("dims", 1)]
 )
-def test_bad_options_are_refused(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(sc.BadOption, match=message):
-        sc.create("attention_gate", C, **options)
+def test_bad_options_are_refused(option: str, value: int) -> None:
+    with raises(sc.BadOption, owner="attention_gate", option=option, value=value):
+        sc.create("attention_gate", C, **{option: value})
 
 
 @pytest.mark.parametrize(
-    ("x", "g", "message"),
+    ("x", "g", "wrong"),
     [
-        ((2, C, 8, 8), (3, C, 4, 4), r"expected \(B=2, G=6, H, W\), got \(3, 6, 4, 4\)"),
-        ((2, C, 8, 8), (2, C + 1, 4, 4), r"expected \(B=2, G=6, H, W\), got \(2, 7, 4, 4\)"),
-        ((2, C, 8, 8), (2, C), r"expected \(B=2, G=6, H, W\), got \(2, 6\)"),
-        ((2, 10, C), (2, C, 4, 4), r"expected \(B, C=6, H, W\), got \(2, 10, 6\)"),
-        ((2, C, 8, 8), (2, C, 0, 4), ".*, which is empty"),
-        ((2, C, 1, 8), (2, C, 4, 4), r"the map \(2, 6, 1, 8\) is smaller than the stride, 2"),
-        ((1, C, 1, 1), (1, C, 1, 1), r"the map \(1, 6, 1, 1\) is smaller than the stride"),
+        ((2, C, 8, 8), (3, C, 4, 4), "g"),
+        ((2, C, 8, 8), (2, C + 1, 4, 4), "g"),
+        ((2, C, 8, 8), (2, C), "g"),
+        ((2, 10, C), (2, C, 4, 4), "x"),
+        ((2, C, 8, 8), (2, C, 0, 4), "g"),
+        ((2, C, 1, 8), (2, C, 4, 4), "x"),
+        ((1, C, 1, 1), (1, C, 1, 1), "x"),
     ],
 )
-def test_bad_inputs_are_refused(x: tuple[int, ...], g: tuple[int, ...], message: str) -> None:
-    with pytest.raises(sc.BadShape, match=f"attention_gate: {message}"):
+def test_bad_inputs_are_refused(x: tuple[int, ...], g: tuple[int, ...], wrong: str) -> None:
+    value = {"x": x, "g": g}[wrong]
+    with raises(sc.BadShape, owner="attention_gate", option="shape", value=value):
         sc.create("attention_gate", C)(torch.zeros(x), torch.zeros(g))
 
 
 def test_one_position_cannot_train_the_batch_norm() -> None:
     module = sc.create("attention_gate", C, stride=1, output_projection=True)
     x = torch.randn(1, C, 1, 1)
-    with pytest.raises(sc.BadShape, match="attention_gate: batch norm cannot train on the single position"):
+    with raises(sc.BadShape, owner="attention_gate", option="shape", value=(1, C, 1, 1)):
         module(x, x)
     assert module.eval()(x, x).shape == x.shape
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 import saccade as sc
+from support.errors import raises
 from support.parity import Parameters, assert_parity, build, normal
 
 C = 6
@@ -56,7 +57,7 @@ def test_large_scores_do_not_overflow() -> None:
 
 
 def test_bad_input() -> None:
-    with pytest.raises(sc.BadOption, match="temporal_pool: score='cosine' is not one of"):
+    with raises(sc.BadOption, owner="temporal_pool", option="score", value="cosine"):
         sc.create("temporal_pool", C, score="cosine")
-    with pytest.raises(sc.BadShape, match=r"temporal_pool: expected \(B, L, C=6\), got \(2, 6, 5, 5\)"):
+    with raises(sc.BadShape, owner="temporal_pool", option="shape", value=(2, C, 5, 5)):
         sc.create("temporal_pool", C)(torch.zeros(2, C, 5, 5))

@@ -1,1 +1,1 @@
-"""Mechanisms that weigh branches against each other."""
+"""Mechanisms that weight parallel branches."""

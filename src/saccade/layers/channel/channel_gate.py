@@ -1,4 +1,4 @@
-"""The channel half of CBAM, Woo et al. 2018."""
+"""The channel attention module of CBAM, Woo et al. 2018."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import BadOption, check_choice, check_positive, check_shape
+from saccade.errors import bad_option, check_choice, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, Tap
 from saccade.ops.gates import mean, mean_and_maximum, scale
 
-#: Descriptors of a map (B, C, N): avg and max are the paper's, lp and lse are in the authors' code.
+#: Pooling functions (B, C, N) -> (B, C): avg and max are in the paper, lp and lse in the authors' code.
 POOLS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "avg": mean,
     "max": lambda x: x.max(-1).values,
@@ -22,41 +22,65 @@ POOLS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 def channel_gate(x: Tensor, mlp: nn.Module, pools: Sequence[str] = ("avg", "max")) -> Tensor:
-    """Return the channel weights sigma(sum over pools of mlp(pool(x))). x (B, C, ...) -> (B, C)."""
+    """Return the channel weights sigma(sum over pools of mlp(pool(x))).
+
+    Args:
+        x: Features, (B, C, ...).
+        mlp: Module from (..., C) to (..., C), shared by all pools.
+        pools: Names of pooling functions in `POOLS`.
+
+    Returns:
+        Weights, (B, C).
+    """
     positions = x.flatten(2)
     both = {"avg", "max"} <= set(pools)
-    known = dict(zip(("avg", "max"), mean_and_maximum(positions, 2), strict=True)) if both else {}
-    descriptors = torch.stack([known[p] if p in known else POOLS[p](positions) for p in pools])
+    shared = dict(zip(("avg", "max"), mean_and_maximum(positions, 2), strict=True)) if both else {}
+    descriptors = torch.stack([shared[p] if p in shared else POOLS[p](positions) for p in pools])
     return torch.sigmoid(mlp(descriptors).sum(0))
 
 
 class ChannelGate(nn.Module):
-    """CBAM's channel attention module: one shared MLP over the average and the maximum of each channel.
+    """CBAM's channel attention module: one shared MLP of the mean and the maximum of each channel.
 
         M_c = sigma(W1 relu(W0 avg(x) + b0) + b1 + W1 relu(W0 max(x) + b0) + b1)        y = M_c x
 
-    Woo, Park, Lee, Kweon: CBAM: Convolutional Block Attention Module, ECCV 2018 (equation 2).
-    W0, W1 the layers of `mlp`, r `reduction`; both biases are in the authors' code.
+    W0, b0, W1 and b1 are the layers of `mlp`, avg and max the mean and the maximum over positions, sigma the
+    logistic function and M_c the gate. Both biases are in the authors' code.
 
-    x (B, C, W), (B, C, H, W) or (B, C, T, H, W) -> the same shape.
+    References:
+        Woo, Park, Lee, Kweon: CBAM: Convolutional Block Attention Module, ECCV 2018 (equation 2).
 
-    Deviation: none. (The gradient of a maximum goes to one position, as that of the authors' max-pool;
-    compiled, positions of equal value share it, see `kernels.gates.mean_and_maximum`.)
+    Args:
+        channels: Number of channels C.
+        reduction: Reduction ratio r, from 1 to C. The hidden layer has C // r units.
+        pools: Pooling functions: "avg" and "max" are those of the paper; "lp" (L2 norm) and "lse"
+            (log-sum-exp) are in the authors' code.
 
-    Raises `BadOption` if C < r or a pool is unknown, `BadShape` for any other input.
+    Shape:
+        - Input: (B, C, W), (B, C, H, W) or (B, C, T, H, W).
+        - Output: same shape as the input.
 
-    >>> import torch
-    >>> ChannelGate(32, pools=("avg",))(torch.randn(2, 32, 7, 5)).shape
-    torch.Size([2, 32, 7, 5])
+    Raises:
+        BadOption: If C < r, or a pooling function is unknown.
+        BadShape: For any other input shape.
+
+    Note:
+        The gradient of a maximum flows to one position, as in the max-pooling of the authors. Under
+        compilation, positions of equal value share it; see `saccade.ops.gates.mean_and_maximum`.
+
+    Example:
+        >>> import torch
+        >>> ChannelGate(32, pools=("avg",))(torch.randn(2, 32, 7, 5)).shape
+        torch.Size([2, 32, 7, 5])
     """
 
     def __init__(self, channels: int, reduction: int = 16, pools: Sequence[str] = ("avg", "max")) -> None:
         super().__init__()
         check_positive("channel_gate", reduction=reduction)
         if channels < reduction:
-            raise BadOption(f"channel_gate: channels={channels} must be at least reduction={reduction}")
+            raise bad_option("channel_gate", f"must be at least reduction={reduction}", channels=channels)
         if isinstance(pools, str) or not pools:
-            raise BadOption(f"channel_gate: pools={pools!r} must be a sequence of names from {list(POOLS)}")
+            raise bad_option("channel_gate", f"must be a sequence of names from {list(POOLS)}", pools=pools)
         for pool in pools:
             check_choice("channel_gate", "pools", pool, list(POOLS))
         self.channels, self.pools = channels, tuple(pools)
@@ -81,7 +105,7 @@ SPEC = Spec(
         2018,
         "https://arxiv.org/abs/1807.06521",
     ),
-    summary="gate each channel by one MLP of its average and its maximum",
+    summary="gate each channel by a shared MLP of the channel means and maxima",
     module=ChannelGate,
     function=channel_gate,
     examples=(

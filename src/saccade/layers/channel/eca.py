@@ -7,44 +7,58 @@ import math
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import BadOption, check_positive, check_shape
+from saccade.errors import bad_option, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, Tap
 from saccade.ops.gates import mean, scale
 
 
 def eca(x: Tensor, conv: nn.Module) -> Tensor:
-    """Return the channel weights sigma(conv(z)), z the means of `x`, a row of C numbers with one channel.
+    """Return the channel weights sigma(conv(z)), where z holds the channel means of x.
 
-    x (B, C, ...), conv (B, 1, C) -> (B, 1, C); returns (B, C).
+    Args:
+        x: Features, (B, C, ...).
+        conv: Convolution along the channels, (B, 1, C) to (B, 1, C).
+
+    Returns:
+        Weights, (B, C).
     """
     means = mean(x.flatten(2))
     return torch.sigmoid(conv(means.unsqueeze(1))).squeeze(1)
 
 
 class ECA(nn.Module):
-    """Efficient channel attention: gate each channel by the means of its neighbors in channel order.
+    """Efficient channel attention: gates each channel by the means of its neighbors in channel order.
 
         z_c = mean_p x_cp        s = sigma(w * z)        y_cp = s_c x_cp
         k = |(log2 C + 1) / 2|, rounded down, then up to an odd number
 
-    Wang, Wu, Zhu, Li, Zuo, Hu: ECA-Net: Efficient Channel Attention for Deep Convolutional Neural
-    Networks, CVPR 2020 (section 3.2, with gamma = 2, b = 1). z the means, w the k weights of
-    `conv` (no bias), * a convolution along the channels with zeros beyond the ends, s the gate.
+    z holds the means over positions p of each channel c, w the k weights of `conv` (no bias), * is a
+    convolution along the channels with zero padding, sigma the logistic function and s the gate. The rule for
+    k is that of the paper with gamma = 2 and b = 1.
 
-    kernel_size   k, odd; None computes it from C: 3 for 64, 5 for 128 to 1024, 7 for 2048. The released
-                  networks set other values by hand, ResNet-50 3, 5, 5 and 7 for its four stages.
+    References:
+        Wang, Wu, Zhu, Li, Zuo, Hu: ECA-Net: Efficient Channel Attention for Deep Convolutional Neural
+        Networks, CVPR 2020 (section 3.2).
 
-    x (B, C, W), (B, C, H, W) or (B, C, T, H, W) -> the same shape.
+    Args:
+        channels: Number of channels C.
+        kernel_size: Kernel size k, odd. None computes it from C: 3 for 64 channels, 5 for 128 to 1024, 7 for
+            2048. The released networks use values chosen by hand: 3, 5, 5 and 7 in the stages of ResNet-50.
 
-    Deviation: none.
+    Shape:
+        - Input: (B, C, W), (B, C, H, W) or (B, C, T, H, W).
+        - Output: same shape as the input.
 
-    Raises `BadOption` for an even kernel, `BadShape` for any other input.
+    Raises:
+        BadOption: If the kernel size is even or below 1.
+        BadShape: For any other input shape.
 
-    >>> import torch
-    >>> gate = ECA(64)
-    >>> gate(torch.randn(2, 64, 7, 5)).shape, gate.conv.kernel_size
-    (torch.Size([2, 64, 7, 5]), (3,))
+    Example:
+        >>> import torch
+        >>> gate = ECA(64)
+        >>> gate(torch.randn(2, 64, 7, 5)).shape, gate.conv.kernel_size
+        (torch.Size([2, 64, 7, 5]), (3,))
     """
 
     def __init__(self, channels: int, kernel_size: int | None = None) -> None:
@@ -54,7 +68,7 @@ class ECA(nn.Module):
             kernel_size += 1 - kernel_size % 2
         check_positive("eca", kernel_size=kernel_size)
         if kernel_size % 2 == 0:
-            raise BadOption(f"eca: kernel_size={kernel_size} must be odd to keep the number of channels")
+            raise bad_option("eca", "must be odd to keep the number of channels", kernel_size=kernel_size)
         self.channels = channels
         self.conv = nn.Conv1d(1, 1, kernel_size, padding=kernel_size // 2, bias=False)
         self.tap = Tap()

@@ -6,45 +6,62 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.errors import BadOption, check_positive, check_shape
+from saccade.errors import bad_option, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, Tap
 from saccade.ops.gates import mean, scale
 
 
 def se(x: Tensor, reduce: nn.Linear, expand: nn.Linear) -> Tensor:
-    """Return the channel weights s = sigma(W2 relu(W1 z)), z the mean of `x` over its positions.
+    """Return the channel weights s = sigma(W2 relu(W1 z)), where z holds the channel means of x.
 
-    x (B, C, ...), W1 = `reduce` (C/r, C), W2 = `expand` (C, C/r) -> (B, C).
+    Args:
+        x: Features, (B, C, ...).
+        reduce: Linear layer W1 from C to C // r.
+        expand: Linear layer W2 from C // r to C.
+
+    Returns:
+        Weights, (B, C).
     """
     squeezed = mean(x.flatten(2))
     return torch.sigmoid(expand(F.relu(reduce(squeezed))))
 
 
 class SE(nn.Module):
-    """Squeeze-and-excitation: scale every channel by a gate computed from all channel means.
+    """Squeeze-and-excitation: scales each channel by a gate computed from all channel means.
 
         z_c = mean_p x_cp        s = sigma(W2 relu(W1 z))        y_cp = s_c x_cp
 
-    Hu, Shen, Sun: Squeeze-and-Excitation Networks, CVPR 2018 (equations 2 to 4).
-    z squeezed descriptor, W1 `reduce`, W2 `expand`, r `reduction`, s the gate, p a position.
+    z is the squeezed descriptor, p a position, c a channel, W1 is `reduce`, W2 is `expand`, sigma the
+    logistic function and s the gate.
 
-    x (B, C, W), (B, C, H, W) or (B, C, T, H, W) -> the same shape.
+    References:
+        Hu, Shen, Sun: Squeeze-and-Excitation Networks, CVPR 2018 (equations 2 to 4).
 
-    Deviation: none from the paper. `bias=False` gives the bias-free form of several re-implementations.
+    Args:
+        channels: Number of channels C.
+        reduction: Reduction ratio r, from 1 to C. The hidden layer has C // r units.
+        bias: Whether both layers have biases. False gives the form of several re-implementations.
 
-    Raises `BadOption` if C < r (the hidden layer would be empty), `BadShape` for any other input.
+    Shape:
+        - Input: (B, C, W), (B, C, H, W) or (B, C, T, H, W).
+        - Output: same shape as the input.
 
-    >>> import torch
-    >>> SE(64, reduction=16)(torch.randn(2, 64, 7, 5)).shape
-    torch.Size([2, 64, 7, 5])
+    Raises:
+        BadOption: If C < r, since the hidden layer would be empty.
+        BadShape: For any other input shape.
+
+    Example:
+        >>> import torch
+        >>> SE(64, reduction=16)(torch.randn(2, 64, 7, 5)).shape
+        torch.Size([2, 64, 7, 5])
     """
 
     def __init__(self, channels: int, reduction: int = 16, bias: bool = True) -> None:
         super().__init__()
         check_positive("se", reduction=reduction)
         if channels < reduction:
-            raise BadOption(f"se: channels={channels} must be at least reduction={reduction}")
+            raise bad_option("se", f"must be at least reduction={reduction}", channels=channels)
         self.channels = channels
         self.reduce = nn.Linear(channels, channels // reduction, bias=bias)
         self.expand = nn.Linear(channels // reduction, channels, bias=bias)
@@ -62,7 +79,7 @@ SPEC = Spec(
     name="se",
     domain="channel",
     paper=Paper("Squeeze-and-Excitation Networks", "Hu, Shen, Sun", 2018, "https://arxiv.org/abs/1709.01507"),
-    summary="gate each channel by a small network of all channel means",
+    summary="gate each channel by an MLP of all channel means",
     module=SE,
     function=se,
     examples=(

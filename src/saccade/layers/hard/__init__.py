@@ -1,1 +1,1 @@
-"""Mechanisms that draw one choice at random, trained by score functions or straight through."""
+"""Mechanisms that sample one choice, trained with score functions or straight-through gradients."""

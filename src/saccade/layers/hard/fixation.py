@@ -8,13 +8,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import BadOption, check_shape
+from saccade.errors import check_positive_number, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import FixationMap, Tap
 
 
 class Fixated(NamedTuple):
-    """A sampled location (B, 2), not clamped, its log-probability (B,), and the policy's mean (B, 2)."""
+    """A sampled location.
+
+    Attributes:
+        location: Location (x, y), not clamped, (B, 2).
+        log_probability: Log-probability of the location, (B,).
+        mean: Mean of the policy, (B, 2).
+    """
 
     location: Tensor
     log_probability: Tensor
@@ -22,8 +28,13 @@ class Fixated(NamedTuple):
 
 
 def fixation(mean: Tensor, std: float) -> Fixated:
-    """Sample l ~ N(mean, std^2 I) and return it with log N(l; mean, std^2 I). mean (B, 2) -> l (B, 2)."""
-    # The noise is drawn in float32 whatever the dtype, so that a seed means the same places in each.
+    """Sample l ~ N(mean, std^2 I) and return it with log N(l; mean, std^2 I).
+
+    Args:
+        mean: Mean of the policy, (B, 2).
+        std: Standard deviation, above 0.
+    """
+    # Noise in float32 makes a seed give the same locations for every dtype.
     noise = torch.randn(mean.shape, device=mean.device, dtype=torch.float32).to(mean.dtype)
     location = (mean + std * noise).detach()
     squares = ((location - mean) / std).square().sum(1)
@@ -32,44 +43,55 @@ def fixation(mean: Tensor, std: float) -> Fixated:
 
 
 class Fixation(nn.Module):
-    """A Gaussian policy of where to look next, of fixed width around a mean computed from a state.
+    """Gaussian policy of the next location, with a fixed width around a mean computed from a state.
 
         mu = tanh(W h + b)        l ~ N(mu, sigma^2 I)        log pi(l | h) = log N(l; mu, sigma^2 I)
 
-    Mnih, Heess, Graves, Kavukcuoglu: Recurrent Models of Visual Attention, NIPS 2014 (section 3.1).
-    h `state`, W, b `mean`, sigma `std`, in units of half the image.
+    h is `state`, W and b are `mean`, mu is the mean, sigma the standard deviation, l the location and pi the
+    policy. Locations are sampled in training and in evaluation; `torch.manual_seed` makes them reproducible.
+    The location carries no gradient. Its log-probability does, for REINFORCE: the gradient of E[R] is E[(R -
+    b) grad log pi], with reward R and baseline b. The log-probability is that of the location as sampled:
+    clamp a location outside [-1, 1] where the image is cropped, never before computing its log-probability.
+    The recorded map holds the locations, each with a square footprint that extends by sigma to every side.
 
-    state (B, C) -> `Fixated`: location (B, 2) in (x, y), log_probability (B,) and mean (B, 2). Locations
-    are sampled in training and evaluation alike: `torch.manual_seed` repeats them. The location carries no
-    gradient, its log-probability does: the gradient of E[R] is E[(R - b) grad log pi] (REINFORCE). It is
-    that of the location as it was sampled. A location outside of [-1, 1] is left there; clamp it where an
-    image is cut, never before its log-probability is taken. The recorded map holds the
-    locations, each drawn as a square that reaches sigma to every side.
+    References:
+        Mnih, Heess, Graves, Kavukcuoglu: Recurrent Models of Visual Attention, NIPS 2014 (section 3.1).
 
-    Deviation: the mean passes through tanh, as in usual code, where the paper has a linear layer alone.
+    Args:
+        channels: Width C of the state.
+        std: Standard deviation sigma, above 0, in units of half the image.
 
-    Raises `BadOption` unless sigma is above 0, `BadShape` for any other input.
+    Shape:
+        - Input: (B, C).
+        - Output: `Fixated` with location (B, 2) in (x, y), log_probability (B,) and mean (B, 2).
 
-    >>> import torch
-    >>> looked = Fixation(256, std=0.1)(torch.randn(4, 256))
-    >>> looked.location.shape, looked.log_probability.shape
-    (torch.Size([4, 2]), torch.Size([4]))
+    Raises:
+        BadOption: If sigma is not above 0.
+        BadShape: For any other input shape.
+
+    Note:
+        The mean passes through tanh, as in common implementations; the paper has a linear layer alone.
+
+    Example:
+        >>> import torch
+        >>> fixated = Fixation(256, std=0.1)(torch.randn(4, 256))
+        >>> fixated.location.shape, fixated.log_probability.shape
+        (torch.Size([4, 2]), torch.Size([4]))
     """
 
     def __init__(self, channels: int, std: float = 0.1) -> None:
         super().__init__()
-        if isinstance(std, bool) or not isinstance(std, int | float) or not 0 < std < math.inf:
-            raise BadOption(f"fixation: std={std!r} must be a number above 0")
+        check_positive_number("fixation", std=std)
         self.channels, self.std = channels, std
         self.mean = nn.Linear(channels, 2)
         self.tap = Tap()
 
     def forward(self, state: Tensor) -> Fixated:
         check_shape("fixation", state, "B C", C=self.channels)
-        looked = fixation(torch.tanh(self.mean(state)), self.std)
+        fixated = fixation(torch.tanh(self.mean(state)), self.std)
         if self.tap.recording:
-            self.tap.publish(FixationMap(looked.location.unsqueeze(1), ((self.std, self.std),)))
-        return looked
+            self.tap.publish(FixationMap(fixated.location.unsqueeze(1), ((self.std, self.std),)))
+        return fixated
 
     def extra_repr(self) -> str:
         return f"std={self.std}"
@@ -84,11 +106,11 @@ SPEC = Spec(
         2014,
         "https://arxiv.org/abs/1406.6247",
     ),
-    summary="sample where to look next from a Gaussian around a place computed from a state",
+    summary="sample the next location from a Gaussian around a mean computed from a state",
     module=Fixation,
     function=fixation,
     examples=(Example("B C", output="B 2, B, B 2"), Example("B C", {"std": 0.5}, output="B 2, B, B 2")),
     maps=(FixationMap,),
     selection="hard",
-    flow="state -> W, tanh -> draw around it -> location, log-probability",
+    flow="state -> W, tanh -> sample Gaussian -> location, log-probability",
 )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import BadOption, check_choice, check_shape
+from saccade.errors import check_choice, check_positive_number, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import SpatialMap, Tap
 
@@ -16,7 +15,14 @@ Estimator = Literal["reinforce", "gumbel"]
 
 
 class Chosen(NamedTuple):
-    """The item (B, C), its position (B,), its log-probability (B,), and the entropy of the choice (B,)."""
+    """A sampled item.
+
+    Attributes:
+        item: The item, (B, C).
+        position: Index of the item in the sequence, (B,).
+        log_probability: Log-probability of the choice, (B,).
+        entropy: Entropy of the distribution, (B,).
+    """
 
     item: Tensor
     position: Tensor
@@ -27,9 +33,16 @@ class Chosen(NamedTuple):
 def hard_item(
     items: Tensor, logits: Tensor, estimator: Estimator = "reinforce", temperature: float = 1.0
 ) -> Chosen:
-    """Sample one item of each sequence from softmax(logits). items (B, L, C), logits (B, L) -> `Chosen`."""
+    """Sample one item of each sequence from softmax(logits).
+
+    Args:
+        items: Items, (B, L, C).
+        logits: Unnormalized log-probabilities, (B, L).
+        estimator: "reinforce" or "gumbel", see `HardItem`.
+        temperature: Temperature of the "gumbel" estimator, above 0.
+    """
     log_probabilities = logits.log_softmax(1)
-    # The noise is drawn in float32 whatever the dtype, so that a seed means the same choices in each.
+    # Noise in float32 makes a seed give the same choices for every dtype.
     noise = torch.empty(logits.shape, device=logits.device, dtype=torch.float32).exponential_()
     perturbed = logits - noise.log().to(logits.dtype)
     index = perturbed.argmax(1)
@@ -46,42 +59,54 @@ def hard_item(
 
 
 class HardItem(nn.Module):
-    """Look at one item of a sequence, drawn at random with learned probabilities.
+    """Selects one item of a sequence at random, with learned probabilities.
 
         e_i = w x_i        s ~ Categorical(softmax(e))        y = x_s
 
-    Xu, Ba, Kiros, Cho, Courville, Salakhutdinov, Zemel, Bengio: Show, Attend and Tell, ICML 2015 (section
-    4.1, equations 4, 5 and 8 to 12). w `score`. Without a bias: softmax would not see it.
+    x_i is an item, w is `score` (without a bias, to which the softmax is invariant), e_i the score of an
+    item, s the sampled index and y the output. Items are sampled in training and in evaluation;
+    `torch.manual_seed` makes the choices reproducible. The recorded map holds the probabilities, (B, L) or
+    (B, H, W).
 
-    items (B, L, C), or a map (B, C, H, W) whose places are the items, row by row -> `Chosen`: item (B, C),
-    position (B,), log_probability (B,), entropy (B,). Items are drawn in training and evaluation alike;
-    `torch.manual_seed` repeats them. What trains w is
+    References:
+        Xu, Ba, Kiros, Cho, Courville, Salakhutdinov, Zemel, Bengio: Show, Attend and Tell: Neural Image
+        Caption Generation with Visual Attention, ICML 2015 (section 4.1, equations 4, 5 and 8 to 12).
 
-    "reinforce"   the log-probability: add -(R - b) log_probability to the loss, for a reward R and a
-                  baseline b, and, as the paper does, entropy with a small negative weight
-    "gumbel"      the item itself, straight through: forward it is x_s, backward sum_i p_i x_i for p the
-                  softmax of (e + Gumbel noise) / temperature (Jang et al. 2017). Biased, of low variance
+        Jang, Gu, Poole: Categorical Reparameterization with Gumbel-Softmax, ICLR 2017 (estimator "gumbel").
 
-    The recorded map holds the probabilities (B, L), or (B, H, W), from which the choice was made.
+    Args:
+        channels: Width C of an item.
+        estimator: How w is trained. "reinforce": by the log-probability; add -(R - b) log_probability to the
+            loss, for a reward R and a baseline b, and the entropy with a small negative weight, as in the
+            paper. "gumbel": by the item, with a straight-through gradient: the forward pass returns x_s, the
+            backward pass is that of sum_i p_i x_i, where p = softmax((e + Gumbel noise) / temperature). This
+            estimator is biased and has a low variance.
+        temperature: Temperature of the "gumbel" estimator, above 0.
 
-    Deviation: the paper scores items against the state of its decoder; here an item is scored by itself,
-    and `hard_item(items, logits)` takes any other scores. The choice is made by the Gumbel-max trick, so
-    that NaN does not stop the program.
+    Shape:
+        - Input: (B, L, C), or (B, C, H, W), whose positions are the items in row-major order.
+        - Output: `Chosen` with item (B, C), position (B,), log_probability (B,) and entropy (B,).
 
-    Raises `BadOption` unless the temperature is above 0, `BadShape` for any other input.
+    Raises:
+        BadOption: If the estimator is unknown, or the temperature is not above 0.
+        BadShape: For any other input shape.
 
-    >>> import torch
-    >>> chosen = HardItem(32)(torch.randn(4, 10, 32))
-    >>> chosen.item.shape, chosen.position.shape
-    (torch.Size([4, 32]), torch.Size([4]))
+    Note:
+        The paper scores items against the state of a decoder. Here each item is scored by itself;
+        `hard_item(items, logits)` accepts any other scores. Sampling uses the Gumbel-max trick, so that NaN
+        does not raise an error.
+
+    Example:
+        >>> import torch
+        >>> chosen = HardItem(32)(torch.randn(4, 10, 32))
+        >>> chosen.item.shape, chosen.position.shape
+        (torch.Size([4, 32]), torch.Size([4]))
     """
 
     def __init__(self, channels: int, estimator: Estimator = "reinforce", temperature: float = 1.0) -> None:
         super().__init__()
         check_choice("hard_item", "estimator", estimator, ("reinforce", "gumbel"))
-        is_number = isinstance(temperature, int | float) and not isinstance(temperature, bool)
-        if not is_number or not 0 < temperature < math.inf:
-            raise BadOption(f"hard_item: temperature={temperature!r} must be a number above 0")
+        check_positive_number("hard_item", temperature=temperature)
         self.channels, self.estimator, self.temperature = channels, estimator, temperature
         self.score = nn.Linear(channels, 1, bias=False)
         self.tap = Tap()
@@ -106,7 +131,7 @@ SPEC = Spec(
         2015,
         "https://arxiv.org/abs/1502.03044",
     ),
-    summary="draw one item of a sequence with learned probabilities",
+    summary="sample one item of a sequence with learned probabilities",
     module=HardItem,
     function=hard_item,
     examples=(
@@ -117,5 +142,5 @@ SPEC = Spec(
     maps=(SpatialMap,),
     selection="hard",
     unit="item",
-    flow="items -> [scores -> softmax -> draw one | ] -> pick -> item",
+    flow="items -> [scores -> softmax -> sample | ] -> select -> item",
 )

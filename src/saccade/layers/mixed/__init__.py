@@ -1,1 +1,1 @@
-"""Mechanisms that weigh channels and positions."""
+"""Mechanisms that weight channels and positions."""

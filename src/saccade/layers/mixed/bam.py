@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import BadOption, BadShape, check_choice, check_positive, check_shape
+from saccade.errors import bad_option, bad_shape, check_choice, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, SpatialMap, Tap
 
@@ -15,14 +15,22 @@ from saccade.maps import ChannelMap, SpatialMap, Tap
 def bam(x: Tensor, channel: nn.Module, spatial: nn.Module, combine: Literal["mul", "add"] = "mul") -> Tensor:
     """Return the gate sigma(C * S), or sigma(C + S), of every channel at every position.
 
-    x (B, C, H, W), channel (B, C) of the means of `x`, spatial (B, 1, H, W) of `x` -> (B, C, H, W).
+    Args:
+        x: Features, (B, C, H, W).
+        channel: Module from the channel means of x, (B, C), to the logits C, (B, C).
+        spatial: Module from x to the logits S, (B, 1, H, W).
+        combine: "mul" for the product, "add" for the sum.
+
+    Returns:
+        Weights, (B, C, H, W).
     """
-    channels, places = channel(x.mean((2, 3)))[:, :, None, None], spatial(x)
-    return torch.sigmoid(channels * places if combine == "mul" else channels + places)
+    channel_logits, spatial_logits = channel(x.mean((2, 3)))[:, :, None, None], spatial(x)
+    product = combine == "mul"
+    return torch.sigmoid(channel_logits * spatial_logits if product else channel_logits + spatial_logits)
 
 
 class _Branch(nn.Module):
-    """The layers of one branch, and the tap of its share in the gate."""
+    """The layers of one branch, and the tap of its part of the gate."""
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
@@ -35,32 +43,48 @@ class _Branch(nn.Module):
 
 
 class BAM(nn.Module):
-    """Bottleneck attention module: one gate of a channel branch and a dilated spatial branch together.
+    """Bottleneck attention module: one gate from a channel branch and a dilated spatial branch.
 
         C = W1 ReLU(BN(W0 mean(x) + b0)) + b1
         S = f3(h2(h1(h0(x))))                      h = ReLU(BN(f(.)))
         y = (1 + sigma(C S)) x
 
-    Park, Woo, Lee, Kweon: BAM: Bottleneck Attention Module, BMVC 2018 (equations 1 to 4).
-    W0, W1 the layers of `channel`, f0 (1 x 1), f1, f2 (3 x 3, dilated by `dilation`, as many as
-    `dilated_convs`) and f3 (1 x 1, to one map) those of `spatial`; r `reduction`; all have biases.
+    C is the output of the channel branch with the layers W0, b0, W1 and b1 of `channel`; S is the output of
+    the spatial branch with the convolutions f0 (1 x 1), f1 and f2 (3 x 3, dilated) and f3 (1 x 1, to one
+    channel) of `spatial`; mean is taken over positions, and sigma is the logistic function. All layers have
+    biases. The paper places the module after stages 1 to 3 of a network, where the map is about to be halved.
 
-    combine   "mul" is the authors' code, above; "add" is the paper, sigma(C + S)
+    Recording gives two maps, at `.channel` and `.spatial`: the mean of the gate over positions and over
+    channels. A branch alone is not informative: where C is negative, a large S closes the gate.
 
-    x (B, C, H, W) -> the same shape. Sits after stages 1 to 3, where the map is about to be halved.
+    References:
+        Park, Woo, Lee, Kweon: BAM: Bottleneck Attention Module, BMVC 2018 (equations 1 to 4).
 
-    Recording gives two maps, at `.channel` and `.spatial`: the mean of the gate over positions and its
-    mean over channels. The branches alone say little: where C is negative, a large S closes the gate.
+    Args:
+        channels: Number of channels C.
+        reduction: Reduction ratio r of both branches, from 1 to C.
+        dilation: Dilation of the 3 x 3 convolutions, at least 1.
+        dilated_convs: Number of dilated convolutions, at least 1.
+        combine: "mul" is the gate above, as in the authors' code; "add" is sigma(C + S), as in the paper.
 
-    Deviation: none from the authors' code for square maps; theirs averages over H x H and so needs them,
-    this averages over H x W. The paper has a batch norm at the end of each branch and none inside.
+    Shape:
+        - Input: (B, C, H, W).
+        - Output: (B, C, H, W).
 
-    Raises `BadOption` if C < r (the hidden layer would be empty), `BadShape` for any other input, and in
-    training for a batch of one: the batch norm behind the global mean has one value per channel then.
+    Raises:
+        BadOption: If C < r, since the hidden layer would be empty, or an option is out of range.
+        BadShape: For any other input shape; in training also for a batch of one, since the batch norm after
+            the global mean then has a single value per channel.
 
-    >>> import torch
-    >>> BAM(32)(torch.randn(2, 32, 7, 5)).shape
-    torch.Size([2, 32, 7, 5])
+    Note:
+        The module equals the authors' code for square maps. That code averages over H x H and needs square
+        maps; this module averages over H x W. The paper has a batch norm at the end of each branch and none
+        inside.
+
+    Example:
+        >>> import torch
+        >>> BAM(32)(torch.randn(2, 32, 7, 5)).shape
+        torch.Size([2, 32, 7, 5])
     """
 
     def __init__(
@@ -75,7 +99,7 @@ class BAM(nn.Module):
         check_positive("bam", reduction=reduction, dilation=dilation, dilated_convs=dilated_convs)
         check_choice("bam", "combine", combine, ("mul", "add"))
         if channels < reduction:
-            raise BadOption(f"bam: channels={channels} must be at least reduction={reduction}")
+            raise bad_option("bam", f"must be at least reduction={reduction}", channels=channels)
         self.channels, self.combine = channels, combine
         hidden = channels // reduction
         self.channel = _Branch(
@@ -90,9 +114,7 @@ class BAM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_shape("bam", x, "B C H W", C=self.channels)
         if self.training and x.shape[0] == 1:
-            raise BadShape(
-                f"bam: the batch norm behind the global mean cannot train on a batch of 1, {tuple(x.shape)}"
-            )
+            raise bad_shape("bam", "batch norm of the channel means needs at least 2 images in training", x)
         gate = bam(x, self.channel, self.spatial, self.combine)
         if self.channel.tap.recording:
             self.channel.tap.publish(ChannelMap.of(gate.mean((2, 3)), x))

@@ -16,29 +16,55 @@ from saccade.maps import ChannelMap, SpatialMap
 def cbam(
     x: Tensor, channel: Callable[[Tensor], Tensor], spatial: Callable[[Tensor], Tensor] | None
 ) -> Tensor:
-    """Apply the channel gate, then the spatial gate if there is one. x (B, C, H, W) -> the same shape."""
+    """Apply the channel gate, then the spatial gate if there is one.
+
+    Args:
+        x: Features, (B, C, H, W).
+        channel: Function that returns the features with gated channels.
+        spatial: Function that returns the features with gated positions, or None.
+
+    Returns:
+        Gated features, (B, C, H, W).
+    """
     gated = channel(x)
     return gated if spatial is None else spatial(gated)
 
 
 class CBAM(nn.Module):
-    """Convolutional block attention module: gate the channels, then the positions of the result.
+    """Convolutional block attention module: gates the channels, then the positions of the result.
 
         x' = M_c(x) x        y = M_s(x') x'
 
-    Woo, Park, Lee, Kweon: CBAM: Convolutional Block Attention Module, ECCV 2018 (equation 1).
-    M_c `channel` (see `ChannelGate`), M_s `spatial` (see `SpatialGate`). It sits on the residual branch,
-    before the addition. `spatial=False` leaves the channel half alone, as in the authors' code.
+    M_c is the gate of `channel` (see `ChannelGate`), M_s the gate of `spatial` (see `SpatialGate`), x' the
+    result of the channel gate and y the output. The paper places the module on the residual branch, before
+    the addition. Recording gives two maps, at `.channel` and `.spatial`.
 
-    x (B, C, H, W) -> the same shape. Recording gives two maps, at `.channel` and `.spatial`.
+    References:
+        Woo, Park, Lee, Kweon: CBAM: Convolutional Block Attention Module, ECCV 2018 (equation 1).
 
-    Deviation: those of its two halves.
+    Args:
+        channels: Number of channels C.
+        reduction: Reduction ratio r of the channel gate, from 1 to C.
+        kernel_size: Kernel size of the spatial gate, odd.
+        pools: Pooling functions of the channel gate: "avg", "max", "lp" or "lse".
+        spatial: Whether to use the spatial gate. False leaves the channel gate alone, as an option of the
+            authors' code does.
 
-    Raises `BadOption` as its halves do, `BadShape` for any other input.
+    Shape:
+        - Input: (B, C, H, W).
+        - Output: (B, C, H, W).
 
-    >>> import torch
-    >>> CBAM(32, reduction=8, kernel_size=3)(torch.randn(2, 32, 7, 5)).shape
-    torch.Size([2, 32, 7, 5])
+    Raises:
+        BadOption: If an option is out of range, see `ChannelGate` and `SpatialGate`.
+        BadShape: For any other input shape; in training also as `SpatialGate` does.
+
+    Note:
+        Differences from the paper are those of `ChannelGate` and `SpatialGate`.
+
+    Example:
+        >>> import torch
+        >>> CBAM(32, reduction=8, kernel_size=3)(torch.randn(2, 32, 7, 5)).shape
+        torch.Size([2, 32, 7, 5])
     """
 
     def __init__(

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.errors import BadOption, BadShape, check_choice, check_positive, check_shape
+from saccade.errors import bad_option, bad_shape, check_choice, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import SpatialMap, Tap
 
 Activation = Literal["mixed", "channel", "spatial", "tanh"]
 
-
-_FLOOR = 1e-4  # below it, norms and deviations are rounding, and their gradients overflow half precision
+_FLOOR = 1e-4  # smaller norms and deviations are rounding errors whose gradients overflow half precision
 
 
 def _channel(logits: Tensor) -> Tensor:
@@ -27,12 +26,12 @@ def _channel(logits: Tensor) -> Tensor:
 
 def _spatial(logits: Tensor) -> Tensor:
     wide = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    centerd = wide - wide.mean((2, 3), keepdim=True)
-    variance = centerd.square().mean((2, 3), keepdim=True)
-    return torch.sigmoid(centerd * variance.clamp_min(_FLOOR**2).rsqrt()).to(logits.dtype)
+    centered = wide - wide.mean((2, 3), keepdim=True)
+    variance = centered.square().mean((2, 3), keepdim=True)
+    return torch.sigmoid(centered * variance.clamp_min(_FLOOR**2).rsqrt()).to(logits.dtype)
 
 
-#: f1, f2 and f3 of the paper, and the activation of the networks that its authors released.
+#: f1, f2 and f3 of the paper, and the activation of the networks that the authors released.
 ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "mixed": torch.sigmoid,
     "channel": _channel,
@@ -42,18 +41,32 @@ ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
 
 
 def residual_mask(logits: Tensor, activation: Activation = "mixed") -> Tensor:
-    """Return the mask M = f(logits), by which a trunk T becomes (1 + M) T. (B, C, H, W) -> the same shape."""
+    """Return the mask M = f(logits), which scales the output T of a trunk to (1 + M) T.
+
+    Args:
+        logits: Output of the mask branch, (B, C, H, W).
+        activation: Name of f in `ACTIVATIONS`.
+
+    Returns:
+        Mask, (B, C, H, W).
+    """
     return ACTIVATIONS[activation](logits)
 
 
 class ResidualUnit(nn.Module):
-    """A pre-activation bottleneck: x + F(x), F three times BN, ReLU, convolution: 1 x 1, 3 x 3, 1 x 1.
+    """Pre-activation bottleneck x + F(x); F is three times BN, ReLU, convolution: 1 x 1, 3 x 3, 1 x 1.
 
-    Where the size or the number of channels changes, x is replaced by a 1 x 1 convolution of ReLU(BN(x)).
+    Where the size or the number of channels changes, a 1 x 1 convolution of ReLU(BN(x)) replaces x.
 
-    >>> import torch
-    >>> ResidualUnit(16, 32, stride=2)(torch.randn(2, 16, 7, 5)).shape
-    torch.Size([2, 32, 4, 3])
+    Args:
+        channels: Number of input channels.
+        out_channels: Number of output channels, a multiple of 4.
+        stride: Stride of the 3 x 3 convolution.
+
+    Example:
+        >>> import torch
+        >>> ResidualUnit(16, 32, stride=2)(torch.randn(2, 16, 7, 5)).shape
+        torch.Size([2, 32, 4, 3])
     """
 
     def __init__(self, channels: int, out_channels: int, stride: int = 1) -> None:
@@ -78,7 +91,7 @@ class ResidualUnit(nn.Module):
 
 
 class SoftMask(nn.Module):
-    """The mask branch up to its activation: down `depth` times, up to each size on the way, two 1 x 1."""
+    """The mask branch up to its activation: `depth` levels down and up, two 1 x 1 convolutions."""
 
     def __init__(self, channels: int, depth: int, r: int, align_corners: bool) -> None:
         super().__init__()
@@ -105,46 +118,66 @@ class SoftMask(nn.Module):
         return logits
 
 
-def _units(channels: int, number: int) -> nn.Sequential:
-    return nn.Sequential(*(ResidualUnit(channels, channels) for _ in range(number)))
+def _units(channels: int, count: int) -> nn.Sequential:
+    return nn.Sequential(*(ResidualUnit(channels, channels) for _ in range(count)))
 
 
 def _pool(x: Tensor) -> Tensor:
-    """Max-pool 3 x 3 with stride 2, no padding, the last window cut off at the edge; 1 stays 1."""
+    """Max-pool 3 x 3 with stride 2 and a cropped last window; a side of length 1 is unchanged."""
     return F.max_pool2d(x, [min(3, extent) for extent in x.shape[2:]], stride=2, ceil_mode=True)
 
 
 class ResidualMask(nn.Module):
-    """Attention module: a mask, computed coarse to fine, strengthens a trunk and never silences it.
+    """Attention module of the Residual Attention Network: a coarse-to-fine mask that amplifies a trunk.
 
-        u = pre(x)        H = (1 + M(u)) T(u)        y = post(H)        M = f(logits)
+        u = pre(x)        H = (1 + M(u)) T(u)        y = post(H)        M = f(l)
 
         f1  mixed     sigma(l_ic)
         f2  channel   l_ic / ||l_i||
         f3  spatial   sigma((l_ic - mean_c) / std_c)
 
-    Wang, Jiang, Qian, Yang, Li, Zhang, Wang, Tang: Residual Attention Network for Image Classification,
-    CVPR 2017 (equations 3 to 6). i a position, c a channel; ||.|| over the channels of a position, mean and
-    std (of the population) over the positions of a channel. `pre` and `post` are p residual units each, T
-    `trunk` t of them. l `mask`: `depth` times max-pool 3 x 3, stride 2, and r units; at the bottom r units
-    more; `depth` times bilinear up to the reference size, the map of the same scale on the way down,
-    which is added through a unit of its own and followed by r units at all but the full scale; then
-    twice BN, ReLU, 1 x 1 convolution. No convolution has a bias.
+    `pre` and `post` consist of p residual units each, T (`trunk`) of t units. l is the output of `mask`, i a
+    position and c a channel, sigma the logistic function, ||.|| the norm over the channels of a position,
+    mean_c and std_c the mean and the population standard deviation over the positions of a channel, M the
+    mask and y the output.
 
-    activation      "tanh" is that of the networks that the authors released, with M in (-1, 1)
-    align_corners   of the resizing; true in the authors' Caffe layer
+    The mask branch has `depth` levels, each a 3 x 3 max-pooling with stride 2 and r units; r more units
+    follow at the lowest resolution. Then, `depth` times, the map is resized bilinearly to the size it had at
+    that level on the way down; at all levels but the full resolution, the map of that size is added through a
+    unit of its own, and r units follow. Two times BN, ReLU and 1 x 1 convolution finish the branch. No
+    convolution has a bias. The recorded map is the mean of M over channels.
 
-    x (B, C, H, W) -> the same shape, any H and W. Records the mean of M over channels.
+    References:
+        Wang, Jiang, Qian, Yang, Li, Zhang, Wang, Tang: Residual Attention Network for Image Classification,
+        CVPR 2017 (equations 3 to 6).
 
-    Deviation: a side of 1 is left as it is by the pooling, and a norm or a standard deviation below 1e-4,
-    as that of a constant map, is taken as 1e-4; otherwise none.
+    Args:
+        channels: Number of channels C, at least 4.
+        depth: Number of times the mask branch halves the map: 1, 2 or 3.
+        activation: Function f: "mixed", "channel" or "spatial"; or "tanh", as in the networks that the
+            authors released, with M in (-1, 1).
+        p: Number of units before and after the two branches, at least 1.
+        t: Number of units of the trunk, at least 1.
+        r: Number of units between resizing steps, at least 1.
+        align_corners: Whether resizing aligns the corner pixels, as in the Caffe layer of the authors.
 
-    Raises `BadOption` if C < 4 (a unit's bottleneck, C // 4, would be empty), `BadShape` for any other
-    input, and in training if a single position in all is left at the bottom, for batch norm.
+    Shape:
+        - Input: (B, C, H, W), any H and W.
+        - Output: (B, C, H, W).
 
-    >>> import torch
-    >>> ResidualMask(32, depth=2)(torch.randn(2, 32, 7, 5)).shape
-    torch.Size([2, 32, 7, 5])
+    Raises:
+        BadOption: If C < 4, since the bottleneck of a unit has C // 4 channels, or an option is out of range.
+        BadShape: For any other input shape; in training also if the batch has a single position at the lowest
+            resolution, on which batch norm cannot train.
+
+    Note:
+        Pooling leaves a side of length 1 unchanged. A norm or standard deviation below 1e-4, as that of a
+        constant map, is replaced by 1e-4.
+
+    Example:
+        >>> import torch
+        >>> ResidualMask(32, depth=2)(torch.randn(2, 32, 7, 5)).shape
+        torch.Size([2, 32, 7, 5])
     """
 
     def __init__(
@@ -162,7 +195,7 @@ class ResidualMask(nn.Module):
         check_choice("residual_mask", "activation", activation, list(ACTIVATIONS))
         check_positive("residual_mask", p=p, t=t, r=r)
         if channels < 4:
-            raise BadOption(f"residual_mask: channels={channels} must be at least 4, the units' bottleneck")
+            raise bad_option("residual_mask", "must be at least 4, for the bottleneck", channels=channels)
         self.channels, self.depth = channels, depth
         self.activation: Activation = activation
         self.pre = _units(channels, p)
@@ -175,10 +208,8 @@ class ResidualMask(nn.Module):
         check_shape("residual_mask", x, "B C H W", C=self.channels)
         bottom = [max(1, extent >> self.depth) for extent in x.shape[2:]]
         if self.training and x.shape[0] * prod(bottom) == 1:
-            raise BadShape(
-                f"residual_mask: batch norm cannot train on {tuple(x.shape)}, a single position after "
-                f"{self.depth} poolings"
-            )
+            expected = f"batch norm needs more than one position after {self.depth} poolings in training"
+            raise bad_shape("residual_mask", expected, x)
         x = self.pre(x)
         mask = residual_mask(self.mask(x), self.activation)
         if self.tap.recording:
@@ -196,7 +227,7 @@ SPEC = Spec(
         2017,
         "https://arxiv.org/abs/1704.06904",
     ),
-    summary="strengthen a trunk of residual units by a mask computed at coarser scales",
+    summary="amplify a trunk of residual units by a mask computed at coarser scales",
     module=ResidualMask,
     function=residual_mask,
     examples=(

@@ -1,1 +1,1 @@
-"""Mechanisms that weigh pairs of positions: queries against keys."""
+"""Mechanisms that weight pairs of positions: queries and keys."""

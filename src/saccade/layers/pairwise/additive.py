@@ -12,22 +12,29 @@ from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import AdditiveMap, Tap
 from saccade.ops.chunks import chunks
 
-_CHUNK = 1 << 22  # numbers tanh(q_i + k_j)_d held at a time
+_CHUNK = 1 << 22  # values tanh(q_i + k_j)_d held at a time
 
 
 def additive(query: Tensor, key: Tensor, value: Tensor, direction: Tensor) -> Tensor:
-    """Return softmax_j(v^T tanh(q_i + k_j)) times the values, for every head; v is `direction` (D,).
+    """Return sum_j softmax_j(v^T tanh(q_i + k_j)) v_j for each head, with v the direction and v_j a value.
 
-    q (B, Lq, heads, D) and k (B, Lk, heads, D), already projected, values (B, Lk, heads, D)
-    -> (B, Lq, heads, D).
+    Chunks of queries are processed at a time, and again in the backward pass: memory grows with Lq + Lk, time
+    with Lq Lk D. Under compilation the loop is unrolled, and memory grows with Lq Lk D / 64.
 
-    A few queries at a time, in the backward pass again: memory grows with Lq + Lk, time with Lq Lk D.
-    (Compiled, with Lq Lk D / 64, for there the loop is unrolled.)
+    Args:
+        query: Projected queries q, (B, Lq, heads, D).
+        key: Projected keys k, (B, Lk, heads, D).
+        value: Values, (B, Lk, heads, D).
+        direction: Weight v of each hidden unit, (D,).
 
-    >>> import torch
-    >>> q, k, v = torch.randn(2, 5, 3, 16), torch.randn(2, 7, 3, 16), torch.randn(16)
-    >>> additive(q, k, k, v).shape
-    torch.Size([2, 5, 3, 16])
+    Returns:
+        Weighted means of the values, (B, Lq, heads, D).
+
+    Example:
+        >>> import torch
+        >>> q, k, v = torch.randn(2, 5, 3, 16), torch.randn(2, 7, 3, 16), torch.randn(16)
+        >>> additive(q, k, k, v).shape
+        torch.Size([2, 5, 3, 16])
     """
     q, k, values = (x.transpose(1, 2) for x in (query, key, value))
     result: Tensor = _Additive.apply(q, k, values, direction)
@@ -42,37 +49,37 @@ class _Additive(torch.autograd.Function):
         ctx.save_for_backward(query, key, value, direction)
         q, k, v, w = (x.to(_dtype(query)) for x in (query, key, value, direction))
         output = torch.empty_like(q)
-        for part in chunks(query, key, _CHUNK):
-            output[:, :, part] = _weights(_tanh(q[:, :, part], k), w) @ v
+        for chunk in chunks(query, key, _CHUNK):
+            output[:, :, chunk] = _weights(_tanh(q[:, :, chunk], k), w) @ v
         return output.to(value.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
         saved = ctx.saved_tensors
         q, k, v, w, dy = (x.to(_dtype(saved[0])) for x in (*saved, *gradients))
-        # Made before the loop: small results kept from each turn would splinter the memory that it reuses.
-        d_query, d_key, d_value, d_direction = found = [torch.zeros_like(x) for x in (q, k, v, w)]
-        for part in chunks(q, k, _CHUNK):
-            tanh = _tanh(q[:, :, part], k)
+        # Allocated before the loop: small results kept from each pass would fragment the memory it reuses.
+        d_query, d_key, d_value, d_direction = results = [torch.zeros_like(x) for x in (q, k, v, w)]
+        for chunk in chunks(q, k, _CHUNK):
+            tanh = _tanh(q[:, :, chunk], k)
             weights = _weights(tanh, w)
-            d_weights = dy[:, :, part] @ v.mT
-            # (B, heads, n, Lk): through the softmax, then (B, heads, n, Lk, D): through the tanh
+            d_weights = dy[:, :, chunk] @ v.mT
+            # Through the softmax, (B, heads, n, Lk), then through tanh, (B, heads, n, Lk, D).
             d_scores = weights * (d_weights - (d_weights * weights).sum(-1, keepdim=True))
             slope = (1 - tanh * tanh) * d_scores.unsqueeze(-1)
-            d_query[:, :, part] = slope.sum(3) * w
+            d_query[:, :, chunk] = slope.sum(3) * w
             d_key += slope.sum(2) * w
-            d_value += weights.mT @ dy[:, :, part]
+            d_value += weights.mT @ dy[:, :, chunk]
             d_direction += torch.einsum("bhijd,bhij->d", tanh, d_scores)
-        return tuple(gradient.to(x.dtype) for gradient, x in zip(found, saved, strict=True))
+        return tuple(gradient.to(x.dtype) for gradient, x in zip(results, saved, strict=True))
 
 
 def _dtype(x: Tensor) -> torch.dtype:
-    """Of the sums inside: float32 for half precision."""
+    """Return the dtype of internal sums: float32 for half precision."""
     return torch.promote_types(x.dtype, torch.float32)
 
 
 def _tanh(query: Tensor, key: Tensor) -> Tensor:
-    """(B, heads, n, D) and (B, heads, Lk, D) -> (B, heads, n, Lk, D)."""
+    """Return tanh(q_i + k_j): (B, heads, n, D) and (B, heads, Lk, D) -> (B, heads, n, Lk, D)."""
     return torch.tanh(query.to(key.dtype).unsqueeze(3) + key.unsqueeze(2))
 
 
@@ -85,24 +92,37 @@ class Additive(nn.Module):
 
         e_ij = v^T tanh(W_q q_i + W_k k_j)        y_i = sum_j softmax_j(e_ij) v_j
 
-    Bahdanau, Cho, Bengio: Neural Machine Translation by Jointly Learning to Align and Translate, ICLR
-    2015 (appendix A.1.2, where q is the state s_{i-1}, k = v the annotation h_j, W_q W_a, W_k U_a and
-    v v_a). W_q `query`, W_k `key`, v `direction`, of `channels` hidden units and shared by all heads;
-    the softmax runs over the keys. W_q, W_k start as N(0, 0.001^2) and v as 0, as in the paper (B.1): at
-    the start all keys weigh the same.
+    q_i is a query, k_j a key and v_j its value, W_q is `query`, W_k is `key`, v is `direction`, e_ij the
+    score and y_i the output. The hidden layer has `channels` units and is shared by all heads; the softmax
+    runs over the keys. In the paper q is the state s_{i-1}, k = v is the annotation h_j, W_q is W_a, W_k is
+    U_a and v is v_a. W_q and W_k are initialized from N(0, 0.001^2) and v with 0, as in the paper (B.1), so
+    that initially all keys have equal weights. The recorded map holds the weights (B, heads, Lq, Lk) as
+    factors; heads are numbered from 0.
 
-    query (B, Lq, heads, D), key and value (B, Lk, heads, D), D `channels` -> (B, Lq, heads, D). `key` is
-    the query and `value` the key unless given. The recorded map holds the weights (B, heads, Lq, Lk) as
-    factors.
+    References:
+        Bahdanau, Cho, Bengio: Neural Machine Translation by Jointly Learning to Align and Translate, ICLR
+        2015 (appendix A.1.2).
 
-    Deviation: the paper has one head, queries and keys of different widths; here they share one width.
+    Args:
+        channels: Width D of queries, keys, values and the hidden layer.
 
-    Raises `BadShape` if widths, heads, batches or the lengths of key and value differ.
+    Shape:
+        - Query: (B, Lq, heads, D).
+        - Key: (B, Lk, heads, D); by default, the query.
+        - Value: (B, Lk, heads, D); by default, the key.
+        - Output: (B, Lq, heads, D).
 
-    >>> import torch
-    >>> attention = Additive(256)
-    >>> attention(torch.randn(4, 32, 1, 256), torch.randn(4, 16, 1, 256)).shape
-    torch.Size([4, 32, 1, 256])
+    Raises:
+        BadShape: If inputs differ in width, heads or batch size, or keys and values differ in length.
+
+    Note:
+        The paper has one head, and queries and keys of different widths. Here they have the same width.
+
+    Example:
+        >>> import torch
+        >>> attention = Additive(256)
+        >>> attention(torch.randn(4, 32, 1, 256), torch.randn(4, 16, 1, 256)).shape
+        torch.Size([4, 32, 1, 256])
     """
 
     def __init__(self, channels: int) -> None:

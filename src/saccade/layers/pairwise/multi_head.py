@@ -1,4 +1,4 @@
-"""Multi-head attention, Vaswani et al. 2017, on sequences and on image maps."""
+"""Multi-head attention on sequences and images, Vaswani et al. 2017."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.errors import BadOption, BadShape, check_choice, check_positive, check_shape
+from saccade.errors import bad_option, bad_shape, check_choice, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import PairwiseMap, Tap
 
 
 def multi_head(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
-    """Attend head by head and put the heads side by side again.
+    """Return the scaled dot-product attention of each head, concatenated over heads.
 
-    q (B, Lq, C), k and v (B, Lk, C), already projected -> (B, Lq, C). Head h owns channels h*C/heads on.
+    Args:
+        query: Projected queries, (B, Lq, C).
+        key: Projected keys, (B, Lk, C).
+        value: Projected values, (B, Lk, C).
+        heads: Number of heads, a divisor of C. Head h, counted from 0, has the channels from h * C / heads
+            on.
+
+    Returns:
+        Weighted means of the values, (B, Lq, C).
     """
     q, k, v = (split_heads(x, heads) for x in (query, key, value))
     attended = F.scaled_dot_product_attention(q, k, v)
@@ -24,16 +32,25 @@ def multi_head(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
-    """(B, L, C) -> (B, heads, L, C/heads), the last axis contiguous, as the fused kernels need it."""
+    """Reshape (B, L, C) to (B, heads, L, C / heads), the last axis contiguous as fused kernels need it."""
     batch, length, width = x.shape
     split = x.view(batch, length, heads, width // heads).transpose(1, 2)
     return split if split.stride(-1) == 1 else split.contiguous()
 
 
 def sincos2d(height: int, width: int, channels: int, like: Tensor) -> Tensor:
-    """Return the fixed 2-D encoding (H * W, C): sine and cosine of x, then of y, at C/4 frequencies.
+    """Return the fixed 2-D position encoding: sine and cosine of x, then of y, at C/4 frequencies.
 
-    The frequencies are 10000^(-i / (C/4 - 1)), i = 0 ... C/4 - 1.
+    The frequencies are 10000^(-i / (C/4 - 1)) for i = 0 ... C/4 - 1.
+
+    Args:
+        height: Number of rows H.
+        width: Number of columns W.
+        channels: Number of channels C, a multiple of 4.
+        like: Tensor that gives the device and the dtype.
+
+    Returns:
+        Encoding, (H * W, C).
     """
     quarter = channels // 4
     steps = torch.arange(quarter, device=like.device, dtype=torch.float32) / max(quarter - 1, 1)
@@ -45,37 +62,52 @@ def sincos2d(height: int, width: int, channels: int, like: Tensor) -> Tensor:
 
 
 class MultiHead(nn.Module):
-    """Multi-head attention: several scaled dot-product attentions side by side.
+    """Multi-head attention: several scaled dot-product attentions in parallel.
 
         head_h = softmax(Q_h K_h^T / sqrt(C / heads)) V_h        y = W_o [head_1; ...; head_n] + b_o
-        Q, K, V = projections of query, key and value, cut into `heads` groups of channels
+        Q, K, V = projections of query, key and value, split into `heads` groups of channels
 
-    Vaswani et al.: Attention Is All You Need, NeurIPS 2017 (section 3.2.2).
-    `in_proj_weight`, `in_proj_bias`: W_q, W_k, W_v stacked; `out_proj`: W_o. These are the parameters of
-    `torch.nn.MultiheadAttention`, under its names: its `state_dict` loads (projection "linear").
+    h is a head, Q_h, K_h and V_h its groups of channels, and y the output. `in_proj_weight` and
+    `in_proj_bias` hold the stacked projections W_q, W_k and W_v; `out_proj` holds W_o and b_o. These are the
+    parameters of `torch.nn.MultiheadAttention` under the same names: its `state_dict` loads for projection
+    "linear". The tokens of an image are its pixels in row-major order. The recorded map numbers heads from 0.
 
-    Takes sequences (B, L, C) and maps (B, C, H, W), whose tokens are their pixels in raster order;
-    `key` (the query unless given) and `value` (the key unless given) may be of another length or size.
-    Returns the shape of the query.
+    References:
+        Vaswani et al.: Attention Is All You Need, NeurIPS 2017 (section 3.2.2).
 
-    heads         C must be divisible by it
-    projection    "linear", or a convolution along the tokens ("conv1d") or over the map ("conv2d")
-    kernel_size   of the convolutions: odd, padded to keep the size; 1 is the linear projection
-    residual      add the query to the output
-    norm          layer-normalize the result; with `residual` this is the paper's sub-layer
-    position      "none"; "sincos2d", a fixed code of row and column (maps only, C divisible by 4); or
-                  "learned", a table of `tokens` positions. It is added to query and key/value inputs.
-    tokens        the size of the learned table: L, or H * W
+    Args:
+        channels: Number of channels C.
+        heads: Number of heads, a divisor of C.
+        projection: "linear"; or a convolution along the tokens ("conv1d") or over the image ("conv2d").
+        kernel_size: Kernel size of the convolutions: odd, with padding that keeps the size. 1 is the linear
+            projection.
+        residual: Whether to add the query to the output.
+        norm: Whether to apply layer normalization to the result. With `residual`, this is the sub-layer of
+            the paper.
+        position: Position encoding added to the inputs of the projections: "none"; "sincos2d", a fixed
+            encoding of row and column (images only, C a multiple of 4); or "learned", a table of `tokens`
+            positions.
+        tokens: Number of tokens of the learned table, L or H * W.
 
-    Deviation: none for "linear". Convolutional projections, positions of pixels: additions for images.
+    Shape:
+        - Query: (B, L, C) or (B, C, H, W).
+        - Key: another length or size is allowed; by default, the query.
+        - Value: the shape of the key; by default, the key.
+        - Output: the shape of the query.
 
-    Raises `BadOption` for options at odds with each other, `BadShape` for any other input.
+    Raises:
+        BadOption: If an option is out of range, or options contradict each other.
+        BadShape: For any other input shape.
 
-    >>> import torch
-    >>> MultiHead(64, heads=4)(torch.randn(2, 10, 64)).shape
-    torch.Size([2, 10, 64])
-    >>> MultiHead(64, projection="conv2d", kernel_size=3)(torch.randn(2, 64, 9, 7)).shape
-    torch.Size([2, 64, 9, 7])
+    Note:
+        Convolutional projections and position encodings of pixels are additions to the paper, for images.
+
+    Example:
+        >>> import torch
+        >>> MultiHead(64, heads=4)(torch.randn(2, 10, 64)).shape
+        torch.Size([2, 10, 64])
+        >>> MultiHead(64, projection="conv2d", kernel_size=3)(torch.randn(2, 64, 9, 7)).shape
+        torch.Size([2, 64, 9, 7])
     """
 
     def __init__(
@@ -94,17 +126,16 @@ class MultiHead(nn.Module):
         check_choice("multi_head", "projection", projection, ("linear", "conv1d", "conv2d"))
         check_choice("multi_head", "position", position, ("none", "sincos2d", "learned"))
         if channels % heads:
-            raise BadOption(f"multi_head: channels={channels} is not divisible by heads={heads}")
+            raise bad_option("multi_head", f"is not divisible by heads={heads}", channels=channels)
         if kernel_size % 2 == 0:
-            raise BadOption(f"multi_head: kernel_size={kernel_size} must be odd to keep the number of tokens")
+            raise bad_option("multi_head", "must be odd to keep the token count", kernel_size=kernel_size)
         if projection == "linear" and kernel_size != 1:
-            raise BadOption(f"multi_head: kernel_size={kernel_size} needs projection='conv1d' or 'conv2d'")
+            raise bad_option("multi_head", "needs projection='conv1d' or 'conv2d'", kernel_size=kernel_size)
         if position == "sincos2d" and channels % 4:
-            raise BadOption(f"multi_head: channels={channels} is not divisible by 4, as sincos2d needs")
+            raise bad_option("multi_head", "must be a multiple of 4 for sincos2d", channels=channels)
         if (position == "learned") != (tokens is not None):
-            raise BadOption(
-                f"multi_head: tokens={tokens} and position={position!r}: the learned table needs both"
-            )
+            expected = f"must be set for position='learned' and for no other, got position={position!r}"
+            raise bad_option("multi_head", expected, tokens=tokens)
         self.channels, self.heads = channels, heads
         self.projection, self.position, self.residual = projection, position, residual
         kernel = {"linear": (), "conv1d": (kernel_size,), "conv2d": (kernel_size, kernel_size)}[projection]
@@ -136,18 +167,17 @@ class MultiHead(nn.Module):
         return y if query.ndim == 3 else y.transpose(1, 2).reshape(query.shape)
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return projected queries, keys and values, (B, L, C); one product where they share an input."""
-        parts = 3
+        """Return projected queries, keys and values, (B, L, C), with one product if all share an input."""
         if query is key is value:
-            q, k, v = self._convolve(query, self.in_proj_weight, self.in_proj_bias).chunk(parts, dim=-1)
+            q, k, v = self._convolve(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         else:
-            weights, biases = self.in_proj_weight.chunk(parts), self.in_proj_bias.chunk(parts)
+            weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
             q, k, v = map(self._convolve, (query, key, value), weights, biases)
         return q, k, v
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Project a sequence or a map to tokens (B, L, len(bias))."""
-        tokens = self._place(x)
+        """Project a sequence or an image to tokens, (B, L, len(bias))."""
+        tokens = self._add_position(x)
         if self.projection == "linear":
             return F.linear(tokens, weight, bias)
         channels_first = tokens.transpose(1, 2)
@@ -158,17 +188,15 @@ class MultiHead(nn.Module):
             projected = F.conv2d(image, weight, bias, padding="same").flatten(2)
         return projected.transpose(1, 2).contiguous()
 
-    def _place(self, x: Tensor) -> Tensor:
-        """Return the tokens of a sequence or map with their position code added."""
+    def _add_position(self, x: Tensor) -> Tensor:
+        """Return the tokens of a sequence or an image with their position encoding added."""
         tokens = _tokens(x)
         if self.position == "sincos2d":
             return tokens + sincos2d(x.shape[2], x.shape[3], self.channels, like=x)
         if self.position == "learned":
             if tokens.shape[1] != len(self.table):
-                raise BadShape(
-                    f"multi_head: the position table holds {len(self.table)} tokens, "
-                    f"the input {tuple(x.shape)} has {tokens.shape[1]}"
-                )
+                expected = f"expected {len(self.table)} tokens for the position table"
+                raise bad_shape("multi_head", f"{expected}, not {tokens.shape[1]}", x)
             return tokens + self.table
         return tokens
 
@@ -180,18 +208,16 @@ class MultiHead(nn.Module):
         for x in (query, key, value):
             check_shape("multi_head", x, pattern, C=self.channels, **batch)
         if key.shape != value.shape:
-            raise BadShape(
-                f"multi_head: key {tuple(key.shape)} and value {tuple(value.shape)} differ in shape"
-            )
+            raise bad_shape("multi_head", f"expected values of the keys' shape {tuple(key.shape)}", value)
 
 
 def _tokens(x: Tensor) -> Tensor:
-    """(B, L, C) as it is; (B, C, H, W) -> (B, H * W, C)."""
+    """Return (B, L, C) unchanged, (B, C, H, W) as (B, H * W, C)."""
     return x if x.ndim == 3 else x.flatten(2).transpose(1, 2)
 
 
 def _extent(x: Tensor) -> tuple[int, ...]:
-    """The axes along which tokens lie: (L,) or (H, W)."""
+    """Return the grid of the tokens: (L,) or (H, W)."""
     return (x.shape[1],) if x.ndim == 3 else tuple(x.shape[2:])
 
 
@@ -199,7 +225,7 @@ SPEC = Spec(
     name="multi_head",
     domain="pairwise",
     paper=Paper("Attention Is All You Need", "Vaswani et al.", 2017, "https://arxiv.org/abs/1706.03762"),
-    summary="several query-key-value attentions side by side",
+    summary="several query-key-value attentions in parallel",
     module=MultiHead,
     function=multi_head,
     examples=(

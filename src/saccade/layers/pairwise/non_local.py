@@ -1,4 +1,4 @@
-"""Non-local blocks, Wang et al. 2018, on sequences, images and clips."""
+"""Non-local blocks on sequences, images and clips, Wang et al. 2018."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from saccade.errors import BadOption, BadShape, check_choice, check_positive, check_shape
+from saccade.errors import bad_option, bad_shape, check_choice, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import DotProductMap, PairwiseMap, RectifiedSumMap, Tap
 from saccade.ops.rectified_mean import rectified_mean
@@ -25,27 +25,38 @@ _PATTERN = {1: "B C W", 2: "B C H W", 3: "B C T H W"}
 def non_local(
     theta: Tensor, phi: Tensor, g: Tensor, pairwise: Pairwise = "embedded_gaussian", scale: float = 1.0
 ) -> Tensor:
-    """Return y_i = sum_j f(theta_i, phi_j) g_j / C. theta (B, N, D), phi (B, M, D), g (B, M, E) -> (B, N, E).
+    """Return y_i = sum_j f(theta_i, phi_j) g_j / C(x).
 
-    The two Gaussians are a softmax of scale * theta_i . phi_j over j. For "dot_product" and
-    "concatenation" C = M, and for the latter, f = relu(theta_i + phi_j) of projections with D = 1.
-    Nothing of size N x M is built.
+    For the two Gaussian functions f, the weights are a softmax over j of scale * theta_i . phi_j. For
+    "dot_product" and "concatenation", C(x) = M; for the latter, f = relu(theta_i + phi_j) of projections with
+    D = 1. Nothing of size N x M is built.
 
-    >>> import torch
-    >>> theta, phi, g = torch.randn(2, 6, 4), torch.randn(2, 3, 4), torch.randn(2, 3, 8)
-    >>> torch.allclose(non_local(theta, phi, g, "dot_product"), theta @ phi.mT @ g / 3, atol=1e-5)
-    True
+    Args:
+        theta: Query features, (B, N, D).
+        phi: Key features, (B, M, D).
+        g: Values, (B, M, E).
+        pairwise: Name of the function f.
+        scale: Factor of the exponent of the Gaussian functions.
+
+    Returns:
+        Weighted sums of the values, (B, N, E).
+
+    Example:
+        >>> import torch
+        >>> theta, phi, g = torch.randn(2, 6, 4), torch.randn(2, 3, 4), torch.randn(2, 3, 8)
+        >>> torch.allclose(non_local(theta, phi, g, "dot_product"), theta @ phi.mT @ g / 3, atol=1e-5)
+        True
     """
     if pairwise == "dot_product":
-        share: float = phi.shape[1] ** -0.5  # of each factor, to stay in the range of half precision
-        return theta @ ((phi * share).mT @ (g * share))
+        factor: float = phi.shape[1] ** -0.5  # applied to both operands, for the range of half precision
+        return theta @ ((phi * factor).mT @ (g * factor))
     if pairwise == "concatenation":
         return rectified_mean(theta.squeeze(-1), phi.squeeze(-1), g)
     return softmax_attention(theta, phi, g, scale)
 
 
 class NonLocal(nn.Module):
-    """A non-local block: every position adds a mixture of all positions of a sequence, image or clip.
+    """Non-local block: adds to each position a weighted mean of all positions of a sequence, image or clip.
 
         z_i = W_z y_i + x_i        y_i = 1/C(x) sum_j f(x_i, x_j) g(x_j)
 
@@ -54,34 +65,48 @@ class NonLocal(nn.Module):
         dot_product        f = theta(x_i)^T phi(x_j)                 C = the number of positions j
         concatenation      f = relu(w_f^T [theta(x_i), phi(x_j)])    C = the number of positions j
 
-    Wang, Girshick, Gupta, He: Non-local Neural Networks, CVPR 2018 (equations 1 to 6). theta `theta`,
-    phi `phi`, g `g` and W_z `output` are 1 x 1 convolutions, w_f `pair` another, without bias; theta and
-    phi do not exist for "gaussian". As in the authors' code (Caffe2), convolutions start as N(0, 0.01^2)
-    with bias 0, and a batch norm whose weight starts at 0 follows W_z: at the start z = x exactly.
+    i and j are positions, f is the pairwise function, C(x) its normalization, y the response and z the
+    output. `theta`, `phi`, `g` and W_z (`output`) are 1 x 1 convolutions, and w_f (`pair`) is another one
+    without bias; "gaussian" has no theta and phi. As in the authors' code (Caffe2), convolutions are
+    initialized from N(0, 0.01^2) with bias 0, and a batch norm with initial weight 0 follows W_z, so that
+    initially z = x exactly.
 
-    dims             spatial axes of the input: 1, 2 or 3
-    pairwise         the function f
-    inner_channels   of theta, phi and g; C // 2 unless given
-    sub_sample       max-pool the positions j by 2 along height and width (and a sequence), not along time;
-                     an odd last row is left out
-    pool             where: the "input" of phi and g, as in the authors' code, or their "projection"
-    scale            multiply the exponent of the Gaussians by D^-0.5, D the width of its vectors
-    batch_norm       without it, W_z starts at 0
+    References:
+        Wang, Girshick, Gupta, He: Non-local Neural Networks, CVPR 2018 (equations 1 to 6).
 
-    x (B, C, W), (B, C, H, W) or (B, C, T, H, W) -> the same shape.
+    Args:
+        channels: Number of channels C.
+        dims: Number of spatial axes of the input: 1, 2 or 3.
+        pairwise: Function f: "embedded_gaussian", "gaussian", "dot_product" or "concatenation".
+        inner_channels: Number of channels of theta, phi and g, at least 1; by default, C // 2.
+        sub_sample: Whether to max-pool the positions j by 2 along height and width (or along a sequence), not
+            along time. An odd last row is dropped.
+        pool: What sub-sampling pools: the "input" of phi and g, as in the authors' code, or their
+            "projection".
+        scale: Whether to multiply the exponent of the Gaussian functions by D^-0.5, where D is the width of
+            the vectors.
+        batch_norm: Whether a batch norm follows W_z. Otherwise the weights of W_z are initialized with 0.
 
-    Deviation: `scale` and `sub_sample` are off unless asked for, as in the paper; the authors' code has them
-    on. The N x N weights are never built: the Gaussians run through torch's fused attention, the dot
-    product as theta (phi^T g), the concatenation through a sort (see `rectified_mean`).
+    Shape:
+        - Input: (B, C, W), (B, C, H, W) or (B, C, T, H, W), according to `dims`.
+        - Output: same shape as the input.
 
-    Raises `BadOption` if no inner channel is left and for `scale` without a Gaussian, `BadShape` for any
-    other input, one too small to be sub-sampled, and in training for a single position in all, of which
-    batch norm can take no statistics.
+    Raises:
+        BadOption: If no inner channel is left, `scale` is set for a function that is not Gaussian, or another
+            option is out of range.
+        BadShape: For any other input shape or one that is too small to be sub-sampled; in training also for a
+            single position in the batch, which has no batch statistics.
 
-    >>> import torch
-    >>> x = torch.randn(2, 32, 3, 7, 5)
-    >>> torch.equal(NonLocal(32, dims=3, pairwise="concatenation", sub_sample=True)(x), x)
-    True
+    Note:
+        `scale` and `sub_sample` are off by default, as in the paper; the authors' code enables them. The N x
+        N weights are never built: the Gaussian functions use the fused attention of torch, the dot product is
+        computed as theta (phi^T g), and the concatenation by sorting (see `rectified_mean`).
+
+    Example:
+        >>> import torch
+        >>> x = torch.randn(2, 32, 3, 7, 5)
+        >>> torch.equal(NonLocal(32, dims=3, pairwise="concatenation", sub_sample=True)(x), x)
+        True
     """
 
     def __init__(
@@ -101,19 +126,18 @@ class NonLocal(nn.Module):
         check_choice("non_local", "pool", pool, ("input", "projection"))
         if inner_channels is None:
             if channels < 2:
-                raise BadOption(
-                    f"non_local: channels={channels} leaves no inner channel; give inner_channels"
-                )
+                raise bad_option("non_local", "must be at least 2 to halve it", channels=channels)
             inner_channels = channels // 2
         check_positive("non_local", inner_channels=inner_channels)
         if scale and pairwise in ("dot_product", "concatenation"):
-            raise BadOption(f"non_local: scale=True is of the two Gaussians, not of pairwise={pairwise!r}")
+            expected = f"needs a Gaussian pairwise function, not pairwise={pairwise!r}"
+            raise bad_option("non_local", expected, scale=scale)
         conv = _CONV[dims]
-        embeds = pairwise != "gaussian"
+        has_embedding = pairwise != "gaussian"
         self.channels, self.dims, self.pairwise, self.pool = channels, dims, pairwise, pool
-        self.scale = (inner_channels if embeds else channels) ** -0.5 if scale else 1.0
-        self.theta = conv(channels, inner_channels, 1) if embeds else nn.Identity()
-        self.phi = conv(channels, inner_channels, 1) if embeds else nn.Identity()
+        self.scale = (inner_channels if has_embedding else channels) ** -0.5 if scale else 1.0
+        self.theta = conv(channels, inner_channels, 1) if has_embedding else nn.Identity()
+        self.phi = conv(channels, inner_channels, 1) if has_embedding else nn.Identity()
         self.g = conv(channels, inner_channels, 1)
         self.pair = conv(2 * inner_channels, 1, 1, bias=False) if pairwise == "concatenation" else None
         self.output = conv(inner_channels, channels, 1)
@@ -134,7 +158,7 @@ class NonLocal(nn.Module):
         if self.pool == "projection":
             keys, values = self.pooling(keys), self.pooling(values)
         theta, phi, g = (z.flatten(2).mT.contiguous() for z in (self.theta(x), keys, values))
-        if self.pair is not None:  # w_f^T [theta, phi] is a sum of two projections to one number
+        if self.pair is not None:  # w_f^T [theta, phi] is the sum of two projections to one value
             w_theta, w_phi = self.pair.weight.flatten()[:, None].chunk(2)
             theta, phi = theta @ w_theta, phi @ w_phi
         if self.tap.recording:
@@ -157,9 +181,9 @@ class NonLocal(nn.Module):
         check_shape("non_local", x, _PATTERN[self.dims], C=self.channels)
         shape = tuple(x.shape)
         if not isinstance(self.pooling, nn.Identity) and min(shape[-2:] if self.dims > 1 else shape[-1:]) < 2:
-            raise BadShape(f"non_local: {shape} is too small to be sub-sampled by 2")
+            raise bad_shape("non_local", "sub-sampling by 2 needs at least 2 positions on each axis", x)
         if self.training and not isinstance(self.norm, nn.Identity) and x[:, 0].numel() == 1:
-            raise BadShape(f"non_local: batch norm cannot train on the single position of {shape}")
+            raise bad_shape("non_local", "batch norm needs more than one position in training", x)
 
 
 SPEC = Spec(
@@ -168,7 +192,7 @@ SPEC = Spec(
     paper=Paper(
         "Non-local Neural Networks", "Wang, Girshick, Gupta, He", 2018, "https://arxiv.org/abs/1711.07971"
     ),
-    summary="add to each position a mixture of all positions of a sequence, image or clip",
+    summary="add to each position a weighted mean of all positions of a sequence, image or clip",
     module=NonLocal,
     function=non_local,
     examples=(

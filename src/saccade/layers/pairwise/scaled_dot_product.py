@@ -11,16 +11,24 @@ from saccade.maps import PairwiseMap, Tap
 
 
 def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
-    """Return softmax(scale * q k^T) v for every head; `scale` is D^-0.5 unless given.
+    """Return softmax(scale * q k^T) v for each head.
 
-    q (B, Lq, heads, D), k (B, Lk, heads, D), v (B, Lk, heads, D) -> (B, Lq, heads, D).
+    Args:
+        query: Queries q, (B, Lq, heads, D).
+        key: Keys k, (B, Lk, heads, D).
+        value: Values v, (B, Lk, heads, D).
+        scale: Factor of the logits; by default, D^-0.5.
 
-    >>> import torch
-    >>> q, k = torch.randn(128, 32, 1, 256), torch.randn(128, 16, 1, 256)
-    >>> scaled_dot_product(q, k, k).shape
-    torch.Size([128, 32, 1, 256])
+    Returns:
+        Weighted means of the values, (B, Lq, heads, D).
+
+    Example:
+        >>> import torch
+        >>> q, k = torch.randn(128, 32, 1, 256), torch.randn(128, 16, 1, 256)
+        >>> scaled_dot_product(q, k, k).shape
+        torch.Size([128, 32, 1, 256])
     """
-    # The fused kernels need the last axis contiguous, or torch silently builds the Lq x Lk matrix.
+    # Unless the last axis is contiguous, torch silently builds the Lq x Lk matrix.
     q, k, v = (
         x.transpose(1, 2) if x.stride(-1) == 1 else x.transpose(1, 2).contiguous()
         for x in (query, key, value)
@@ -33,20 +41,30 @@ class ScaledDotProduct(nn.Module):
 
         Attention(Q, K, V) = softmax(Q K^T / sqrt(D)) V
 
-    Vaswani et al.: Attention Is All You Need, NeurIPS 2017 (equation 1).
-    Q queries, K keys, V values, D `channels`, the width of one head; the softmax runs over the keys.
+    Q holds the queries, K the keys and V the values; D is the width of a head. The softmax runs over the
+    keys. The weights are never built: the fused attention of torch computes the same sum. The recorded map
+    holds the weights (B, heads, Lq, Lk) as factors; heads are numbered from 0.
 
-    query (B, Lq, heads, D), key and value (B, Lk, heads, D) -> (B, Lq, heads, D). `key` is the query
-    and `value` the key unless given. The recorded map holds the weights (B, heads, Lq, Lk) as factors.
+    References:
+        Vaswani et al.: Attention Is All You Need, NeurIPS 2017 (equation 1).
 
-    Deviation: none. The weights are never built in full: torch's fused attention computes the same sum.
+    Args:
+        channels: Width D of a head.
 
-    Raises `BadShape` if widths, heads, batches or the lengths of key and value differ.
+    Shape:
+        - Query: (B, Lq, heads, D).
+        - Key: (B, Lk, heads, D); by default, the query.
+        - Value: (B, Lk, heads, D); by default, the key.
+        - Output: (B, Lq, heads, D).
 
-    >>> import torch
-    >>> attention = ScaledDotProduct(256)
-    >>> attention(torch.randn(4, 32, 1, 256), torch.randn(4, 16, 1, 256)).shape
-    torch.Size([4, 32, 1, 256])
+    Raises:
+        BadShape: If inputs differ in width, heads or batch size, or keys and values differ in length.
+
+    Example:
+        >>> import torch
+        >>> attention = ScaledDotProduct(256)
+        >>> attention(torch.randn(4, 32, 1, 256), torch.randn(4, 16, 1, 256)).shape
+        torch.Size([4, 32, 1, 256])
     """
 
     def __init__(self, channels: int) -> None:

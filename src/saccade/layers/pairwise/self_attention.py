@@ -6,20 +6,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.errors import BadOption, BadShape, check_positive, check_shape
+from saccade.errors import bad_option, bad_shape, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import PairwiseMap, Tap
 from saccade.ops.softmax_attention import softmax_attention
 
 
 def self_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """Return, at each position of the query map, the mean of the values weighted by softmax(q^T k).
+    """Return at each position of the query map the mean of the values, weighted by softmax(q^T k).
 
-    q (B, D, H, W), k (B, D, h, w), v (B, E, h, w) -> (B, E, H, W). The softmax runs over the h * w keys.
+    The softmax runs over the h * w keys.
 
-    >>> import torch
-    >>> self_attention(torch.randn(2, 4, 6, 5), torch.randn(2, 4, 3, 2), torch.randn(2, 16, 3, 2)).shape
-    torch.Size([2, 16, 6, 5])
+    Args:
+        query: Queries q, (B, D, H, W).
+        key: Keys k, (B, D, h, w).
+        value: Values, (B, E, h, w).
+
+    Returns:
+        Weighted means of the values, (B, E, H, W).
+
+    Example:
+        >>> import torch
+        >>> self_attention(torch.randn(2, 4, 6, 5), torch.randn(2, 4, 3, 2), torch.randn(2, 16, 3, 2)).shape
+        torch.Size([2, 16, 6, 5])
     """
     q, k, v = (x.flatten(2).mT.contiguous() for x in (query, key, value))
     return softmax_attention(q, k, v, scale=1.0).mT.reshape(*value.shape[:2], *query.shape[2:])
@@ -28,8 +37,9 @@ def self_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 class _SpectralConv2d(nn.Conv2d):
     """A 1 x 1 convolution whose weight is divided by its largest singular value, u^T W v.
 
-    One power iteration in each training pass, as in Miyato et al. 2018, moves the buffers `u` and `v`;
-    no gradient flows through them. (torch's own parametrisation does the same and cannot be pickled.)
+    One power iteration per training pass, as in Miyato et al. 2018, updates the buffers `u` and `v`; no
+    gradient flows through them. The spectral norm parametrization of torch is equivalent, but cannot be
+    pickled.
     """
 
     u: Tensor
@@ -51,39 +61,55 @@ class _SpectralConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             self._iterate()
-        # Clones: the next pass overwrites the buffers, perhaps before the backward pass of this one.
+        # The next pass may overwrite the buffers before the backward pass of this one: clone them.
         norm = (self.u.clone()[:, None] * self.weight.flatten(1) * self.v.clone()).sum()
         return F.conv2d(x, self.weight / norm, self.bias)
 
 
 class SelfAttention(nn.Module):
-    """SAGAN's self-attention: each position adds a mixture of all, with a factor that starts at 0.
+    """SAGAN's self-attention: adds to each position a mixture of all positions, with a learned factor.
 
         beta_ji = softmax_i(q(x_j)^T k(x_i))        y_j = gamma W_o(sum_i beta_ji v(x_i)) + x_j
 
-    Zhang, Goodfellow, Metaxas, Odena: Self-Attention Generative Adversarial Networks, ICML 2019
-    (equations 1 to 3). q `query` (the paper's f), k `key` (g), v `value` (h) and W_o `output` (v) are
-    1 x 1 convolutions, gamma is `gamma`; nothing scales the products. At the start y = x exactly.
+    i and j are positions, beta are the weights, and y is the output. q is `query` (f in the paper), k is
+    `key` (g), v is `value` (h) and W_o is `output` (v), all 1 x 1 convolutions; gamma is `gamma`. The
+    products are not scaled. gamma is initialized with 0, so that initially y = x exactly.
 
-    reduction         q and k have C // reduction channels
-    value_reduction   v has C // value_reduction channels; from 2 on, and only then, there is a W_o
-    spectral_norm     divide each weight by its largest singular value (a power iteration per pass)
-    sub_sample        2 x 2 max-pool after k and v: a quarter of the keys; an odd last row is left out
-    bias              of the convolutions
+    References:
+        Zhang, Goodfellow, Metaxas, Odena: Self-Attention Generative Adversarial Networks, ICML 2019
+        (equations 1 to 3).
 
-    The authors' TensorFlow code is `value_reduction=2, spectral_norm=True, sub_sample=True, bias=False`.
+        Miyato, Kataoka, Koyama, Yoshida: Spectral Normalization for Generative Adversarial Networks, ICLR
+        2018.
 
-    x (B, C, H, W) -> the same shape.
+    Args:
+        channels: Number of channels C.
+        reduction: q and k have C // reduction channels; from 1 to C.
+        value_reduction: v has C // value_reduction channels; from 1 to C. W_o exists for values of 2 and
+            above.
+        spectral_norm: Whether to divide each weight by its largest singular value (one power iteration per
+            pass).
+        sub_sample: Whether to max-pool k and v by 2 x 2, which leaves a quarter of the keys. An odd last row
+            is dropped.
+        bias: Whether the convolutions have biases.
 
-    Deviation: no W_o while v keeps all C channels (it would multiply two linear maps into one).
+    Shape:
+        - Input: (B, C, H, W).
+        - Output: (B, C, H, W).
 
-    Raises `BadOption` if a reduction leaves no channel, `BadShape` for any other input, and for a map
-    less than 2 high or wide with `sub_sample`.
+    Raises:
+        BadOption: If a reduction leaves no channel, or is below 1.
+        BadShape: For any other input shape, and with `sub_sample` for a map less than 2 high or wide.
 
-    >>> import torch
-    >>> x = torch.randn(2, 32, 7, 5)
-    >>> torch.equal(SelfAttention(32)(x), x)
-    True
+    Note:
+        There is no W_o if v keeps all C channels: the two would form a single linear map. The authors'
+        TensorFlow code corresponds to `value_reduction=2, spectral_norm=True, sub_sample=True, bias=False`.
+
+    Example:
+        >>> import torch
+        >>> x = torch.randn(2, 32, 7, 5)
+        >>> torch.equal(SelfAttention(32)(x), x)
+        True
     """
 
     def __init__(
@@ -99,7 +125,7 @@ class SelfAttention(nn.Module):
         check_positive("self_attention", reduction=reduction, value_reduction=value_reduction)
         for name, divisor in (("reduction", reduction), ("value_reduction", value_reduction)):
             if channels < divisor:
-                raise BadOption(f"self_attention: channels={channels} must be at least {name}={divisor}")
+                raise bad_option("self_attention", f"must be at least {name}={divisor}", channels=channels)
 
         def conv(inputs: int, outputs: int) -> nn.Conv2d:
             if spectral_norm:
@@ -119,7 +145,7 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_shape("self_attention", x, "B C H W", C=self.channels)
         if isinstance(self.pool, nn.MaxPool2d) and min(x.shape[2:]) < 2:
-            raise BadShape(f"self_attention: {tuple(x.shape)} is too small to be sub-sampled by 2 x 2")
+            raise bad_shape("self_attention", "sub-sampling by 2 x 2 needs at least 2 rows and columns", x)
         q, k, v = self.query(x), self.pool(self.key(x)), self.pool(self.value(x))
         if self.tap.recording:
             queries, keys = (z.detach().flatten(2).mT.unsqueeze(1) for z in (q, k))
@@ -137,7 +163,7 @@ SPEC = Spec(
         2019,
         "https://arxiv.org/abs/1805.08318",
     ),
-    summary="add to each position what all positions hold, with a factor that starts at 0",
+    summary="add to each position a mixture of all positions, with a factor initialized with 0",
     module=SelfAttention,
     function=self_attention,
     examples=(

@@ -1,1 +1,1 @@
-"""Mechanisms that choose where to sample an image."""
+"""Mechanisms that resample an image at computed coordinates."""

@@ -12,11 +12,19 @@ from saccade.maps import FixationMap, Tap
 
 
 def glimpse(x: Tensor, locations: Tensor, size: int = 8, scales: int = 1, scale_factor: int = 2) -> Tensor:
-    """Return square patches around a location, each `scale_factor` times as wide as the one before.
+    """Return square patches around a location, each `scale_factor` times as wide as the previous one.
 
-    x (B, C, H, W), locations (B, 2) as (x, y) in [-1, 1] -> (B, scales * C, size, size), scale by scale.
+    Args:
+        x: Images, (B, C, H, W).
+        locations: Centers of the patches, (x, y) in [-1, 1], (B, 2).
+        size: Height and width of the returned patches in pixels.
+        scales: Number of patches.
+        scale_factor: Ratio of the widths of consecutive patches.
+
+    Returns:
+        Patches, (B, scales * C, size, size), one scale after the other.
     """
-    dtype = torch.promote_types(x.dtype, torch.float32)  # bfloat16 cannot tell the pixels of a row apart
+    dtype = torch.promote_types(x.dtype, torch.float32)  # bfloat16 cannot distinguish the pixels of a row
     image, centers = x.to(dtype), locations.to(dtype)
     patches = []
     for scale in range(scales):
@@ -36,28 +44,43 @@ def _points(centers: Tensor, extent: int, height: int, width: int) -> Tensor:
 
 
 class Glimpse(nn.Module):
-    """A retina: patches of growing extent and falling resolution around one location of each image.
+    """Glimpse sensor: patches of growing extent and decreasing resolution around one location of each image.
 
         rho(x, l) = [p_0; ...; p_{k-1}],   p_i = mean of blocks of f^i x f^i pixels of crop(x, l, size f^i)
 
-    Mnih, Heess, Graves, Kavukcuoglu: Recurrent Models of Visual Attention, NIPS 2014 (section 3.1).
-    l `locations`, k `scales`, f `scale_factor`; p_0 has the resolution of the image. Without parameters.
+    rho is the glimpse, l the location, p_i the patch at scale i, k is `scales` and f is `scale_factor`; p_0
+    has the resolution of the image. The module has no parameters. Pixels outside the image are 0. A patch
+    between pixels is interpolated, so that the result is differentiable in the locations. The recorded map
+    holds locations and extents.
 
-    x (B, C, H, W) and locations (B, 2), in (x, y) from (-1, -1), the upper left corner, to (1, 1), the
-    lower right one -> (B, k * C, size, size), scale by scale. What lies outside of the image is 0. Any H
-    and W from 1 up, and any size: where a location puts the patch between pixels it is interpolated, so
-    the result is differentiable in the locations, too. The recorded map holds locations and extents.
+    References:
+        Mnih, Heess, Graves, Kavukcuoglu: Recurrent Models of Visual Attention, NIPS 2014 (section 3.1).
 
-    Deviation: bilinear interpolation, where the paper does not say how a patch meets the pixels.
+    Args:
+        channels: Number of channels C.
+        size: Height and width of the returned patches in pixels, at least 1.
+        scales: Number k of patches, at least 1.
+        scale_factor: Ratio f of the widths of consecutive patches, at least 1.
 
-    Raises `BadOption` unless the options are integers of at least 1, `BadShape` for any other input.
+    Shape:
+        - Input: (B, C, H, W), any H and W.
+        - Locations: (B, 2), (x, y) from (-1, -1), the upper left corner, to (1, 1), the lower right corner.
+        - Output: (B, k * C, size, size), one scale after the other.
 
-    >>> import torch
-    >>> x, center = torch.randn(2, 3, 9, 13), torch.zeros(2, 2)
-    >>> Glimpse(3, size=5, scales=2)(x, center).shape
-    torch.Size([2, 6, 5, 5])
-    >>> bool(torch.isclose(Glimpse(3, size=5)(x, center), x[:, :, 2:7, 4:9], atol=1e-5).all())
-    True
+    Raises:
+        BadOption: If an option is not an integer of at least 1.
+        BadShape: For any other input shape.
+
+    Note:
+        Patches between pixels are interpolated bilinearly; the paper does not specify this.
+
+    Example:
+        >>> import torch
+        >>> x, center = torch.randn(2, 3, 9, 13), torch.zeros(2, 2)
+        >>> Glimpse(3, size=5, scales=2)(x, center).shape
+        torch.Size([2, 6, 5, 5])
+        >>> bool(torch.isclose(Glimpse(3, size=5)(x, center), x[:, :, 2:7, 4:9], atol=1e-5).all())
+        True
     """
 
     def __init__(self, channels: int, size: int = 8, scales: int = 1, scale_factor: int = 2) -> None:
@@ -78,7 +101,7 @@ class Glimpse(nn.Module):
         return glimpse(x, locations, self.size, self.scales, self.scale_factor)
 
     def extents(self, height: int, width: int) -> tuple[tuple[float, float], ...]:
-        """Return the height and width of each patch as shares of an image."""
+        """Return the height and width of each patch as fractions of an image."""
         sides = [self.size * self.scale_factor**scale for scale in range(self.scales)]
         return tuple((side / height, side / width) for side in sides)
 

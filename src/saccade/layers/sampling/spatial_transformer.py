@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.errors import BadOption, BadShape, check_choice, check_positive, check_shape
+from saccade.errors import BadShape, bad_option, check_choice, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import GridMap, Tap
 
 Transform = Literal["affine", "attention", "projective", "thin_plate_spline"]
 
 _POINTS = [[x / 3, y / 3] for y in (-3, -1, 1, 3) for x in (-3, -1, 1, 3)]  # 4 x 4 control points
-#: The parameters with which each transform is the identity.
+#: The parameters of the identity for each transform.
 IDENTITY: dict[Transform, list[float]] = {
     "affine": [1, 0, 0, 0, 1, 0],
     "attention": [1, 0, 0],
@@ -26,9 +26,15 @@ IDENTITY: dict[Transform, list[float]] = {
 
 
 def spatial_transformer(x: Tensor, grid: Tensor, align_corners: bool = False) -> Tensor:
-    """Sample x bilinearly at every point of a grid, 0 outside of it.
+    """Sample x bilinearly at each point of a grid; values outside the image are 0.
 
-    x (B, C, H, W), grid (B, H', W', 2) as (x, y) in [-1, 1] -> (B, C, H', W').
+    Args:
+        x: Images, (B, C, H, W).
+        grid: Sampling points (x, y) in [-1, 1], (B, H', W', 2).
+        align_corners: Whether -1 and 1 are the centers of the outermost pixels instead of their outer edges.
+
+    Returns:
+        Samples, (B, C, H', W').
     """
     return F.grid_sample(
         x.to(grid.dtype), grid, mode="bilinear", padding_mode="zeros", align_corners=align_corners
@@ -36,9 +42,16 @@ def spatial_transformer(x: Tensor, grid: Tensor, align_corners: bool = False) ->
 
 
 def sampling_grid(theta: Tensor, transform: Transform, size: Sequence[int], align_corners: bool) -> Tensor:
-    """Return where each pixel of an output of `size` (H', W') looks: theta (B, n) -> (B, H', W', 2).
+    """Return the sampling point of each output pixel, in float32 or higher precision, also under autocast.
 
-    It is computed in float32 at least, whatever the dtype of theta and also under autocast.
+    Args:
+        theta: Parameters of the transform, (B, n).
+        transform: Name of the transform, see `SpatialTransformer`.
+        size: Height and width (H', W') of the output.
+        align_corners: Whether -1 and 1 are the centers of the outermost pixels instead of their outer edges.
+
+    Returns:
+        Sampling points (x, y), (B, H', W', 2).
     """
     theta = theta.to(torch.promote_types(theta.dtype, torch.float32))
     y, x = torch.meshgrid(*(_axis(n, theta, align_corners) for n in size), indexing="ij")
@@ -59,34 +72,40 @@ def sampling_grid(theta: Tensor, transform: Transform, size: Sequence[int], alig
 
 
 def thin_plate_spline(points: Tensor, controls: Tensor, values: Tensor) -> Tensor:
-    """Return, at any points, the interpolant of least bending energy through values at control points.
+    """Return the interpolant of least bending energy through values at control points, at any points.
 
         f(p) = a_0 + a_1 p_x + a_2 p_y + sum_k w_k U(|p - c_k|),   U(r) = r^2 log r,
         f(c_k) = v_k,   sum_k w_k = 0,   sum_k w_k c_k = 0
 
-    points (N, 2), controls c (K, 2), values v (B, K, D) -> (B, N, D).
+    Args:
+        points: Points p, (N, 2).
+        controls: Control points c, (K, 2).
+        values: Values v at the control points, (B, K, D).
+
+    Returns:
+        Interpolated values, (B, N, D).
     """
-    exact = controls.dtype if controls.device.type == "mps" else torch.float64  # which mps does not have
-    nodes, places = controls.to(exact), points.to(exact)
+    exact = controls.dtype if controls.device.type == "mps" else torch.float64  # MPS has no float64
+    nodes, targets = controls.to(exact), points.to(exact)
     plane = F.pad(nodes, (1, 0), value=1.0)
     system = torch.cat([_bending(nodes, nodes), plane], 1)
     system = torch.cat([system, F.pad(plane.mT, (0, 3))], 0)
-    basis = torch.cat([_bending(places, nodes), F.pad(places, (1, 0), value=1.0)], 1)
+    basis = torch.cat([_bending(targets, nodes), F.pad(targets, (1, 0), value=1.0)], 1)
     device = "cpu" if points.device.type == "meta" else points.device.type
-    with torch.autocast(device, enabled=False):  # bfloat16 cannot tell the pixels of a row apart
-        shares = basis @ torch.linalg.inv_ex(system).inverse[:, : controls.shape[0]]
-        interpolated: Tensor = shares.to(values.dtype) @ values
+    with torch.autocast(device, enabled=False):  # bfloat16 cannot distinguish the pixels of a row
+        weights = basis @ torch.linalg.inv_ex(system).inverse[:, : controls.shape[0]]
+        interpolated: Tensor = weights.to(values.dtype) @ values
     return interpolated
 
 
 def _bending(points: Tensor, controls: Tensor) -> Tensor:
-    """Return U(|p - c|) = r^2 log r for every pair, (N, K)."""
+    """Return U(|p - c|) = r^2 log r for each pair, (N, K)."""
     squares = (points[:, None] - controls).square().sum(-1)
     return torch.xlogy(squares, squares) / 2
 
 
 def _axis(extent: int, like: Tensor, align_corners: bool) -> Tensor:
-    """The coordinates of the pixels along an axis, as `F.grid_sample` reads them."""
+    """Return the coordinates of the pixels along an axis, as defined by `F.grid_sample`."""
     steps = torch.arange(extent, device=like.device, dtype=like.dtype)
     if align_corners and extent > 1:
         return 2 * steps / (extent - 1) - 1
@@ -94,10 +113,10 @@ def _axis(extent: int, like: Tensor, align_corners: bool) -> Tensor:
 
 
 class _Localization(nn.Module):
-    """Two strided convolutions, and where on the map each of their channels is, for maps of any size.
+    """Two strided convolutions and the spatial moments of their channels, for maps of any size.
 
-    Of each channel f: its mean, and the averages of x, y, x^2, x y and y^2 weighted by f, that is its center
-    and its spread. They do not depend on the contrast of the image.
+    The moments of a channel f are its mean and the averages of x, y, x^2, x y and y^2 weighted by f: its
+    center and its spread. The averages do not depend on the contrast of the image.
     """
 
     def __init__(self, channels: int) -> None:
@@ -115,13 +134,13 @@ class _Localization(nn.Module):
         y, x = torch.meshgrid(*(_axis(n, maps, False) for n in maps.shape[2:]), indexing="ij")
         moments = torch.stack([torch.ones_like(x), x, y, x * x, x * y, y * y])
         pooled = torch.einsum("bchw,khw->bck", maps, moments) / x.numel()
-        mass, places = pooled[..., :1], pooled[..., 1:]
-        features = torch.cat([mass, places / (mass + 1e-3)], -1)  # a channel that is 0 is nowhere: 0
+        mass, averages = pooled[..., :1], pooled[..., 1:]
+        features = torch.cat([mass, averages / (mass + 1e-3)], -1)  # 0 for a channel of zeros
         return F.relu(self.mix(features.flatten(1)))
 
 
 class _LazyHead(nn.LazyLinear):
-    """A linear layer of as many inputs as the features of its first call, which starts as `_identity_`."""
+    """A linear layer that infers its number of inputs at the first call, initialized by `_identity_`."""
 
     def __init__(self, transform: Transform) -> None:
         super().__init__(len(IDENTITY[transform]))
@@ -133,7 +152,7 @@ class _LazyHead(nn.LazyLinear):
 
 
 def _identity_(head: nn.Linear, transform: Transform) -> nn.Linear:
-    """Make a layer give the parameters of the identity, whatever its input, until it is trained."""
+    """Initialize a layer so that it returns the parameters of the identity for any input."""
     with torch.no_grad():
         head.weight.zero_()
         head.bias.copy_(torch.tensor(IDENTITY[transform]))
@@ -141,37 +160,49 @@ def _identity_(head: nn.Linear, transform: Transform) -> nn.Linear:
 
 
 class SpatialTransformer(nn.Module):
-    """Resample a map where a small network says, differentiably in the map and in the network.
+    """Resamples a map on a grid computed by a small network, with gradients for the map and the network.
 
         theta = W f_loc(x) + b        y(p) = sum_q x(q) max(0, 1 - |T(p)_x - q_x|) max(0, 1 - |T(p)_y - q_y|)
 
-    Jaderberg, Simonyan, Zisserman, Kavukcuoglu: Spatial Transformer Networks, NIPS 2015 (equations 1 to 5).
-    f_loc `localization`; W, b `head`, W = 0 and b the identity at the start; p, q pixels of output and
-    input; T the transform of an output pixel into the input's coordinates, -1 to 1 from edge to edge:
+    f_loc is `localization`, W and b are `head` (initialized so that T is the identity), theta the parameters
+    of the transform T, p a pixel of the output y and q a pixel of the input x. T maps an output pixel (x, y)
+    to input coordinates in [-1, 1] from edge to edge. Samples outside the input are 0. The recorded map holds
+    the sampling grid.
 
-    "affine"             6 parameters [a b c; d e f], T(p) = (a x + b y + c, d x + e y + f)
-    "attention"          3 parameters (s, t_x, t_y), T(p) = (s x + t_x, s y + t_y)
-    "projective"         8 parameters, the affine ones and (g, h), divided by g x + h y + 1
-    "thin_plate_spline"  32 parameters: where 4 x 4 control points, regular in the output, lie in the input
+    References:
+        Jaderberg, Simonyan, Zisserman, Kavukcuoglu: Spatial Transformer Networks, NIPS 2015 (equations 1 to
+        5).
 
-    x (B, C, H, W) -> (B, C, *size). The recorded map holds the grid of samples.
+    Args:
+        channels: Number of channels C.
+        transform: "affine": 6 parameters [a b c; d e f], T(p) = (a x + b y + c, d x + e y + f). "attention":
+            3 parameters (s, t_x, t_y), T(p) = (s x + t_x, s y + t_y). "projective": 8 parameters, those of
+            "affine" and (g, h), with T(p) divided by g x + h y + 1. "thin_plate_spline": 32 parameters, the
+            positions in the input of 4 x 4 control points that form a regular grid in the output.
+        localization: Module from x to features (B, ...), which are flattened; `head` infers their number at
+            the first call. By default, two strided convolutions and the spatial moments of their channels.
+        size: Height and width (H', W') of the output, or one number for both; by default, those of the input.
+        align_corners: Whether -1 and 1 are the centers of the outermost pixels instead of their outer edges.
 
-    localization   a module from x to features (B, ...), which are flattened; `head` takes their number at
-                   the first call. By default two strided convolutions and where their channels are
-    size           (H', W') of the output, or one number for both; by default the input's
-    align_corners  whether -1 and 1 are the centers of the outermost pixels, not their outer edges
+    Shape:
+        - Input: (B, C, H, W).
+        - Output: (B, C, H', W').
 
-    Deviation: none; the paper leaves f_loc open. What is sampled from outside of the input is 0.
+    Raises:
+        BadOption: If an option is out of range.
+        BadShape: For any other input shape, or if the localization does not return one row of features per
+            image.
 
-    Raises `BadOption` for options out of range, `BadShape` for other input and for a localization that
-    does not return one row of features for each image.
+    Note:
+        The paper leaves f_loc open.
 
-    >>> import torch
-    >>> x, transformer = torch.randn(2, 32, 9, 7), SpatialTransformer(32)
-    >>> bool((transformer(x) - x).abs().max() < 1e-5)
-    True
-    >>> SpatialTransformer(32, "attention", size=4)(x).shape
-    torch.Size([2, 32, 4, 4])
+    Example:
+        >>> import torch
+        >>> x, transformer = torch.randn(2, 32, 9, 7), SpatialTransformer(32)
+        >>> bool((transformer(x) - x).abs().max() < 1e-5)
+        True
+        >>> SpatialTransformer(32, "attention", size=4)(x).shape
+        torch.Size([2, 32, 4, 4])
     """
 
     def __init__(
@@ -185,9 +216,9 @@ class SpatialTransformer(nn.Module):
         super().__init__()
         check_choice("spatial_transformer", "transform", transform, tuple(IDENTITY))
         if not isinstance(localization, nn.Module | None):
-            raise BadOption(f"spatial_transformer: localization={localization!r} is not an nn.Module")
+            raise bad_option("spatial_transformer", "must be an nn.Module", localization=localization)
         self.channels, self.transform, self.align_corners = channels, transform, align_corners
-        self.size = _checked(size)
+        self.size = _height_and_width(size)
         self.localization = _Localization(channels) if localization is None else localization
         self.head: nn.Linear = (
             _identity_(nn.Linear(32, len(IDENTITY[transform])), transform)
@@ -205,24 +236,28 @@ class SpatialTransformer(nn.Module):
         return spatial_transformer(x, grid, self.align_corners)
 
     def theta(self, x: Tensor) -> Tensor:
-        """Return the parameters of each image's transform, (B, n)."""
+        """Return the parameters of the transform of each image, (B, n)."""
         features = self.localization(x)
         if not isinstance(features, Tensor) or features.ndim < 2 or features.shape[0] != x.shape[0]:
             got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise BadShape(
-                f"spatial_transformer: localization must return ({x.shape[0]}, features), got {got}"
+                f"spatial_transformer: localization must return ({x.shape[0]}, features), got {got}",
+                owner="spatial_transformer",
+                option="localization",
+                value=got,
             )
         theta: Tensor = self.head(features.flatten(1))
         return theta
 
 
-def _checked(size: int | Sequence[int] | None) -> tuple[int, int] | None:
+def _height_and_width(size: int | Sequence[int] | None) -> tuple[int, int] | None:
     if size is None:
         return None
     pair = tuple(size) if isinstance(size, Sequence) else (size, size)
     if len(pair) != 2:
-        raise BadOption(f"spatial_transformer: size={size!r} must be a number or a pair (height, width)")
-    check_positive("spatial_transformer", **{"the height of size": pair[0], "the width of size": pair[1]})
+        raise bad_option("spatial_transformer", "must be a number or a pair (height, width)", size=size)
+    for extent in pair:
+        check_positive("spatial_transformer", size=extent)
     return pair[0], pair[1]
 
 
@@ -235,7 +270,7 @@ SPEC = Spec(
         2015,
         "https://arxiv.org/abs/1506.02025",
     ),
-    summary="resample the map on a grid that a small network places",
+    summary="resample the map on a grid computed by a small network",
     module=SpatialTransformer,
     function=spatial_transformer,
     examples=(

@@ -1,1 +1,1 @@
-"""Mechanisms that weigh positions."""
+"""Mechanisms that weight positions."""

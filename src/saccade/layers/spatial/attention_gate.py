@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.errors import BadShape, check_choice, check_positive, check_shape
+from saccade.errors import bad_shape, check_choice, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import SpatialMap, Tap
 from saccade.ops.gates import scale
@@ -17,9 +17,17 @@ _MODE = {2: "bilinear", 3: "trilinear"}
 
 
 def attention_gate(x: Tensor, g: Tensor, theta: nn.Module, phi: nn.Module, psi: nn.Module) -> Tensor:
-    """Return the weights of the places of `x`, sigma(psi(relu(theta(x) + phi(g)))), resized to them.
+    """Return the weights of the positions of x: sigma(psi(relu(theta(x) + phi(g)))), resized to x.
 
-    x (B, C, ...), g (B, G, ...) of any size -> (B, 1, ...) as large as `x`. phi(g) is resized to theta(x).
+    Args:
+        x: Features, (B, C, ...).
+        g: Gating signal of any spatial size, (B, G, ...). phi(g) is resized to theta(x).
+        theta: Module of x, with F_int output channels.
+        phi: Module of g, with F_int output channels.
+        psi: Module from F_int channels to one.
+
+    Returns:
+        Weights, (B, 1, ...), of the spatial size of x.
     """
     mode = _MODE[x.ndim - 2]
     features = theta(x)
@@ -29,35 +37,49 @@ def attention_gate(x: Tensor, g: Tensor, theta: nn.Module, phi: nn.Module, psi: 
 
 
 class AttentionGate(nn.Module):
-    """Gate the places of a skip map by what a coarser map of the decoder asks for.
+    """Gates the positions of a skip connection by a coarser map of the decoder.
 
         q = psi(ReLU(theta(x) + up(phi(g))))        alpha = up(sigma(q))        y = alpha x
 
-    Oktay, Schlemper, Le Folgoc, Lee, Heinrich, Misawa, Mori, McDonagh, Hammerla, Kainz, Glocker,
-    Rueckert: Attention U-Net: Learning Where to Look for the Pancreas, MIDL 2018 (equations 1 and 2).
-    W_x `theta` (kernel and stride `stride`, no bias), W_g `phi` and psi `psi` (1 x 1, with bias), alpha the
-    weights, up a bilinear or trilinear resizing, corners not aligned.
+    x is the skip connection, g the gating signal, q the score, alpha the weights and y the output. W_x
+    (`theta`) is a convolution with kernel and stride `stride` and no bias; W_g (`phi`) and `psi` are 1 x 1
+    convolutions with bias. up is bilinear or trilinear resizing without aligned corners, and sigma the
+    logistic function.
 
-    inner_channels      F_int, channels of theta(x) and phi(g); None is C // 2, at least 1
-    gating_channels     F_g, channels of g; None is C
-    stride              how much coarser than x the weights are computed, 2 in the authors' code
-    dims                2 for images, 3 for volumes
-    output_projection   a 1 x 1 convolution and a batch norm after the gate, as in the authors' code; the
-                        paper has none
+    References:
+        Oktay, Schlemper, Le Folgoc, Lee, Heinrich, Misawa, Mori, McDonagh, Hammerla, Kainz, Glocker,
+        Rueckert: Attention U-Net: Learning Where to Look for the Pancreas, MIDL 2018 (equations 1 and 2).
 
-    x (B, C, H, W) or (B, C, T, H, W), g (B, G, ...) of any size -> the shape of x.
+    Args:
+        channels: Number of channels C of x.
+        inner_channels: Number F_int of channels of theta(x) and phi(g); by default, C // 2, at least 1.
+        gating_channels: Number F_g of channels of g; by default, C.
+        stride: Factor by which the resolution of the weights is lower than that of x, at least 1; 2 in the
+            authors' code.
+        dims: Number of spatial axes: 2 for images, 3 for volumes.
+        output_projection: Whether a 1 x 1 convolution and a batch norm follow the gate, as in the authors'
+            code; the paper has none.
 
-    Deviation: none. (The authors wrote for a PyTorch that aligned corners when it resized; their code, run
-    by one of today, does not, and neither does this. As theirs, theta leaves out the last row or column
-    of a size that the stride does not divide; alpha is resized over all of x.)
+    Shape:
+        - Input: (B, C, H, W) or (B, C, T, H, W).
+        - Gating signal: (B, F_g, ...), of any spatial size.
+        - Output: same shape as the input.
 
-    Raises `BadOption` for an option below 1, `BadShape` for any other input, for a map x smaller than the
-    stride, and in training with `output_projection` for a single position in all.
+    Raises:
+        BadOption: If an option is out of range.
+        BadShape: For any other input shape and for a map smaller than the stride; in training with
+            `output_projection` also for a single position in the batch.
 
-    >>> import torch
-    >>> gate = AttentionGate(32, gating_channels=64)
-    >>> gate(torch.randn(2, 32, 14, 10), torch.randn(2, 64, 7, 5)).shape
-    torch.Size([2, 32, 14, 10])
+    Note:
+        The authors used a version of PyTorch that aligned corners when resizing; current versions run their
+        code without aligned corners, as this module does. As in their code, theta ignores the last row or
+        column of a size that the stride does not divide; alpha is resized to all of x.
+
+    Example:
+        >>> import torch
+        >>> gate = AttentionGate(32, gating_channels=64)
+        >>> gate(torch.randn(2, 32, 14, 10), torch.randn(2, 64, 7, 5)).shape
+        torch.Size([2, 32, 14, 10])
     """
 
     def __init__(
@@ -90,13 +112,9 @@ class AttentionGate(nn.Module):
         check_shape("attention_gate", x, f"B C {self.axes}", C=self.channels)
         check_shape("attention_gate", g, f"B G {self.axes}", B=x.shape[0], G=self.gating_channels)
         if any(extent < self.stride for extent in x.shape[2:]):
-            raise BadShape(
-                f"attention_gate: the map {tuple(x.shape)} is smaller than the stride, {self.stride}"
-            )
+            raise bad_shape("attention_gate", f"expected a map of at least the stride {self.stride}", x)
         if self.output is not None and self.training and x[:, 0].numel() == 1:
-            raise BadShape(
-                f"attention_gate: batch norm cannot train on the single position of {tuple(x.shape)}"
-            )
+            raise bad_shape("attention_gate", "batch norm needs more than one position in training", x)
         alpha = attention_gate(x, g, self.theta, self.phi, self.psi)
         if self.tap.recording:
             self.tap.publish(SpatialMap(alpha[:, 0].detach()))
@@ -114,7 +132,7 @@ SPEC = Spec(
         2018,
         "https://arxiv.org/abs/1804.03999",
     ),
-    summary="gate the places of a skip map by a coarser gating map, its second input",
+    summary="gate the positions of a skip connection by a coarser gating signal, the second input",
     module=AttentionGate,
     function=attention_gate,
     examples=(

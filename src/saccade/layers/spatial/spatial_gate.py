@@ -1,42 +1,65 @@
-"""The spatial half of CBAM, Woo et al. 2018."""
+"""The spatial attention module of CBAM, Woo et al. 2018."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import BadOption, BadShape, check_positive, check_shape
+from saccade.errors import bad_option, bad_shape, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import SpatialMap, Tap
 from saccade.ops.gates import mean_and_maximum, scale
 
 
 def spatial_gate(x: Tensor, layers: nn.Module) -> Tensor:
-    """Return the spatial weights sigma(layers([max; mean] over channels)). x (B, C, H, W) -> (B, 1, H, W)."""
+    """Return the spatial weights sigma(layers([max; mean] over channels)).
+
+    Args:
+        x: Features, (B, C, H, W).
+        layers: Module from two channels to one.
+
+    Returns:
+        Weights, (B, 1, H, W).
+    """
     average, maximum = mean_and_maximum(x, 1)
     compressed = torch.stack([maximum, average], dim=1)
     return torch.sigmoid(layers(compressed))
 
 
 class SpatialGate(nn.Module):
-    """CBAM's spatial attention module: a wide convolution over the channel-wise maximum and mean.
+    """CBAM's spatial attention module: a wide convolution of the channel-wise maximum and mean.
 
         M_s = sigma(BN(f^{kxk} * [max_c x; mean_c x]))        y = M_s x
 
-    Woo, Park, Lee, Kweon: CBAM: Convolutional Block Attention Module, ECCV 2018 (equation 3).
-    f `conv` (no bias), k `kernel_size`; the batch norm (eps 1e-5, momentum 0.01) is the authors' code's,
-    not the paper's: `batch_norm=False` gives the paper. `relu=True` adds their unused ReLU before sigma.
+    f is `conv` (no bias), * a convolution, c a channel, k is `kernel_size`, sigma the logistic function, M_s
+    the gate and y the output. The batch norm (eps 1e-5, momentum 0.01) is part of the authors' code, not of
+    the paper.
 
-    x (B, C, H, W) -> the same shape.
+    References:
+        Woo, Park, Lee, Kweon: CBAM: Convolutional Block Attention Module, ECCV 2018 (equation 3).
 
-    Deviation: none in the module. The authors' ResNet sets the batch norm's weight to 0 at the start.
+    Args:
+        channels: Number of channels C.
+        kernel_size: Kernel size k, odd.
+        batch_norm: Whether to use the batch norm. False gives the gate of the paper.
+        relu: Whether to apply the unused ReLU of the authors' code before sigma.
 
-    Raises `BadOption` for an even kernel, `BadShape` for any other input, and in training for a single
-    position in all (one 1 x 1 map), of which no batch statistics can be taken.
+    Shape:
+        - Input: (B, C, H, W).
+        - Output: (B, C, H, W).
 
-    >>> import torch
-    >>> SpatialGate(32)(torch.randn(2, 32, 7, 5)).shape
-    torch.Size([2, 32, 7, 5])
+    Raises:
+        BadOption: If the kernel size is even or below 1.
+        BadShape: For any other input shape; in training with batch norm also for a single position in the
+            batch (one 1 x 1 map), which has no batch statistics.
+
+    Note:
+        The authors' ResNet initializes the weight of the batch norm with 0; this module does not.
+
+    Example:
+        >>> import torch
+        >>> SpatialGate(32)(torch.randn(2, 32, 7, 5)).shape
+        torch.Size([2, 32, 7, 5])
     """
 
     def __init__(
@@ -45,7 +68,7 @@ class SpatialGate(nn.Module):
         super().__init__()
         check_positive("spatial_gate", kernel_size=kernel_size)
         if kernel_size % 2 == 0:
-            raise BadOption(f"spatial_gate: kernel_size={kernel_size} must be odd to keep the map's size")
+            raise bad_option("spatial_gate", "must be odd to keep the map size", kernel_size=kernel_size)
         self.channels = channels
         self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
         self.norm = nn.BatchNorm2d(1, eps=1e-5, momentum=0.01) if batch_norm else nn.Identity()
@@ -55,9 +78,7 @@ class SpatialGate(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_shape("spatial_gate", x, "B C H W", C=self.channels)
         if self.training and isinstance(self.norm, nn.BatchNorm2d) and x[:, 0].numel() == 1:
-            raise BadShape(
-                f"spatial_gate: batch norm cannot train on the single position of {tuple(x.shape)}"
-            )
+            raise bad_shape("spatial_gate", "batch norm needs more than one position in training", x)
         gate = spatial_gate(x, nn.Sequential(self.conv, self.norm, self.activation))
         if self.tap.recording:
             self.tap.publish(SpatialMap(gate[:, 0].detach()))

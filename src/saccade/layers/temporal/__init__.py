@@ -1,1 +1,1 @@
-"""Mechanisms that weigh moments in time."""
+"""Mechanisms that weight time steps."""

@@ -1,4 +1,4 @@
-"""Attention over the states of a recurrent network or over frames, Yang et al. 2016."""
+"""Attention pooling over the states of a recurrent network or over frames, Yang et al. 2016."""
 
 from __future__ import annotations
 
@@ -13,30 +13,51 @@ from saccade.maps import SpatialMap, Tap
 
 
 def temporal_pool(states: Tensor, scores: Tensor) -> Tensor:
-    """Return the mean of the states weighted by softmax(scores). (B, L, C), (B, L) -> (B, C)."""
+    """Return the mean of the states, weighted by softmax(scores).
+
+    Args:
+        states: States, (B, L, C).
+        scores: Scores, (B, L).
+
+    Returns:
+        Weighted means, (B, C).
+    """
     return torch.einsum("bl,blc->bc", scores.softmax(1), states)
 
 
 class TemporalPool(nn.Module):
-    """Pool a sequence over time: score each moment against a learned context, average by the softmax.
+    """Attention pooling over time: the mean of a sequence, weighted by the match with a learned context.
 
         e_t = u . tanh(W h_t + b)   ("additive")      or      e_t = u . h_t   ("dot_product")
         a = softmax over t of e        y = sum_t a_t h_t
 
-    Yang, Yang, Dyer, He, Smola, Hovy: Hierarchical Attention Networks for Document Classification, NAACL
-    2016 (equations 5 to 7, and 8 to 10). h `states`, W, b `hidden`, u `context`.
+    h_t is a state, t a time step, W and b are `hidden`, u is `context`, e_t the score, a the weights and y
+    the output. The recorded map holds the weights a, (B, L).
 
-    states (B, L, C), of a recurrent network or of frames -> (B, C). The recorded map holds the weights a
-    (B, L).
+    References:
+        Yang, Yang, Dyer, He, Smola, Hovy: Hierarchical Attention Networks for Document Classification, NAACL
+        2016 (equations 5 to 7, and 8 to 10).
 
-    Deviation: none for "additive". "dot_product" leaves the hidden layer out.
+    Args:
+        channels: Width C of a state.
+        score: Score of a state: "additive" or "dot_product".
 
-    Raises `BadOption` for another score, `BadShape` for any other input.
+    Shape:
+        - Input: (B, L, C), states of a recurrent network or features of frames.
+        - Output: (B, C).
 
-    >>> import torch
-    >>> states, _ = torch.nn.GRU(16, 32, batch_first=True)(torch.randn(4, 10, 16))
-    >>> TemporalPool(32)(states).shape
-    torch.Size([4, 32])
+    Raises:
+        BadOption: If the score is unknown.
+        BadShape: For any other input shape.
+
+    Note:
+        The score of the paper is "additive"; "dot_product" omits the hidden layer.
+
+    Example:
+        >>> import torch
+        >>> states, _ = torch.nn.GRU(16, 32, batch_first=True)(torch.randn(4, 10, 16))
+        >>> TemporalPool(32)(states).shape
+        torch.Size([4, 32])
     """
 
     def __init__(self, channels: int, score: Literal["additive", "dot_product"] = "additive") -> None:
@@ -65,7 +86,7 @@ SPEC = Spec(
         2016,
         "https://aclanthology.org/N16-1174/",
     ),
-    summary="average the moments of a sequence by learned weights",
+    summary="average the time steps of a sequence with learned weights",
     module=TemporalPool,
     function=temporal_pool,
     examples=(

@@ -1,0 +1,115 @@
+"""A package of a third party, installed for real: every process knows what its entry points add."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from saccade import plugins
+from saccade.errors import BadOption
+from support.errors import raises
+
+PLUGIN = Path(__file__).parent / "support" / "plugin"
+Run = Callable[..., str]
+pytestmark = [pytest.mark.slow, pytest.mark.process]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Run a new Python process in which the plugin is installed."""
+    site, folder = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("work")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*pip, "--no-index", "--target", str(site), str(PLUGIN)], check=True)
+    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+
+    def started(*words: str) -> str:
+        done = subprocess.run(
+            [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return started
+
+
+COMPARE = ("-m", "saccade", "compare", "stripes:size=16", "-a", "none", "-a", "mean_gate", "--seeds", "1")
+SHORT = ("--epochs", "1", "--batch-size", "10", "--json")
+
+
+def attentions(printed: str) -> list[str]:
+    return [row["attention"] for row in json.loads(printed)["leaderboard"]]
+
+
+def test_the_mechanism_is_created_listed_and_shown(run: Run) -> None:
+    code = "import saccade as sc; print(sc.create('mean_gate', 8), 'mean_gate' in sc.mechanisms('spatial'))"
+    assert "MeanGate" in run("-c", code)
+    assert "True" in run("-c", code)
+    assert "mean_gate" in run("-m", "saccade", "list")
+    assert "saccade_plugin_example.mean_gate" in run("-m", "saccade", "show", "mean_gate")
+
+
+def test_the_mechanism_keeps_the_behavior_and_owes_no_documentation(run: Run) -> None:
+    code = """
+import saccade as sc
+from saccade.testing import ContractFailure, check_mechanism
+check_mechanism(sc.spec("mean_gate"))
+try:
+    check_mechanism(sc.spec("mean_gate"), house=True)
+except ContractFailure as failure:
+    print(failure)
+"""
+    assert "a paper with title and authors" in run("-c", code)
+
+
+def test_processes_train_it_and_a_run_can_be_looked_at(run: Run) -> None:
+    words = (*COMPARE, *SHORT, "--out", "compared", "--executor", "processes", "--jobs", "2")
+    assert attentions(run(*words)) == ["none", "mean_gate"]
+    assert "look.html" in run("-m", "saccade", "look", "compared/runs/mean_gate-seed0", "--out", "looked")
+    evaluated = json.loads(run("-m", "saccade", "evaluate", "compared/runs/mean_gate-seed0", "--json"))
+    assert evaluated["attention"] == "mean_gate"
+
+
+@pytest.mark.ray
+def test_a_cluster_trains_it(run: Run) -> None:
+    assert attentions(run(*COMPARE, *SHORT, "--out", "over-ray", "--executor", "ray")) == [
+        "none",
+        "mean_gate",
+    ]
+
+
+def test_the_objective_trains(run: Run) -> None:
+    words = ("-m", "saccade", "train", "stripes", "--set", "objective=classify_twice", *SHORT)
+    assert json.loads(run(*words, "--out", "twice"))["attention"] == "none"
+
+
+def test_the_adapter_is_seen(run: Run) -> None:
+    code = """
+import torch, saccade as sc, saccade_plugin_example as plugin
+model = torch.nn.Sequential(plugin.Gate())
+with sc.record(model) as maps:
+    model(torch.rand(1, 3, 4, 4))
+print(maps["0"].kind)
+"""
+    assert run("-c", code) == "spatial\n"
+
+
+def test_a_plugin_that_cannot_be_loaded_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = tmp_path / "broken-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[saccade.mechanisms]\nnothing = no_such_module:SPEC\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    plugins._entries.cache_clear()
+    try:
+        assert plugins.names("saccade.mechanisms") == ["nothing"]
+        with raises(BadOption, owner="broken", option="saccade.mechanisms", value="no_such_module:SPEC"):
+            plugins.load("saccade.mechanisms", "nothing")
+    finally:
+        plugins._entries.cache_clear()
