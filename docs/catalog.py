@@ -22,11 +22,11 @@ Create a mechanism with `sc.create(name, channels, **options)`. The columns of t
 
 - *weights*: soft (differentiable numbers) or hard (a sampled choice)
 - *unit*: what the weights select: the items of a sequence, or the locations of a map
-- *drop-in*: takes a map (B, C, H, W) and returns one of the same shape, so that `saccade compare` and every slot of a
-  model accept it by name
+- *drop-in*: takes a map (B, C, H, W) and returns one of the same shape, so that `saccade compare` and
+  every slot of a model accept it by name
 
-`saccade show NAME` adds the equation, the deviations from the paper, and the cost. `saccade list --contains TEXT`
-searches names, summaries and papers.
+`saccade show NAME` adds the equation, the deviations from the paper, and the cost.
+`saccade list --contains TEXT` searches names, summaries and papers.
 """
 
 
