@@ -1,8 +1,8 @@
 """A small stand-in for the library `datasets` of Hugging Face, for machines without it.
 
 It implements what `saccade.data.huggingface` calls, with the behavior that the tests rely on: rows are
-mappings; a column of images is decoded when a row is read, unless it is cast to `Image(decode=False)` with the
-values {"bytes", "path"}; and data sets are read from folders and files.
+mappings; a column of images is decoded when a row is read, unless it is cast to `Image(decode=False)` with
+the values {"bytes", "path"}; and data sets are read from folders and files.
 """
 
 from __future__ import annotations
