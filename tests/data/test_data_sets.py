@@ -27,7 +27,7 @@ from support.errors import raises
 
 # ----------------------------------------------------------------------------------------- classes by name
 
-#: What a user might write. The gray level of an image says which part it is of, and its number.
+#: Data sets as a user might write them. The gray level of an image encodes its part and its number.
 OWN = '''
 import numpy as np
 import torch
@@ -175,8 +175,8 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def levels(split: Split) -> list[int]:
     """The gray levels of images of one level each."""
     assert (split.images == split.images[:, :1, :1, :1]).all()
-    found: list[int] = split.images[:, 0, 0, 0].tolist()
-    return found
+    gray: list[int] = split.images[:, 0, 0, 0].tolist()
+    return gray
 
 
 def counts(task: Task) -> list[int]:
@@ -353,7 +353,7 @@ def png(level: int) -> bytes:
 
 
 def rows(library: Any, count: int, offset: int = 0, *, broken: int | None = None) -> Any:
-    """Images whose level is their number, plus an offset; pictures of cats and dogs, in turn."""
+    """Return images whose gray level is their number plus an offset; the classes alternate."""
     whole = [png(offset + number) for number in range(count)]
     stored = [file[:50] if number == broken else file for number, file in enumerate(whole)]
     images = [{"bytes": file, "path": None} for file in stored]

@@ -33,7 +33,7 @@ from support.errors import raises
 
 
 def read(number: int) -> Sample:
-    """An image of the level of its number, after a while that differs; every fifth cannot be read."""
+    """Return an image whose gray level is its number, after a random delay; every fifth is unreadable."""
     time.sleep(random.Random(number).random() * 0.004)
     if number % 5 == 4:
         raise BadImage(f"image {number} is bad", value=number)
@@ -43,13 +43,13 @@ def read(number: int) -> Sample:
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_order_and_errors_are_those_of_one_thread(workers: int) -> None:
     bad: list[str] = []
-    found = [*decode_samples(read, range(120), workers, "skip", bad)]
-    assert [its.label for its in found] == [number for number in range(120) if number % 5 != 4]
-    assert [int(its.image[0, 0, 0]) for its in found] == [its.label for its in found]
+    samples = [*decode_samples(read, range(120), workers, "skip", bad)]
+    assert [sample.label for sample in samples] == [number for number in range(120) if number % 5 != 4]
+    assert all((sample.image == sample.label).all() for sample in samples)
     assert bad == [f"image {number} is bad" for number in range(4, 120, 5)]
     before = []
     with raises(BadImage, value=4):
-        before += [its.label for its in decode_samples(read, range(120), workers, "fail", [])]
+        before += [sample.label for sample in decode_samples(read, range(120), workers, "fail", [])]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -92,7 +92,7 @@ def test_as_many_threads_as_this_process_may_use() -> None:
 
 
 def write(place: Path, count: int = 20, side: int = 40) -> Path:
-    """A folder of two classes, of noise."""
+    """Write a folder of two classes with images of noise."""
     for index in range(count):
         file = place / "ab"[index % 2] / f"{index}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -243,7 +243,7 @@ def test_caches_that_cannot_be_used(tmp_path: Path) -> None:
     assert (caught.value.option, caught.value.value) == ("cache", str(cache))
 
 
-#: Reads a folder in a cache, each image after a while, and says which.
+#: Reads a folder with a cache, slowly, and prints the name of each image.
 SLOWLY = """
 import sys, time
 from saccade.data import load_folder
