@@ -28,7 +28,7 @@ BEHAVIOR_CHECKS: tuple[Check, ...] = (
 )
 
 #: The rules of this package for the documentation of its own mechanisms.
-HOUSE_CHECKS: tuple[Check, ...] = (documentation.check_documentation,)
+HOUSE_CHECKS: tuple[Check, ...] = (documentation.check_documentation, documentation.check_location)
 
 CHECKS = BEHAVIOR_CHECKS + HOUSE_CHECKS
 
