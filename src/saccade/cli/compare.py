@@ -92,7 +92,7 @@ def compare(
     from saccade.experiments import compare as run
     from saccade.experiments.executors import Executor, Local, Processes
     from saccade.results import caution, finding
-    from saccade.viz.report import write
+    from saccade.viz import write_report
 
     given = {
         "task": task,
@@ -127,7 +127,7 @@ def compare(
         chosen = Ray(address, cpus_per_run, gpus_per_run, shared)
     with ComparisonDisplay(comparison.training.task, to_stderr=as_json) as display:
         summary = run(comparison, out, display, chosen, logger.value)
-    page = write(out)
+    page = write_report(out)
     name_skipped(summary["task"])
     if as_json:
         typer.echo(json.dumps(summary, indent=1))
@@ -142,6 +142,6 @@ def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a comparison.")],
 ) -> None:
     """Write the page of a comparison again."""
-    from saccade.viz.report import write
+    from saccade.viz import write_report
 
-    typer.echo(f"report: {write(folder)}")
+    typer.echo(f"report: {write_report(folder)}")

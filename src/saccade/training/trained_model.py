@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from saccade.config import Plan, Recipe, resolve
 from saccade.data import TaskInfo, load
 from saccade.errors import BadRun
+from saccade.results import read_gallery
 from saccade.training.checkpoint import checkpoint_of, load_checkpoint
 from saccade.training.module import Classifier
 from saccade.training.objectives.select import create_objective
@@ -45,19 +44,14 @@ def restore(path: Path) -> Classifier:
 def examples(path: Path, plan: Plan) -> tuple[Tensor, Tensor]:
     """Return test images (K, 3, H, W), or clips (K, 3, T, H, W), uint8, and their labels (K,).
 
-    They are those of a complete run's gallery, else all of its task. `path` is that of the run's folder,
-    or of a checkpoint in it.
+    Args:
+        path: A run folder, or a checkpoint in it. The images are those of the gallery of the run.
+        plan: Plan of the run. Without a gallery, all test images of its task are loaded.
     """
     folder = path if path.is_dir() else path.parent.parent
     try:
-        with np.load(folder / "gallery.npz", allow_pickle=False) as archive:
-            labels = torch.from_numpy(archive["labels"])
-            if "clips" in archive:  # whose images are sheets of frames
-                return torch.from_numpy(archive["clips"]), labels
-            images = torch.from_numpy(archive["images"])
+        gallery = read_gallery(folder)
     except FileNotFoundError:
         test = load(plan.task).test
         return test.images, test.labels
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise BadRun(f"{str(folder / 'gallery.npz')!r} cannot be read: {error}") from error
-    return images.permute(0, 3, 1, 2).contiguous(), labels
+    return gallery.images, gallery.labels
