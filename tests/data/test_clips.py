@@ -333,7 +333,7 @@ def test_the_gallery_holds_raw_clips(compared: Path, name: str) -> None:
     _, attention, logits = looked(restore(folder), clips)
     assert gallery.map is not None
     assert type(gallery.map) is type(attention)
-    assert_close(gallery.map.heatmap(), attention.heatmap(), atol=2e-3, rtol=0)
+    assert_close(gallery.map.heatmap(), attention.heatmap(), atol=5e-3, rtol=0)
     assert gallery.predictions.equal(logits.argmax(1))
 
 
@@ -363,8 +363,8 @@ def test_a_run_on_clips_comes_back_and_can_be_looked_at(compared: Path, tmp_path
     ("arguments", "said"),
     [
         (["score", "{run}"], "is a run on clips; the scores take pixels out of images"),
-        (["look", "{run}", "--grad-cam"], "Grad-CAM is of images, not of clips"),
-        (["look", "{run}", "some.png"], "its own test clips alone can be shown"),
+        (["look", "{run}", "--grad-cam"], "Grad-CAM needs images (B, C, H, W), not clips"),
+        (["look", "{run}", "some.png"], "IMAGE is not supported, only its test clips"),
     ],
 )
 def test_what_is_of_images_alone_says_so(compared: Path, arguments: list[str], said: str) -> None:

@@ -40,7 +40,7 @@ def every_map() -> dict[str, AttentionMap]:
     torch.manual_seed(0)
     q, k = torch.randn(K, 2, 12, 4), torch.randn(K, 2, 12, 4)
     factors: tuple[Any, ...] = (q, k, 0.5, (3, 4), (3, 4))
-    tokens = {"extra_queries": torch.randn(K, 2, 1, 4), "extra_keys": torch.randn(K, 2, 1, 4)}
+    extra: tuple[Any, ...] = torch.randn(K, 2, 1, 4), torch.randn(K, 2, 1, 4)
     windows = torch.randn(K, 2, 2, 6, 4)
     places = torch.tensor([[0, 1, 4, 5, 8, 9], [2, 3, 6, 7, 10, 11]])
     x = torch.randn(K, 10, 3, 4)
@@ -50,9 +50,9 @@ def every_map() -> dict[str, AttentionMap]:
         PairwiseMap(*factors),
         DotProductMap(*factors),
         RectifiedSumMap(q[..., :1], k[..., :1], 0.5, (3, 4), (3, 4)),
-        AdditiveMap(*factors, direction=torch.randn(K, 4)),
-        TokenMap(*factors, **tokens, bias=bias),
-        ClassTokenMap(*factors, **tokens),
+        AdditiveMap(*(*factors, torch.randn(K, 4))),
+        TokenMap(*(*factors, *extra, bias)),
+        ClassTokenMap(*(*factors, *extra)),
         WindowMap(windows, windows, 0.5, (3, 4), (3, 4), places=places, bias=torch.randn(2, 1, 6, 6)),
         ChannelMap.of(torch.rand(K, 10), x),
         BranchMap.of(torch.rand(K, 2, 10), [x, x + 1]),

@@ -61,9 +61,13 @@ def make(
             out = folder / run["folder"]
             out.mkdir(parents=True)
             predictions, probabilities = _answers(labels, run["error"], rng)
-            tensors = (images.transpose(0, 3, 1, 2).copy(), labels, predictions, probabilities)
             seen = Gallery(
-                *map(torch.from_numpy, tensors), torch.from_numpy(truth) if masks else None, attention_map
+                images=torch.from_numpy(images.transpose(0, 3, 1, 2).copy()),
+                labels=torch.from_numpy(labels),
+                predictions=torch.from_numpy(predictions),
+                probabilities=torch.from_numpy(probabilities),
+                masks=torch.from_numpy(truth) if masks else None,
+                map=attention_map,
             )
             write_gallery(out, seen)
     results: dict[str, Any] = {

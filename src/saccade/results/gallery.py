@@ -148,10 +148,10 @@ def _check(path: Path, arrays: Arrays) -> int:
     for name in sorted(required - arrays.keys()):
         raise _bad(path, name, None, f"lacks {name}")
     images = arrays["images"]
-    count, *_ = images.shape or (0,)
+    count = int(images.shape[0]) if images.ndim else 0
     if not count or images.size == 0:
         raise _bad(path, "images", images.shape, "holds no images")
-    forms = {  # dtype and shape; None is any extent
+    forms: dict[str, tuple[str, list[tuple[int | None, ...]]]] = {  # dtype and shape; None is any extent
         "images": ("u1", [(count, 3, None, None), (count, 3, None, None, None)]),
         "labels": ("i8", [(count,)]),
         "predictions": ("i8", [(count,)]),

@@ -103,9 +103,12 @@ def _photograph(image: ImageLike) -> Photograph:
             raise BadData(message, owner="look", option="images", value=image.shape)
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):
-        kind = type(image).__name__
-        message = f"images contains a value of type {kind}: expected a path, a PIL image or an array"
-        raise BadData(message, owner="look", option="images", value=kind)
+        raise BadData(
+            f"images has an item of type {type(image).__name__}: expected a path, a PIL image or an array",
+            owner="look",
+            option="images",
+            value=type(image).__name__,
+        )
     return np.asarray(as_rgb(image), dtype=np.uint8)
 
 

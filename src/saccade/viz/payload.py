@@ -123,13 +123,14 @@ def _layer(path: str, attention: AttentionMap, saliency: Tensor, side: int) -> P
     match attention:
         case PairwiseMap():
             heads = attention.queries.shape[1]
-            is_class_token = isinstance(attention, ClassTokenMap)
-            of_head = attention.class_row if is_class_token else attention.attention_received
+            of_head = attention.attention_received
+            if isinstance(attention, ClassTokenMap):
+                of_head, layer["variant"] = attention.class_row, "class token"
+            elif isinstance(attention, WindowMap):
+                layer["variant"] = "window"
             if heads > 1:
                 maps = torch.stack([of_head(head) for head in range(heads)], 1)
                 layer["heads"] = _encode_maps(_reduce(maps, _TILE))
-            if is_class_token or isinstance(attention, WindowMap):
-                layer["variant"] = "class token" if is_class_token else "window"
         case ChannelMap():
             weights = attention.weights
             layer["channels"] = {"images": 0, "weights": _encode_halves(weights), "count": weights.shape[1]}

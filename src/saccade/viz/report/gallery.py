@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from saccade.data.clips import contact_sheet
 from saccade.errors import BadRun
+from saccade.maps import AttentionMap
 from saccade.results import GALLERY, ComparisonResults, Gallery, read_gallery
 from saccade.viz.payload import encode_bytes, pack_maps, select_images, sheet_map
 
@@ -134,7 +136,9 @@ def pack_gallery(
     is_clip = first.images.ndim == 5
     images, labels = first.images[chosen], first.labels[chosen]
     shown = (contact_sheet(images) if is_clip else images).permute(0, 2, 3, 1).contiguous().numpy()
-    columns, maps, saliency = [], {}, {}
+    columns: list[dict[str, Any]] = []
+    maps: dict[str, AttentionMap] = {}
+    saliency: dict[str, Tensor] = {}
     for source in sources:
         gallery, layer = source.gallery, None
         if gallery.map is not None:
