@@ -107,7 +107,7 @@ def test_page_appears_by_rename(folder: Path, tmp_path: Path, monkeypatch: pytes
 
 
 def test_results_that_are_missing(tmp_path: Path) -> None:
-    with raises(BadRun, owner=str(tmp_path / "results.json")):
+    with raises(BadRun, owner=str(tmp_path), option="results.json"):
         write_report(tmp_path)
 
 
