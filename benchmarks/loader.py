@@ -23,16 +23,12 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from saccade.config import Recipe, resolve
-from saccade.config.recipe import Augment
+from saccade.config import Augment, Recipe, resolve
 from saccade.data import Task, load_task
 from saccade.data.task import Split
 from saccade.files import write_json
 from saccade.results import hardware_info
-from saccade.training.augment.basic import augmentation
-from saccade.training.augment.simclr import Views
-from saccade.training.loader import Batches, loader
-from saccade.training.module import Classifier
+from saccade.training import Batches, Classifier, Views, augmentation, make_loader
 
 RESULT = Path(__file__).parent / "results" / "loader-cpu.json"
 
@@ -98,7 +94,7 @@ def measure(case: Case) -> dict[str, Any]:
     reading = time.perf_counter() - begin
     count = sum(len(split) for split in (task.train, task.validation, task.test))
     images = case.batches * case.batch_size
-    served = loader(task.train, Batches(len(task.train), case.batch_size, seed=0))
+    served = make_loader(task.train, Batches(len(task.train), case.batch_size, seed=0))
 
     def load(transform: nn.Module) -> float:
         def serve() -> None:

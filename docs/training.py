@@ -1,4 +1,4 @@
-"""Write the tables of docs/training.md, of tasks, keys and shipped recipes, from the code.
+"""Generate the tables of docs/training.md: tasks, recipe keys and built-in recipes.
 
 python docs/training.py
 """
@@ -19,18 +19,18 @@ PAGE = Path(__file__).parent / "training.md"
 def tasks() -> list[str]:
     lines = ["| task | options |", "|---|---|"]
     for name, load in TASKS.items():
-        given = {*getattr(load, "keywords", {}), *(["name"] if getattr(load, "args", ()) else [])}
-        known = [option for option in inspect.signature(load).parameters if option not in given]
+        bound = {*getattr(load, "keywords", {}), *(["name"] if getattr(load, "args", ()) else [])}
+        known = [option for option in inspect.signature(load).parameters if option not in bound]
         listed = ", ".join(f"`{option}`" for option in known if option != "options")
         lines.append(f"| `{name}` | {listed}{', those of the class' if 'options' in known else ''} |")
     return lines
 
 
 def keys() -> list[str]:
-    """One row for each key; what it means is read from the docstring."""
+    """Return one row per key. Its meaning is in the `Attributes:` section of the docstring of `Recipe`."""
     text = inspect.getdoc(Recipe) or ""
-    found = re.findall(r"^(\w+) +(\S.*(?:\n {8,}\S.*)*)", text, flags=re.MULTILINE)
-    meaning = {name: " ".join(words.split()) for name, words in found}
+    entries = re.findall(r"^ {4}(\w+): (\S.*(?:\n {8,}\S.*)*)", text, flags=re.MULTILINE)
+    meaning = {name: " ".join(words.split()) for name, words in entries}
     rows = ((field.name, field.default, meaning[field.name]) for field in fields(Recipe))
     return [
         "| key | default | |",
@@ -41,8 +41,8 @@ def keys() -> list[str]:
 
 def recipes() -> list[str]:
     rows = (
-        f"| `saccade {its.command} --recipe {its.name}` | {its.summary} |"
-        for its in builtin_recipes().values()
+        f"| `saccade {recipe.command} --recipe {recipe.name}` | {recipe.summary} |"
+        for recipe in builtin_recipes().values()
     )
     return ["| command | |", "|---|---|", *rows]
 
@@ -54,7 +54,7 @@ def _yaml(value: object) -> str:
 
 
 def page(text: str) -> str:
-    """Return the page with its tables written anew."""
+    """Return the page with regenerated tables."""
     for table in (tasks, keys, recipes):
         before, mark, rest = text.partition(f"<!-- {table.__name__} -->\n")
         text = before + mark + "\n".join(table()) + "\n" + rest[rest.index("<!-- end -->") :]

@@ -100,6 +100,6 @@ def test_train_writes_a_run_and_resumes_it(
     result = json.loads(capsys.readouterr().out)
     assert result == json.loads((tmp_path / "result.json").read_text())
     assert call(monkeypatch, *command) == 2
-    assert "holds a run already" in capsys.readouterr().err
+    assert "already holds a run" in capsys.readouterr().err
     assert call(monkeypatch, *command, "--resume") == 0
     assert f"test error {result['error']:.2%} of 20 images" in capsys.readouterr().out

@@ -1,19 +1,22 @@
-"""A recipe is resolved once: names and options become typed values that nothing below parses again."""
+"""A recipe is resolved once: names and options become typed values, and no text is parsed later."""
 
 from __future__ import annotations
 
 import pickle
+import sys
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import pytest
 
+from saccade import grammar
 from saccade.config import AttentionChoice, Comparison, Recipe, resolve
 from saccade.data import load_white_patch
 from saccade.errors import BadOption, UnknownName
 from saccade.experiments import compare
-from saccade.training.network import build
+from saccade.training import network, prepare, train
 from support.errors import raises
 
 TINY = "white-patch:size=32,train=40,validation=20,test=20"
@@ -69,6 +72,7 @@ def test_a_comparison_builds_each_network_once_and_checks_each_attention_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     built: list[tuple[str, int, bool]] = []
+    build = network.build
 
     def counting(plan: Any, *arguments: Any) -> Any:
         model = build(plan, *arguments)
@@ -78,7 +82,8 @@ def test_a_comparison_builds_each_network_once_and_checks_each_attention_once(
 
     monkeypatch.setattr("saccade.training.module.build", counting)
     training = Recipe(task=TINY, epochs=1, batch_size=20)
-    compare(Comparison(("none", "se"), 2, training), tmp_path)
+    comparison = Comparison(("none", "se"), 2, training)
+    compare(comparison, tmp_path)
     assert sorted(run for run in built if run[2]) == [("none", 0, True), ("se", 0, True)]
     assert sorted(run for run in built if not run[2]) == [
         ("none", 0, False),
@@ -86,3 +91,31 @@ def test_a_comparison_builds_each_network_once_and_checks_each_attention_once(
         ("se", 0, False),
         ("se", 1, False),
     ]
+    built.clear()
+    compare(comparison, tmp_path)
+    assert not built  # all runs are complete
+    compare(Comparison(("none", "se", "eca"), 2, training), tmp_path)
+    assert built == [("eca", 0, True), ("eca", 0, False), ("eca", 1, False)]
+
+
+def test_training_a_plan_parses_no_text(tmp_path: Path) -> None:
+    """Bare names still pass through the grammar, because `create` and `attach` accept text from users."""
+    parsers = {function.__code__ for function in (grammar.parse, grammar.parse_placed, grammar.split_options)}
+    texts: list[str] = []
+
+    def profile(frame: FrameType, event: str, _: Any) -> None:
+        if event == "call" and frame.f_code in parsers and set(frame.f_locals["text"]) & set(":=@"):
+            texts.append(frame.f_locals["text"])
+
+    recipe = Recipe(
+        task=TINY, attention="cbam:reduction=4@2", objective="hard:entropy=0.1", epochs=1, batch_size=20
+    )
+    sys.setprofile(profile)
+    try:
+        plan = prepare(recipe)
+        assert {recipe.task, recipe.attention, recipe.objective} <= {*texts}
+        texts.clear()
+        train(plan, tmp_path)
+    finally:
+        sys.setprofile(None)
+    assert not texts

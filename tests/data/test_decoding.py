@@ -1,4 +1,4 @@
-"""Decoding in threads, the cache of decoded folders, and the normalization of more than memory holds."""
+"""Decoding in threads, the cache of decoded folders, and normalization in little memory."""
 
 from __future__ import annotations
 
@@ -21,34 +21,35 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from saccade.config import Recipe
 from saccade.data import Split, Task, load_folder, load_task
-from saccade.data.cache import _mapped, key_of
-from saccade.data.decode import Sample, cores, decoded
+from saccade.data.cache import _map_file, cache_key
+from saccade.data.decoding import Sample, available_cpus, decode_samples
 from saccade.data.images import BadImage
 from saccade.data.task import moments
 from saccade.errors import BadData, BadOption
 from saccade.training import train
+from support.errors import raises
 
 # --------------------------------------------------------------------------------------------- threads
 
 
 def read(number: int) -> Sample:
-    """An image of the level of its number, after a while that differs; every fifth cannot be read."""
+    """Return an image whose gray level is its number, after a random delay; every fifth is unreadable."""
     time.sleep(random.Random(number).random() * 0.004)
     if number % 5 == 4:
-        raise BadImage(f"image {number} is bad")
+        raise BadImage(f"image {number} is bad", value=number)
     return Sample(np.full((2, 2, 3), number, np.uint8), number)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
 def test_order_and_errors_are_those_of_one_thread(workers: int) -> None:
     bad: list[str] = []
-    found = [*decoded(read, range(120), workers, "skip", bad)]
-    assert [its.label for its in found] == [number for number in range(120) if number % 5 != 4]
-    assert [int(its.image[0, 0, 0]) for its in found] == [its.label for its in found]
+    samples = [*decode_samples(read, range(120), workers, "skip", bad)]
+    assert [sample.label for sample in samples] == [number for number in range(120) if number % 5 != 4]
+    assert all((sample.image == sample.label).all() for sample in samples)
     assert bad == [f"image {number} is bad" for number in range(4, 120, 5)]
     before = []
-    with pytest.raises(BadImage, match="image 4 is bad"):
-        before += [its.label for its in decoded(read, range(120), workers, "fail", [])]
+    with raises(BadImage, value=4):
+        before += [sample.label for sample in decode_samples(read, range(120), workers, "fail", [])]
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -62,7 +63,7 @@ def test_another_error_ends_it_at_once(workers: int) -> None:
         return Sample(np.zeros((1, 1, 3), np.uint8), 0)
 
     with pytest.raises(ZeroDivisionError):
-        [*decoded(fail, range(10_000), workers, "skip", [])]
+        [*decode_samples(fail, range(10_000), workers, "skip", [])]
     assert len(begun) < 100
 
 
@@ -74,7 +75,7 @@ def test_threads_run_at_the_same_time_and_no_further_ahead_than_asked() -> None:
         time.sleep(0.01)
         return Sample(np.zeros((1, 1, 3), np.uint8), number)
 
-    samples = decoded(wait, range(200), 10, "fail", [])
+    samples = decode_samples(wait, range(200), 10, "fail", [])
     next(samples)
     time.sleep(0.2)  # enough for all of them
     assert len(begun) <= 80
@@ -84,14 +85,14 @@ def test_threads_run_at_the_same_time_and_no_further_ahead_than_asked() -> None:
 
 
 def test_as_many_threads_as_this_process_may_use() -> None:
-    assert cores() == len(os.sched_getaffinity(0))
+    assert available_cpus() == len(os.sched_getaffinity(0))
 
 
 # ----------------------------------------------------------------------------------------------- folders
 
 
 def write(place: Path, count: int = 20, side: int = 40) -> Path:
-    """A folder of two classes, of noise."""
+    """Write a folder of two classes with images of noise."""
     for index in range(count):
         file = place / "ab"[index % 2] / f"{index}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -127,8 +128,9 @@ def test_a_folder_read_by_several_threads(tmp_path: Path) -> None:
     assert same(one, more)
     assert len(one.skipped) == 2
     assert one.skipped == more.skipped
-    with pytest.raises(BadOption, match="folder: workers=0 must be an integer of at least 1"):
-        load_folder(str(tmp_path), workers=0)
+    for option, value in {"workers": 0, "seed": -1}.items():
+        with raises(BadOption, owner="folder", option=option, value=value):
+            load_folder(str(tmp_path), **{option: value})  # type: ignore[arg-type]
 
 
 def test_a_cached_folder_is_the_folder_and_is_decoded_once(
@@ -205,16 +207,16 @@ def test_labels_and_masks_are_part_of_the_name(tmp_path: Path) -> None:
         (one, one, 0),
         (other, None, 0),
     ]
-    keys = {key_of("name", 16, [item]) for item in items}
+    keys = {cache_key("name", 16, [item]) for item in items}
     assert len(keys) == 5
     other.write_text("")  # it was not there
-    assert key_of("name", 16, items[2:3]) not in keys
+    assert cache_key("name", 16, items[2:3]) not in keys
 
 
 def test_what_the_cache_left_out_is_said_again(tmp_path: Path) -> None:
     place, cache = write(tmp_path / "images"), str(tmp_path / "cache")
     (place / "a" / "2.jpg").write_bytes(b"none")
-    with pytest.raises(BadData, match=r"a/2\.jpg' cannot be read"):
+    with raises(BadImage, value=repr(str(place / "a" / "2.jpg"))):
         load_folder(str(place), size=16, cache=cache)
     assert len([path for path in Path(cache).iterdir() if path.is_dir()]) < 3
     assert not [*Path(cache).glob(".*.partial")]
@@ -222,23 +224,26 @@ def test_what_the_cache_left_out_is_said_again(tmp_path: Path) -> None:
     assert len(first.skipped) == 1
     assert first.skipped == again.skipped
     assert same(first, again)
-    with pytest.raises(BadData, match=r"a/2\.jpg' cannot be read"):
+    with raises(BadImage, option="on_bad_image", value="fail") as caught:
         load_folder(str(place), size=16, cache=cache)
+    assert "a/2.jpg' cannot be read" in str(caught.value)
 
 
 def test_caches_that_cannot_be_used(tmp_path: Path) -> None:
     place, cache = write(tmp_path / "images"), tmp_path / "cache"
     (tmp_path / "file").write_text("")
-    with pytest.raises(BadData, match=r"the cache '.*file' cannot be written: "):
+    with raises(BadData, option="cache", value=str(tmp_path / "file")):
         load_folder(str(place), cache=str(tmp_path / "file"))
     load_folder(str(place), size=16, cache=str(cache))
     (train_images,) = cache.glob("*-train-*/images")
     os.truncate(train_images, 100)
-    with pytest.raises(BadData, match=r"is damaged \(images holds 100 bytes, not 9216\); remove it"):
+    with pytest.raises(BadData, match=r"\(images holds 100 bytes, not 9216\); remove it") as caught:
         load_folder(str(place), size=16, cache=str(cache))
+    assert caught.value.owner == str(train_images.parent)
+    assert (caught.value.option, caught.value.value) == ("cache", str(cache))
 
 
-#: Reads a folder in a cache, each image after a while, and says which.
+#: Reads a folder with a cache, slowly, and prints the name of each image.
 SLOWLY = """
 import sys, time
 from saccade.data import load_folder
@@ -307,13 +312,13 @@ def test_a_cache_is_not_held_in_memory(tmp_path: Path) -> None:
     assert used["read"] < whole / 4
 
 
-def test_a_file_larger_than_any_memory_can_be_mapped(tmp_path: Path) -> None:
+def test_a_file_larger_than_any_memory_can_be_map_file(tmp_path: Path) -> None:
     shape = (2**20, 3, 640, 640)  # 1.3 TB, of which the file system keeps a hole and a byte
     size = int(np.prod(shape))
     with (tmp_path / "images").open("wb") as file:
         file.seek(size - 1)
         file.write(b"\7")
-    images = _mapped(tmp_path / "images", shape, np.uint8)
+    images = _map_file(tmp_path / "images", shape, np.uint8)
     assert images.shape == shape
     assert images[-1, -1, -1, -3:].tolist() == [0, 0, 7]
     assert images[[5, 2**19]].sum() == 0

@@ -1,4 +1,4 @@
-"""The catalog: its page is what the specs say, its drawings are small and whole."""
+"""The catalog: the page is generated from the specs, and drawings fit into a terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every drop-in mechanism trains by its name in a slot of the small network, and its map is scored."""
+"""Every drop-in mechanism trains by name in a slot of the small CNN, and its map is scored."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ import saccade as sc
 from saccade.config import Recipe, resolve
 from saccade.models import SmallCNN
 from saccade.results import POLARITIES, read_gallery
-from saccade.training import load_checkpoint, train
-from saccade.training.network import build
+from saccade.training import build, load_checkpoint, train
+from support.errors import raises
 
 DROP_INS = [name for name in sc.mechanisms() if sc.spec(name).drop_in]
 TASK = "white-patch:size=32,patch=[6,12],train=24,validation=8,test=8"
@@ -55,10 +55,10 @@ def test_an_epoch_by_name(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", [name for name in sc.mechanisms() if name not in DROP_INS])
 def test_what_is_no_drop_in_is_refused_with_its_name(name: str) -> None:
-    with pytest.raises(
-        sc.BadOption, match=f"^{name} does not take and return one map of 2 axes, as a stage of SmallCNN"
-    ):
+    with raises(sc.BadOption) as caught:
         SmallCNN(2, attention={2: name})
+    assert str(caught.value).startswith(f"{name} ")
+    assert "SmallCNN" in str(caught.value)
 
 
 def test_there_are_some_of_both() -> None:

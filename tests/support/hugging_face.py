@@ -1,8 +1,8 @@
-"""A small stand-in for the library `datasets` of Hugging Face, for a machine that lacks it.
+"""A small stand-in for the library `datasets` of Hugging Face, for machines without it.
 
-It has what `saccade.data.huggingface` calls, with the behavior of the real one that the tests rely on: rows
-are mappings, a column of images is decoded when a row is read unless it was cast to `Image(decode=False)`,
-whose values are {"bytes", "path"}, and data sets come from folders and files.
+It implements what `saccade.data.huggingface` calls, with the behavior that the tests rely on: rows are
+mappings; a column of images is decoded when a row is read, unless it is cast to `Image(decode=False)` with
+the values {"bytes", "path"}; and data sets are read from folders and files.
 """
 
 from __future__ import annotations
@@ -92,8 +92,8 @@ def load_from_disk(path: str) -> Dataset | DatasetDict:
     if (Path(path) / "state.json").exists():
         return Dataset(*pickle.loads((Path(path) / "data").read_bytes()))
     splits = json.loads((Path(path) / "dataset_dict.json").read_text())["splits"]
-    found = {split: load_from_disk(f"{path}/{split}") for split in splits}
-    return DatasetDict({split: rows for split, rows in found.items() if isinstance(rows, Dataset)})
+    loaded = {split: load_from_disk(f"{path}/{split}") for split in splits}
+    return DatasetDict({split: rows for split, rows in loaded.items() if isinstance(rows, Dataset)})
 
 
 def load_dataset(path: str, _config: str | None = None, *, data_files: str | None = None) -> DatasetDict:

@@ -1,4 +1,4 @@
-"""Augmentation and views by whole batches: equal to torchvision's, image by image, with the same draws."""
+"""Augmentation of whole batches equals torchvision's, image by image, with the same draws."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from saccade.config import Recipe, resolve
-from saccade.config.recipe import Augment
+from saccade.config import Augment, Recipe, resolve
 from saccade.data import Split, TaskInfo, load_task
-from saccade.training import train
+from saccade.training import Batches, Classifier, make_loader, train
 from saccade.training.augment.basic import Crop, Scale, augmentation, crop, flip
-from saccade.training.augment.random_resized_crop import random_boxes, resized
-from saccade.training.augment.simclr import Views, brighten, contrasted, gray, saturated, turned
-from saccade.training.loader import Batches, free_bytes, loader, move_to_device_if_fits
-from saccade.training.module import Classifier
-from saccade.training.objectives.select import create_objective
+from saccade.training.augment.random_resized_crop import random_boxes, resize_boxes
+from saccade.training.augment.simclr import (
+    Views,
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    to_gray,
+)
+from saccade.training.loader import free_bytes, move_to_device_if_fits
+from saccade.training.objectives.registry import create_objective
 
 OUTLINE = TaskInfo(("a", "b"), (3, 16, 16), torch.zeros(3), torch.ones(3))
 
@@ -114,8 +119,8 @@ def test_every_method_learns_from_changed_images(method: str) -> None:
     recipe = Recipe.from_mapping({"objective": method, "augment": "crop-flip"})
     classifier = create_objective(resolve(recipe), OUTLINE)
     seen: list[Tensor] = []
-    original = classifier.normalized
-    classifier.normalized = lambda images: seen.append(images) or original(images)  # type: ignore[func-returns-value,method-assign]
+    original = classifier.normalize
+    classifier.normalize = lambda images: seen.append(images) or original(images)  # type: ignore[func-returns-value,method-assign]
     images, labels = noise(6, 3, 16, 16), torch.tensor([0, 1] * 3)
     torch.manual_seed(3)
     classifier.training_step((images, labels), 0)
@@ -132,7 +137,7 @@ def test_draws_are_a_function_of_seed_epoch_batch_and_process() -> None:
         loop = type("Loop", (), {"epoch_progress": None})
         trainer = type("Trainer", (), {"current_epoch": epoch, "global_rank": rank, "fit_loop": loop})
         classifier._trainer = trainer()
-        torch.rand(3)  # whatever was drawn before
+        torch.rand(3)  # earlier draws have no influence
         classifier.on_train_batch_start((torch.empty(0), torch.empty(0)), batch)
         return torch.rand(4)
 
@@ -151,13 +156,13 @@ def test_parts_are_resized_as_torchvision_does() -> None:
     boxes[0], boxes[1] = torch.tensor([0, 0, 24, 30]), torch.tensor([23, 29, 1, 1])
     mirrored = torch.arange(20) % 2 == 1
     for image, box, is_mirrored, its in zip(
-        images, boxes, mirrored, resized(images, boxes, mirrored), strict=True
+        images, boxes, mirrored, resize_boxes(images, boxes, mirrored), strict=True
     ):
         top, left, height, width = (int(extent) for extent in box)
         expected = TF.resized_crop(image, top, left, height, width, [24, 30], antialias=True)
         expected = TF.horizontal_flip(expected) if is_mirrored else expected
         torch.testing.assert_close(its, expected, rtol=0, atol=2e-3)  # of 255
-    assert torch.equal(resized(images[:1], boxes[:1], mirrored[:1]).round(), images[:1])
+    assert torch.equal(resize_boxes(images[:1], boxes[:1], mirrored[:1]).round(), images[:1])
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (20, 60)])
@@ -183,10 +188,10 @@ def test_parts_are_drawn_as_torchvision_draws_them(height: int, width: int) -> N
 
 
 CHANGES: list[tuple[Any, Any, float, float]] = [
-    (brighten, TF.adjust_brightness, 0.0, 2.0),
-    (contrasted, TF.adjust_contrast, 0.0, 2.0),
-    (saturated, TF.adjust_saturation, 0.0, 2.0),
-    (turned, TF.adjust_hue, -0.5, 0.5),
+    (adjust_brightness, TF.adjust_brightness, 0.0, 2.0),
+    (adjust_contrast, TF.adjust_contrast, 0.0, 2.0),
+    (adjust_saturation, TF.adjust_saturation, 0.0, 2.0),
+    (adjust_hue, TF.adjust_hue, -0.5, 0.5),
 ]
 
 
@@ -200,15 +205,15 @@ def test_colors_change_as_torchvision_changes_them(ours: Any, theirs: Any, low: 
     values = torch.linspace(low, high, 40).roll(7)
     for image, value, its in zip(images, values.tolist(), ours(images.clone(), values), strict=True):
         torch.testing.assert_close(its / 255, theirs(image / 255, value), rtol=0, atol=1e-5)
-    nothing = torch.full((40,), 0.0 if ours is turned else 1.0)
+    nothing = torch.full((40,), 0.0 if ours is adjust_hue else 1.0)
     torch.testing.assert_close(ours(images.clone(), nothing), images, rtol=0, atol=1e-3)
 
 
 def test_grey_is_that_of_torchvision_and_clips_change_as_their_frames() -> None:
     clips = noise(6, 3, 4, 8, 8).float()
     for frame in range(4):
-        torch.testing.assert_close(gray(clips)[:, :, frame], TF.rgb_to_grayscale(clips[:, :, frame]))
-        for change, value in ((saturated, 0.3), (turned, 0.2), (brighten, 1.3)):
+        torch.testing.assert_close(to_gray(clips)[:, :, frame], TF.rgb_to_grayscale(clips[:, :, frame]))
+        for change, value in ((adjust_saturation, 0.3), (adjust_hue, 0.2), (adjust_brightness, 1.3)):
             values = torch.full((6,), value)
             torch.testing.assert_close(change(clips, values)[:, :, frame], change(clips[:, :, frame], values))
 
@@ -218,7 +223,7 @@ def test_views_are_two_and_differ() -> None:
     torch.manual_seed(0)
     views = Views(color=0)(ramp)
     assert views.shape == (40, 3, 16, 16)
-    assert len(views.flatten(1).unique(dim=0)) > 35  # each has draws of its own
+    assert len(views.flatten(1).unique(dim=0)) > 35  # each has its own draws
 
     def falls(views: Tensor) -> Tensor:
         return views.mean((1, 2)).diff().mean(1) < 0
@@ -244,7 +249,7 @@ def test_a_fifth_of_the_views_is_grey_and_four_fifths_change_color() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 def test_draws_and_views_do_not_depend_on_the_precision(dtype: torch.dtype) -> None:
-    """Lightning sets the default kind of numbers to that of the training."""
+    """Lightning sets the default dtype to that of the training."""
     images, change, view = noise(6, 3, 16, 16), augmentation("crop-flip"), Views(flip=True)
     found = []
     for default in (torch.float32, dtype):
@@ -277,7 +282,8 @@ def test_a_set_moves_to_the_device_if_it_takes_half_of_what_is_free() -> None:
         assert [its.images.is_meta for its in found] == [its.labels.is_meta for its in found] == [there] * 2
         assert [len(its) for its in found] == [6, 6]
     assert free_bytes(torch.device("cpu")) == 0
-    batches = list(loader(move_to_device_if_fits([split], device, 10**6)[0], Batches(6, 4, seed=0), device))
+    (moved,) = move_to_device_if_fits([split], device, 10**6)
+    batches = list(make_loader(moved, Batches(6, 4, seed=0), device))
     assert [(batch.shape, batch.is_meta, its.is_meta) for batch, its in batches] == [
         ((4, 3, 8, 8), True, True)
     ]
@@ -285,14 +291,14 @@ def test_a_set_moves_to_the_device_if_it_takes_half_of_what_is_free() -> None:
 
 def test_batches_reach_a_gpu_by_locked_pages_unless_they_are_there() -> None:
     split, batches, gpu = Split(noise(6, 3, 8, 8), torch.arange(6)), Batches(6, 3), torch.device("cuda", 0)
-    assert loader(split, batches, gpu).pin_memory
-    assert not loader(split, batches).pin_memory
+    assert make_loader(split, batches, gpu).pin_memory
+    assert not make_loader(split, batches).pin_memory
     there = type("There", (), {"device": gpu})()
-    assert not loader(Split(there, split.labels), batches, gpu).pin_memory
+    assert not make_loader(Split(there, split.labels), batches, gpu).pin_memory
 
 
 def test_a_run_asks_the_device_for_room(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A run that holds its images on its device, here a CPU that pretends to have memory of its own."""
+    """The run keeps its images on its device, here a CPU that pretends to have its own memory."""
     recipe = Recipe(task="digits:max_samples=40", epochs=1, batch_size=10, augment="crop")
     kept: list[list[Split]] = []
 
@@ -306,7 +312,7 @@ def test_a_run_asks_the_device_for_room(monkeypatch: pytest.MonkeyPatch, tmp_pat
     second = train(recipe, tmp_path / "b")
     task = load_task(recipe.task)
     assert kept[0][0].images is task.train.images
-    assert [its.masks for its in kept[1]] == [None, None]  # moved, without what training does not need
+    assert [its.masks for its in kept[1]] == [None, None]  # moved without masks, which training does not need
     assert kept[1][1].images.shape == task.validation.images.shape
     assert first["curves"] == second["curves"]
 

@@ -1,4 +1,4 @@
-"""saccade evaluate: numbers equal those of plain loops, on the task of the run and on others."""
+"""saccade evaluate: results equal those of plain loops, on the task of the run and on others."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from saccade.data import Split, Task, load_task
 from saccade.errors import BadData, BadRun, UnknownName
 from saccade.results import Evaluation, proportion_interval
 from saccade.results.io import validate
-from saccade.training import restore, train
-from saccade.training.evaluation import evaluate_run
+from saccade.training import evaluate_run, restore, train
 from support.errors import raises
 
 TASK = "white-patch:size=32,patch=[6,12],train=100,validation=20,test=150"
@@ -96,9 +95,9 @@ def test_what_cannot_be_evaluated_is_named(run: Path, tmp_path: Path) -> None:
         evaluate_run(run, "digits")
     with raises(UnknownName, value="digts"):
         evaluate_run(run, "digts")
-    with pytest.raises(BadRun, match="holds no recipe"):
+    with raises(BadRun, owner=str(tmp_path), option="recipe.yaml"):
         evaluate_run(tmp_path)
-    with pytest.raises(BadRun, match="does not exist"):
+    with raises(BadRun, owner=str(tmp_path / "last.ckpt")):
         evaluate_run(tmp_path / "last.ckpt")
     (tmp_path / "runs").mkdir()
     with raises(BadRun, owner=str(tmp_path)):

@@ -15,8 +15,8 @@ from lightning.pytorch.loggers import CSVLogger
 from saccade.cli import main
 from saccade.config import Recipe
 from saccade.errors import BadOption
-from saccade.training import train
-from saccade.training.module import Classifier
+from saccade.training import Classifier, train
+from support.errors import raises
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 SHORT = Recipe(task=TASK, epochs=2, batch_size=10)
@@ -24,7 +24,7 @@ Scalars = dict[str, list[tuple[int, Any]]]
 
 
 def scalars(folder: Path) -> Scalars:
-    """The curves in the event files of a folder: records of length, checksum, event, checksum."""
+    """Read the curves from the event files of a folder: records of length, checksum, event, checksum."""
     event = importlib.import_module("tensorboardX.proto.event_pb2").Event
     found: Scalars = {}
     for path in sorted(folder.glob("events.*"), key=lambda path: path.suffix):
@@ -39,7 +39,7 @@ def scalars(folder: Path) -> Scalars:
 
 
 def expected(folder: Path) -> Scalars:
-    """The rows of metrics.csv, whose epochs are of four steps."""
+    """Read the rows of metrics.csv; each epoch has four steps."""
     with (folder / "metrics.csv").open() as file:
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     return {name: [(4 * int(row["epoch"]), pytest.approx(row[name])) for row in rows] for name in rows[0]}
@@ -64,7 +64,7 @@ def test_by_default_tensorboard_has_the_curves_also_of_a_run_that_was_resumed(
 ) -> None:
     folder = tmp_path / "run"
     stop_in_the_second_epoch(folder, monkeypatch)
-    assert len(scalars(folder / "tensorboard")["val_error"]) == 1  # what was done is on the disk
+    assert len(scalars(folder / "tensorboard")["val_error"]) == 1  # completed epochs are on disk
     train(SHORT, folder, resume=True)
     found = scalars(folder / "tensorboard")
     assert found == expected(folder)
@@ -90,7 +90,7 @@ def test_loggers_can_be_turned_off(name: Any, tmp_path: Path) -> None:
 def test_any_logger_gets_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("saccade.training.loggers._is_installed", lambda _: True)
     monkeypatch.setattr(
-        "saccade.training.loggers._begin", lambda name, folder, *_: CSVLogger(folder, name=name, version="")
+        "saccade.training.loggers._create", lambda name, folder, *_: CSVLogger(folder, name=name, version="")
     )
     curves = train(SHORT, tmp_path / "run", logger="mlflow")["curves"]
     rows = (tmp_path / "run" / "mlflow" / "metrics.csv").read_text().splitlines()
@@ -111,8 +111,9 @@ def test_a_logger_that_is_not_installed_is_named(
     name: Any, package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(BadOption, match=f"logger='{name}' needs the package '{package}'; pip install"):
+    with raises(BadOption, owner="train", option="logger", value=name) as caught:
         train(SHORT, tmp_path / "run", logger=name)
+    assert f"needs the package '{package}'; pip install" in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
@@ -123,9 +124,10 @@ def test_a_logger_that_cannot_begin_is_one_sentence_and_another_can_be_chosen(
         raise RuntimeError("no key is configured\nmore of it")
 
     monkeypatch.setattr("saccade.training.loggers._is_installed", lambda _: True)
-    monkeypatch.setattr("saccade.training.loggers._begin", begin)
-    with pytest.raises(BadOption, match=r"^logger='wandb' cannot begin: no key is configured$"):
+    monkeypatch.setattr("saccade.training.loggers._create", begin)
+    with raises(BadOption, owner="train", option="logger", value="wandb") as caught:
         train(SHORT, tmp_path / "run", logger="wandb")
+    assert str(caught.value).endswith(": no key is configured")
     assert train(SHORT, tmp_path / "run", logger="none")["curves"]["epoch"] == [1, 2]
 
 
@@ -139,7 +141,7 @@ def test_a_comparison_gives_each_run_a_logger_in_its_folder_and_all_a_group(
         return CSVLogger(folder, name=name, version="")
 
     monkeypatch.setattr("saccade.training.loggers._is_installed", lambda _: True)
-    monkeypatch.setattr("saccade.training.loggers._begin", begin)
+    monkeypatch.setattr("saccade.training.loggers._create", begin)
     out = tmp_path / "patches"
     words = ["compare", TASK, "-a", "none", "--seeds", "2", "--epochs", "1", "--batch-size", "10"]
     monkeypatch.setattr("sys.argv", ["saccade", *words, "--logger", "wandb", "--out", str(out)])

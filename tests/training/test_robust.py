@@ -1,4 +1,4 @@
-"""A run that survives: signals, kills, locks, files of other versions, and input that cannot be used."""
+"""Robustness of a run: signals, kills, locks, files of other versions, and unusable input."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ from saccade.data import Split, Task
 from saccade.errors import BadData, BadRecipe, BadRun
 from saccade.experiments import Comparison, compare, score
 from saccade.results import LOCK, lock_folder
-from saccade.training import Hardware, Progress, load_checkpoint, train
-from saccade.training.loader import Batches
-from saccade.training.module import Classifier
+from saccade.training import Batches, Classifier, Hardware, Progress, load_checkpoint, train
+from support.errors import raises
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 SHORT = Recipe(task=TASK, attention="se", epochs=2, batch_size=10)
@@ -44,7 +43,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def same(one: Path, other: Path) -> bool:
-    """Whether two runs ended with the same weights and curves, to the last bit."""
+    """Return whether two runs ended with the same weights and curves, bit for bit."""
     ours, theirs = weights(one), weights(other)
     results = [json.loads((folder / "result.json").read_text()) for folder in (one, other)]
     lasting = [[result[key] for key in ("error", "loss", "curves", "localization")] for result in results]
@@ -62,7 +61,7 @@ def epochs_done(folder: Path) -> int:
 def stop_at(
     monkeypatch: pytest.MonkeyPatch, recipe: Recipe, folder: Path, place: tuple[int, int], number: int
 ) -> None:
-    """Train until a signal arrives in the midst of a step (epoch, batch)."""
+    """Train until a signal arrives during a step (epoch, batch)."""
     original = Classifier.training_step
 
     def step(self: Classifier, batch: Any, index: int) -> Any:
@@ -86,13 +85,13 @@ RANDOM = replace(
     [
         (SHORT, (0, 0), 1),
         (SHORT, (1, 1), 6),
-        (SHORT, (1, 3), 8),  # the last of all steps: the run is trained, but not tested
+        (SHORT, (1, 3), 8),  # the last step: the run is trained, but not tested
         (
             replace(SHORT, early_stopping_patience=3),
             (0, 3),
             4,
-        ),  # the last of an epoch, which is finished first
-        (RANDOM, (1, 0), 3),  # in the midst of two batches for one step of the optimizer
+        ),  # the last step of an epoch, which is completed first
+        (RANDOM, (1, 0), 3),  # between two batches of one optimizer step
     ],
 )
 def test_a_run_that_is_stopped_in_a_step_goes_on_after_it(
@@ -138,7 +137,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def begun(folder: Path, *options: str, recipe: Recipe = LONG) -> subprocess.Popen[str]:
-    """Start a real process and wait until it is in the midst of its second epoch."""
+    """Start a real process and wait until its second epoch has started."""
     recipe.write(folder.with_suffix(".yaml"))
     words = [*COMMAND, "--recipe", str(folder.with_suffix(".yaml")), "--out", str(folder), *options]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
@@ -148,7 +147,7 @@ def begun(folder: Path, *options: str, recipe: Recipe = LONG) -> subprocess.Pope
 
 
 def resume(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
-    """Go on with a run by the command line."""
+    """Resume a run from the command line."""
     words = ["saccade", "train", "--recipe", str(folder / "recipe.yaml"), "--out", str(folder), "--resume"]
     monkeypatch.setattr("sys.argv", words)
     with pytest.raises(SystemExit) as stop:
@@ -177,7 +176,7 @@ def test_a_process_that_is_asked_to_stop_says_so_and_can_go_on(
     assert said == "saccade: terminated; run the same command with --resume to continue\n"
     assert not (folder / LOCK).exists()
     checkpoint = load_checkpoint(folder / "checkpoints" / "last.ckpt")
-    assert checkpoint["global_step"] % 100  # in the midst of an epoch
+    assert checkpoint["global_step"] % 100  # inside an epoch
     resume(monkeypatch, folder)
     assert same(folder, uninterrupted)
 
@@ -190,7 +189,7 @@ def test_a_process_that_is_killed_goes_on_after_its_last_whole_epoch(
     process.kill()
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
-    assert (folder / LOCK).exists()  # of a process that is gone, and so taken over
+    assert (folder / LOCK).exists()  # its process is gone, so that the next one takes it over
     started = (folder / "run.json").read_text()
     resume(monkeypatch, folder)
     assert not (folder / LOCK).exists()
@@ -199,7 +198,7 @@ def test_a_process_that_is_killed_goes_on_after_its_last_whole_epoch(
 
 
 def test_two_processes_stop_at_the_same_step(tmp_path: Path) -> None:
-    """The signal reaches the first one alone."""
+    """The signal reaches only the first process."""
     folder = tmp_path / "run"
     process = begun(folder, "--devices", "2", recipe=replace(LONG, batch_size=8, epochs=50))
     process.send_signal(signal.SIGTERM)
@@ -212,7 +211,7 @@ def test_two_processes_stop_at_the_same_step(tmp_path: Path) -> None:
     (images,) = (
         its["epoch"]["sums"]["images"] for name, its in checkpoint["callbacks"].items() if "History" in name
     )
-    assert images == 8 * batches  # those of both processes
+    assert images == 8 * batches  # of both processes
 
 
 def test_batches_that_were_learned_from_are_left_out_once() -> None:
@@ -274,7 +273,7 @@ def test_progress_tells_images_per_second(tmp_path: Path) -> None:
 
 
 def call(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """Run the command line, which must fail with one sentence; return it."""
+    """Run a command that must fail with one sentence; return the sentence."""
     monkeypatch.setattr("sys.argv", ["saccade", *words])
     with pytest.raises(SystemExit) as stop:
         main()
@@ -313,7 +312,7 @@ def test_a_file_of_a_newer_version_is_named(
 
 def test_recipes_say_their_schema_and_old_ones_need_none() -> None:
     values = yaml.safe_load(SHORT.to_yaml())
-    assert values.pop("schema") == 1
+    assert values.pop("schema") == 2
     assert Recipe.from_mapping(values) == SHORT
 
 
@@ -344,7 +343,7 @@ def other_classes(root: Path) -> None:
         (empty_class, (), "emu' holds no image"),
         (other_classes, (), "below train, ['cat', 'dog'], and test, ['cat', 'emu'], differ"),
         (None, ("--batch-size", "50"), "batch_size=50 is larger than the 10 training images"),
-        (None, ("--devices", "4096", "--batch-size", "4096"), "devices=4096: this machine has"),
+        (None, ("--devices", "4096", "--batch-size", "4096"), "devices=4096 is too many: this machine has"),
         (
             None,
             ("--strategy", "telepathy", "--batch-size", "2"),
@@ -370,7 +369,7 @@ def test_what_cannot_be_trained_is_one_sentence(
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_a_strategy_that_needs_a_gpu_is_named(tmp_path: Path) -> None:
-    with pytest.raises(BadRecipe, match="strategy='fsdp' needs a GPU; on a CPU there is 'ddp'"):
+    with raises(BadRecipe, option="strategy", value="fsdp"):
         train(SHORT, tmp_path / "run", hardware=Hardware(strategy="fsdp"))
 
 

@@ -365,7 +365,7 @@ def test_images_of_every_kind_are_read_right(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "said"),
     [
-        (lambda p: p.write_text("no image"), "cannot be read as an image: it is of no known format"),
+        (lambda p: p.write_text("no image"), "cannot be read as an image: unknown format"),
         (lambda p: p.write_bytes(b""), "cannot be read as an image"),
         (lambda p: p.mkdir(), "cannot be read as an image: Is a directory"),
         (lambda _: None, "cannot be read as an image: No such file"),

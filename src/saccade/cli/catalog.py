@@ -1,4 +1,4 @@
-"""saccade list, saccade show: the catalog."""
+"""`saccade list` and `saccade show`: the catalog of mechanisms."""
 
 from __future__ import annotations
 
@@ -6,19 +6,33 @@ from typing import Annotated
 
 import typer
 
-ROW = "{:<21}{:<10}{:<9}{:<12}{}"
-
 
 def list_mechanisms(
-    domain: Annotated[str | None, typer.Option(help="Only mechanisms of this domain.")] = None,
-    recipes: Annotated[bool, typer.Option("--recipes", help="The recipes that are shipped.")] = False,
+    contains: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TEXT",
+            help="Select entries whose name, summary or paper contains TEXT; case is ignored.",
+        ),
+    ] = None,
+    domain: Annotated[
+        str | None,
+        typer.Option(help="Select mechanisms of one domain, for example channel, spatial or pairwise."),
+    ] = None,
+    recipes: Annotated[bool, typer.Option("--recipes", help="List the built-in recipes instead.")] = False,
 ) -> None:
-    """List the mechanisms: what they act on, how they choose, where they were published."""
+    """List the mechanisms: domain, kind of weights, unit of selection, and year of publication."""
+    from saccade.errors import BadOption, UnknownName
+
+    def matches(*texts: str) -> bool:
+        return contains is None or any(contains.lower() in text.lower() for text in texts)
+
     if recipes:
         from saccade.config import builtin_recipes
 
         for recipe in builtin_recipes().values():
-            typer.echo(f"saccade {recipe.command} --recipe {recipe.name}\n  {recipe.summary}")
+            if matches(recipe.name, recipe.summary):
+                typer.echo(f"saccade {recipe.command} --recipe {recipe.name}\n  {recipe.summary}")
         return
     from typing import get_args
 
@@ -27,56 +41,65 @@ def list_mechanisms(
     from rich.text import Text
 
     from saccade import mechanisms, spec
-    from saccade.errors import UnknownName
     from saccade.layers.spec import Domain
 
     if domain is not None and domain not in get_args(Domain):
         raise UnknownName("domain", domain, get_args(Domain))
+    specs = [
+        entry
+        for entry in map(spec, mechanisms())
+        if domain in (None, entry.domain)
+        and matches(entry.name, entry.summary, entry.paper.title, entry.paper.authors)
+    ]
+    if not specs:
+        selected = "mechanism" if domain is None else f"mechanism of domain {domain!r}"
+        message = f"no {selected} contains {contains!r}; `saccade list` shows all"
+        raise BadOption(message, owner="list", option="contains", value=contains)
+    width = max(21, *(len(entry.name) + 2 for entry in specs))
+    row = f"{{:<{width}}}{{:<10}}{{:<9}}{{:<12}}{{}}"
     console = Console(highlight=False)
-    console.print(Text(ROW.format("mechanism", "domain", "weights", "chooses by", "year"), "dim"))
-    for name in mechanisms():
-        its = spec(name)
-        if domain in (None, its.domain):
-            facts = ROW.format(name, its.domain, its.selection, its.unit, its.paper.year)
-            console.print(
-                Text(facts, "bold"), Padding(Text(its.summary), (0, 0, 0, 2), expand=False), sep="\n"
-            )
+    console.print(Text(row.format("mechanism", "domain", "weights", "unit", "year"), "dim"))
+    for entry in specs:
+        facts = row.format(entry.name, entry.domain, entry.selection, entry.unit, entry.paper.year)
+        summary = Padding(Text(entry.summary), (0, 0, 0, 2), expand=False)
+        console.print(Text(facts, "bold"), summary, sep="\n")
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="A mechanism, see saccade list.")],
-    channels: Annotated[int, typer.Option(help="Channels of the map whose cost is shown.")] = 64,
-    size: Annotated[int, typer.Option(help="Height and width of that map.")] = 28,
+    name: Annotated[str, typer.Argument(help="Name of a mechanism, see `saccade list`.")],
+    channels: Annotated[int, typer.Option(help="Channels of the input whose cost is shown.")] = 64,
+    size: Annotated[int, typer.Option(help="Height and width of this input.")] = 28,
 ) -> None:
-    """Show one mechanism: how data pass it, its equation, paper, inputs and options, and what it costs."""
+    """Show one mechanism: diagram, equation, paper, inputs, options and cost."""
     import inspect
 
     from rich.console import Console
+    from rich.text import Text
 
     from saccade import spec
     from saccade.layers.describe import draw, inputs, options, wrapped
     from saccade.profiling import flops
 
-    its = spec(name)
-    module = its.module(channels, **its.examples[0].options)
-    example = its.examples[0].inputs(B=1, C=channels, H=size, W=size)
-    shapes = ", ".join(str(tuple(x.shape)) for x in example)
-    parameters, operations = sum(p.numel() for p in module.parameters()), flops(module, *example)
-    fits = "a drop-in for any slot of a network" if its.drop_in else "not a drop-in"
+    entry = spec(name)
+    module = entry.module(channels, **entry.examples[0].options)
+    tensors = entry.examples[0].inputs(B=1, C=channels, H=size, W=size)
+    shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
+    parameters, operations = sum(p.numel() for p in module.parameters()), flops(module, *tensors)
+    usage = "a drop-in for any slot of a model" if entry.drop_in else "not a drop-in"
+    listed = [f"  {option}{choices and '  one of ' + choices}" for option, choices in options(entry)]
+    paper = entry.paper
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)  # names and texts may contain brackets
+    console.print(Text.assemble((entry.name, "bold"), f"  {entry.summary}"))
+    console.print(f"{entry.domain}, {entry.selection}, {entry.unit}-wise; {usage}")
+    console.print(f"{paper.authors}: {paper.title}, {paper.year}.\n{paper.url}\n")
+    if entry.flow:
+        console.print(draw(entry.flow), soft_wrap=True, end="\n\n")
+    console.print(wrapped(inspect.getdoc(entry.module) or "", console.width), soft_wrap=True)
+    console.print(f"\nfunction: {entry.function.__module__}.{entry.function.__name__}")
+    sections = {"inputs": [f"  {line}" for line in inputs(entry)], "options": listed or ["  none"]}
+    for title, lines in sections.items():
+        console.print(Text(f"\n{title}", "bold"), *lines, sep="\n")
     console.print(
-        f"[bold]{its.name}[/]  {its.summary}\n{its.domain}, {its.selection}, {its.unit}-wise; {fits}"
+        Text.assemble(("\ncost", "bold"), f" for {shapes}: {parameters:,} parameters, {operations:,} FLOPs")
     )
-    console.print(f"{its.paper.authors}: {its.paper.title}, {its.paper.year}.\n{its.paper.url}\n")
-    if its.flow:
-        console.print(draw(its.flow), markup=False, soft_wrap=True, end="\n\n")
-    console.print(wrapped(inspect.getdoc(its.module) or "", console.width), markup=False, soft_wrap=True)
-    console.print(f"\nfunction: {its.function.__module__}.{its.function.__name__}", markup=False)
-    console.print("\n[bold]inputs[/]")
-    for line in inputs(its):
-        console.print(f"  {line}", markup=False)
-    console.print("\n[bold]options[/]" if its.options else "\n[bold]options[/] none")
-    for option, choices in options(its):
-        console.print(f"  {option}{choices and '  one of ' + choices}", markup=False)
-    console.print(f"\n[bold]cost[/] of {shapes}: {parameters:,} parameters, {operations:,} FLOPs")

@@ -1,9 +1,10 @@
-"""The command line: its commands, and how it ends."""
+"""The commands of the command line, and its exit codes."""
 
 from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
 try:
@@ -21,21 +22,30 @@ from saccade.cli.train import train
 from saccade.errors import SaccadeError
 
 app = typer.Typer(
-    help="Visual attention: put it in, see where it looks, measure whether it helps.",
+    help="Visual attention for PyTorch: insert it, see where a model looks, measure whether it helps.",
     no_args_is_help=True,
     invoke_without_command=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",  # the default would read NAME[:option=value] as markup
 )
-app.command("list")(list_mechanisms)
-app.command()(show)
-app.command()(sites)
-app.command()(compare)
-app.command()(train)
-app.command()(evaluate)
-app.command()(look)
-app.command()(score)
-app.command()(report)
+
+_CATALOG, _EXPERIMENTS, _MODELS = "Mechanisms", "Experiments", "Trained and pretrained models"
+
+
+def _add(command: Callable[..., None], panel: str, example: str, name: str | None = None) -> None:
+    app.command(name, rich_help_panel=panel, epilog=f"Example: `saccade {example}`")(command)
+
+
+_add(list_mechanisms, _CATALOG, "list --domain spatial", name="list")
+_add(show, _CATALOG, "show cbam --channels 256")
+_add(sites, _CATALOG, "sites timm:resnet50 -a se --where residual")
+_add(compare, _EXPERIMENTS, "compare white-patch -a none -a se -a cbam --seeds 3 --out runs/first")
+_add(train, _EXPERIMENTS, "train folder:photos,size=64 -a cbam --epochs 10 --out runs/cbam")
+_add(report, _EXPERIMENTS, "report runs/first")
+_add(score, _EXPERIMENTS, "score runs/first --images 200")
+_add(evaluate, _MODELS, "evaluate runs/cbam")
+_add(look, _MODELS, "look resnet18 photo.jpg --pretrained --out look")
 
 
 @app.callback()
@@ -50,7 +60,7 @@ def saccade(
 
 
 #: How an interrupted command is continued.
-_AGAIN = {
+_CONTINUE = {
     "compare": "; run the same command again to continue",
     "train": "; run the same command with --resume to continue",
 }
@@ -79,7 +89,7 @@ def main() -> None:
     except SystemExit as stop:
         how = {130: "interrupted", 143: "terminated"}.get(stop.code if isinstance(stop.code, int) else 0)
         if how:  # 130 is typer's answer to Ctrl-C
-            typer.echo(f"saccade: {how}{_AGAIN.get(sys.argv[1], '')}", err=True)
+            typer.echo(f"saccade: {how}{_CONTINUE.get(sys.argv[1], '')}", err=True)
         raise
     finally:
         signal.signal(signal.SIGTERM, before)

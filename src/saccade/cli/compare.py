@@ -1,4 +1,4 @@
-"""saccade compare, saccade report: a grid of runs, its leaderboard, its page."""
+"""`saccade compare` and `saccade report`: a grid of runs, its leaderboard and its report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from saccade.cli.train import (
+from saccade.cli.options import (
     BatchSize,
     Compile,
     DataRoot,
@@ -28,8 +28,13 @@ from saccade.cli.train import (
     RecipeName,
     Settings,
     Stage,
-    name_skipped,
-    recipe_of,
+    TaskName,
+    execution_option,
+    model_option,
+    output_option,
+    print_skipped,
+    recipe_values,
+    training_option,
 )
 
 
@@ -40,17 +45,17 @@ class ExecutorName(StrEnum):
 
 
 def compare(
-    task: Annotated[
-        str | None,
-        typer.Argument(
-            help="NAME[:option=value,...]: white-patch, cifar10, folder:PATH, python:MODULE.CLASS ..."
+    task: TaskName = None,
+    attention: Annotated[
+        list[str] | None,
+        model_option(
+            "-a",
+            "--attention",
+            help="Mechanism as NAME[:option=value,...][@PLACE+PLACE...], or none; repeatable.",
         ),
     ] = None,
-    attention: Annotated[
-        list[str] | None, typer.Option("-a", "--attention", help="NAME[:option=value,...]; repeat for more.")
-    ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Runs of each attention.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the comparison.")] = Path("runs/compare"),
+    seeds: Annotated[int | None, training_option(help="Number of runs per mechanism.")] = None,
+    out: Annotated[Path, output_option(help="Folder of the comparison.")] = Path("runs/compare"),
     recipe: RecipeName = None,
     epochs: Epochs = None,
     stage: Stage = None,
@@ -65,83 +70,68 @@ def compare(
     download: Download = None,
     on_bad_image: OnBadImage = None,
     executor: Annotated[
-        ExecutorName, typer.Option(help="Where runs are trained: local, processes or ray.")
+        ExecutorName,
+        execution_option(help="local: one run at a time; processes: several at a time; ray: a cluster."),
     ] = ExecutorName.local,
-    jobs: Annotated[int, typer.Option(help="Runs at a time, with --executor processes.")] = 2,
+    jobs: Annotated[int, execution_option(help="Number of runs at a time with `--executor processes`.")] = 2,
     address: Annotated[
-        str | None, typer.Option(help="HOST:PORT of a Ray cluster; by default a new one of this machine.")
+        str | None, execution_option(help="HOST:PORT of a Ray cluster; by default, Ray is started here.")
     ] = None,
-    cpus_per_run: Annotated[float, typer.Option(help="CPUs of a run on a Ray cluster.")] = 1,
-    gpus_per_run: Annotated[float, typer.Option(help="GPUs of a run there; 0.25 lets four share one.")] = 0,
+    cpus_per_run: Annotated[float, execution_option(help="CPUs per run with `--executor ray`.")] = 1,
+    gpus_per_run: Annotated[
+        float,
+        execution_option(help="GPUs per run with `--executor ray`; with 0.25, four runs share one GPU."),
+    ] = 0,
     shared: Annotated[
-        bool, typer.Option("--shared", help="All nodes share OUT: a run whose node dies goes on elsewhere.")
+        bool,
+        execution_option("--shared", help="All nodes can write to OUT: lost runs continue on other nodes."),
     ] = False,
     logger: Logger = LoggerName.auto,
     settings: Settings = None,
     print_recipe: PrintRecipe = False,
     as_json: Json = False,
 ) -> None:
-    """Train a network with and without attention, over several seeds, and write leaderboard and report.
+    """Train models with and without attention over several seeds; write a leaderboard and a report.
 
-    Killed and started again with the same arguments, or with more seeds or attentions, it does only what is
-    missing.
+    Comparisons are incremental. Run the command again after an interruption, or with more seeds or
+    mechanisms, and only the missing runs are trained.
     """
+    options = {**locals(), "attentions": attention or None, "attention": None}  # every option by name
+
     from saccade.cli.display import ComparisonDisplay
-    from saccade.config.builtin import read_recipe
-    from saccade.experiments import FIRST_EXPERIMENT, Comparison
-    from saccade.experiments import compare as run
-    from saccade.experiments.executors import Executor, Local, Processes
+    from saccade.config import read_recipe
+    from saccade.experiments import FIRST_EXPERIMENT, Comparison, Executor, Local, Processes, Ray
+    from saccade.experiments import compare as run_comparison
     from saccade.results import caution, finding
     from saccade.viz import write_report
 
-    given = {
-        "task": task,
-        "attentions": attention or None,
-        "seeds": seeds,
-        "epochs": epochs,
-        "stage": stage,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "precision": precision,
-        "compile": compile,
-        "early_stopping_patience": early_stopping_patience,
-    }
-    of_task = {
-        "size": image_size,
-        "max_samples": max_samples,
-        "root": data_root,
-        "download": download,
-        "on_bad_image": on_bad_image and on_bad_image.value,
-    }
-    values = read_recipe(recipe) if recipe else {"attentions": list(FIRST_EXPERIMENT)}
-    comparison = Comparison.from_mapping(recipe_of(values, given, settings, of_task))
+    defaults = read_recipe(recipe) if recipe else {"attentions": list(FIRST_EXPERIMENT)}
+    comparison = Comparison.from_mapping(recipe_values(defaults, options))
     if print_recipe:
         typer.echo(comparison.to_yaml(), nl=False)
         return
-    chosen: Executor = Local()
+    run_executor: Executor = Local()
     if executor is ExecutorName.processes:
-        chosen = Processes(jobs)
+        run_executor = Processes(jobs)
     elif executor is ExecutorName.ray:
-        from saccade.experiments.executors.ray import Ray
-
-        chosen = Ray(address, cpus_per_run, gpus_per_run, shared)
+        run_executor = Ray(address, cpus_per_run, gpus_per_run, shared)
     with ComparisonDisplay(comparison.training.task, to_stderr=as_json) as display:
-        summary = run(comparison, out, display, chosen, logger.value)
+        summary = run_comparison(comparison, out, display, run_executor, logger.value)
     page = write_report(out)
-    name_skipped(summary["task"])
+    print_skipped(summary["task"])
     if as_json:
         typer.echo(json.dumps(summary, indent=1))
-    else:
-        for sentence in (finding(summary["leaderboard"]), caution(summary["leaderboard"])):
-            if sentence:
-                typer.echo(sentence.replace("\N{MINUS SIGN}", "-"))  # which every terminal knows
-        typer.echo(f"report: {page}    table: {out / 'leaderboard.csv'}    results: {out / 'results.json'}")
+        return
+    for sentence in (finding(summary["leaderboard"]), caution(summary["leaderboard"])):
+        if sentence:
+            typer.echo(sentence.replace("\N{MINUS SIGN}", "-"))  # terminals may lack the character
+    typer.echo(f"report: {page}    table: {out / 'leaderboard.csv'}    results: {out / 'results.json'}")
 
 
 def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a comparison.")],
 ) -> None:
-    """Write the page of a comparison again."""
+    """Write the report of a comparison again, from its results."""
     from saccade.viz import write_report
 
     typer.echo(f"report: {write_report(folder)}")

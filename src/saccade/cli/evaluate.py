@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saccade.cli.train import Json, name_skipped
+from saccade.cli.options import Json, print_skipped
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,10 +38,10 @@ def evaluate(
     from rich.console import Console
 
     from saccade.results import better_polarity
-    from saccade.training.evaluation import evaluate_run
+    from saccade.training import evaluate_run
 
     result = evaluate_run(network, task)
-    name_skipped(result)
+    print_skipped(result)
     if as_json:
         typer.echo(json.dumps(result, indent=1))
         return

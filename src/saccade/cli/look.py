@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from saccade.data.images import Photograph
+    from saccade.data import Photograph
 
 Images = Annotated[
     list[Path] | None,
@@ -94,7 +94,7 @@ def _trained_model(run: Path, images: list[Path] | None, count: int) -> _Subject
     """Return the model of a run with images, by default test images; print the predictions for others."""
     import torch
 
-    from saccade.data.clips import contact_sheet
+    from saccade.data import contact_sheet
     from saccade.errors import BadOption
     from saccade.training import examples, restore
 
@@ -126,9 +126,8 @@ def _trained_model(run: Path, images: list[Path] | None, count: int) -> _Subject
     torch.manual_seed(classifier.recipe.seed)  # some models sample locations
     attention, task = classifier.recipe.attention, classifier.recipe.task.partition(":")[0]
     model = type(classifier.model).__name__ if attention == "none" else attention
-    return _Subject(
-        classifier.model, classifier.normalized(inputs).detach(), pictures, names, f"{model} on {task}"
-    )
+    title = f"{model} on {task}"
+    return _Subject(classifier.model, classifier.normalize(inputs).detach(), pictures, names, title)
 
 
 def _library_model(name: str, images: list[Path] | None, pretrained: bool) -> _Subject:
@@ -164,14 +163,15 @@ def _photographs(paths: list[Path], size: int) -> tuple[Tensor, list[Photograph]
     """Return images as the task `folder` prepares them, images to draw on, and their names."""
     import torch
 
-    from saccade.data.images import center, fit, read_image
-    from saccade.data.photographs import image_files
+    from saccade.data import center_crop, image_files, read_image, resize_and_crop
 
     files = [file for path in paths for file in (image_files(path) if path.is_dir() else [path])]
     photographs = [read_image(file) for file in files]
-    inputs = torch.stack([torch.from_numpy(fit(photograph, size).copy()) for photograph in photographs])
+    inputs = torch.stack(
+        [torch.from_numpy(resize_and_crop(photograph, size).copy()) for photograph in photographs]
+    )
     return (
         inputs.permute(0, 3, 1, 2).contiguous(),
-        [center(photograph) for photograph in photographs],
+        [center_crop(photograph) for photograph in photographs],
         [file.stem for file in files],
     )

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from saccade.cli.train import Json
+from saccade.cli.options import Json
 
 
 def score(

@@ -1,123 +1,54 @@
-"""saccade train: one run."""
+"""`saccade train`: train and test one model."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-#: Options that every command which trains shares, under the names of the recipe's keys.
-Epochs = Annotated[int | None, typer.Option(help="Passes over the training images.")]
-Stage = Annotated[int | None, typer.Option(help="Stage after which the attention stands, 1 to 3.")]
-BatchSize = Annotated[int | None, typer.Option(help="Images per step.")]
-LearningRate = Annotated[float | None, typer.Option(help="Peak of the one-cycle schedule.")]
-Precision = Annotated[str | None, typer.Option(help="32-true, bf16-mixed ..., as Lightning names it.")]
-Compile = Annotated[
-    bool | None, typer.Option("--compile/--no-compile", help="Whether the network is compiled.")
-]
-EarlyStoppingPatience = Annotated[
-    int | None, typer.Option(help="Stop after so many epochs without a better error.")
-]
-#: Options of the task, under names of their own; the task's text gets them.
-ImageSize = Annotated[int | None, typer.Option(help="Side of the images: the task's option size.")]
-MaxSamples = Annotated[int | None, typer.Option(help="Maximum images per split (task option `max_samples`).")]
-DataRoot = Annotated[str | None, typer.Option(help="Folder of a standard data set: its option root.")]
-Download = Annotated[
-    bool | None,
-    typer.Option("--download/--no-download", help="Whether to download it: its option download."),
-]
-
-
-class OnBadImageName(StrEnum):
-    skip = "skip"
-    fail = "fail"
-
-
-OnBadImage = Annotated[
-    OnBadImageName | None,
-    typer.Option(
-        help="Leave out an image that cannot be read, and say so, or stop: its option on_bad_image."
-    ),
-]
-RecipeName = Annotated[
-    str | None,
-    typer.Option(
-        "--recipe", help="A YAML file, or one of saccade list --recipes; options override its keys."
-    ),
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any other key of the recipe; repeat for more."),
-]
-PrintRecipe = Annotated[bool, typer.Option("--print-recipe", help="Print the whole recipe and stop.")]
-Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
-
-
-class LoggerName(StrEnum):
-    auto = "auto"
-    none = "none"
-    csv = "csv"
-    tensorboard = "tensorboard"
-    wandb = "wandb"
-    mlflow = "mlflow"
-
-
-Logger = Annotated[
+from saccade.cli.options import (
+    BatchSize,
+    Compile,
+    DataRoot,
+    Download,
+    EarlyStoppingPatience,
+    Epochs,
+    ImageSize,
+    Json,
+    LearningRate,
+    Logger,
     LoggerName,
-    typer.Option(
-        help="Where the curves go besides metrics.csv; auto: to TensorBoard's files, if it is installed; "
-        "none or csv: nowhere."
-    ),
-]
-
-
-def recipe_of(
-    values: Mapping[str, Any],
-    given: Mapping[str, Any],
-    settings: list[str] | None,
-    of_task: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Return the keys of a recipe: `values`, overridden by what is given, and not None, on the command line.
-
-    Raises `UnknownName` if an option in `of_task` is not the task's.
-    """
-    from saccade.config import Recipe
-    from saccade.config.recipe import read_settings
-    from saccade.data import with_options
-
-    values = {**values, **_present(given), **read_settings(settings or [])}
-    if options := _present(of_task):
-        values["task"] = with_options(str(values.get("task", Recipe.task)), options)
-    return values
-
-
-def _present(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if value is not None}
-
-
-def name_skipped(task: Mapping[str, Any]) -> None:
-    """Say on standard error which images were left out."""
-    for image in task.get("skipped", ()):  # results of older versions have no such list
-        typer.echo(f"saccade: skipped: {image}", err=True)
+    MaxSamples,
+    OnBadImage,
+    Precision,
+    PrintRecipe,
+    RecipeName,
+    Settings,
+    Stage,
+    TaskName,
+    data_option,
+    execution_option,
+    model_option,
+    output_option,
+    print_skipped,
+    recipe_values,
+    training_option,
+)
 
 
 def train(
-    task: Annotated[
+    task: TaskName = None,
+    attention: Annotated[
         str | None,
-        typer.Argument(
-            help="NAME[:option=value,...]: white-patch, cifar10, folder:PATH, python:MODULE.CLASS ..."
+        model_option(
+            "-a", "--attention", help="Mechanism as NAME[:option=value,...][@PLACE+PLACE...], or none."
         ),
     ] = None,
-    attention: Annotated[
-        str | None, typer.Option("-a", "--attention", help="NAME[:option=value,...]")
-    ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of the weights and of the order of images.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the run.")] = Path("runs/train"),
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    seed: Annotated[int | None, training_option(help="Seed of all random numbers of the run.")] = None,
+    out: Annotated[Path, output_option(help="Folder of the run.")] = Path("runs/train"),
+    resume: Annotated[bool, execution_option("--resume", help="Continue an interrupted run.")] = False,
     recipe: RecipeName = None,
     epochs: Epochs = None,
     stage: Stage = None,
@@ -132,65 +63,45 @@ def train(
     download: Download = None,
     on_bad_image: OnBadImage = None,
     workers: Annotated[
-        int | None, typer.Option(help="Threads that decode images: its option workers.")
+        int | None, data_option(help="Number of threads that decode images (task option `workers`).")
     ] = None,
-    devices: Annotated[int, typer.Option(help="GPUs, or processes of a CPU, on each machine.")] = 1,
-    nodes: Annotated[int, typer.Option(help="Machines; start the same command on each.")] = 1,
-    strategy: Annotated[str, typer.Option(help="How devices share the work: auto, ddp, fsdp.")] = "auto",
+    devices: Annotated[int, execution_option(help="Number of GPUs, or of CPU processes, per node.")] = 1,
+    nodes: Annotated[int, execution_option(help="Number of nodes. Run the same command on each.")] = 1,
+    strategy: Annotated[
+        str, execution_option(help="Strategy of Lightning for several devices: auto, ddp or fsdp.")
+    ] = "auto",
     logger: Logger = LoggerName.auto,
     settings: Settings = None,
     print_recipe: PrintRecipe = False,
     as_json: Json = False,
 ) -> None:
-    """Train one network, test it, and look where it looks.
+    """Train one model, test it, and save its attention maps.
 
-    Asked to stop (Ctrl-C, SIGTERM), it writes a checkpoint first; killed, it has that of the last whole
-    epoch. With --resume it goes on from there, to the same weights.
+    On Ctrl-C or SIGTERM, a checkpoint is saved. After a hard kill, the checkpoint of the last completed epoch
+    remains. `--resume` continues from the checkpoint and ends with the same weights as an uninterrupted run.
     """
-    from saccade.cli.display import RunDisplay
-    from saccade.config import Recipe
-    from saccade.config.builtin import read_recipe
-    from saccade.training import Hardware
-    from saccade.training import train as run
+    options = locals()  # every option by name
 
-    given = {
-        "task": task,
-        "attention": attention,
-        "seed": seed,
-        "epochs": epochs,
-        "stage": stage,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "precision": precision,
-        "compile": compile,
-        "early_stopping_patience": early_stopping_patience,
-    }
-    of_task = {
-        "size": image_size,
-        "max_samples": max_samples,
-        "root": data_root,
-        "download": download,
-        "on_bad_image": on_bad_image and on_bad_image.value,
-        "workers": workers,
-    }
-    chosen = Recipe.from_mapping(recipe_of(read_recipe(recipe) if recipe else {}, given, settings, of_task))
+    from saccade.cli.display import RunDisplay
+    from saccade.config import Recipe, read_recipe
+    from saccade.training import Hardware
+    from saccade.training import train as train_run
+
+    run_recipe = Recipe.from_mapping(recipe_values(read_recipe(recipe) if recipe else {}, options))
     if print_recipe:
-        typer.echo(chosen.to_yaml(), nl=False)
+        typer.echo(run_recipe.to_yaml(), nl=False)
         return
     with RunDisplay() as display:
-        hardware = Hardware(devices, nodes, strategy)
-        result = run(
-            chosen,
+        result = train_run(
+            run_recipe,
             out,
             resume=resume,
             report=display.progressed,
-            hardware=hardware,
+            hardware=Hardware(devices, nodes, strategy),
             logger=logger.value,
         )
-    name_skipped(result["task"])
+    print_skipped(result["task"])
     if as_json:
         typer.echo(json.dumps(result, indent=1))
     else:
-        typer.echo(
-            f"test error {result['error']:.2%} of {result['task']['test']} images; the run is in {out}"
-        )
+        typer.echo(f"test error {result['error']:.2%} of {result['task']['test']} images; run: {out}")

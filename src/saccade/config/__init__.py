@@ -1,9 +1,10 @@
-"""Configuration: what is asked for, as readable YAML, and what it resolves to."""
+"""Configuration: recipes and comparisons as YAML, and the plan that a recipe resolves to."""
 
 from saccade.config.builtin import BuiltinRecipe, builtin_recipes, read_recipe
 from saccade.config.comparison import FIRST_EXPERIMENT, Comparison, folder_name
 from saccade.config.plan import AttentionChoice, Choice, Plan, resolve
 from saccade.config.recipe import (
+    Augment,
     Recipe,
     check_integer,
     check_keys,
@@ -16,6 +17,7 @@ from saccade.config.recipe import (
 __all__ = [
     "FIRST_EXPERIMENT",
     "AttentionChoice",
+    "Augment",
     "BuiltinRecipe",
     "Choice",
     "Comparison",

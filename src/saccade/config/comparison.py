@@ -1,4 +1,4 @@
-"""The grid: which runs a comparison consists of, and in which order."""
+"""Comparisons: which runs they consist of, and in which order."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from saccade.files import write_text
 
 _PER_RUN = ("attention", "seed")
 
-#: What is compared unless something else is asked for.
+#: The attentions that are compared by default.
 FIRST_EXPERIMENT = (
     "none",
     "se",
@@ -26,13 +26,15 @@ FIRST_EXPERIMENT = (
 
 @dataclass(frozen=True)
 class Comparison:
-    """Attentions x seeds over one training recipe.
+    """Several attentions, each with several seeds, trained with one recipe.
 
-    attentions      as `Recipe.attention`; "none" among them makes paired differences possible
-    seeds           how many; the runs use the seeds 0, 1, ...
-    training        the recipe of every run, but for its attention and its seed
+    Attributes:
+        attentions: The attentions, as in `Recipe.attention`. With "none", differences to it are computed.
+        seeds: Number of seeds. The runs of each attention have the seeds 0, 1, ...
+        training: Recipe of all runs. Its attention and seed are ignored.
 
-    Raises `BadRecipe` if there is no attention, one twice, or no seed.
+    Raises:
+        BadRecipe: There is no attention, one occurs twice, or there is no seed.
     """
 
     attentions: tuple[str, ...]
@@ -42,24 +44,31 @@ class Comparison:
     def __post_init__(self) -> None:
         check_integer("seeds", self.seeds, at_least=1)
         if not self.attentions:
-            raise BadRecipe("attentions=[] must name at least one; add -a NAME")
-        twice = {name for name in self.attentions if self.attentions.count(name) > 1}
-        if twice:
-            raise BadRecipe(f"attentions: {', '.join(map(repr, sorted(twice)))} is given twice")
+            message = "attentions=[] must contain at least one attention; add -a NAME"
+            raise BadRecipe(message, option="attentions", value=())
+        for name in self.attentions:
+            if self.attentions.count(name) > 1:
+                raise BadRecipe(f"attentions: {name!r} occurs twice", option="attentions", value=name)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Comparison:
-        """Build a comparison from YAML's keys. Raises `UnknownName` for a key that it does not have."""
+        """Create a comparison from the keys of a YAML file.
+
+        Raises:
+            UnknownName: A key does not exist.
+            BadRecipe: A value is invalid.
+        """
         shared = [field.name for field in fields(Recipe) if field.name not in _PER_RUN]
         check_keys(values, ["attentions", "seeds", *shared])
         attentions = values.get("attentions", [])
         if not isinstance(attentions, list) or not all(isinstance(name, str) for name in attentions):
-            raise BadRecipe(f"attentions={attentions!r} must be a list of texts NAME[:option=value,...]")
+            message = f"attentions={attentions!r} must be a list of texts NAME[:option=value,...][@PLACE]"
+            raise BadRecipe(message, option="attentions", value=attentions)
         training = {key: value for key, value in values.items() if key in shared}
         return cls(tuple(attentions), values.get("seeds", 3), Recipe.from_mapping(training))
 
     def to_mapping(self) -> dict[str, Any]:
-        """Return YAML's keys."""
+        """Return the keys of a YAML file."""
         shared = {key: value for key, value in asdict(self.training).items() if key not in _PER_RUN}
         return {
             "task": shared.pop("task"),
@@ -70,12 +79,15 @@ class Comparison:
 
     @classmethod
     def read(cls, path: Path) -> Comparison:
+        """Read a comparison from a YAML file."""
         return cls.from_mapping(read_yaml(path))
 
     def write(self, path: Path) -> None:
+        """Write the comparison to a YAML file."""
         write_text(path, self.to_yaml())
 
     def to_yaml(self) -> str:
+        """Return the comparison as YAML."""
         return to_yaml(self.to_mapping())
 
     def runs(self) -> list[Recipe]:
@@ -88,9 +100,10 @@ class Comparison:
 
 
 def folder_name(recipe: Recipe) -> str:
-    """Return the name of a run's folder.
+    """Return the folder name of a run in a comparison.
 
-    >>> folder_name(Recipe(attention="multi_head:heads=4,projection=conv1d", seed=1))
-    'multi_head-heads=4-projection=conv1d-seed1'
+    Example:
+        >>> folder_name(Recipe(attention="multi_head:heads=4,projection=conv1d", seed=1))
+        'multi_head-heads=4-projection=conv1d-seed1'
     """
     return f"{re.sub(r'[^A-Za-z0-9_.=]+', '-', recipe.attention).strip('-')}-seed{recipe.seed}"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 import yaml
 
-from saccade.attachment.site import Kind
+from saccade.attachment import Kind
 from saccade.errors import BadRecipe, UnknownName
 from saccade.files import check_schema, write_text
 
@@ -23,57 +23,61 @@ SCHEMA = 2  # of recipe files
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run.
+    """One training run, as the user writes it.
 
-    task            NAME[:option=value,...], see `saccade.data`
-    attention       NAME[:option=value,...][@PLACE[+PLACE...]] of a mechanism, or "none". PLACE, where other
-                    than `stage` and `where` say: of a backbone a kind of place or the path of a module, of
-                    the small network the number of a stage: "bam@layer1+layer2", "cbam@1+2+3"
-    objective  how it is trained, NAME[:option=value,...]: "classify", by cross entropy; "recurrent", a
-                    recurrent attention model by its hybrid loss; "hard", attention that draws one item, by
-                    REINFORCE; "contrastive", by telling views of one image from those of others, see
-                    `saccade.training.objectives.select`
-    backbone        "small", the first experiment's `SmallCNN` or, for clips, `ClipCNN`;
-                    "ram[:option=value,...]", the recurrent attention model, or "vit[:option=value,...]", a
-                    vision transformer, see `saccade.models`; or a network of torchvision or timm by name,
-                    with options: "timm:resnet18:channels=[16,32,64,128]"
-    pretrained      whether a network of torchvision or timm starts from the library's weights
-    init_from  a run's folder, or a checkpoint, from whose weights the network starts; null: none. Its
-                    head, and attention that the run did not have, start anew
-    freeze          what is not trained: true for all but the head and the attention, or a list of patterns
-                    of the names of weights, as ["layer1.*", "conv1.*"]
-    layer_decay     by which the rates of each layer of a network of timm are multiplied towards the image;
-                    null: one rate
-    label_fraction  the share of the training images of each class whose labels are used
-    cifar_stem      of a backbone: whether a ResNet begins as for images of 32 pixels: its first convolution
-                    becomes 3 x 3 without a stride, and its pooling is left out
-    stage           the stage of the small network after which the attention stands, 1 to 3; one that pools
-                    takes the place of the mean over the places of an image or the frames of a clip
-    where           the kind of place of a backbone in which the attention stands, see `saccade.sites`
-    identity        whether attention in a backbone starts as the identity, or as its paper says
-    seed            of the initial weights and of the order of the images
-    epochs          passes over the training images
-    batch_size      images of one step
-    optimizer       a name of timm's, as adamw, sgd, lamb
-    learning_rate   at its highest
-    weight_decay    of all weights, as the optimizer means it
-    schedule        of the learning rate: "one-cycle", "cosine" to 0, "step" down to a
-                    tenth after half and after three quarters of the epochs, "constant"
-    augment         of training images: "crop" at random after a padding of an eighth, or "scale", a part of
-                    8% of the area or more, resized; "flip" left and right; "crop-flip", "scale-flip"; "none"
-    label_smoothing the share of each label that is spread over all classes
-    mixup           alpha of the mixtures of pairs of images, Zhang et al. 2018; 0: none
-    ema_decay  decay of the running average of the weights that is validated and tested; 0: none
-    grad_clip  largest norm of the gradient; null: any
-    grad_accum_steps  batches per step of the optimizer
-    precision       as Lightning names it: "32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"
-    compile         whether the network is compiled
-    early_stopping_patience  stop after this many epochs without a better validation error; null: never
+    Attributes:
+        task: NAME[:option=value,...], see `saccade.data`.
+        attention: A mechanism, NAME[:option=value,...][@PLACE[+PLACE...]], or "none". A PLACE is a kind
+            of site or the path of a module in a backbone, or the number of a stage of the small CNN:
+            "bam@layer1+layer2", "cbam@1+2+3". Without a PLACE, `where` or `stage` applies.
+        objective: What the run minimizes, NAME[:option=value,...]: "classify", cross-entropy; "recurrent",
+            the hybrid loss of the recurrent attention model; "hard", REINFORCE for attention that draws one
+            item; "contrastive", NT-Xent between views of images. See `saccade.training.OBJECTIVES`.
+        backbone: "small", the `SmallCNN` of the first experiment or, for clips, `ClipCNN`;
+            "ram[:option=value,...]", the recurrent attention model; "vit[:option=value,...]", a vision
+            transformer (see `saccade.models`); or a torchvision or timm model with options, for example
+            "timm:resnet18:channels=[16,32,64,128]".
+        pretrained: Whether a torchvision or timm model starts from the library's weights.
+        init_from: Run folder or checkpoint to load initial weights from, or null. The head, and attention
+            that the run does not have, are initialized randomly.
+        freeze: Weights that are not trained: true for all except the head and the attention, or a list of
+            patterns of weight names, such as ["layer1.*", "conv1.*"].
+        layer_decay: Layer-wise learning-rate decay (timm models only); null disables it.
+        label_fraction: Fraction of the training images of each class whose labels are used.
+        cifar_stem: Whether a ResNet backbone gets the stem for images of 32 pixels: a 3 x 3 convolution
+            without stride, and no pooling.
+        stage: Stage of the small CNN after which the attention is inserted, 1 to 3. Attention that pools
+            replaces the mean over the positions of an image or the frames of a clip.
+        where: Kind of site of a backbone where the attention is inserted, see `saccade.sites`.
+        identity: Whether attention in a backbone starts as the identity instead of as in its paper.
+        seed: Seed of the initial weights and of the order of the images.
+        epochs: Passes over the training images.
+        batch_size: Images per step.
+        optimizer: Name of a timm optimizer, such as adamw, sgd or lamb.
+        learning_rate: Peak learning rate.
+        weight_decay: Weight decay of all weights, as the optimizer defines it.
+        schedule: Learning-rate schedule: "one-cycle"; "cosine", to 0; "step", to a tenth after half and after
+            three quarters of the epochs; or "constant".
+        augment: Augmentation of training images: "crop", random crops after padding by an eighth; "scale",
+            random resized crops of at least 8% of the area; "flip", horizontal flips; "crop-flip";
+            "scale-flip"; or "none".
+        label_smoothing: Fraction of each label that is spread over all classes.
+        mixup: Alpha of mixup (Zhang et al. 2018); 0 disables it.
+        ema_decay: Decay of the exponential moving average of the weights, which is validated and tested; 0
+            disables it.
+        grad_clip: Maximum norm of the gradient; null disables clipping.
+        grad_accum_steps: Batches per optimizer step.
+        precision: Precision, as in Lightning: "32-true", "16-mixed", "bf16-mixed", "bf16-true" or "64-true".
+        compile: Whether the model is compiled.
+        early_stopping_patience: Epochs without a lower validation error before training stops; null disables
+            early stopping.
 
-    Raises `BadRecipe` for a value that is out of range.
+    Raises:
+        BadRecipe: A value is out of range.
 
-    >>> Recipe(optimizer="sgd", learning_rate=0.1, schedule="cosine", augment="crop-flip").epochs
-    6
+    Example:
+        >>> Recipe(optimizer="sgd", learning_rate=0.1, schedule="cosine", augment="crop-flip").epochs
+        6
     """
 
     task: str = "white-patch"
@@ -121,102 +125,124 @@ class Recipe:
                 check_number(name, getattr(self, name))
         check_number("label_fraction", self.label_fraction)
         if not 0 < self.label_fraction <= 1:
-            raise BadRecipe(f"label_fraction={self.label_fraction!r} must be a share above 0 and at most 1")
+            raise self._bad("label_fraction", "must be above 0 and at most 1")
         for name in ("task", "attention", "objective", "backbone", "optimizer"):
             if not isinstance(getattr(self, name), str):
-                is_choice = name in ("task", "attention", "objective")
-                form = "text of the form NAME[:option=value,...]" if is_choice else "a name"
-                raise BadRecipe(f"{name}={getattr(self, name)!r} must be {form}")
+                is_name = name == "optimizer"
+                raise self._bad(name, "must be a name" if is_name else "must be text NAME[:option=value,...]")
         hints = get_type_hints(type(self))
         for name in ("where", "schedule", "augment", "precision"):
-            if getattr(self, name) not in get_args(hints[name]):
-                among = ", ".join(map(repr, get_args(hints[name])))
-                raise BadRecipe(f"{name}={getattr(self, name)!r} is not one of {among}")
+            choices = get_args(hints[name])
+            if getattr(self, name) not in choices:
+                raise self._bad(name, f"is not one of {', '.join(map(repr, choices))}", choices)
         for name in ("identity", "compile", "pretrained", "cifar_stem"):
             if not isinstance(getattr(self, name), bool):
-                raise BadRecipe(f"{name}={getattr(self, name)!r} must be true or false")
-        if not isinstance(self.freeze, bool) and not _are_names(self.freeze):
-            raise BadRecipe(f"freeze={self.freeze!r} must be true, false or a list of patterns")
+                raise self._bad(name, "must be true or false")
+        patterns = self.freeze if isinstance(self.freeze, list) else []
+        if not isinstance(self.freeze, bool) and not (patterns and all(isinstance(p, str) for p in patterns)):
+            raise self._bad("freeze", "must be true, false or a list of patterns")
         if self.init_from is not None and (not isinstance(self.init_from, str) or self.pretrained):
-            raise BadRecipe(
-                f"init_from={self.init_from!r} must be the path of a run, and pretrained then false"
-            )
+            raise self._bad("init_from", "must be the path of a run, without pretrained=true")
+
+    def _bad(self, key: str, reason: str, choices: Iterable[Any] | None = None) -> BadRecipe:
+        return _bad_value(key, getattr(self, key), reason, choices)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Recipe:
-        """Build a recipe from YAML's keys. Raises `UnknownName` for a key that it does not have."""
+        """Create a recipe from the keys of a YAML file.
+
+        The default backbone of `objective: recurrent` is "ram".
+
+        Raises:
+            UnknownName: A key does not exist.
+            BadRecipe: A value is invalid, or the keys are those of a comparison.
+        """
         if "attentions" in values:
-            raise BadRecipe("the recipe is that of a comparison, with attentions: saccade compare --recipe")
+            message = "the recipe is that of a comparison, with attentions; use saccade compare --recipe"
+            raise BadRecipe(message, option="attentions", value=values["attentions"])
         check_keys(values, [field.name for field in fields(cls)])
-        method = str(values.get("objective", cls.objective)).partition(":")[0]
-        return cls(**({"backbone": "ram"} if method == "recurrent" else {}) | dict(values))
+        objective = str(values.get("objective", cls.objective)).partition(":")[0]
+        return cls(**({"backbone": "ram"} if objective == "recurrent" else {}) | dict(values))
 
     def write(self, path: Path) -> None:
+        """Write the recipe to a YAML file."""
         write_text(path, self.to_yaml())
 
     def to_yaml(self) -> str:
+        """Return the recipe as YAML."""
         return to_yaml(asdict(self))
 
 
 def to_yaml(values: Mapping[str, Any]) -> str:
-    """Return the keys and values of a recipe as the text of its file."""
+    """Return the keys of a recipe or a comparison as YAML, with the schema number."""
     text: str = yaml.safe_dump({"schema": SCHEMA, **values}, sort_keys=False)
     return text
 
 
-def _are_names(value: object) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
-    """Read the keys and values of a recipe's file. Raises `BadRecipe` if it is none, `BadRun` if it is of a
-    newer version of saccade.
+    """Read the keys of a recipe or a comparison from a YAML file. A file without `schema` is accepted.
+
+    Raises:
+        BadRecipe: The file cannot be read, or is not a YAML mapping.
+        BadRun: The file has another schema.
     """
     try:
         values = yaml.safe_load(path.read_text())
     except OSError as error:
-        raise BadRecipe(f"recipe {str(path)!r} cannot be read: {error.strerror}") from error
+        raise _bad_file(path, f"cannot be read: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BadRecipe(f"recipe {str(path)!r} is not YAML: {' '.join(str(error).split())}") from error
+        raise _bad_file(path, f"is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise BadRecipe(f"recipe {str(path)!r} holds no keys, but {values!r}")
+        raise _bad_file(path, f"must contain keys and values, not {values!r}")
     check_schema(path, values.pop("schema", SCHEMA), SCHEMA)
     return values
 
 
 def read_settings(texts: list[str]) -> dict[str, Any]:
-    """Read settings KEY=VALUE, each value as YAML writes it. Raises `BadRecipe` for another form.
+    """Read settings KEY=VALUE with YAML values.
 
-    >>> read_settings(["optimizer=sgd", "learning_rate=0.1", "clip=null"])
-    {'optimizer': 'sgd', 'learning_rate': 0.1, 'clip': None}
+    Raises:
+        BadRecipe: A text does not have this form.
+
+    Example:
+        >>> read_settings(["optimizer=sgd", "learning_rate=0.1", "grad_clip=null"])
+        {'optimizer': 'sgd', 'learning_rate': 0.1, 'grad_clip': None}
     """
     settings = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise BadRecipe(f"{text!r} is not of the form KEY=VALUE")
+            raise BadRecipe(f"{text!r} does not have the form KEY=VALUE", option=key, value=text)
         try:
             settings[key] = yaml.safe_load(value)
         except yaml.YAMLError as error:
-            raise BadRecipe(f"{text!r}: {value!r} is not a value of YAML") from error
+            raise BadRecipe(f"{text!r}: {value!r} is not a YAML value", option=key, value=value) from error
     return settings
 
 
 def check_keys(values: Mapping[str, Any], known: list[str]) -> None:
-    """Raise `UnknownName` for a key that is not known."""
+    """Raise `UnknownName` for the first key that is not known."""
     for key in values:
         if key not in known:
-            raise UnknownName("recipe key", str(key), known)
+            raise UnknownName("recipe key", str(key), known, owner="recipe")
 
 
 def check_integer(name: str, value: object, *, at_least: int) -> None:
-    """Raise `BadRecipe` unless the value is an integer of at least so much."""
+    """Raise `BadRecipe` unless the value is an integer of at least `at_least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise BadRecipe(f"{name}={value!r} must be an integer of at least {at_least}")
+        raise _bad_value(name, value, f"must be an integer of at least {at_least}")
 
 
 def check_number(name: str, value: object, *, below: float = float("inf")) -> None:
-    """Raise `BadRecipe` unless the value is a number from 0 to below a bound."""
+    """Raise `BadRecipe` unless the value is a number of at least 0 and below a bound."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
         bound = "" if below == float("inf") else f" and below {below:g}"
-        raise BadRecipe(f"{name}={value!r} must be a number of at least 0{bound}")
+        raise _bad_value(name, value, f"must be a number of at least 0{bound}")
+
+
+def _bad_value(key: str, value: object, reason: str, choices: Iterable[Any] | None = None) -> BadRecipe:
+    return BadRecipe(f"{key}={value!r} {reason}", option=key, value=value, choices=choices)
+
+
+def _bad_file(path: Path, reason: str) -> BadRecipe:
+    return BadRecipe(f"recipe {str(path)!r} {reason}", owner=str(path))

@@ -1,4 +1,4 @@
-"""Splits that are decoded once into files, which are mapped into memory: for more images than it holds."""
+"""Cache of decoded splits: files of pixels, mapped into memory, for data sets larger than memory."""
 
 from __future__ import annotations
 
@@ -17,54 +17,68 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from saccade.data.decode import OnBadImage, Sample
+from saccade.data.checks import OnBadImage
+from saccade.data.decoding import Sample
 from saccade.data.images import BadImage
 from saccade.data.task import Split, moments
 from saccade.errors import BadData
 
-FORMAT = 1  # of the files of a cache
+FORMAT = 1  # version of the files
 
 
-def key_of(name: str, size: int, determined: Iterable[Any]) -> str:
-    """Name what determines a split: its items in their order, such as files and labels, and the size.
+def cache_key(name: str, size: int, content: Iterable[Any]) -> str:
+    """Return the folder name of a cached split.
 
-    A file is known by its path, its length and the time of its last change. Another version of Pillow may
-    decode other pixels.
+    Files are identified by path, length and modification time. The key depends on the version of Pillow, as
+    versions may decode different pixels.
+
+    Args:
+        name: Beginning of the key.
+        size: Height and width of the images.
+        content: What determines the split, in order, for example files and labels.
     """
     digest = hashlib.sha256(json.dumps([FORMAT, PIL.__version__]).encode())
-    for item in determined:
+    for item in content:
         digest.update(json.dumps(item, default=_identity).encode())
     return f"{name}-{size}-{digest.hexdigest()[:20]}"
 
 
 def _identity(file: Path) -> list[str | int]:
     try:
-        facts = file.stat()
-    except OSError:  # the reader will say so
+        status = file.stat()
+    except OSError:  # the reader reports a missing file
         return [os.path.abspath(file)]
-    return [os.path.abspath(file), facts.st_size, facts.st_mtime_ns]
+    return [os.path.abspath(file), status.st_size, status.st_mtime_ns]
 
 
-def cached(
+def load_cached(
     folder: Path,
     key: str,
     size: int,
     decode: Callable[[list[str]], Iterator[Sample]],
     on_bad_image: OnBadImage,
-    bad: list[str],
+    skipped: list[str],
 ) -> Split:
-    """Return the split of this key from its files in `folder`; before that, write them if they are not there.
+    """Load a split from the cache; decode and write it first if the cache does not contain it.
 
-        folder/KEY/images       uint8 (N, 3, S, S), nothing else
-        folder/KEY/masks        bool (N, S, S), where there are masks
-        folder/KEY/split.json   labels, images left out, mean and standard deviation
+        folder/KEY/images       uint8 (N, 3, S, S), pixels alone
+        folder/KEY/masks        bool (N, S, S), if there are masks
+        folder/KEY/split.json   labels, skipped images, mean and standard deviation
 
-    `decode` yields the samples, and the names of those left out into its list. The folder of the key appears
-    by rename when it is complete, so that a process that is killed leaves no half of one. Of several
-    processes one writes, and the others wait for it.
+    The folder of the key appears by an atomic rename, so that a killed process leaves no partial split. If
+    several processes need the same split, one writes it and the others wait.
 
-    Raises `BadData` if the files cannot be written or are damaged, `BadImage` if an image was left out that
-    may not be.
+    Args:
+        folder: Folder of the cache.
+        key: Name of the split, see `cache_key`.
+        size: Height and width S of the images.
+        decode: Function that yields the samples and appends the messages of skipped images to its argument.
+        on_bad_image: "fail" raises an error if the split lacks images that could not be read.
+        skipped: List of messages, extended in place.
+
+    Raises:
+        BadData: The files cannot be written, or they are damaged.
+        BadImage: An image cannot be read and `on_bad_image` is "fail".
     """
     place = folder / key
     if not place.is_dir():
@@ -74,24 +88,25 @@ def cached(
                 if not place.is_dir():
                     _write(place, size, decode)
         except OSError as error:
-            reason = error.strerror or error
-            raise BadData(f"the cache {str(folder)!r} cannot be written: {reason}") from error
+            message = f"the cache {str(folder)!r} cannot be written: {error.strerror or error}"
+            raise BadData(message, owner=str(folder), option="cache", value=str(folder)) from error
     try:
-        facts = json.loads((place / "split.json").read_text())
-        labels = torch.tensor(facts["labels"], dtype=torch.int64)
-        images = _mapped(place / "images", (len(labels), 3, size, size), np.uint8)
-        masks = _mapped(place / "masks", (len(labels), size, size), np.bool_) if facts["masks"] else None
-        known = torch.tensor(facts["mean"]), torch.tensor(facts["std"])
+        entry = json.loads((place / "split.json").read_text())
+        labels = torch.tensor(entry["labels"], dtype=torch.int64)
+        images = _map_file(place / "images", (len(labels), 3, size, size), np.uint8)
+        masks = _map_file(place / "masks", (len(labels), size, size), np.bool_) if entry["masks"] else None
+        mean_and_std = torch.tensor(entry["mean"]), torch.tensor(entry["std"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BadData(f"the cache {str(place)!r} is damaged ({error}); remove it") from error
-    if facts["skipped"] and on_bad_image == "fail":
-        raise BadImage(facts["skipped"][0])
-    bad += facts["skipped"]
-    return Split(images, labels, masks, moments=known)
+        message = f"the cache {str(place)!r} is damaged ({error}); remove it"
+        raise BadData(message, owner=str(place), option="cache", value=str(folder)) from error
+    if entry["skipped"] and on_bad_image == "fail":
+        raise BadImage(entry["skipped"][0], owner=str(place), option="on_bad_image", value=on_bad_image)
+    skipped += entry["skipped"]
+    return Split(images, labels, masks, moments=mean_and_std)
 
 
 def _write(place: Path, size: int, decode: Callable[[list[str]], Iterator[Sample]]) -> None:
-    partial = place.with_name(f".{place.name}.partial")  # of whoever holds the lock; others' are dead
+    partial = place.with_name(f".{place.name}.partial")  # of a killed process: the lock is ours
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
@@ -108,25 +123,21 @@ def _write(place: Path, size: int, decode: Callable[[list[str]], Iterator[Sample
             for file in (images, masks):
                 file.flush()
                 os.fsync(file.fileno())
-        facts: dict[str, Any] = {"labels": labels, "masks": has_masks, "skipped": skipped}
-        mean, std = moments(_mapped(partial / "images", (len(labels), 3, size, size), np.uint8))
-        facts |= {"mean": mean.tolist(), "std": std.tolist()}
-        (partial / "split.json").write_text(json.dumps(facts))
+        entry: dict[str, Any] = {"labels": labels, "masks": has_masks, "skipped": skipped}
+        mean, std = moments(_map_file(partial / "images", (len(labels), 3, size, size), np.uint8))
+        entry |= {"mean": mean.tolist(), "std": std.tolist()}
+        (partial / "split.json").write_text(json.dumps(entry))
         partial.rename(place)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _mapped(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> Tensor:
-    """Return the content of a file, of which only what is looked at comes into memory.
-
-    It is mapped for reading alone: of a mapping that could be written to, Linux refuses one larger than the
-    memory.
-    """
+def _map_file(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> Tensor:
+    """Map a file into memory, read-only: Linux refuses writable mappings larger than memory."""
     expected = int(np.prod(shape))
     if path.stat().st_size != expected:
         raise ValueError(f"{path.name} holds {path.stat().st_size} bytes, not {expected}")
-    if not expected:  # nothing cannot be mapped
+    if not expected:  # an empty file cannot be mapped
         return torch.from_numpy(np.empty(shape, dtype))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")

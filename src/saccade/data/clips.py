@@ -1,4 +1,4 @@
-"""Clips: short films, (3, T, H, W), and how one is laid out on a page."""
+"""Contact sheets: the frames of a clip (3, T, H, W) as one image."""
 
 from __future__ import annotations
 
@@ -9,14 +9,23 @@ from torch.nn import functional as F
 
 
 def contact_sheet(frames: Tensor) -> Tensor:
-    """Lay the frames of clips side by side, in rows as in a book. (..., T, h, w) -> (..., rows h, columns w).
+    """Arrange the frames of clips in a grid, in reading order.
 
-    There are as many rows as fill a sheet that is no higher than wide, in frames: 2 of 4 for T = 8.
+    The grid has the largest number of rows that divides T and is at most the square root of T: 2 rows of 4
+    frames for T = 8.
 
-    >>> import torch
-    >>> contact_sheet(torch.arange(8).reshape(8, 1, 1))
-    tensor([[0, 1, 2, 3],
-            [4, 5, 6, 7]])
+    Args:
+        frames: Clips or maps of clips.
+
+    Shape:
+        - frames: (..., T, H, W)
+        - output: (..., rows * H, columns * W) with rows * columns = T
+
+    Example:
+        >>> import torch
+        >>> contact_sheet(torch.arange(8).reshape(8, 1, 1))
+        tensor([[0, 1, 2, 3],
+                [4, 5, 6, 7]])
     """
     count, height, width = frames.shape[-3:]
     rows = max(rows for rows in range(1, isqrt(count) + 1) if count % rows == 0)
@@ -26,14 +35,23 @@ def contact_sheet(frames: Tensor) -> Tensor:
 
 
 def heat_sheet(weights: Tensor, frames: tuple[int, ...]) -> Tensor:
-    """Lay maps of clips over their sheets: (B, t, h, w), or (B, t) of time alone -> (B, rows H, columns W).
+    """Arrange maps of clips as contact sheets of the frames.
 
-    They are resized to `frames`, (T, H, W), beforehand, so that no frame's heat flows into its neighbor's.
+    The maps are resized to `frames` first, so that no heat crosses into the next frame of the grid.
 
-    >>> import torch
-    >>> heat_sheet(torch.tensor([[0.0, 0.2, 0.3, 0.5]]), (4, 1, 2))
-    tensor([[[0.0000, 0.0000, 0.2000, 0.2000],
-             [0.3000, 0.3000, 0.5000, 0.5000]]])
+    Args:
+        weights: Maps in space and time, or in time alone.
+        frames: Size (T, H, W) of the clips.
+
+    Shape:
+        - weights: (B, t, h, w) or (B, t)
+        - output: (B, rows * H, columns * W)
+
+    Example:
+        >>> import torch
+        >>> heat_sheet(torch.tensor([[0.0, 0.2, 0.3, 0.5]]), (4, 1, 2))
+        tensor([[[0.0000, 0.0000, 0.2000, 0.2000],
+                 [0.3000, 0.3000, 0.5000, 0.5000]]])
     """
     volumes = weights if weights.ndim == 4 else weights[..., None, None]
     return contact_sheet(F.interpolate(volumes.unsqueeze(1).float(), frames, mode="trilinear").squeeze(1))

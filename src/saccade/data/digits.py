@@ -1,21 +1,23 @@
-"""Digits: plain, rotated, or somewhere on a larger canvas with or without clutter."""
+"""Task `digits`: plain, rotated, or on a larger canvas with or without clutter."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from saccade.data.checks import bad_option, check_not_negative, check_optional
 from saccade.data.folder import load_folder
-from saccade.data.standard import SETS, read_standard
 from saccade.data.task import Split, Task
-from saccade.errors import BadOption, check_choice, check_positive
+from saccade.data.torchvision_sets import TORCHVISION_SETS, read_torchvision
+from saccade.errors import BadOption, check_choice
 
-Gray = NDArray[np.uint8]  # ink on black, (N, side, side) or one of them
-Labeled = tuple[Gray, NDArray[np.int64]]
+Variant = Literal["plain", "rotated", "translated", "cluttered"]
+GrayImages = NDArray[np.uint8]  # ink on black, (N, H, W) or one image (H, W)
+LabeledDigits = tuple[GrayImages, NDArray[np.int64]]
 
 SIDE = 28  # of a digit, in pixels
 PIECE = 8  # of clutter
@@ -23,7 +25,7 @@ CANVAS = 60
 
 
 def load_digits(
-    variant: Literal["plain", "rotated", "translated", "cluttered"] = "plain",
+    variant: Variant = "plain",
     source: str = "scikit-learn",
     size: int | None = None,
     angle: float = 90.0,
@@ -32,107 +34,121 @@ def load_digits(
     root: str = "~/.cache/saccade",
     seed: int = 0,
 ) -> Task:
-    """Handwritten digits, 28 x 28. The same arguments give the same task, bit for bit.
+    """Generate images of handwritten digits, 28 x 28. Equal arguments give equal images, bit for bit.
 
-    variant     "plain"; "rotated" by up to `angle` degrees either way; "translated" to a random place of a
-                black canvas; "cluttered", which also has `clutter` pieces of 8 x 8 of other digits, as in
-                Mnih et al.: Recurrent Models of Visual Attention, NIPS 2014. On a canvas the mask is the
-                box around the digit
-    source      "scikit-learn": 1,797 digits, offline, enlarged from 8 x 8; "mnist" or "fashion_mnist"
-                through torchvision, kept in `root`; or a folder of images (train/CLASS, test/CLASS)
-    size        side of the canvas, by default 60 and of the digit alone 28
-    max_samples       at most this many images of each split, drawn at random
+    Args:
+        variant: "plain"; "rotated", by up to `angle` degrees in both directions; "translated", to a random
+            position on a black canvas; or "cluttered", translated with `clutter` patches of 8 x 8 pixels from
+            other digits. On a canvas, the mask is the bounding box of the digit.
+        source: "scikit-learn", 1,797 digits, bundled, enlarged from 8 x 8; "mnist" or "fashion_mnist" of
+            torchvision; or a folder of images (train/CLASS, test/CLASS).
+        size: Height and width of the canvas; default: 60, and 28 without a canvas.
+        angle: Largest rotation in degrees.
+        clutter: Number of patches of clutter.
+        max_samples: Maximum number of images per split, drawn at random.
+        root: Folder of the data sets of torchvision.
+        seed: Seed of the splits and of all random transformations.
 
-    Raises `BadOption` for values out of range, `BadData` for a source that cannot be used.
+    Raises:
+        BadOption: A value is out of range.
+        BadData: The source cannot be used.
 
-    >>> task = load_digits("cluttered", max_samples=5)
-    >>> task.train.images.shape, task.train.masks.shape
-    (torch.Size([5, 3, 60, 60]), torch.Size([5, 60, 60]))
+    References:
+        Mnih, Heess, Graves, Kavukcuoglu: Recurrent Models of Visual Attention, NIPS 2014 (translated and
+        cluttered digits).
+
+    Example:
+        >>> task = load_digits("cluttered", max_samples=5)
+        >>> task.train.images.shape, task.train.masks.shape
+        (torch.Size([5, 3, 60, 60]), torch.Size([5, 60, 60]))
     """
-    check_choice("digits", "variant", variant, ("plain", "rotated", "translated", "cluttered"))
+    check_choice("digits", "variant", variant, get_args(Variant))
     on_canvas = variant in ("translated", "cluttered")
     size = size if size is not None else CANVAS if on_canvas else SIDE
-    check_positive("digits", size=size, **({} if max_samples is None else {"max_samples": max_samples}))
+    check_optional("digits", size=size, max_samples=max_samples)
+    check_not_negative("digits", clutter=clutter, seed=seed)
     if (size < SIDE) if on_canvas else (size != SIDE):
-        expected = f"at least {SIDE}, the side of a digit" if on_canvas else f"{SIDE} unless on a canvas"
-        raise BadOption(f"digits: size={size} must be {expected}")
+        expected = f"at least {SIDE}, the side of a digit" if on_canvas else f"{SIDE} without a canvas"
+        raise bad_option("digits", "size", size, expected)
     if not 0 <= angle <= 180:
-        raise BadOption(f"digits: angle={angle} must lie between 0 and 180 degrees")
-    if isinstance(clutter, bool) or not isinstance(clutter, int) or clutter < 0:
-        raise BadOption(f"digits: clutter={clutter!r} must be an integer of at least 0")
-    splits = {}
-    for index, (part, (images, labels)) in enumerate(read_digits(source, root, seed).items()):
+        raise bad_option("digits", "angle", angle, "between 0 and 180 degrees")
+    splits = []
+    for index, (images, labels) in enumerate(read_digits(source, root, seed).values()):
         rng = np.random.default_rng((seed, index))
-        chosen = rng.permutation(len(labels))[:max_samples] if max_samples else np.arange(len(labels))
-        images, labels, masks = images[chosen], labels[chosen], None
+        indices = rng.permutation(len(labels))[:max_samples] if max_samples else np.arange(len(labels))
+        images, labels, masks = images[indices], labels[indices], None
         if variant == "rotated":
-            images = _rotated(images, angle, rng)
+            images = _rotate(images, angle, rng)
         elif on_canvas:
-            images, masks = _placed(images, size, clutter if variant == "cluttered" else 0, rng)
-        splits[part] = Split(
-            torch.from_numpy(images).unsqueeze(1).repeat(1, 3, 1, 1),
-            torch.from_numpy(labels),
-            None if masks is None else torch.from_numpy(masks),
+            images, masks = _place_on_canvas(images, size, clutter if variant == "cluttered" else 0, rng)
+        splits.append(
+            Split(
+                torch.from_numpy(images).unsqueeze(1).repeat(1, 3, 1, 1),
+                torch.from_numpy(labels),
+                None if masks is None else torch.from_numpy(masks),
+            )
         )
-    return Task(f"digits-{variant}", tuple(map(str, range(10))), *splits.values())
+    return Task(f"digits-{variant}", tuple(map(str, range(10))), *splits)
 
 
-def read_digits(source: str, root: str, seed: int) -> dict[str, Labeled]:
-    """Return the digits of each split."""
+def read_digits(source: str, root: str, seed: int) -> dict[str, LabeledDigits]:
+    """Return the digits of each split: "train", "validation" and "test"."""
     rng = np.random.default_rng((seed, 3))
     if source == "scikit-learn":
-        from sklearn.datasets import load_digits
+        from sklearn import datasets
 
-        found = load_digits()
-        small = np.rint(found.images * (255 / 16)).astype(np.uint8)
+        bundled = datasets.load_digits()
+        small = np.rint(bundled.images * (255 / 16)).astype(np.uint8)
         images = np.stack(
             [np.asarray(Image.fromarray(x).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for x in small]
         )
-        labels = found.target.astype(np.int64)
+        labels = bundled.target.astype(np.int64)
         order = rng.permutation(len(labels))
         bounds = (len(labels) * 6 // 10, len(labels) * 7 // 10)
         parts = dict(zip(("train", "validation", "test"), np.split(order, bounds), strict=True))
-        return {part: (images[chosen], labels[chosen]) for part, chosen in parts.items()}
-    if source in SETS:
+        return {part: (images[indices], labels[indices]) for part, indices in parts.items()}
+    if source in TORCHVISION_SETS:
         if source not in ("mnist", "fashion_mnist"):
-            raise BadOption(f"digits: source={source!r} holds no gray images of {SIDE} x {SIDE}")
-        pixels, labels, _ = read_standard(source, root, train=True, download=True)
-        others, answers, _ = read_standard(source, root, train=False, download=True)
+            message = f"digits: source={source!r} has no gray images of {SIDE} x {SIDE}"
+            raise BadOption(message, owner="digits", option="source", value=source)
+        pixels, labels, _ = read_torchvision(source, root, train=True, download=True)
+        test_pixels, test_labels, _ = read_torchvision(source, root, train=False, download=True)
         order = rng.permutation(len(labels))
-        val_fraction = len(labels) // 10
+        count = len(labels) // 10
         return {
-            "train": (pixels[order[val_fraction:], 0], labels[order[val_fraction:]]),
-            "validation": (pixels[order[:val_fraction], 0], labels[order[:val_fraction]]),
-            "test": (others[:, 0], answers),
+            "train": (pixels[order[count:], 0], labels[order[count:]]),
+            "validation": (pixels[order[:count], 0], labels[order[:count]]),
+            "test": (test_pixels[:, 0], test_labels),
         }
     task = load_folder(source, size=SIDE, val_fraction=0.1, seed=seed)
     if len(task.classes) != 10:
-        raise BadOption(f"digits: source={source!r} holds {len(task.classes)} classes; digits are of ten")
+        message = f"digits: source={source!r} has {len(task.classes)} classes; ten were expected"
+        raise BadOption(message, owner="digits", option="source", value=source)
     splits = {"train": task.train, "validation": task.validation, "test": task.test}
     return {part: (split.images[:, 0].numpy(), split.labels.numpy()) for part, split in splits.items()}
 
 
-def ink_box(image: Gray) -> tuple[slice, slice]:
-    """Return rows and columns of the box around the ink of an image (H, W); empty ones if there is none."""
-    inked = (np.flatnonzero(image.any(axis)) for axis in (1, 0))
-    rows, columns = (slice(it[0], it[-1] + 1) if len(it) else slice(0) for it in inked)
+def ink_box(image: GrayImages) -> tuple[slice, slice]:
+    """Return the rows and columns of the bounding box of the ink in an image (H, W); empty without ink."""
+    with_ink = (np.flatnonzero(image.any(axis)) for axis in (1, 0))
+    rows, columns = (slice(lines[0], lines[-1] + 1) if len(lines) else slice(0) for lines in with_ink)
     return rows, columns
 
 
-def _rotated(images: Gray, angle: float, rng: np.random.Generator) -> Gray:
+def _rotate(images: GrayImages, angle: float, rng: np.random.Generator) -> GrayImages:
     angles = rng.uniform(-angle, angle, len(images))
     return np.stack(
         [
-            np.asarray(Image.fromarray(image).rotate(by, Image.Resampling.BILINEAR))
-            for image, by in zip(images, angles, strict=True)
+            np.asarray(Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR))
+            for image, degrees in zip(images, angles, strict=True)
         ]
     )
 
 
-def _placed(
-    images: Gray, size: int, clutter: int, rng: np.random.Generator
-) -> tuple[Gray, NDArray[np.bool_]]:
-    """Put each image somewhere on a canvas, and pieces of others beside and over it; return the boxes too."""
+def _place_on_canvas(
+    images: GrayImages, size: int, clutter: int, rng: np.random.Generator
+) -> tuple[GrayImages, NDArray[np.bool_]]:
+    """Return each image at a random position on a canvas with clutter, and the masks."""
     canvases = np.zeros((len(images), size, size), np.uint8)
     masks = np.zeros(canvases.shape, bool)
     for image, canvas, mask in zip(images, canvases, masks, strict=True):
@@ -144,6 +160,6 @@ def _placed(
             y, x = rng.integers(SIDE - PIECE + 1, size=2)
             piece = other[y : y + PIECE, x : x + PIECE]
             y, x = rng.integers(size - PIECE + 1, size=2)
-            place = canvas[y : y + PIECE, x : x + PIECE]
-            np.maximum(place, piece, out=place)
+            target = canvas[y : y + PIECE, x : x + PIECE]
+            np.maximum(target, piece, out=target)
     return canvases, masks

@@ -1,4 +1,4 @@
-"""Classification of a folder of images: one subfolder for each class."""
+"""Task `folder`: classification of a folder of images with one subfolder per class."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from saccade.data.cache import cached, key_of
-from saccade.data.decode import OnBadImage, Sample, check_reading, cores, decoded, in_memory
-from saccade.data.images import fit, fit_mask, read_image
-from saccade.data.photographs import image_files
+from saccade.data.cache import cache_key, load_cached
+from saccade.data.checks import OnBadImage, ReadingOptions
+from saccade.data.decoding import Sample, available_cpus, decode_samples, stack_samples
+from saccade.data.images import image_files, read_image, resize_and_crop, resize_and_crop_mask
 from saccade.data.task import Split, Task
 from saccade.errors import BadData
 
-#: Names of the folders that hold a split, where the user has split the images.
+#: Names of the folders of each split, if the user has split the images.
 _PARTS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
 
 
@@ -36,79 +36,82 @@ def load_folder(
     cache: str | None = None,
     workers: int | None = None,
 ) -> Task:
-    """The images below PATH/CLASS, or PATH/train/CLASS and PATH/test/CLASS where these exist.
+    """Load the images in PATH/CLASS, or in PATH/train/CLASS and PATH/test/CLASS if both folders exist.
 
-    Every image is resized and cropped at its center to `size` x `size`. PATH/val/CLASS is the validation
-    split if there is one; else a share `val_fraction` of the training images of each class, and if there is
-    no test folder another one the test split.
+    Every image is resized and center-cropped to `size` x `size`. PATH/val/CLASS is the validation split if it
+    exists. Otherwise, the fraction `val_fraction` of the training images of each class is held out for
+    validation, and, without a test folder, the same fraction again for testing.
 
-    masks           a folder laid out as PATH, whose images are not black where the target is, under the
-                    same names with any suffix; an image without one has no target
-    on_bad_image    an image that cannot be read ends the loading, or is left out and listed in `skipped`
-    max_samples           at most this many images of each split, drawn at random
-    cache           a folder in which the images are kept as they are trained with: decoded once, and read
-                    when they are needed, so that there may be more of them than the memory holds. Its files
-                    are named for what determines them, and tasks, runs and processes can share it
-    workers         threads that decode, by default as many as there are processors for this process
+    Args:
+        path: Folder of images.
+        size: Height and width of the images in pixels.
+        val_fraction: Fraction of the training images of each class that is held out.
+        masks: Folder with the layout of PATH and images that are not black on the target. Masks have the
+            names of the images with any suffix. An image without a mask has no target.
+        on_bad_image: "fail" raises an error for an unreadable image; "skip" leaves it out and lists it in
+            `skipped`.
+        max_samples: Maximum number of images per split, drawn at random.
+        seed: Seed of the random split.
+        cache: Folder of decoded images. Images are decoded once and mapped into memory, so that the data set
+            may exceed memory. File names identify the content; tasks, runs and processes can share it.
+        workers: Number of threads that decode images; default: one per CPU available to this process.
 
-    Raises `BadData` if there are fewer than two classes, a class has no image, an image cannot be read,
-    the classes of two splits differ, there is a folder of masks and no mask in it belongs to an image, or the
-    cache cannot be written.
+    Raises:
+        BadOption: A value is out of range.
+        BadData: There are fewer than two classes, a class has no image, an image cannot be read, the classes
+            of two splits differ, no mask belongs to an image, or the cache cannot be written.
     """
-    check_reading(
-        "folder",
-        size=size,
-        val_fraction=val_fraction,
-        max_samples=max_samples,
-        on_bad_image=on_bad_image,
-        workers=workers,
-    )
+    options = ReadingOptions("folder", size, val_fraction, max_samples, seed, on_bad_image, workers)
     root = Path(path)
     if not root.is_dir():
-        raise BadData(f"{path!r} is not a folder of images")
+        raise BadData(f"{path!r} is not a folder of images", owner="folder", option="path", value=path)
     rng = np.random.default_rng(seed)
-    classes, items = _items(root, val_fraction, rng)
-    outlines = None if masks is None else _masks(Path(masks), root, items)
+    classes, items = _find_items(root, val_fraction, rng)
+    mask_files = None if masks is None else _find_masks(Path(masks), root, items)
     skipped: list[str] = []
     splits = {}
-    for part, those in items.items():
-        chosen = [those[i] for i in rng.permutation(len(those))[:max_samples]] if max_samples else those
-        reader = _Reader(chosen, size, outlines, workers or cores(), on_bad_image)
+    for part, of_part in items.items():
+        if max_samples:
+            of_part = [of_part[i] for i in rng.permutation(len(of_part))[:max_samples]]
+        reader = _Reader(of_part, size, mask_files, options)
         if cache is None:
-            splits[part] = in_memory(reader.samples(skipped), len(chosen), size)
+            splits[part] = stack_samples(reader.samples(skipped), len(of_part), size)
         else:
-            key = f"{root.resolve().name}-{part}"
-            splits[part] = reader.cached(Path(cache).expanduser(), key, skipped)
+            name = f"{root.resolve().name}-{part}"
+            splits[part] = reader.load_cached(Path(cache).expanduser(), name, skipped)
     return Task(f"folder:{root.name}", classes, *(splits[part] for part in _PARTS), skipped=tuple(skipped))
 
 
-def _items(
+def _find_items(
     root: Path, val_fraction: float, rng: np.random.Generator
 ) -> tuple[tuple[str, ...], dict[str, list[_Item]]]:
     """Return the classes, and the images of each split."""
-    below = {
+    folders = {
         part: next((root / name for name in names if (root / name).is_dir()), None)
         for part, names in _PARTS.items()
     }
-    by_user = below["train"] is not None and below["test"] is not None
-    train = _classes(below["train"] if by_user and below["train"] else root)
+    is_split = folders["train"] is not None and folders["test"] is not None
+    train = _files_by_class(folders["train"] if is_split and folders["train"] else root)
     if len(train) < 2:
-        raise BadData(f"{str(root)!r} holds a single class, {next(iter(train))!r}; two are needed")
+        only = next(iter(train))
+        message = f"{str(root)!r} contains a single class, {only!r}; two are required"
+        raise BadData(message, owner=str(root), option="classes", value=only)
     items: dict[str, list[_Item]] = {"train": [], "validation": [], "test": []}
-    given = {part: folder for part, folder in below.items() if by_user and folder and part != "train"}
-    for part, its in given.items():
-        found = _classes(its)
-        if list(found) != list(train):
-            raise BadData(
-                f"{str(root)!r}: the classes below train, {list(train)}, and {its.name}, {list(found)}, "
-                "differ"
+    fixed = {part: folder for part, folder in folders.items() if is_split and folder and part != "train"}
+    for part, folder in fixed.items():
+        by_class = _files_by_class(folder)
+        if list(by_class) != list(train):
+            message = (
+                f"{str(root)!r}: the classes in train, {list(train)}, and in {folder.name}, "
+                f"{list(by_class)}, differ"
             )
-        items[part] = [_Item(file, label) for label, files in enumerate(found.values()) for file in files]
+            raise BadData(message, owner=str(root), option="classes", value=list(by_class), choices=train)
+        items[part] = [_Item(file, label) for label, files in enumerate(by_class.values()) for file in files]
     for label, files in enumerate(train.values()):
         order = [files[i] for i in rng.permutation(len(files))]
         count = max(1, round(val_fraction * len(files)))
         for part in ("validation", "test"):
-            if part in given:
+            if part in fixed:
                 continue
             items[part] += [_Item(file, label) for file in order[:count]]
             order = order[count:]
@@ -116,23 +119,25 @@ def _items(
     return tuple(train), items
 
 
-def _classes(root: Path) -> dict[str, list[Path]]:
-    """Return the image files of each class, by the name of its folder."""
+def _files_by_class(root: Path) -> dict[str, list[Path]]:
+    """Return the image files of each class."""
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
     if not folders:
-        raise BadData(f"{str(root)!r} holds no folder; each class needs one of its own")
+        message = f"{str(root)!r} contains no subfolder; one subfolder per class is required"
+        raise BadData(message, owner=str(root), option="classes")
     return {entry.name: image_files(entry) for entry in folders}
 
 
-def _masks(masks: Path, root: Path, items: dict[str, list[_Item]]) -> dict[Path, Path]:
-    """Return the mask of each image that has one."""
+def _find_masks(masks: Path, root: Path, items: dict[str, list[_Item]]) -> dict[Path, Path]:
+    """Return the mask file of each image that has one."""
     by_name = {file.relative_to(masks).with_suffix(""): file for file in image_files(masks)}
-    files = [item.file for those in items.values() for item in those]
-    found = {file: by_name.get(file.relative_to(root).with_suffix("")) for file in files}
-    outlines = {file: mask for file, mask in found.items() if mask is not None}
-    if not outlines:
-        raise BadData(f"no mask below {str(masks)!r} has the name of an image below {str(root)!r}")
-    return outlines
+    files = [item.file for of_part in items.values() for item in of_part]
+    candidates = {file: by_name.get(file.relative_to(root).with_suffix("")) for file in files}
+    mask_files = {file: mask for file, mask in candidates.items() if mask is not None}
+    if not mask_files:
+        message = f"no mask in {str(masks)!r} has the name of an image in {str(root)!r}"
+        raise BadData(message, owner="folder", option="masks", value=str(masks))
+    return mask_files
 
 
 @dataclass(frozen=True)
@@ -141,24 +146,24 @@ class _Reader:
 
     items: Sequence[_Item]
     size: int
-    outlines: dict[Path, Path] | None
-    workers: int
-    on_bad_image: OnBadImage
+    mask_files: dict[Path, Path] | None
+    options: ReadingOptions
 
     def samples(self, skipped: list[str]) -> Iterator[Sample]:
-        return decoded(self.read, self.items, self.workers, self.on_bad_image, skipped)
+        workers = self.options.workers or available_cpus()
+        return decode_samples(self.read, self.items, workers, self.options.on_bad_image, skipped)
 
-    def cached(self, cache: Path, name: str, skipped: list[str]) -> Split:
-        outlines = self.outlines or {}
-        determined = ((item.file, outlines.get(item.file), item.label) for item in self.items)
-        key = key_of(name, self.size, determined)
-        return cached(cache, key, self.size, self.samples, self.on_bad_image, skipped)
+    def load_cached(self, cache: Path, name: str, skipped: list[str]) -> Split:
+        mask_files = self.mask_files or {}
+        content = ((item.file, mask_files.get(item.file), item.label) for item in self.items)
+        key = cache_key(name, self.size, content)
+        return load_cached(cache, key, self.size, self.samples, self.options.on_bad_image, skipped)
 
     def read(self, item: _Item) -> Sample:
-        image = fit(read_image(item.file), self.size)
-        if self.outlines is None:
+        image = resize_and_crop(read_image(item.file), self.size)
+        if self.mask_files is None:
             return Sample(image, item.label)
-        outline = self.outlines.get(item.file)
-        nowhere = np.zeros((self.size, self.size), bool)
-        mask = nowhere if outline is None else fit_mask(read_image(outline), self.size)
+        file = self.mask_files.get(item.file)
+        empty = np.zeros((self.size, self.size), bool)
+        mask = empty if file is None else resize_and_crop_mask(read_image(file), self.size)
         return Sample(image, item.label, mask)

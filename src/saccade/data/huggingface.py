@@ -1,4 +1,4 @@
-"""Image sets of the library `datasets` of Hugging Face."""
+"""Task `huggingface`: image sets of the library `datasets` of Hugging Face."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saccade.data.decode import OnBadImage, check_reading, cores
+from saccade.data.checks import OnBadImage, ReadingOptions
 from saccade.data.images import open_image
-from saccade.data.items import task_of
+from saccade.data.map_style import task_from_datasets
 from saccade.data.task import Task
 from saccade.errors import BadData, BadOption, UnknownName
 
-#: What the parts of a data set are called.
-SPLITS = {"train": ("train",), "test": ("test",), "validation": ("validation", "valid", "val", "dev")}
+#: Names of the splits of a data set.
+SPLIT_NAMES = {"train": ("train",), "test": ("test",), "validation": ("validation", "valid", "val", "dev")}
 
 _FILES = {".parquet": "parquet", ".arrow": "arrow"}
+_TASK = "huggingface"
 
 
 def load_huggingface(
@@ -33,128 +34,122 @@ def load_huggingface(
     cache: str | None = None,
     workers: int | None = None,
 ) -> Task:
-    """An image set of the library `datasets`, which has to be installed.
+    """Load an image set of the library `datasets`.
 
-    path            a folder written by `save_to_disk`; a Parquet or Arrow file, or a folder of them; or a
-                    name of the hub, from which it is downloaded
-    image, label    columns, by default the one of images and the one of class labels, which name the classes;
-                    integers and texts will do as well, and are then the names
-    config          of a set of the hub that has several
-    size            side of the images, which are resized and cut at their center; by default the shorter side
-                    of the first one
-    cache           a folder in which the images are kept as they are trained with, as of the task `folder`; a
-                    split is known by its fingerprint, which the library changes with its rows
-    workers         threads that decode, by default as many as there are processors for this process
+    Without test images, the validation images become the test split. Missing splits are drawn at random from
+    the training images, the fraction `val_fraction` for each.
 
-    The other options are those of the task `python`, and so are the splits: a set without test images is
-    tested on its validation images, and what is missing then is drawn from the training images.
+    Args:
+        path: Folder that `save_to_disk` has written, a Parquet or Arrow file or a folder of them, or the name
+            of a data set on the hub, which is downloaded.
+        image: Column of images; default: the only column of type Image.
+        label: Column of labels; default: the only column of type ClassLabel, which names the classes. Columns
+            of integers or strings are accepted; their values name the classes.
+        config: Configuration of a data set on the hub that has several.
+        size: Height and width of the images, which are resized and center-cropped; default: the shorter side
+            of the first image.
+        val_fraction: Fraction of the training images that is held out for each missing split.
+        max_samples: Maximum number of images per split, drawn at random.
+        seed: Seed of the random split.
+        on_bad_image: "fail" raises an error for an unreadable image; "skip" leaves it out and lists it in
+            `skipped`.
+        cache: Folder of decoded images, as for the task `folder`. A split is identified by its fingerprint,
+            which the library changes with the rows.
+        workers: Number of threads that decode images; default: one per CPU available to this process.
 
-    Raises `BadOption` if the library is not installed or a column has to be named, `UnknownName` for a column
-    that does not exist, `BadData` for a set that cannot be loaded, an image that cannot be read, or a cache
-    that cannot be written.
+    Raises:
+        BadOption: The library is not installed, a column must be named, or a value is out of range.
+        UnknownName: A column does not exist.
+        BadData: The data set cannot be loaded, an image cannot be read, or the cache cannot be written.
     """
-    check_reading(
-        "huggingface",
-        size=size,
-        val_fraction=val_fraction,
-        max_samples=max_samples,
-        on_bad_image=on_bad_image,
-        workers=workers,
-    )
+    options = ReadingOptions(_TASK, size, val_fraction, max_samples, seed, on_bad_image, workers)
     try:
         library = importlib.import_module("datasets")
     except ModuleNotFoundError as error:
         if error.name != "datasets":
             raise
-        how = "pip install 'saccade[huggingface]'"
-        raise BadOption(f"huggingface: the library datasets is not installed; {how}") from error
-    found = _loaded(library, path, config)
-    if "train" not in found:
-        (only, *others) = found
+        message = "huggingface: the library datasets is not installed; pip install 'saccade[huggingface]'"
+        raise BadOption(message, owner=_TASK, value="datasets") from error
+    splits = _load_splits(library, path, config)
+    if "train" not in splits:
+        (only, *others) = splits
         if others:
-            raise BadData(f"huggingface: {path!r} has no split 'train', but {', '.join(map(repr, found))}")
-        found = {"train": found[only]}
-    features = found["train"].features
-    image = _column(path, "image", image, features, library.Image)
-    label = _column(path, "label", label, features, library.ClassLabel)
-    classes = _classes(found, label)
+            message = f"huggingface: {path!r} has no split 'train', but {', '.join(map(repr, splits))}"
+            raise BadData(message, owner=_TASK, option="path", value=path, choices=splits)
+        splits = {"train": splits[only]}
+    features = splits["train"].features
+    image = _find_column(path, "image", image, features, library.Image)
+    label = _find_column(path, "label", label, features, library.ClassLabel)
+    classes = _class_names(splits, label)
     parts = {
-        part: _Rows(library, found[its], image, label, classes)
-        for part, names in SPLITS.items()
-        for its in [next((its for its in names if its in found), None)]
-        if its is not None
+        part: _RowDataset(library, splits[name], image, label, classes)
+        for part, names in SPLIT_NAMES.items()
+        for name in [next((name for name in names if name in splits), None)]
+        if name is not None
     }
-    keys = {part: its.key for part, its in parts.items()}
-    kept = None if cache is None else (Path(cache).expanduser(), keys)
-    return task_of(
-        f"huggingface:{Path(path).name}",
-        parts,
-        classes,
-        size=size,
-        val_fraction=val_fraction,
-        max_samples=max_samples,
-        seed=seed,
-        on_bad_image=on_bad_image,
-        workers=workers or cores(),
-        cache=kept,
-    )
+    content = {part: dataset.content for part, dataset in parts.items()}
+    place = None if cache is None else (Path(cache).expanduser(), content)
+    return task_from_datasets(f"{_TASK}:{Path(path).name}", parts, classes, options, place)
 
 
-def _loaded(library: Any, path: str, config: str | None) -> dict[str, Any]:
-    """Return the data set of each split, by its name."""
+def _load_splits(library: Any, path: str, config: str | None) -> dict[str, Any]:
+    """Return the data set of each split by name."""
     place = Path(path).expanduser()
     try:
         if (place / "dataset_dict.json").exists() or (place / "state.json").exists():
-            found = library.load_from_disk(str(place))
+            loaded = library.load_from_disk(str(place))
         elif place.is_file():
             if place.suffix not in _FILES:
-                raise BadData(f"huggingface: {path!r} is neither a .parquet nor an .arrow file")
-            found = library.load_dataset(_FILES[place.suffix], data_files=str(place))
+                message = f"huggingface: {path!r} is neither a .parquet nor an .arrow file"
+                raise BadData(message, owner=_TASK, option="path", value=path, choices=_FILES)
+            loaded = library.load_dataset(_FILES[place.suffix], data_files=str(place))
         elif place.exists():
-            found = library.load_dataset(str(place))
+            loaded = library.load_dataset(str(place))
         else:
-            found = library.load_dataset(path, config)
+            loaded = library.load_dataset(path, config)
     except BadData:
         raise
-    except Exception as error:  # the library, its formats and the network raise almost anything
+    except Exception as error:  # the library, its formats and the network may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadData(f"huggingface: {path!r} cannot be loaded: {reason}") from error
-    return dict(found) if isinstance(found, Mapping) else {"train": found}
+        message = f"huggingface: {path!r} cannot be loaded: {reason}"
+        raise BadData(message, owner=_TASK, option="path", value=path) from error
+    return dict(loaded) if isinstance(loaded, Mapping) else {"train": loaded}
 
 
-def _column(path: str, option: str, given: str | None, features: Mapping[str, Any], kind: type) -> str:
-    """Return the column that was named, or the one of a kind."""
-    if given is not None:
-        if given not in features:
-            raise UnknownName(f"column of {path}", given, features)
-        return given
-    fitting = [name for name, feature in features.items() if isinstance(feature, kind)]
-    if len(fitting) != 1:
-        columns = ", ".join(map(repr, fitting or features))
-        there = "several columns" if fitting else f"no column of kind {kind.__name__} among"
-        raise BadOption(f"huggingface: {path!r} has {there} {columns}; name one with {option}=COLUMN")
-    return fitting[0]
+def _find_column(path: str, option: str, name: str | None, features: Mapping[str, Any], kind: type) -> str:
+    """Return the named column, or the only column of a type."""
+    if name is not None:
+        if name not in features:
+            raise UnknownName(f"column of {path}", name, features, owner=path)
+        return name
+    candidates = [name for name, feature in features.items() if isinstance(feature, kind)]
+    if len(candidates) != 1:
+        columns = ", ".join(map(repr, candidates or features))
+        actual = "several columns" if candidates else f"no column of type {kind.__name__} among"
+        message = f"huggingface: {path!r} has {actual} {columns}; name one with {option}=COLUMN"
+        raise BadOption(message, owner=_TASK, option=option, choices=candidates or features)
+    return candidates[0]
 
 
-def _classes(found: Mapping[str, Any], label: str) -> list[str] | None:
-    """Return the names of the classes; of integers none."""
-    feature = found["train"].features[label]
+def _class_names(splits: Mapping[str, Any], label: str) -> list[str] | None:
+    """Return the names of the classes, or None if the labels are integers."""
+    feature = splits["train"].features[label]
     if hasattr(feature, "names"):
         return [*feature.names]
-    labels = {one for rows in found.values() for one in rows.unique(label)}
+    labels = {one for rows in splits.values() for one in rows.unique(label)}
     return sorted(labels) if all(isinstance(one, str) for one in labels) else None
 
 
-class _Rows:
-    """Rows as (image, label), whose images are decoded by us, and not by whoever gets the row."""
+class _RowDataset:
+    """Rows as (image, label). Images are decoded here, with the checks of `open_image`."""
 
     def __init__(
         self, library: Any, rows: Any, image: str, label: str, classes: Sequence[str] | None
     ) -> None:
-        chosen = rows.select_columns([image, label])
-        self.rows = chosen.cast_column(image, library.Image(decode=False))
+        selected = rows.select_columns([image, label])
+        self.rows = selected.cast_column(image, library.Image(decode=False))
         self.image, self.label, self.classes = image, label, classes
-        self.key: str = f"{rows._fingerprint} {image} {label} {classes}"
+        self.content: str = f"{rows._fingerprint} {image} {label} {classes}"
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -1,4 +1,4 @@
-"""Reading images of every kind as RGB, and cutting them to the square that a network takes."""
+"""Image files: read them in any mode as RGB, and crop them to the square that a model takes."""
 
 from __future__ import annotations
 
@@ -17,105 +17,137 @@ from saccade.errors import BadData
 
 Photograph = NDArray[np.uint8]  # (H, W, 3)
 
-_WITH_ALPHA = ("RGBA", "LA", "PA", "RGBa", "La")
+IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 
-_OPENING = threading.Lock()  # what is a warning and what an error is settled for all threads at once
+_ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+
+_OPEN_LOCK = threading.Lock()  # the filter of warnings is global to all threads
 
 
 class BadImage(BadData):
-    """An image that cannot be read: it is missing, none, cut short or too large. It can be left out."""
+    """An image that cannot be read: missing, truncated, too large, or not an image. It can be skipped."""
 
 
-def read_image(path: Path | str, at_most: int | None = None) -> Photograph:
-    """Return an image as RGB, see `as_rgb`; its shorter side reduced to `at_most`.
+def image_files(folder: Path) -> list[Path]:
+    """Return the image files in a folder and its subfolders, sorted by path.
 
-    Raises `BadImage`, naming the file, if it is missing, not an image, cut short, or larger than Pillow
-    takes for safe.
-
-    >>> read_image("nowhere.png")
-    Traceback (most recent call last):
-    saccade.data.images.BadImage: 'nowhere.png' cannot be read as an image: No such file or directory
+    Raises:
+        BadData: The folder is missing, unreadable or contains no image.
     """
-    with naming(repr(str(path))), open_image(path) as opened:
+    name = str(folder)
+    if not folder.is_dir():
+        raise BadData(f"{name!r} is not a folder of images", owner=name, value=name)
+    try:
+        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    except OSError as error:
+        raise BadData(f"{name!r} cannot be read: {error.strerror}", owner=name, value=name) from error
+    if not files:
+        suffixes = sorted(IMAGE_SUFFIXES)
+        message = f"{name!r} contains no image ({', '.join(suffixes)})"
+        raise BadData(message, owner=name, value=name, choices=suffixes)
+    return files
+
+
+def read_image(path: Path | str, max_side: int | None = None) -> Photograph:
+    """Read an image file as RGB, see `as_rgb`.
+
+    Args:
+        path: The file.
+        max_side: Larger images are reduced until their shorter side has this length.
+
+    Raises:
+        BadImage: The file is missing, truncated, not an image, or larger than Pillow considers safe.
+
+    Example:
+        >>> read_image("nowhere.png")
+        Traceback (most recent call last):
+        saccade.data.images.BadImage: 'nowhere.png' cannot be read as an image: No such file or directory
+    """
+    with convert_image_errors(repr(str(path))), open_image(path) as opened:
         image = as_rgb(opened)
-    if at_most is not None and min(image.size) > at_most:
-        image = resize(image, at_most)
+    if max_side is not None and min(image.size) > max_side:
+        image = resize_shorter_side(image, max_side)
     return np.asarray(image, dtype=np.uint8)
 
 
 def open_image(source: Path | str | bytes) -> Image.Image:
-    """Open the image of a file, or the content of one; its pixels are decoded when they are asked for."""
-    with _OPENING, warnings.catch_warnings():
+    """Open an image file, or its content. Pillow decodes the pixels at first access."""
+    with _OPEN_LOCK, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)
 
 
 @contextmanager
-def naming(name: str) -> Iterator[None]:
-    """Turn whatever Pillow raises for an image that it cannot read into `BadImage` with its name."""
+def convert_image_errors(name: str) -> Iterator[None]:
+    """Convert the errors that Pillow raises for an unreadable image to `BadImage` with a name."""
     try:
         yield
     except UnidentifiedImageError as error:
-        raise BadImage(f"{name} cannot be read as an image: it is of no known format") from error
+        message = f"{name} cannot be read as an image: unknown format"
+        raise BadImage(message, owner=name, value=name) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        reason = str(error).partition(",")[0].lower()
+        message = f"{name} is too large: {reason} (PIL.Image.MAX_IMAGE_PIXELS)"
         raise BadImage(
-            f"{name} is too large: {str(error).partition(',')[0].lower()} (PIL.Image.MAX_IMAGE_PIXELS)"
+            message, owner=name, option="MAX_IMAGE_PIXELS", value=Image.MAX_IMAGE_PIXELS
         ) from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:  # ours is a ValueError, too
-        reason = getattr(error, "strerror", None) or error
-        raise BadImage(f"{name} cannot be read as an image: {reason}") from error
+    except (OSError, ValueError, SyntaxError, EOFError) as error:  # `BadData` is a ValueError, too
+        message = f"{name} cannot be read as an image: {getattr(error, 'strerror', None) or error}"
+        raise BadImage(message, owner=name, value=name) from error
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
-    """Return an image of any mode as RGB, upright as its EXIF data say.
+    """Convert an image of any mode to RGB, with the orientation of its EXIF data.
 
-    16 bits are scaled to 8, not clipped; transparent parts are laid on white; of several frames the first
-    is taken.
+    16 bits are scaled to 8, not clipped. Transparent pixels are blended with white. The first frame of an
+    animation is used.
 
-    Raises `BadData` for pixels whose range is not known: floating-point ones and integers above 16 bits.
+    Raises:
+        BadData: The range of the pixels is unknown: floating-point pixels, or integers of more than 16 bits.
 
-    >>> as_rgb(Image.new("LA", (1, 1), (0, 0))).getpixel((0, 0))
-    (255, 255, 255)
+    Example:
+        >>> as_rgb(Image.new("LA", (1, 1), (0, 0))).getpixel((0, 0))
+        (255, 255, 255)
     """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         deep = np.asarray(image)
         if deep.min() < 0 or deep.max() > 65535:
-            raise BadData(f"its pixels reach from {deep.min()} to {deep.max()}; 8 or 16 bits were expected")
+            message = f"pixels range from {deep.min()} to {deep.max()}; 8 or 16 bits were expected"
+            raise BadData(message, owner="as_rgb", value=(int(deep.min()), int(deep.max())))
         return Image.fromarray(np.rint(deep / 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
-        raise BadData(
-            "its pixels are floating-point numbers, of which no range is known; save it as 8 or 16 bits"
-        )
-    if image.mode in _WITH_ALPHA or "transparency" in image.info:
+        message = "its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits"
+        raise BadData(message, owner="as_rgb", option="mode", value=image.mode)
+    if image.mode in _ALPHA_MODES or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
 
 
-def center(photograph: Photograph) -> Photograph:
-    """Return the largest square at the center of a photograph."""
+def center_crop(photograph: Photograph) -> Photograph:
+    """Return the largest square at the center of an image."""
     height, width = photograph.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     return photograph[top : top + side, left : left + side]
 
 
-def fit(photograph: Photograph, size: int) -> Photograph:
-    """Return the center of a photograph as a square of `size` pixels: how a folder becomes a task."""
+def resize_and_crop(photograph: Photograph, size: int) -> Photograph:
+    """Return the center of an image as a square of `size` pixels, as tasks of images do."""
     image = ImageOps.fit(Image.fromarray(photograph), (size, size), Image.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.uint8)
 
 
-def fit_mask(photograph: Photograph, size: int) -> NDArray[np.bool_]:
-    """Return the mask that an image draws, true where it is not black, cut as `fit` cuts a photograph."""
+def resize_and_crop_mask(photograph: Photograph, size: int) -> NDArray[np.bool_]:
+    """Return the mask of an image, true where it is not black, aligned with `resize_and_crop`."""
     drawn = Image.fromarray((photograph.max(2) > 0).astype(np.uint8) * 255)
     return np.asarray(ImageOps.fit(drawn, (size, size), Image.Resampling.BOX)) >= 128
 
 
-def resize(image: Image.Image, shorter: int) -> Image.Image:
-    """Return an image whose shorter side measures `shorter` pixels."""
-    scale = shorter / min(image.size)
-    width, height = (max(shorter, round(extent * scale)) for extent in image.size)
+def resize_shorter_side(image: Image.Image, side: int) -> Image.Image:
+    """Resize an image to a shorter side of `side` pixels; the aspect ratio is kept."""
+    scale = side / min(image.size)
+    width, height = (max(side, round(extent * scale)) for extent in image.size)
     return image.resize((width, height), Image.Resampling.BILINEAR)

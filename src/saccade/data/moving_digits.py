@@ -1,4 +1,4 @@
-"""Moving digits: short clips in which the digit becomes another one for a moment."""
+"""Task `moving-digits`: short clips in which a digit is replaced by another one for a moment."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from saccade.data.digits import Gray, Labeled, ink_box, read_digits
+from saccade.data.checks import bad_option, check_not_negative
+from saccade.data.digits import GrayImages, LabeledDigits, ink_box, read_digits
 from saccade.data.task import Split, Task
-from saccade.errors import BadOption, check_positive
+from saccade.errors import check_positive
+
+_TASK = "moving-digits"
 
 
 def load_moving_digits(
@@ -26,66 +29,66 @@ def load_moving_digits(
     root: str = "~/.cache/saccade",
     seed: int = 0,
 ) -> Task:
-    """Clips (3, T, H, W) of a digit that moves on straight lines and bounces. For a moment it is another one.
+    """Generate clips (3, T, H, W) of a digit that moves on straight lines and is replaced for a moment.
 
-    The label is that other digit, the one of fewer frames. So a network has to read the digits, wherever
-    they are, and to compare the frames. For K digits, T frames and a moment of m of them the error is
+    The digit bounces at the edges. The label is the other digit, which is visible in fewer frames. A model
+    must therefore recognize digits at any position and compare frames. For K digits, T frames and a moment of
+    m frames, the error is
 
         1 - 1/K     by chance: 90% by default
-        1 - m/T     from a single frame, by naming the digit that it shows: 75%
+        1 - m/T     from a single frame, by naming the digit in it: 75%
         1/4         at least, from any sum of scores s_k(frame), one for each class k
 
-    The last is all that a linear classifier makes of a mean over frames. It is also all that it makes of a
-    mean under weights that each frame has from itself alone, as those of `temporal_pool`: their common
-    divisor leaves the order of the scores. Let (a, b) be a clip of a with a moment of b. To tell b from c in
-    (a, b) and in (a, c), whose frames of a are the same, the m frames of b must favor b and those of c
-    favor c, taken together; but in (b, c) and (c, b) the T - m frames of b and of c must do the contrary.
-    So of these four clips a sum fails at one. What compares frames with one another does not.
+    The last bound holds for a linear classifier of the mean over frames. It also holds for a weighted mean
+    whose weights depend on each frame alone, as in `temporal_pool`: the common divisor does not change the
+    order of the scores. Proof: Let (a, b) be a clip of digit a with a moment of digit b. The clips (a, b) and
+    (a, c) share the frames of a. To distinguish them, the m frames of b must favor b and the m frames of c
+    must favor c, taken together. In (b, c) and (c, b), the T - m frames of b and of c must do the opposite. A
+    sum fails on at least one of these four clips. A model that compares frames does not have this limit.
 
-    The mask is the box around the digit in the frames of the moment. The same arguments give the same task,
-    bit for bit; no digit is in two splits.
+    The mask is the bounding box of the other digit in the frames of the moment. Equal arguments give equal
+    clips, bit for bit. No digit is in two splits.
 
-    frames      T
-    size        side of a frame in pixels; that of the digit is half of it
-    moment      m, less than half of the frames, one after the other
-    classes     the digits that occur, three or more of 0 to 9
-    source      as of `digits`: "scikit-learn", offline; "mnist", "fashion_mnist", or a folder
-    train, validation, test     numbers of clips
+    Args:
+        frames: Number of frames T.
+        size: Height and width of a frame in pixels. A digit has half of this size.
+        moment: Number of successive frames m with the other digit, less than half of the frames.
+        classes: The digits that occur: at least three of 0 to 9.
+        source: As for `load_digits`: "scikit-learn" (bundled), "mnist", "fashion_mnist", or a folder.
+        train: Number of training clips.
+        validation: Number of validation clips.
+        test: Number of test clips.
+        root: Folder of the data sets of torchvision.
+        seed: Seed of all random numbers.
 
-    Raises `BadOption` for values out of range, `BadData` for a source that cannot be used.
+    Raises:
+        BadOption: A value is out of range.
+        BadData: The source cannot be used.
 
-    >>> task = load_moving_digits(train=6, validation=4, test=4)
-    >>> task.train.images.shape, task.train.masks.shape
-    (torch.Size([6, 3, 8, 32, 32]), torch.Size([6, 8, 32, 32]))
+    Example:
+        >>> task = load_moving_digits(train=6, validation=4, test=4)
+        >>> task.train.images.shape, task.train.masks.shape
+        (torch.Size([6, 3, 8, 32, 32]), torch.Size([6, 8, 32, 32]))
     """
-    check_positive(
-        "moving-digits",
-        frames=frames,
-        size=size,
-        moment=moment,
-        train=train,
-        validation=validation,
-        test=test,
-    )
+    counts = {"train": train, "validation": validation, "test": test}
+    check_positive(_TASK, frames=frames, size=size, moment=moment, **counts)
     if size < 8:
-        raise BadOption(f"moving-digits: size={size} must be at least 8, of which the digit has half")
+        raise bad_option(_TASK, "size", size, "at least 8; a digit has half of this size")
     if 2 * moment >= frames:
-        raise BadOption(f"moving-digits: moment={moment} must be less than half of the frames={frames}")
+        raise bad_option(_TASK, "moment", moment, f"less than half of frames={frames}")
     distinct = {*classes} if isinstance(classes, Sequence) else set()
     if len(distinct) < 3 or len(distinct) < len(classes) or not distinct <= {*range(10)}:
-        raise BadOption(f"moving-digits: classes={classes!r} must be three or more different digits, 0 to 9")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise BadOption(f"moving-digits: seed={seed!r} must be an integer of at least 0")
-    splits = {}
-    counts = {"train": train, "validation": validation, "test": test}
+        raise bad_option(_TASK, "classes", classes, "three or more different digits, 0 to 9")
+    check_not_negative(_TASK, seed=seed)
+    splits = []
     for index, (part, digits) in enumerate(read_digits(source, root, seed).items()):
         rng = np.random.default_rng((seed, index))
-        splits[part] = _clips(digits, counts[part], frames, size, moment, classes, rng)
-    return Task("moving-digits", tuple(map(str, classes)), *splits.values())
+        splits.append(_generate(digits, counts[part], frames, size, moment, classes, rng))
+    return Task(_TASK, tuple(map(str, classes)), *splits)
 
 
-def _clips(
-    digits: Labeled,
+def _generate(
+    digits: LabeledDigits,
     count: int,
     frames: int,
     size: int,
@@ -93,19 +96,19 @@ def _clips(
     classes: Sequence[int],
     rng: np.random.Generator,
 ) -> Split:
-    images, its = digits
+    images, digit_labels = digits
     side = size // 2
-    members = [np.flatnonzero(its == digit) for digit in classes]
+    members = [np.flatnonzero(digit_labels == digit) for digit in classes]
     clips = np.zeros((count, frames, size, size), np.uint8)
     masks = np.zeros(clips.shape, bool)
     labels = rng.permutation(np.arange(count) % len(classes))
     for clip, mask, label in zip(clips, masks, labels, strict=True):
         usual = (label + rng.integers(1, len(classes))) % len(classes)
-        rare_one, usual_one = (_resized(images[rng.choice(members[which])], side) for which in (label, usual))
+        rare_digit, usual_digit = (_resize(images[rng.choice(members[k])], side) for k in (label, usual))
         begin = rng.integers(frames - moment + 1)
         for frame, (top, left) in enumerate(_path(frames, size - side, rng)):
             is_rare = begin <= frame < begin + moment
-            digit = rare_one if is_rare else usual_one
+            digit = rare_digit if is_rare else usual_digit
             place = (slice(top, top + side), slice(left, left + side))
             clip[frame][place] = digit
             if is_rare:
@@ -118,12 +121,12 @@ def _clips(
 
 
 def _path(frames: int, room: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return a straight path through a square of side `room` that bounces at its edges, (frames, 2)."""
+    """Return a straight path in a square of side `room` that bounces at the edges, (frames, 2)."""
     angle, speed = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.25) * room
     start = rng.uniform(0, room, 2)
     straight = start + np.arange(frames)[:, None] * speed * np.array([np.sin(angle), np.cos(angle)])
     return np.asarray(np.rint(room - np.abs(room - straight % (2 * room))), dtype=np.int64)
 
 
-def _resized(image: Gray, side: int) -> Gray:
+def _resize(image: GrayImages, side: int) -> GrayImages:
     return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))

@@ -1,4 +1,4 @@
-"""Any data set of torchvision's kind, by the name of its Python class."""
+"""Task `python`: any map-style data set, by the name of its Python class."""
 
 from __future__ import annotations
 
@@ -6,21 +6,22 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from saccade.data.decode import OnBadImage, check_reading
-from saccade.data.items import Items, task_of
+from saccade.data.checks import OnBadImage, ReadingOptions
+from saccade.data.map_style import MapDataset, task_from_datasets
 from saccade.data.task import Task
 from saccade.errors import BadData, BadOption, UnknownName
 
-#: What classes with an option `split` call their parts.
-SPLITS = {
+#: Values of the argument `split` that are tried for each part.
+SPLIT_NAMES = {
     "train": ("train", "trainval"),
     "test": ("test",),
     "validation": ("val", "valid", "validation"),
 }
 
 _ROOT = "~/.cache/saccade"
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def load_python(
@@ -33,174 +34,184 @@ def load_python(
     workers: int = 1,
     options: Mapping[str, Any] | None = None,
 ) -> Task:
-    """A data set by the name of its class, MODULE.CLASS, as torchvision.datasets.SVHN or one of your own.
+    """Load a data set by the name of its class, for example torchvision.datasets.SVHN.
 
-    A data set is a sequence of (image, label): an image of PIL's, a tensor (C, H, W) or an array (H, W, C),
-    of bytes or of floats from 0 to 1; and an integer. Its `classes` or `class_to_idx` name the classes.
+    A data set is a sequence of (image, label). The image is a PIL image, a tensor (C, H, W) or an array
+    (H, W, C), of uint8 or of floats in [0, 1]. The label is an integer. The attribute `classes` or
+    `class_to_idx` names the classes.
 
-    What the class takes says how it is split. With `train`, it is called with True and False; with `split`,
-    with "train" (or "trainval"), "test" and, where it knows one of them, "val", "valid" or "validation";
-    else, or if `options` say which part is meant, it is one set. A set without test images is tested on its
-    validation images. What is missing then is a share `val_fraction` of the training images, drawn at random.
+    The parameters of the class determine the splits. A class with `train` is called with True and False. A
+    class with `split` is called with "train" (or "trainval"), "test" and, if it accepts one of them, "val",
+    "valid" or "validation". Any other class, or one whose part is selected by `options`, is one set. Without
+    test images, the validation images become the test split. Missing splits are drawn at random from the
+    training images, the fraction `val_fraction` for each.
 
-    size            side of the images, which are resized and cut at their center; by default the shorter side
-                    of the first one
-    max_samples           at most this many images of each split, drawn at random
-    on_bad_image    an image that cannot be read ends the loading ("fail"), or is left out and listed ("skip")
-    workers         threads that read it; more than one only if its `__getitem__` may be called by several
-    options         those of the class. Unless they say otherwise, a class that takes `download` is asked to,
-                    and gets ~/.cache/saccade as its `root`
+    Args:
+        name: Class, as MODULE.CLASS.
+        size: Height and width of the images, which are resized and center-cropped; default: the shorter side
+            of the first image.
+        val_fraction: Fraction of the training images that is held out for each missing split.
+        max_samples: Maximum number of images per split, drawn at random.
+        seed: Seed of the random split.
+        on_bad_image: "fail" raises an error for an unreadable image; "skip" leaves it out and lists it in
+            `skipped`.
+        workers: Number of threads that read images. More than one requires a thread-safe `__getitem__`.
+        options: Arguments of the class. By default, a class with a parameter `download` is called with
+            download=True and root="~/.cache/saccade".
 
-    Raises `BadOption` for a name of another form and an option that is missing, `UnknownName` for a class or
-    an option that does not exist, `BadData` for a class of which no data set can be made, or one of another
-    kind.
+    Raises:
+        BadOption: The name does not have the form MODULE.CLASS, or an argument is missing.
+        UnknownName: The class or an argument does not exist.
+        BadData: The data set cannot be created, or it is not a sequence of (image, label).
 
-    >>> small = {"image_size": (3, 16, 16), "num_classes": 3}
-    >>> task = load_python("torchvision.datasets.FakeData", max_samples=20, options=small)
-    >>> task.train.images.shape, task.classes
-    (torch.Size([20, 3, 16, 16]), ('0', '1', '2'))
+    Example:
+        >>> small = {"image_size": (3, 16, 16), "num_classes": 3}
+        >>> task = load_python("torchvision.datasets.FakeData", max_samples=20, options=small)
+        >>> task.train.images.shape, task.classes
+        (torch.Size([20, 3, 16, 16]), ('0', '1', '2'))
     """
-    check_reading(
-        "python",
-        size=size,
-        val_fraction=val_fraction,
-        max_samples=max_samples,
-        on_bad_image=on_bad_image,
-        workers=workers,
-    )
-    make = find(name)
-    known = parameters(make)
-    given = {key: _expanded(value) for key, value in (options or {}).items()}
-    ours = inspect.signature(load_python).parameters
-    for option in given:
+    reading = ReadingOptions("python", size, val_fraction, max_samples, seed, on_bad_image, workers)
+    create = import_class(name)
+    known = class_parameters(create)
+    arguments = {key: _expand_home(value) for key, value in (options or {}).items()}
+    own = inspect.signature(load_python).parameters
+    for option in arguments:
         if known is not None and option not in known:
-            raise UnknownName(f"option of {name}", option, {*known, *ours} - {"options"})
-    parts = _parts(name, make, known or {}, given)
-    return task_of(
-        f"python:{name}",
-        parts,
-        _classes(name, parts),
-        size=size,
-        val_fraction=val_fraction,
-        max_samples=max_samples,
-        seed=seed,
-        on_bad_image=on_bad_image,
-        workers=workers,
-    )
+            raise UnknownName(f"option of {name}", option, {*known, *own} - {"options"}, owner=name)
+    parts = _create_parts(name, create, known or {}, arguments)
+    return task_from_datasets(f"python:{name}", parts, _class_names(name, parts), reading)
 
 
-def find(name: str) -> Callable[..., Items]:
-    """Return a class by its name. Raises `BadOption`, `BadData` or `UnknownName` if there is none."""
-    module, dot, last = name.rpartition(".")
-    if not dot or not all(part.isidentifier() for part in name.split(".")):
-        raise BadOption(f"python: {name!r} is not of the form MODULE.CLASS")
-    try:
-        found = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is not None and f"{module}.".startswith(f"{error.name}."):
-            raise BadData(f"python: there is no module {error.name!r} to import") from error
-        raise BadData(f"python: {module!r} needs {error.name!r}, which is not installed") from error
-    except Exception as error:  # anybody's code may raise anything
-        raise BadData(f"python: {module!r} cannot be imported: {type(error).__name__}: {error}") from error
-    if not hasattr(found, last):
-        classes = (its for its, value in vars(found).items() if inspect.isclass(value))
-        raise UnknownName(f"class of {module}", last, classes)
-    make: Callable[..., Items] = getattr(found, last)
-    if not callable(make):
-        raise BadData(f"python: {name!r} is no class, but a {type(make).__name__}")
-    return make
+def import_class(name: str) -> Callable[..., MapDataset]:
+    """Import a class by its name.
 
-
-def parameters(make: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
-    """Return what a class takes: what it names itself and, where it passes on others, what its bases name.
-
-    None if there is no telling: if the last of them passes on others, too.
+    Raises:
+        BadOption: The name does not have the form MODULE.CLASS.
+        BadData: The module cannot be imported, or the object is not callable.
+        UnknownName: The module has no such class.
     """
-    found: dict[str, inspect.Parameter] = {}
-    for signature in _signatures(make):
-        its = signature.parameters.values()
-        found |= {one.name: one for one in its if one.kind not in _VARIABLE and one.name not in found}
-        if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in its):
-            return found
+    module_name, dot, class_name = name.rpartition(".")
+    if not dot or not all(part.isidentifier() for part in name.split(".")):
+        message = f"python: {name!r} does not have the form MODULE.CLASS"
+        raise BadOption(message, owner="python", option="name", value=name)
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # third-party code may raise anything
+        reason = f"{module_name!r} cannot be imported: {type(error).__name__}: {error}"
+        if isinstance(error, ModuleNotFoundError):
+            if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
+                reason = f"there is no module {error.name!r}"
+            else:
+                reason = f"{module_name!r} needs {error.name!r}, which is not installed"
+        raise BadData(f"python: {reason}", owner="python", option="name", value=name) from error
+    if not hasattr(module, class_name):
+        classes = (key for key, value in vars(module).items() if inspect.isclass(value))
+        raise UnknownName(f"class of {module_name}", class_name, classes, owner=module_name)
+    member = getattr(module, class_name)
+    if not callable(member):
+        message = f"python: {name!r} is not a class, but an object of type {type(member).__name__}"
+        raise BadData(message, owner="python", option="name", value=name)
+    return cast(Callable[..., MapDataset], member)
+
+
+def class_parameters(create: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
+    """Return the parameters of a class, with those of its bases as far as `**kwargs` passes them on.
+
+    Returns:
+        The parameters by name, or None if the last base accepts arbitrary keywords, too.
+    """
+    known: dict[str, inspect.Parameter] = {}
+    for signature in _signatures(create):
+        parameters = signature.parameters.values()
+        known |= {one.name: one for one in parameters if one.kind not in _VARIADIC and one.name not in known}
+        if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
+            return known
     return None
 
 
-_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-
-
-def _signatures(make: Callable[..., Any]) -> Iterator[inspect.Signature]:
-    if not inspect.isclass(make):
-        yield inspect.signature(make)
+def _signatures(create: Callable[..., Any]) -> Iterator[inspect.Signature]:
+    if not inspect.isclass(create):
+        yield inspect.signature(create)
         return
-    for one in make.__mro__[:-1]:
-        if "__init__" in vars(one):
-            signature = inspect.signature(one.__init__)  # type: ignore[misc]  # of the class, as it stands there
+    for base in create.__mro__[:-1]:
+        if "__init__" in vars(base):
+            signature = inspect.signature(base.__init__)  # type: ignore[misc]  # the unbound function is meant
             yield signature.replace(parameters=[*signature.parameters.values()][1:])
 
 
-def _parts(
-    name: str, make: Callable[..., Items], known: Mapping[str, inspect.Parameter], given: dict[str, Any]
-) -> dict[str, Items]:
-    given = {**_defaults(known), **given}
-    by = next((option for option in ("train", "split") if option in known and option not in given), None)
+def _create_parts(
+    name: str,
+    create: Callable[..., MapDataset],
+    known: Mapping[str, inspect.Parameter],
+    arguments: dict[str, Any],
+) -> dict[str, MapDataset]:
+    arguments = {**_default_arguments(known), **arguments}
+    selector = next((key for key in ("train", "split") if key in known and key not in arguments), None)
     for option, one in known.items():
-        if one.default is one.empty and option not in given and option != by:
-            raise BadOption(f"{name} needs the option {option}; write python:{name},{option}=VALUE")
-    if by == "train":
-        return {"train": _made(name, make, given, train=True), "test": _made(name, make, given, train=False)}
-    if by is None:
-        return {"train": _made(name, make, given)}
-    found: dict[str, Items] = {}
-    for part, names in SPLITS.items():
-        refused = (ValueError, KeyError, *((FileNotFoundError,) if part == "validation" else ()))
+        if one.default is one.empty and option not in arguments and option != selector:
+            message = f"{name} needs the option {option}; write python:{name},{option}=VALUE"
+            raise BadOption(message, owner=name, option=option)
+    if selector is None:
+        return {"train": _create(name, create, arguments)}
+    if selector == "train":
+        by_flag = {"train": True, "test": False}
+        return {part: _create(name, create, arguments, train=flag) for part, flag in by_flag.items()}
+    parts: dict[str, MapDataset] = {}
+    for part, names in SPLIT_NAMES.items():
+        rejections = (ValueError, KeyError, *((FileNotFoundError,) if part == "validation" else ()))
         errors = []
-        for its in names:
+        for split in names:
             try:
-                found[part] = _made(name, make, given, split=its)
+                parts[part] = _create(name, create, arguments, split=split)
                 break
             except BadData as error:
-                if not isinstance(error.__cause__, refused):
+                if not isinstance(error.__cause__, rejections):
                     raise
                 errors.append(error)
-        if "train" not in found:
+        if "train" not in parts:
             raise errors[0]
-    return found
+    return parts
 
 
-def _defaults(known: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
+def _default_arguments(known: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
     if "download" not in known:
         return {}
-    its_own = "root" not in known or known["root"].default is not inspect.Parameter.empty
-    return {"download": True} if its_own else {"download": True, "root": _expanded(_ROOT)}
+    has_default = "root" not in known or known["root"].default is not inspect.Parameter.empty
+    return {"download": True} if has_default else {"download": True, "root": _expand_home(_ROOT)}
 
 
-def _made(name: str, make: Callable[..., Items], given: dict[str, Any], **part: Any) -> Items:
+def _create(
+    name: str, create: Callable[..., MapDataset], arguments: dict[str, Any], **part: Any
+) -> MapDataset:
     try:
-        return make(**given, **part)
-    except Exception as error:  # anybody's code may raise anything
-        shown = ", ".join(f"{option}={value!r}" for option, value in {**given, **part}.items())
+        return create(**arguments, **part)
+    except Exception as error:  # third-party code may raise anything
+        call = ", ".join(f"{option}={value!r}" for option, value in {**arguments, **part}.items())
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise BadData(f"{name}({shown}) cannot be made: {reason}") from error
+        message = f"{name}({call}) raises an error: {reason}"
+        raise BadData(message, owner=name, value={**arguments, **part}) from error
 
 
-def _expanded(value: Any) -> Any:
+def _expand_home(value: Any) -> Any:
     return str(Path(value).expanduser()) if isinstance(value, str) and value.startswith("~") else value
 
 
-def _classes(name: str, parts: Mapping[str, Items]) -> Sequence[str] | None:
+def _class_names(name: str, parts: Mapping[str, MapDataset]) -> Sequence[str] | None:
     """Return the names of the classes, if there are any. Raises `BadData` if those of two parts differ."""
-    named = {part: _names(its) for part, its in parts.items()}
-    for part, names in named.items():
-        if names != named["train"]:
-            raise BadData(f"{name}: the classes of train, {named['train']}, and {part}, {names}, differ")
-    return named["train"]
+    by_part = {part: _names(dataset) for part, dataset in parts.items()}
+    train = by_part["train"]
+    for part, names in by_part.items():
+        if names != train:
+            message = f"{name}: the classes of train, {train}, and {part}, {names}, differ"
+            raise BadData(message, owner=name, option="classes", value=names, choices=train)
+    return train
 
 
-def _names(items: Items) -> list[str] | None:
-    names = getattr(items, "classes", None)
-    by_name = getattr(items, "class_to_idx", None)
+def _names(dataset: MapDataset) -> list[str] | None:
+    names = getattr(dataset, "classes", None)
+    by_name = getattr(dataset, "class_to_idx", None)
     if names is None and isinstance(by_name, Mapping):
-        names = sorted(by_name, key=lambda its: by_name[its])
+        names = sorted(by_name, key=lambda name: by_name[name])
     if not isinstance(names, Sequence) or isinstance(names, str):
         return None
     return [", ".join(map(str, one)) if isinstance(one, tuple | list) else str(one) for one in names]

@@ -1,4 +1,4 @@
-"""The registry: tasks by name."""
+"""Registry of tasks: built-in tasks, and tasks of plugins (entry points `saccade.tasks`)."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from saccade.data.folder import load_folder
 from saccade.data.huggingface import load_huggingface
 from saccade.data.moving_digits import load_moving_digits
 from saccade.data.python import load_python
-from saccade.data.standard import SETS, load_standard
 from saccade.data.task import Task
+from saccade.data.torchvision_sets import TORCHVISION_SETS, load_torchvision
 from saccade.data.white_patch import load_white_patch
 from saccade.errors import BadOption, UnknownName
 from saccade.grammar import check_options, format_value, parse, split_options
@@ -29,7 +29,7 @@ TASKS: Mapping[str, Callable[..., Task]] = {
     "huggingface": load_huggingface,
     "digits": load_digits,
     "moving-digits": load_moving_digits,
-    **{name: functools.partial(load_standard, name) for name in SETS},
+    **{name: functools.partial(load_torchvision, name) for name in TORCHVISION_SETS},
 }
 
 #: Tasks whose first option may be written without its name: the option, what it is, and how it is written.
@@ -42,12 +42,12 @@ _FIRST = {
 
 @dataclass(frozen=True)
 class TaskChoice:
-    """A task by name, resolved: how it is loaded. Two choices are equal if their texts are.
+    """A resolved task: the function that loads it, and its arguments. Choices with equal texts are equal.
 
     Attributes:
-        text: What the user wrote.
+        text: The task as text, NAME[:option=value,...].
         load: Function that returns the task.
-        options: Its arguments.
+        options: Arguments of the function.
     """
 
     text: str
@@ -60,19 +60,29 @@ class TaskChoice:
 
 
 def task_names() -> list[str]:
-    """Return the names of all tasks, built-in and of installed plugins."""
+    """Return the names of all tasks: built-in tasks and tasks of installed plugins."""
     return sorted({*TASKS, *plugins.names(_GROUP)})
 
 
 def resolve_task(text: str) -> TaskChoice:
-    """Resolve `NAME[:option=value,...]`, `folder:PATH[,...]`, `python:MODULE.CLASS[,...]` or
-    `huggingface:PATH[,...]`. Reads no data.
+    """Resolve the text of a task. Reads no data.
 
-    Options of `python:` that are not its own are passed to the class as `options`.
+    The forms are `NAME[:option=value,...]`, `folder:PATH[,...]`, `python:MODULE.CLASS[,...]` and
+    `huggingface:PATH[,...]`. Options that `python` does not have are passed to the class.
+
+    Args:
+        text: The task as text.
+
+    Returns:
+        The function that loads the task, and its arguments.
 
     Raises:
-        UnknownName: There is no such task or option.
-        BadOption: The text does not have this form.
+        UnknownName: The task or an option does not exist.
+        BadOption: The text has none of these forms.
+
+    Example:
+        >>> resolve_task("folder:photos,size=64").options
+        {'path': 'photos', 'size': 64}
     """
     name, colon, rest = text.partition(":")
     if name in TASKS:
@@ -98,20 +108,30 @@ def resolve_task(text: str) -> TaskChoice:
 
 
 def with_options(text: str, options: Mapping[str, Any]) -> str:
-    """Return a task's text with these options in it, in place of those of the same names.
+    """Set options in the text of a task; options of the same name are replaced.
 
-    Raises `UnknownName` for an option that the task does not have, and what `resolve_task` raises.
+    Args:
+        text: The task as text.
+        options: The options to set.
 
-    >>> with_options("folder:photos,size=32,seed=1", {"size": 64, "max_samples": 100})
-    'folder:photos,seed=1,size=64,max_samples=100'
-    >>> with_options("white-patch", {"max_samples": 100})
-    Traceback (most recent call last):
-    saccade.errors.UnknownName: unknown option of white-patch 'max_samples'; choose from ...
+    Returns:
+        The new text.
+
+    Raises:
+        UnknownName: The task or an option does not exist.
+        BadOption: The text is malformed.
+
+    Example:
+        >>> with_options("folder:photos,size=32,seed=1", {"size": 64, "max_samples": 100})
+        'folder:photos,seed=1,size=64,max_samples=100'
+        >>> with_options("white-patch", {"max_samples": 100})
+        Traceback (most recent call last):
+        saccade.errors.UnknownName: unknown option of white-patch 'max_samples'; choose from ...
     """
     name, _, rest = text.partition(":")
     kept = [part for part in split_options(rest) if part.partition("=")[0].strip() not in options]
-    given = [f"{option}={format_value(value)}" for option, value in options.items()]
-    changed = ",".join([part for part in kept if part] + given)
+    added = [f"{option}={format_value(value)}" for option, value in options.items()]
+    changed = ",".join([part for part in kept if part] + added)
     text = f"{name}:{changed}" if changed else name
     resolve_task(text)
     return text
@@ -119,12 +139,25 @@ def with_options(text: str, options: Mapping[str, Any]) -> str:
 
 @functools.lru_cache(maxsize=1)  # the runs of a comparison share one task
 def load(choice: TaskChoice) -> Task:
-    """Load the data of a resolved task."""
+    """Load a resolved task. The latest task is cached.
+
+    Raises:
+        BadOption: A value is out of range.
+        BadData: The data cannot be used.
+    """
     return choice.load(**choice.options)
 
 
 def load_task(text: str) -> Task:
-    """Load a task by its text, as the command line and recipes write it.
+    """Load a task by its text, as in recipes and on the command line.
+
+    Args:
+        text: The task as text, see `resolve_task`.
+
+    Raises:
+        UnknownName: The task or an option does not exist.
+        BadOption: A value is out of range, or the text is malformed.
+        BadData: The data cannot be used.
 
     Example:
         >>> load_task("white-patch:size=32,train=4,validation=2,test=2").test.images.shape

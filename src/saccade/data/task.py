@@ -1,4 +1,4 @@
-"""The task: images or clips with labels and, where it is known, a mask of the true place to look."""
+"""The task: three splits of labeled images or clips, with masks of the target if these are known."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from torch import Tensor
 
 from saccade.errors import BadData
 
-_CHUNK = 2**21  # values that are summed up at a time
+_CHUNK = 2**21  # values that are summed at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """One part of a task: `images` uint8 (N, 3, H, W), `labels` (N,), `masks` bool (N, H, W) or None.
+    """One split of a task.
 
-    Of clips the images are (N, 3, T, H, W) and the masks (N, T, H, W). `moments`, where they are known
-    already, are what the function `moments` would return for the images.
+    Attributes:
+        images: Images, uint8 (N, 3, H, W), or clips (N, 3, T, H, W).
+        labels: Labels, int64 (N,).
+        masks: Masks of the target, bool (N, H, W), of clips (N, T, H, W), or None.
+        moments: The result of the function `moments` for the images, if it is already known.
     """
 
     images: Tensor
@@ -32,7 +35,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class TaskInfo:
-    """What a model needs to know of a task: not its images.
+    """The facts about a task that a model needs.
 
     Attributes:
         classes: Names of the classes.
@@ -49,12 +52,19 @@ class TaskInfo:
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Three splits of labeled images, in memory or in files that are mapped into it.
+    """Three splits of labeled images, in memory or in files that are mapped into memory.
 
-    skipped     of images that could not be read and were left out, if that was asked for: which, and why
+    Attributes:
+        name: Name of the task.
+        classes: Names of the classes.
+        train: Training split.
+        validation: Validation split.
+        test: Test split.
+        skipped: One sentence for each image that was left out because it could not be read.
 
-    Raises `BadData` if a split is empty, has other than one label for each image or a label without a class,
-    or if the training images are of a single class.
+    Raises:
+        BadData: A split is empty, the numbers of images and labels differ, a label has no class, or all
+            training images have the same label.
     """
 
     name: str
@@ -68,20 +78,22 @@ class Task:
         for part in ("train", "validation", "test"):
             split: Split = getattr(self, part)
             if not len(split):
-                raise BadData(f"{self.name}: the {part} split holds no image")
+                message = f"{self.name}: the {part} split contains no image"
+                raise BadData(message, owner=self.name, option=part, value=0)
             if len(split.images) != len(split.labels):
-                raise BadData(
-                    f"{self.name}: the {part} split holds {len(split.images)} images and {len(split)} labels"
-                )
+                message = f"{self.name}: the {part} split has {len(split.images)} images, {len(split)} labels"
+                raise BadData(message, owner=self.name, option=part, value=(len(split.images), len(split)))
             least, most = (int(label) for label in split.labels.aminmax())
             if least < 0 or most >= len(self.classes):
-                raise BadData(
-                    f"{self.name}: the labels of the {part} split reach from {least} to {most}; "
-                    f"those of {len(self.classes)} classes are 0 to {len(self.classes) - 1}"
+                message = (
+                    f"{self.name}: the labels of the {part} split range from {least} to {most}; "
+                    f"0 to {len(self.classes) - 1} were expected for {len(self.classes)} classes"
                 )
+                raise BadData(message, owner=self.name, option=part, value=(least, most))
         if len(self.train.labels.unique()) < 2:
             only = self.classes[int(self.train.labels[0])]
-            raise BadData(f"{self.name}: the training images are of a single class, {only!r}; two are needed")
+            message = f"{self.name}: the training images have a single class, {only!r}; two are required"
+            raise BadData(message, owner=self.name, option="classes", value=only)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -91,33 +103,38 @@ class Task:
     def normalization(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of each channel of the training images, on the scale [0, 1]."""
         mean, std = self._moments
-        return mean.clone(), std.clone()  # they become the buffers of networks, which may change them
+        return mean.clone(), std.clone()  # models register them as buffers and may change them
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
         return self.train.moments or moments(self.train.images)
 
     def info(self) -> TaskInfo:
-        """Return what a model needs to know of the task."""
+        """Return the facts that a model needs."""
         return TaskInfo(self.classes, self.shape, *self.normalization())
 
     def chance_error(self) -> float:
-        """Return the test error of always answering the most frequent class of the test images."""
+        """Return the test error of a constant answer, the most frequent class of the test images."""
         counts = torch.bincount(self.test.labels, minlength=len(self.classes))
         return 1 - counts.max().item() / len(self.test)
 
 
 def moments(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each channel of uint8 images, on the scale [0, 1], as float32.
+    """Compute mean and standard deviation of each channel of uint8 images, on the scale [0, 1], in float32.
 
         mean = s / n        std = sqrt((q - s^2 / n) / (n - 1)), at least 0.001
 
-    with the sums s of the n values of a channel and q of their squares, in float64, in which they are
-    exact up to 10^11 values. images (N, C, ...) -> (C,) and (C,). A few images at a time: all of them would
-    take eight times their memory.
+    with the sum s of the n values of a channel and the sum q of their squares. The sums are float64, and
+    exact up to 10^11 values. The images are processed in chunks: all at once would need eight times their
+    memory.
 
-    >>> moments(torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1))
-    (tensor([0.5000]), tensor([0.7071]))
+    Shape:
+        - images: (N, C, ...)
+        - output: (C,) and (C,)
+
+    Example:
+        >>> moments(torch.tensor([0, 255], dtype=torch.uint8).reshape(2, 1, 1, 1))
+        (tensor([0.5000]), tensor([0.7071]))
     """
     channels = images.shape[1]
     total, squares = torch.zeros(2, channels, dtype=torch.float64)

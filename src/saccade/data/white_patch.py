@@ -1,4 +1,4 @@
-"""The first experiment's task: is there a white square in the photograph?"""
+"""Task `white-patch`: does a photograph contain a white square?"""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from saccade.data.images import Photograph, read_image
-from saccade.data.photographs import at_least, bundled, downloaded, image_files
+from saccade.data.checks import bad_option, check_not_negative
+from saccade.data.images import Photograph, image_files, read_image
+from saccade.data.photographs import bundled_photographs, enlarge, torchvision_photographs
 from saccade.data.task import Split, Task
-from saccade.errors import BadData, BadOption, check_positive
+from saccade.errors import BadData, check_positive
 
 CLASSES = ("without", "with")
+_TASK = "white-patch"
 
 
 def load_white_patch(
@@ -28,66 +30,71 @@ def load_white_patch(
     seed: int = 0,
     root: str = "~/.cache/saccade",
 ) -> Task:
-    """Random crops of photographs, half of them with a square of random size and place painted in.
+    """Generate random crops of photographs, half of them with a square of random size and position.
 
-    The label says whether there is a square, the mask where. Training, validation and test crops come
-    from different photographs. The same arguments give the same task, bit for bit.
+    The label tells whether the crop contains a square; the mask is the square. Training, validation and test
+    crops come from different photographs. Equal arguments give equal crops, bit for bit.
 
-    source      "photographs", bundled and offline; "cifar10" or "stl10" through torchvision, kept in
-                `root`; or the path of a folder of images
-    size        side of the crops, in pixels
-    patch       smallest and largest side of the square, in pixels
-    level       gray level of the square, 0 to 255
-    contrast    how far the pixels below are pulled towards `level`: 1 covers them; less is harder
-    train, validation, test     numbers of crops
+    Args:
+        source: "photographs" (bundled); "cifar10" or "stl10" of torchvision; or a folder of images.
+        size: Height and width of the crops in pixels.
+        patch: Smallest and largest side of the square in pixels.
+        level: Gray level of the square, 0 to 255.
+        contrast: Opacity of the square: 1 covers the pixels below; smaller values are harder to see.
+        train: Number of training crops.
+        validation: Number of validation crops.
+        test: Number of test crops.
+        seed: Seed of all random numbers.
+        root: Folder of the data sets of torchvision.
 
-    Raises `BadOption` for values out of range, `BadData` for a source that cannot be used.
+    Raises:
+        BadOption: A value is out of range.
+        BadData: The source cannot be used.
 
-    >>> task = load_white_patch(train=8, validation=4, test=4, size=32)
-    >>> task.train.images.shape, task.train.labels.sum().item()
-    (torch.Size([8, 3, 32, 32]), 4)
+    Example:
+        >>> task = load_white_patch(train=8, validation=4, test=4, size=32)
+        >>> task.train.images.shape, task.train.labels.sum().item()
+        (torch.Size([8, 3, 32, 32]), 4)
     """
-    check_positive("white-patch", size=size, train=train, validation=validation, test=test)
-    if len(patch) != 2 or not 1 <= patch[0] <= patch[1] <= size:
-        raise BadOption(
-            f"white-patch: patch={tuple(patch)} must be two sides, 1 <= smallest <= largest <= {size}"
-        )
-    if not 0 <= level <= 255:
-        raise BadOption(f"white-patch: level={level} must lie between 0 and 255")
-    if not 0 < contrast <= 1:
-        raise BadOption(f"white-patch: contrast={contrast} must lie above 0 and at most at 1")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise BadOption(f"white-patch: seed={seed!r} must be an integer of at least 0")
     counts = {"train": train, "validation": validation, "test": test}
+    check_positive(_TASK, size=size, **counts)
+    if len(patch) != 2 or not 1 <= patch[0] <= patch[1] <= size:
+        raise bad_option(_TASK, "patch", tuple(patch), f"two sides, 1 <= smallest <= largest <= {size}")
+    if not 0 <= level <= 255:
+        raise bad_option(_TASK, "level", level, "between 0 and 255")
+    if not 0 < contrast <= 1:
+        raise bad_option(_TASK, "contrast", contrast, "greater than 0 and at most 1")
+    check_not_negative(_TASK, seed=seed)
     photographs = _photographs(source, size, root, seed, counts)
-    splits = {
-        name: _crops(photographs[name], count, size, (patch[0], patch[1]), level, contrast, (seed, index))
+    splits = (
+        _crops(photographs[name], count, size, (patch[0], patch[1]), level, contrast, (seed, index))
         for index, (name, count) in enumerate(counts.items())
-    }
-    return Task("white-patch", CLASSES, *splits.values())
+    )
+    return Task(_TASK, CLASSES, *splits)
 
 
 def _photographs(
     source: str, size: int, root: str, seed: int, counts: dict[str, int]
 ) -> dict[str, list[Photograph]]:
-    """Return the photographs of each split, none of them in two."""
+    """Return the photographs of each split; no photograph is in two splits."""
     if source == "photographs":
-        return bundled()
+        return bundled_photographs()
     rng = np.random.default_rng((seed, len(counts)))
     if source in ("cifar10", "stl10"):
-        return downloaded(source, Path(root), max(counts.values()), rng)
+        return torchvision_photographs(source, Path(root), max(counts.values()), rng)
     files = image_files(Path(source))
     if len(files) < len(counts):
-        raise BadData(f"{source!r} holds {len(files)} images; each of the {len(counts)} splits needs one")
+        message = f"{source!r} contains {len(files)} images; {len(counts)} are required, one per split"
+        raise BadData(message, owner=_TASK, option="source", value=source)
     order = rng.permutation(len(files))
-    val_fraction = max(1, len(files) // 5)
+    count = max(1, len(files) // 5)
     parts = {
-        "validation": order[:val_fraction],
-        "test": order[val_fraction : 2 * val_fraction],
-        "train": order[2 * val_fraction :],
+        "validation": order[:count],
+        "test": order[count : 2 * count],
+        "train": order[2 * count :],
     }
     return {
-        name: [read_image(files[i], at_most=4 * size) for i in part[: counts[name]]]
+        name: [read_image(files[i], max_side=4 * size) for i in part[: counts[name]]]
         for name, part in parts.items()
     }
 
@@ -101,9 +108,9 @@ def _crops(
     contrast: float,
     seed: tuple[int, int],
 ) -> Split:
-    """Cut `count` crops, every other one with a square, and put them into random order."""
+    """Return `count` crops in random order, half of them with a square."""
     rng = np.random.default_rng(seed)
-    large = [at_least(photograph, size) for photograph in photographs]
+    large = [enlarge(photograph, size) for photograph in photographs]
     images = np.empty((count, size, size, 3), dtype=np.uint8)
     masks = np.zeros((count, size, size), dtype=bool)
     labels = rng.permutation(np.arange(count) % 2)

@@ -1,4 +1,4 @@
-"""The comparison: run after run, each kept when it is done, so that it can be killed and goes on."""
+"""The comparison: a grid of runs. Completed runs are kept, so that a comparison can be killed and resumed."""
 
 from __future__ import annotations
 
@@ -6,20 +6,32 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from saccade.config import Comparison, Plan, Recipe, folder_name
+from saccade.config import Comparison, Recipe, folder_name, resolve
 from saccade.errors import BadRun
 from saccade.experiments.executors import Executor, Job, Local
-from saccade.results import LOCK, ComparisonResults, RunResult, lock_folder, summarize, write_comparison
-from saccade.training import Progress, prepare
-from saccade.training.loggers import LoggerName, check_logger
+from saccade.results import (
+    LOCK,
+    RUN_RESULT,
+    ComparisonResults,
+    RunResult,
+    lock_folder,
+    summarize,
+    write_comparison,
+)
+from saccade.training import LoggerName, Progress, check_logger, prepare
 
 
 class Observer(Protocol):
-    """Is told how a comparison goes."""
+    """Receives the progress of a comparison."""
 
-    def started(self, recipe: Recipe, number: int, of: int) -> None: ...
-    def progressed(self, progress: Progress) -> None: ...
-    def finished(self, results: list[RunResult]) -> None: ...
+    def started(self, recipe: Recipe, number: int, of: int) -> None:
+        """Run `number` of `of` starts."""
+
+    def progressed(self, progress: Progress) -> None:
+        """The current run has progressed. Only some executors report this."""
+
+    def finished(self, results: list[RunResult]) -> None:
+        """A run has finished; it is the last of the results so far."""
 
 
 def compare(
@@ -29,75 +41,80 @@ def compare(
     executor: Executor | None = None,
     logger: LoggerName = "auto",
 ) -> ComparisonResults:
-    """Train all runs that `out` does not hold yet, and return what is written to its results.json.
+    """Train the missing runs of a comparison, and write its results.
 
-    Killed at any moment and started again, it does only what is missing; so it does in a folder of the same
-    comparison with fewer seeds or attentions, which grows, and in one that holds nothing but runs. By default
-    they are trained one after another in this process; see `saccade.experiments.executors` for others.
-    `logger` gets the curves of each run besides its metrics.csv, see `saccade.training.train`.
+    Comparisons are incremental: after an interruption, or with more seeds or attentions, only the missing
+    runs are trained. A folder that contains only runs becomes a comparison.
 
-    Raises `BadRun` if the folder belongs to another comparison, another process writes there, or it cannot be
-    written; `BadOption` for a logger that is not installed or cannot begin.
+    Args:
+        comparison: The comparison.
+        out: Folder of the comparison.
+        observer: Receives the progress.
+        executor: Where runs are trained, see `saccade.experiments.executors`. By default, one after another
+            in this process.
+        logger: Where the curves of each run go in addition to metrics.csv, see `saccade.training.train`.
+
+    Returns:
+        The content of results.json.
+
+    Raises:
+        BadRun: The folder belongs to another comparison, is used by another process, or cannot be written.
+        BadOption: The logger is not installed or cannot start.
+        SaccadeError: A missing run would fail. This is checked before anything is written.
     """
-    plans = prepare_all(comparison)
+    jobs = _jobs(comparison, out, logger)
     check_logger(logger)
     with lock_folder(out):
         _claim(comparison, out)
-        group = out.resolve().name
-        jobs = [
-            Job(
-                plans[recipe.attention].with_seed(recipe.seed),
-                out / "runs" / folder_name(recipe),
-                logger,
-                group,
-            )
-            for recipe in comparison.runs()
-        ]
 
-        def begin(number: int) -> None:
+        def start(number: int) -> None:
             if observer:
                 observer.started(jobs[number].plan.recipe, number + 1, len(jobs))
 
-        found: dict[int, RunResult] = {}
-        for number, result in (executor or Local()).run(
-            jobs, begin, observer.progressed if observer else None
-        ):
-            found[number] = result
+        results: dict[int, RunResult] = {}
+        report = observer.progressed if observer else None
+        for number, result in (executor or Local()).run(jobs, start, report):
+            results[number] = result
             if observer:
-                observer.finished([*found.values()])
-        results = {f"runs/{jobs[number].folder.name}": found[number] for number in sorted(found)}
-        summary = summarize(comparison.to_mapping(), results)
+                observer.finished([*results.values()])
+        ordered = {f"runs/{jobs[number].folder.name}": results[number] for number in sorted(results)}
+        summary = summarize(comparison.to_mapping(), ordered)
         write_comparison(out, summary)
         return summary
 
 
-def prepare_all(comparison: Comparison) -> dict[str, Plan]:
-    """Prepare one plan for each attention, before anything is written. Its runs differ in the seed alone."""
-    return {
-        attention: prepare(replace(comparison.training, attention=attention))
-        for attention in comparison.attentions
-    }
+def _jobs(comparison: Comparison, out: Path, logger: LoggerName) -> list[Job]:
+    """Return the jobs of all runs. Each attention with a missing run is prepared once, for all its seeds."""
+    runs = [(recipe, out / "runs" / folder_name(recipe)) for recipe in comparison.runs()]
+    incomplete = {recipe.attention for recipe, folder in runs if not (folder / RUN_RESULT).exists()}
+    plans = {}
+    for attention in comparison.attentions:
+        recipe = replace(comparison.training, attention=attention)
+        plans[attention] = prepare(recipe) if attention in incomplete else resolve(recipe)
+    group = out.resolve().name
+    return [
+        Job(plans[recipe.attention].with_seed(recipe.seed), folder, logger, group) for recipe, folder in runs
+    ]
 
 
 def _claim(comparison: Comparison, out: Path) -> None:
-    """Write the recipe into a new folder, or see that an old one belongs to it or to a part of it."""
+    """Write the recipe of a new comparison, or check that the folder holds this one or a part of it."""
     path = out / "recipe.yaml"
     if path.exists():
-        old = Comparison.read(path)
-        theirs, ours = old.to_mapping(), comparison.to_mapping()
-        grown = set()
-        if set(old.attentions) <= set(comparison.attentions) and old.seeds <= comparison.seeds:
-            grown = {"attentions", "seeds"}
-        unlike = ", ".join(
-            f"{key} {theirs[key]!r}, not {ours[key]!r}"
-            for key in ours
-            if key not in grown and theirs[key] != ours[key]
-        )
-        if unlike:
-            raise BadRun(f"{str(out)!r} belongs to another comparison: {unlike}; choose another --out")
-        if theirs != ours:
+        existing = Comparison.read(path)
+        old, new = existing.to_mapping(), comparison.to_mapping()
+        extensible = set()
+        if set(existing.attentions) <= set(comparison.attentions) and existing.seeds <= comparison.seeds:
+            extensible = {"attentions", "seeds"}
+        changed = [key for key in new if key not in extensible and old[key] != new[key]]
+        if changed:
+            difference = ", ".join(f"{key} {old[key]!r}, not {new[key]!r}" for key in changed)
+            message = f"{str(out)!r} belongs to another comparison: {difference}; choose another --out"
+            raise BadRun(message, owner=str(out), option=changed[0], value=new[changed[0]])
+        if old != new:
             comparison.write(path)
     elif any(path.name not in (LOCK, "runs") for path in out.iterdir()):
-        raise BadRun(f"{str(out)!r} is not empty and holds no comparison; choose another --out")
+        message = f"{str(out)!r} is not empty and holds no comparison; choose another --out"
+        raise BadRun(message, owner=str(out), option="out")
     else:
         comparison.write(path)

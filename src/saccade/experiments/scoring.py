@@ -1,4 +1,4 @@
-"""Scores of the maps of trained networks: do they show what the network uses, and what it has learned?"""
+"""Scores of the maps of trained models: localization, faithfulness and the sanity check."""
 
 from __future__ import annotations
 
@@ -31,32 +31,37 @@ from saccade.results import (
     write_comparison,
     write_run_result,
 )
-from saccade.training.evaluate import look
-from saccade.training.module import Classifier
-from saccade.training.network import attention_path
-from saccade.training.trained_model import restore
+from saccade.training import Classifier, attention_path, record_attention, restore
 
 _T = TypeVar("_T")
-Report = Callable[[str, float], None]  # what is being done, and the share that is done
+Report = Callable[[str, float], None]  # the current step, and the completed fraction
 
-_BATCH = 25  # few enough that their pixels stay in the cache
-_DRAWS = 3  # of random weights; how alike a map stays depends on the draw more than on the image,
-_CHECKED = 25  # so that so many images are enough for the sanity check
+_BATCH = 25  # small enough for the CPU cache
+_DRAWS = 3  # random weights of the sanity check; its result varies more between draws than between images,
+_CHECKED = 25  # so that this number of images suffices
 
 
 def score(
-    folder: Path, *, images: int = 100, steps: int = 20, report: Report = lambda _what, _share: None
+    folder: Path, *, images: int = 100, steps: int = 20, report: Report = lambda _step, _fraction: None
 ) -> RunResult | ComparisonResults:
-    """Score the maps of a run, or of all runs of a comparison; return its result.json or results.json.
+    """Score the maps of a run, or of all runs of a comparison.
 
-    images      of the test images, at even distances; where the task has masks, of those with a target
-    steps       of the deletion and insertion curves
+    The scores replace older ones in the result.json of each run, atomically. After the last run of a
+    comparison, its results.json and leaderboard.csv are rewritten.
 
-    Each run's result.json gets its scores when they are complete, by rename, in place of older ones. After
-    the last run of a comparison, its results.json and leaderboard.csv are written again with them.
+    Args:
+        folder: Folder of a run or a comparison.
+        images: Number of test images, evenly spaced; of those with a target if the task has masks.
+        steps: Steps of the deletion and insertion curves.
+        report: Called with the current step and the completed fraction.
 
-    Raises `BadRun` if the folder holds neither a complete run nor a finished comparison, or another process
-    writes there.
+    Returns:
+        The content of result.json or results.json.
+
+    Raises:
+        BadRun: The folder holds neither a complete run nor a finished comparison, or is used by another
+            process.
+        BadOption: A number is not positive, or the images have fewer pixels than `steps`.
     """
     check_positive("score", images=images, steps=steps)
     if (folder / RUN_RESULT).exists():
@@ -73,11 +78,13 @@ def score(
         results = []
         for number, run in enumerate(runs):
 
-            def tell(what: str, share: float, number: int = number, run: ComparisonRun = run) -> None:
-                title = f"run {number + 1}/{len(runs)}: {run['attention']}, seed {run['seed']}: {what}"
-                report(title, (number + share) / len(runs))
+            def report_run(
+                step: str, fraction: float, number: int = number, run: ComparisonRun = run
+            ) -> None:
+                title = f"run {number + 1}/{len(runs)}: {run['attention']}, seed {run['seed']}: {step}"
+                report(title, (number + fraction) / len(runs))
 
-            results.append(score_run(folder / run["folder"], images, steps, tell))
+            results.append(score_run(folder / run["folder"], images, steps, report_run))
         summary["leaderboard"] = compute_leaderboard(results)
         summary["runs"] = [comparison_run(r, run["folder"]) for r, run in zip(results, runs, strict=True)]
         write_comparison(folder, summary)
@@ -85,112 +92,116 @@ def score(
 
 
 def score_run(folder: Path, images: int, steps: int, report: Report) -> RunResult:
-    """Score the maps of one run, write them into its result.json, and return all that it holds."""
+    """Score the maps of one run; write its result.json and return its content."""
     with lock_folder(folder):
         result = read_run_result(folder)
         classifier = restore(folder)
         classifier.to("cuda" if torch.cuda.is_available() else "cpu")
         test = load(classifier.plan.task).test
         if test.images.ndim != 4:
-            raise BadRun(f"{str(folder)!r} is a run on clips; the scores take pixels out of images")
-        result["scores"] = _scores(classifier, _choose(test, images), steps, report)
+            message = f"{str(folder)!r} is a run on clips; only maps of images can be scored"
+            raise BadRun(message, owner=str(folder), option="task", value=classifier.recipe.task)
+        result["scores"] = _scores(classifier, _select(test, images), steps, report)
         write_run_result(folder, result)
     return result
 
 
-def _choose(split: Split, count: int) -> Split:
-    """Return images of a split at even distances; of those with a target, where that is known."""
-    where = torch.arange(len(split))
-    if split.masks is not None and split.masks.any():
-        where = split.masks.flatten(1).any(1).nonzero()[:, 0]
-    where = where[torch.linspace(0, len(where) - 1, min(count, len(where))).round().long()]
-    masks = split.masks[where] if split.masks is not None and split.masks.any() else None
-    return Split(split.images[where], split.labels[where], masks)
+def _select(split: Split, count: int) -> Split:
+    """Select evenly spaced images of a split; those with a target if it has masks."""
+    has_masks = split.masks is not None and split.masks.any()
+    index = torch.arange(len(split))
+    if split.masks is not None and has_masks:
+        index = split.masks.flatten(1).any(1).nonzero()[:, 0]
+    index = index[torch.linspace(0, len(index) - 1, min(count, len(index))).round().long()]
+    masks = split.masks[index] if split.masks is not None and has_masks else None
+    return Split(split.images[index], split.labels[index], masks)
 
 
 @dataclass(frozen=True)
 class _Map:
-    """A way to heat maps of the images: an attention, with the path of its module, or Grad-CAM."""
+    """A source of heatmaps of the images: the attention, with the path of its module, or Grad-CAM."""
 
     name: str
     path: str | None
     kind: str
-    heat: Callable[[nn.Module], Tensor]
+    compute: Callable[[nn.Module], Tensor]
 
 
 def _maps(classifier: Classifier, images: Tensor) -> list[_Map]:
-    size, parts = (images.shape[2], images.shape[3]), images.split(_BATCH)
+    size, batches = (images.shape[2], images.shape[3]), images.split(_BATCH)
 
     def cam(_: nn.Module) -> Tensor:
-        return torch.cat([grad_cam(classifier, part).heatmap(size) for part in parts])
+        return torch.cat([grad_cam(classifier, batch).heatmap(size) for batch in batches])
 
     def attention(_: nn.Module) -> Tensor:
-        return torch.cat([look(classifier, part)[1].heatmap(size) for part in parts])
+        return torch.cat([record_attention(classifier, batch)[1].heatmap(size) for batch in batches])
 
     maps = []
     if attention_path(classifier.model) is not None:
-        path, found, _ = look(classifier, images[:1])
-        maps.append(_Map("attention", path, found.kind, attention))
-    if not isinstance(classifier.model, RecurrentAttention):  # it has no layer with places
+        path, recorded, _ = record_attention(classifier, images[:1])
+        maps.append(_Map("attention", path, recorded.kind, attention))
+    if not isinstance(classifier.model, RecurrentAttention):  # it has no layer with positions
         maps.append(_Map("grad_cam", None, "spatial", cam))
     return maps
 
 
 def _scores(classifier: Classifier, split: Split, steps: int, report: Report) -> RunScores:
-    """Return the scores of the attention and of Grad-CAM, of those that there are, on the same images."""
+    """Score the attention and Grad-CAM, as far as the model has them, on the same images."""
     images = split.images.to(classifier.device).float()
     maps, few = _maps(classifier, images), _maps(classifier, images[:: math.ceil(len(images) / _CHECKED)])
     progress = _Progress(report, stages=2 * len(maps))
-    found: dict[str, Any] = {"images": len(images), "steps": steps}
+    scores: dict[str, Any] = {"images": len(images), "steps": steps}
     chance: Curves | None = None
-    for its, of_few in zip(maps, few, strict=True):
-        heatmap = its.heat(classifier)
+    for source, source_of_few in zip(maps, few, strict=True):
+        heatmap = source.compute(classifier)
         rankings = RANKINGS if chance is None else ("positive", "negative")
         calls = 2 * len(rankings) * math.ceil(len(images) * (steps + 1) / _BATCH)
-        predict = progress.counted(f"faithfulness, {its.name}", calls, lambda x: classifier(x).softmax(1))
+        predict = progress.counted(f"faithfulness, {source.name}", calls, lambda x: classifier(x).softmax(1))
         curves = evaluate_faithfulness(
             predict, images, heatmap, rankings=rankings, steps=steps, batch_size=_BATCH
         )
         if chance is None:
             chance = curves["random"]
-            found |= {"shares": chance.shares.tolist()}
-            found |= {name: curves[name].mean() for name in ("random", "center_prior")}
-        signs = {
-            sign: curves[sign].mean() | {"auc_gain": curves[sign].auc_gain(over=chance).mean().item()}
-            for sign in ("positive", "negative")
+            scores |= {"shares": chance.shares.tolist()}
+            scores |= {name: curves[name].mean() for name in ("random", "center_prior")}
+        polarities = {
+            polarity: curves[polarity].mean()
+            | {"auc_gain": curves[polarity].auc_gain(over=chance).mean().item()}
+            for polarity in ("positive", "negative")
         }
-        where = None if split.masks is None else localize(heatmap, split.masks).mean()
-        facts = {"path": its.path, "kind": its.kind, "localization": where}
-        found[its.name] = facts | signs | {"sanity": _sanity(classifier, of_few, progress)}
-    return cast(RunScores, found)
+        localization = None if split.masks is None else localize(heatmap, split.masks).mean()
+        of_map = {"path": source.path, "kind": source.kind, "localization": localization}
+        scores[source.name] = of_map | polarities | {"sanity": _sanity(classifier, source_of_few, progress)}
+    return cast(RunScores, scores)
 
 
-def _sanity(classifier: Classifier, its: _Map, progress: _Progress) -> dict[str, Any]:
-    """Return the mean of the sanity check over images and draws, which differ from seed to seed."""
+def _sanity(classifier: Classifier, source: _Map, progress: _Progress) -> dict[str, Any]:
+    """Return the mean of the sanity check over images and draws. The draws depend on the seed of the run."""
     layers = sum(bool([*module.parameters(recurse=False)]) for module in classifier.modules())
-    heat = progress.counted(f"sanity check, {its.name}", _DRAWS * (1 + layers), its.heat)
-    at = None if its.path is None else f"model.{its.path}".rstrip(".")
+    compute = progress.counted(f"sanity check, {source.name}", _DRAWS * (1 + layers), source.compute)
+    at = None if source.path is None else f"model.{source.path}".rstrip(".")
     first = _DRAWS * classifier.recipe.seed
-    draws = [sanity_check(classifier, heat, at=at, seed=seed) for seed in range(first, first + _DRAWS)]
+    draws = [sanity_check(classifier, compute, at=at, seed=seed) for seed in range(first, first + _DRAWS)]
     rank, ssim = (torch.cat([getattr(draw, name) for draw in draws], dim=1) for name in ("spearman", "ssim"))
     return Sanity(draws[0].layers, draws[0].reaches, rank, ssim).mean()
 
 
 class _Progress:
-    """Tells the share of all stages that is done, by the calls of each stage's function."""
+    """Reports the completed fraction of several stages, from the number of calls of each stage's function."""
 
     def __init__(self, report: Report, stages: int) -> None:
-        self.report, self.stages, self.begun = report, stages, 0
+        self.report, self.stages, self.started = report, stages, 0
 
-    def counted(self, what: str, calls: int, function: Callable[[_T], Tensor]) -> Callable[[_T], Tensor]:
-        before, made = self.begun, 0
-        self.begun += 1
+    def counted(self, stage: str, calls: int, function: Callable[[_T], Tensor]) -> Callable[[_T], Tensor]:
+        """Return the function of the next stage, which counts and reports its calls."""
+        before, made = self.started, 0
+        self.started += 1
 
         def counting(x: _T) -> Tensor:
             nonlocal made
             made += 1
             result = function(x)
-            self.report(what.replace("grad_cam", "Grad-CAM"), (before + min(1, made / calls)) / self.stages)
+            self.report(stage.replace("grad_cam", "Grad-CAM"), (before + min(1, made / calls)) / self.stages)
             return result
 
         return counting

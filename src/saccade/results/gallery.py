@@ -26,7 +26,9 @@ _MAX_BYTES = 1 << 30  # decompressed size of a file
 _MAX_SIDE = 4096  # of the heat map that a sampling map computes
 _HALF = 1 << 16  # tensors with at least this many values are stored in half precision
 _TYPES = (getattr(maps, name) for name in maps.__all__)
-_MAPS = {t.__name__: t for t in _TYPES if isinstance(t, type) and issubclass(t, AttentionMap)}
+_MAPS: dict[str, type[Any]] = {
+    t.__name__: t for t in _TYPES if isinstance(t, type) and issubclass(t, AttentionMap)
+}
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -192,7 +194,8 @@ def _decode_map(arrays: Mapping[str, NDArray[Any]]) -> AttentionMap:
             raise ValueError(f"{field.name} of type {array.dtype}")
         is_tensor = Tensor in (hints[field.name], *get_args(hints[field.name]))
         values[field.name] = _tensor(array) if is_tensor else _tuple(array.tolist())
-    return cls(**values)
+    attention: AttentionMap = cls(**values)
+    return attention
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:

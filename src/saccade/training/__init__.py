@@ -1,10 +1,46 @@
-"""Training: a recipe becomes a run in a folder of its own. Lightning trains."""
+"""Training: a recipe becomes a plan, and a plan becomes a run in its own folder. Based on Lightning."""
 
+from saccade.training.augment.basic import augmentation
+from saccade.training.augment.simclr import Views
 from saccade.training.callbacks.history import Progress
 from saccade.training.checkpoint import load_checkpoint
+from saccade.training.evaluate import error_and_loss, predict, record_attention
+from saccade.training.evaluation import evaluate_run
 from saccade.training.hardware import Hardware
+from saccade.training.loader import Batches, make_loader
+from saccade.training.loggers import LoggerName, check_logger
 from saccade.training.module import Classifier
+from saccade.training.network import attention_path, attention_paths, build
+from saccade.training.objectives.hard import MonteCarloClassifier
+from saccade.training.objectives.recurrent import Recurrent
+from saccade.training.objectives.registry import OBJECTIVES, create_objective
 from saccade.training.run import prepare, train
 from saccade.training.trained_model import examples, restore
 
-__all__ = ["Classifier", "Hardware", "Progress", "examples", "load_checkpoint", "prepare", "restore", "train"]
+__all__ = [
+    "OBJECTIVES",
+    "Batches",
+    "Classifier",
+    "Hardware",
+    "LoggerName",
+    "MonteCarloClassifier",
+    "Progress",
+    "Recurrent",
+    "Views",
+    "attention_path",
+    "attention_paths",
+    "augmentation",
+    "build",
+    "check_logger",
+    "create_objective",
+    "error_and_loss",
+    "evaluate_run",
+    "examples",
+    "load_checkpoint",
+    "make_loader",
+    "predict",
+    "prepare",
+    "record_attention",
+    "restore",
+    "train",
+]

@@ -1,4 +1,4 @@
-"""Checkpoints: where a run keeps them, and how they are read without trusting them."""
+"""Checkpoints: where a run saves them, and how to read them without executing their code."""
 
 from __future__ import annotations
 
@@ -8,38 +8,49 @@ from typing import Any
 
 import torch
 
-from saccade.config.recipe import Recipe, read_yaml
+from saccade.config import Recipe, read_yaml
 from saccade.errors import BadRun
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
+BEST = Path("checkpoints") / "best.ckpt"
+RECIPE = "recipe.yaml"
 
 
 def checkpoint_of(path: Path) -> Path:
-    """Return the checkpoint that a run tested: the best one of a run with patience, else the last.
+    """Return the checkpoint that a run was tested with: the best one with early stopping, else the last.
 
-    `path` is the folder of the run, or of a checkpoint, which is returned as it is.
+    Args:
+        path: Folder of a run, or a checkpoint, which is returned unchanged.
 
-    Raises `BadRun` if the folder is not that of a run.
+    Raises:
+        BadRun: The folder is not a run.
     """
     if not path.is_dir():
         return path
-    if not (path / "recipe.yaml").is_file():
-        raise BadRun(f"{str(path)!r} is not the folder of a run: it holds no recipe.yaml")
-    recipe = Recipe.from_mapping(read_yaml(path / "recipe.yaml"))
-    return path / (
-        CHECKPOINT if recipe.early_stopping_patience is None else CHECKPOINT.with_name("best.ckpt")
-    )
+    if not (path / RECIPE).is_file():
+        message = f"{str(path)!r} is not the folder of a run: it holds no {RECIPE}"
+        raise BadRun(message, owner=str(path), option=RECIPE)
+    recipe = Recipe.from_mapping(read_yaml(path / RECIPE))
+    return path / (CHECKPOINT if recipe.early_stopping_patience is None else BEST)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint without running any code in it. Raises `BadRun` if it is none."""
+    """Read a checkpoint without executing any code in it.
+
+    Raises:
+        BadRun: The file is missing, or is not a checkpoint of a run.
+    """
     try:
         with warnings.catch_warnings(action="ignore"):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise BadRun(f"{str(path)!r} does not exist") from error
-    except Exception as error:  # torch.load raises almost anything on bytes that it did not write
-        raise BadRun(f"{str(path)!r} is not a checkpoint of a run") from error
+        raise BadRun(f"{str(path)!r} does not exist", owner=str(path)) from error
+    except Exception as error:  # torch.load raises almost any error for foreign files
+        raise _not_a_checkpoint(path) from error
     if not isinstance(checkpoint, dict) or not {"state_dict", "loops"} <= checkpoint.keys():
-        raise BadRun(f"{str(path)!r} is not a checkpoint of a run")
+        raise _not_a_checkpoint(path)
     return checkpoint
+
+
+def _not_a_checkpoint(path: Path) -> BadRun:
+    return BadRun(f"{str(path)!r} is not a checkpoint of a run", owner=str(path))

@@ -1,4 +1,4 @@
-"""What a trained classifier is worth: its test error, and where its attention looks."""
+"""Test error, attention maps and their localization of a trained model, and its gallery."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _GALLERY_IMAGES = 24
 
 
 @torch.inference_mode()
-def evaluate(classifier: Classifier, split: Split) -> tuple[float, float]:
-    """Return error and mean loss on a split."""
+def error_and_loss(classifier: Classifier, split: Split) -> tuple[float, float]:
+    """Return the error and the mean loss on a split."""
     logits = predict(classifier, split.images)
     wrong = (logits.argmax(1) != split.labels).double().mean()
     return wrong.item(), F.cross_entropy(logits, split.labels).item()
@@ -32,27 +32,35 @@ def evaluate(classifier: Classifier, split: Split) -> tuple[float, float]:
 
 @torch.inference_mode()
 def predict(classifier: Classifier, images: Tensor) -> Tensor:
-    """Return the logits (N, classes) of images, on the CPU."""
+    """Return the logits of images, `(N, classes)`, on the CPU."""
     return torch.cat([classifier(batch) for batch in _batches(classifier, images)]).cpu()
 
 
 def localize(classifier: Classifier, split: Split) -> RunLocalization | None:
-    """Return the mean localization of the attention on the images with a target; None if there is none."""
+    """Return the mean localization of the attention on images with a target, or None if there are none."""
     if split.masks is None or not split.masks.any():
         return None
     with_target = split.masks.flatten(1).any(1)
     images, masks = split.images[with_target], split.masks[with_target]
     scores, path, kind = [], "", ""
     for batch, mask in zip(_batches(classifier, images), masks.split(_BATCH), strict=True):
-        path, attention, _ = look(classifier, batch)
+        path, attention, _ = record_attention(classifier, batch)
         kind = attention.kind
         scores.append(localize_maps(*_on_one_grid(attention, mask)))
     return cast(RunLocalization, {"path": path, "kind": kind, **_joined(scores).mean()})
 
 
 @torch.inference_mode()
-def look(classifier: Classifier, images: Tensor) -> tuple[str, AttentionMap, Tensor]:
-    """Return path and map of the attention for these images, and their logits."""
+def record_attention(classifier: Classifier, images: Tensor) -> tuple[str, AttentionMap, Tensor]:
+    """Record the main attention of a model, see `saccade.training.network.attention_path`.
+
+    Args:
+        classifier: The model.
+        images: A batch on the device of the model.
+
+    Returns:
+        The path of the attention in the network, its map, and the logits.
+    """
     with record(classifier) as maps:
         logits = classifier(images)
     attention = maps[f"model.{attention_path(classifier.model)}".rstrip(".")]
@@ -62,14 +70,14 @@ def look(classifier: Classifier, images: Tensor) -> tuple[str, AttentionMap, Ten
 
 @torch.inference_mode()
 def build_gallery(classifier: Classifier, split: Split) -> Gallery:
-    """Return test images of each class with their predictions and the attention map."""
+    """Return test images of each class with their predictions and the attention map, for the report."""
     chosen = _gallery_images(split.labels)
     images = split.images[chosen]
     attention = None
     if attention_path(classifier.model) is None:
         logits = classifier(images.to(classifier.device))
     else:
-        _, attention, logits = look(classifier, images.to(classifier.device))
+        _, attention, logits = record_attention(classifier, images.to(classifier.device))
     return Gallery(
         images,
         split.labels[chosen],
@@ -81,9 +89,9 @@ def build_gallery(classifier: Classifier, split: Split) -> Gallery:
 
 
 def _on_one_grid(attention: AttentionMap, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Return heat and mask at the same places, both (B, H, W): a clip's frames become rows.
+    """Return heatmap and mask on one grid, both `(B, H, W)`; the frames of a clip become rows.
 
-    Of a map over time alone the mask says in which frames the target is.
+    For a map over time only, the mask marks the frames with a target.
     """
     if mask.ndim == 4 and attention.saliency().ndim == 2:
         mask = mask.flatten(2).any(2)
@@ -93,7 +101,7 @@ def _on_one_grid(attention: AttentionMap, mask: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _gallery_images(labels: Tensor) -> list[int]:
-    """Return the first images of each class, equally many of each."""
+    """Select the first images of each class, the same number of each."""
     classes = labels.unique()
     each = max(1, _GALLERY_IMAGES // len(classes))
     return torch.cat([(labels == label).nonzero()[:each, 0] for label in classes]).sort().values.tolist()

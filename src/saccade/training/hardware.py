@@ -1,4 +1,4 @@
-"""The devices that a run is trained on."""
+"""Devices of a run."""
 
 from __future__ import annotations
 
@@ -9,20 +9,24 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import StrategyRegistry
 
-from saccade.config.recipe import check_integer
+from saccade.config import check_integer
 from saccade.errors import BadRecipe, UnknownName
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a run is trained on, in Lightning's terms.
+    """Devices that a run is trained on, with the names of Lightning's `Trainer`.
 
-    devices     how many GPUs, or processes of a CPU, on each node
-    nodes       how many machines; each is to start the same command, as torchrun and SLURM do
-    strategy    "auto", "ddp", "fsdp" ...: how several devices share the work
+    Each device trains on an equal share of every batch. On GPUs, batch norm uses the statistics of the whole
+    batch. CPU processes cannot synchronize it, and use the statistics of their share.
 
-    Each device trains on an equal share of every batch. Where there is a GPU, batch norm takes its statistics
-    from the whole batch; processes of a CPU cannot, and take them from their share.
+    Attributes:
+        devices: Number of GPUs per node or, without a GPU, of CPU processes.
+        nodes: Number of machines. Each must run the same command, as with torchrun and SLURM.
+        strategy: How several devices share the work: "auto", "ddp", "fsdp", ...
+
+    Raises:
+        BadRecipe: A number is not positive.
     """
 
     devices: int = 1
@@ -34,24 +38,29 @@ class Hardware:
         check_integer("nodes", self.nodes, at_least=1)
 
     def check(self, batch_size: int) -> None:
-        """Raise `UnknownName` if Lightning has no such strategy, `BadRecipe` if the machine lacks devices for
-        it or they cannot share a batch equally.
+        """Check that this machine can train batches of a size.
+
+        Raises:
+            UnknownName: Lightning has no such strategy.
+            BadRecipe: The machine has too few devices or no GPU, or the devices cannot share a batch equally.
         """
         if self.strategy != "auto" and self.strategy not in StrategyRegistry:
             raise UnknownName("strategy", self.strategy, ["auto", *StrategyRegistry.available_strategies()])
         world = self.devices * self.nodes
         if batch_size % world:
-            raise BadRecipe(f"batch_size={batch_size} cannot be shared equally by {world} devices")
+            message = f"batch_size={batch_size} is not divisible by the number of devices, {world}"
+            raise BadRecipe(message, option="batch_size", value=batch_size)
         gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
-        if gpus and self.devices > gpus:
-            raise BadRecipe(f"devices={self.devices}: this machine has {gpus} GPUs")
-        if not gpus and self.devices > cores:
-            raise BadRecipe(f"devices={self.devices}: this machine has no GPU and {cores} cores")
+        if self.devices > (gpus or cores):
+            machine = f"{gpus} GPUs" if gpus else f"no GPU and {cores} cores"
+            message = f"devices={self.devices} is too many: this machine has {machine}"
+            raise BadRecipe(message, option="devices", value=self.devices)
         if not gpus and "fsdp" in self.strategy:
-            raise BadRecipe(f"strategy={self.strategy!r} needs a GPU; on a CPU there is 'ddp'")
+            message = f"strategy={self.strategy!r} needs a GPU; use 'ddp' on a CPU"
+            raise BadRecipe(message, option="strategy", value=self.strategy)
 
     def options(self) -> dict[str, Any]:
-        """Return these choices as options of Lightning's Trainer."""
+        """Return the arguments of Lightning's `Trainer`."""
         return {
             "devices": self.devices,
             "num_nodes": self.nodes,

@@ -1,4 +1,4 @@
-"""Loading: batches of a split, in an order that is a function of seed and epoch."""
+"""Loaders of images that are in memory: batches of indices, without workers or collation."""
 
 from __future__ import annotations
 
@@ -15,10 +15,21 @@ CPU = torch.device("cpu")
 
 
 class Batches(Sampler[list[int]]):
-    """Batches of indices. With a seed, for training: in an order that is a function of seed and epoch, and
-    without an incomplete last batch, of whose one image, say, no batch norm could learn. Of `world`
-    processes each takes an equal share of every batch, the one of its `rank`. The first `skip` batches are
-    left out, once: those that a run that is resumed has learned from.
+    """Batches of indices.
+
+    With a seed, for training, the order is a function of seed and epoch, and an incomplete last batch is
+    dropped, because batch norm cannot learn from a single image. Several processes share each batch equally.
+
+    Attributes:
+        skip: Number of batches to skip at the start of the next epoch, once: those that a resumed run has
+            trained on.
+
+    Args:
+        length: Number of images.
+        batch_size: Images per batch, over all processes.
+        seed: Seed of the order; None keeps the order of the images.
+        rank: Index of this process.
+        world: Number of processes.
     """
 
     def __init__(
@@ -28,7 +39,7 @@ class Batches(Sampler[list[int]]):
         self.rank, self.world, self.skip = rank, world, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
+        """Set the epoch. Lightning calls this before each epoch."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -58,22 +69,28 @@ class Images(Dataset[Batch]):
         return len(self.split)
 
 
-def loader(split: Split, batches: Batches, device: torch.device = CPU) -> DataLoader[Batch]:
-    """Serve a split that lies in memory, or on the device that learns from it, without workers or collation.
+def make_loader(split: Split, batches: Batches, device: torch.device = CPU) -> DataLoader[Batch]:
+    """Return a loader of a split that is in memory, or already on the device that trains on it.
 
-    From memory to a GPU batches go by way of pages that are locked, so that the transfer does not wait.
+    Batches that go from memory to a GPU are pinned, so that the transfer is asynchronous.
     """
-    pinned = device.type == "cuda" and split.images.device != device
-    return DataLoader(Images(split), sampler=batches, batch_size=None, pin_memory=pinned)
+    pin_memory = device.type == "cuda" and split.images.device != device
+    return DataLoader(Images(split), sampler=batches, batch_size=None, pin_memory=pin_memory)
 
 
 def move_to_device_if_fits(splits: Sequence[Split], device: torch.device, free: int) -> list[Split]:
-    """Return splits on the device, without their masks, if they take at most half of its free bytes there.
+    """Move splits to the device, without their masks, if they take at most half of its free memory.
 
-    >>> split = Split(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.long))
-    >>> meta = torch.device("meta")
-    >>> [move_to_device_if_fits([split], meta, free)[0].images.device.type for free in (1599, 1600)]
-    ['cpu', 'meta']
+    Args:
+        splits: The splits.
+        device: The device.
+        free: Free memory of the device in bytes.
+
+    Example:
+        >>> split = Split(torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.zeros(4, dtype=torch.long))
+        >>> meta = torch.device("meta")
+        >>> [move_to_device_if_fits([split], meta, free)[0].images.device.type for free in (1599, 1600)]
+        ['cpu', 'meta']
     """
     tensors = [tensor for split in splits for tensor in (split.images, split.labels)]
     if 2 * sum(tensor.nbytes for tensor in tensors) > free:
@@ -82,5 +99,5 @@ def move_to_device_if_fits(splits: Sequence[Split], device: torch.device, free: 
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the free memory of a GPU that is its own: 0 where there is none."""
+    """Return the free memory of a GPU in bytes; 0 for other devices."""
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else 0

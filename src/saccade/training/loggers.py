@@ -1,4 +1,4 @@
-"""Where the curves of a run go besides its metrics.csv: loggers of Lightning's."""
+"""Loggers: where the learning curves of a run go in addition to metrics.csv."""
 
 from __future__ import annotations
 
@@ -15,29 +15,34 @@ from saccade.errors import BadOption, check_choice
 
 LoggerName = Literal["auto", "none", "csv", "tensorboard", "wandb", "mlflow"]
 
-#: The packages that each logger needs, any one of them.
+#: Packages of which each logger needs one.
 _NEEDED = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "mlflow": ("mlflow",)}
 
 
 def check_logger(name: LoggerName) -> None:
-    """Raise `BadOption` unless there is such a logger, and its package is installed.
+    """Raise `BadOption` unless the logger exists and its package is installed.
 
-    >>> check_logger("auto")
+    Example:
+        >>> check_logger("auto")
     """
     check_choice("train", "logger", name, get_args(LoggerName))
     if not _is_installed(name):
         package = _NEEDED[name][-1]
-        raise BadOption(f"logger={name!r} needs the package {package!r}; pip install {package}")
+        message = f"logger={name!r} needs the package {package!r}; pip install {package}"
+        raise BadOption(message, owner="train", option="logger", value=name)
 
 
 @contextmanager
 def logging_to(name: LoggerName, folder: Path, group: str | None = None) -> Iterator[loggers.Logger | None]:
-    """Give a logger of Lightning's to a run in `folder`, and let go of it at the end.
+    """Create a Lightning logger for a run, and close it when the block ends.
 
-    name        "auto" is "tensorboard" where that is installed; for "none" and "csv" there is no logger
-    group       what the runs of one comparison have in common: W&B's group, MLflow's experiment
+    Args:
+        name: Name of the logger. "auto" means "tensorboard" if it is installed; "none" and "csv" mean none.
+        folder: Folder of the run.
+        group: Common name of the runs of a comparison: the group in W&B, the experiment in MLflow.
 
-    Raises `BadOption`, before anything is trained, if the logger cannot begin, as W&B cannot without a login.
+    Raises:
+        BadOption: The logger cannot start, for example W&B without a login. Nothing has been trained yet.
     """
     if name == "auto" and _is_installed("tensorboard"):
         name = "tensorboard"
@@ -46,30 +51,31 @@ def logging_to(name: LoggerName, folder: Path, group: str | None = None) -> Iter
         return
     server = os.environ.get("MLFLOW_TRACKING_URI")
     try:
-        logger = _begin(name, folder, group, server)
-    except Exception as error:  # of whichever library it is
+        logger = _create(name, folder, group, server)
+    except Exception as error:  # each library has its own
         reason = str(error).strip().partition("\n")[0]
-        raise BadOption(f"logger={name!r} cannot begin: {reason}") from error
+        message = f"logger={name!r} cannot start: {reason}"
+        raise BadOption(message, owner="train", option="logger", value=name) from error
     try:
         yield logger
     finally:
-        _end(logger, server)
+        _close(logger, server)
 
 
-def _begin(name: str, folder: Path, group: str | None, server: str | None) -> loggers.Logger:
+def _create(name: str, folder: Path, group: str | None, server: str | None) -> loggers.Logger:
     logger: loggers.TensorBoardLogger | loggers.WandbLogger | loggers.MLFlowLogger
     if name == "tensorboard":
-        earlier = [*(folder / "tensorboard").glob("events.*")]  # of this run, when it is resumed
+        earlier = [*(folder / "tensorboard").glob("events.*")]  # of the same run, before it was resumed
         logger = loggers.TensorBoardLogger(
             folder, "", "tensorboard", default_hp_metric=False, filename_suffix=f".{len(earlier)}"
         )
     elif name == "wandb":
         names = sorted(path.name for path in (folder / "wandb").glob("*run-*-*"))
-        its = names[-1].rpartition("-")[2] if names else None  # under which a resumed run goes on
-        logger = loggers.WandbLogger(folder.name, folder, its, project="saccade", group=group)
+        run_id = names[-1].rpartition("-")[2] if names else None  # a resumed run continues under its id
+        logger = loggers.WandbLogger(folder.name, folder, run_id, project="saccade", group=group)
     else:
-        place = server or f"sqlite:///{folder / 'mlflow.db'}"  # MLflow refuses a store of plain files
-        artifacts = None if server else str(folder / "mlflow-artifacts")  # by default in the working folder
+        place = server or f"sqlite:///{folder / 'mlflow.db'}"  # MLflow does not accept plain files
+        artifacts = None if server else str(folder / "mlflow-artifacts")  # not the working directory
         logger = loggers.MLFlowLogger(
             group or "saccade", folder.name, tracking_uri=place, artifact_location=artifacts
         )
@@ -77,8 +83,8 @@ def _begin(name: str, folder: Path, group: str | None, server: str | None) -> lo
     return logger
 
 
-def _end(logger: loggers.Logger, server: str | None) -> None:
-    """Undo what a library keeps for the process: the next run would go on in this one's."""
+def _close(logger: loggers.Logger, server: str | None) -> None:
+    """Reset what a library keeps per process, so that the next run does not continue this one."""
     if isinstance(logger, loggers.WandbLogger):
         logger.experiment.finish()
     if isinstance(logger, loggers.MLFlowLogger):
@@ -88,6 +94,6 @@ def _end(logger: loggers.Logger, server: str | None) -> None:
 
 
 def _is_installed(name: str) -> bool:
-    """Whether any package is installed that a logger needs; one that needs none is always there."""
-    needed = _NEEDED.get(name, ())
-    return not needed or any(importlib.util.find_spec(package) for package in needed)
+    """Return whether a logger needs no package, or one of its packages is installed."""
+    packages = _NEEDED.get(name, ())
+    return not packages or any(importlib.util.find_spec(package) for package in packages)

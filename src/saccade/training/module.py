@@ -1,4 +1,4 @@
-"""The network in training: normalization, model, loss and optimizer, as Lightning wants them."""
+"""The classifier in training: normalization, model, loss, optimizer and schedule, as a Lightning module."""
 
 from __future__ import annotations
 
@@ -19,19 +19,33 @@ from saccade.data import Split, TaskInfo
 from saccade.errors import UnknownName
 from saccade.models.backbone import head_path
 from saccade.training.augment.basic import augmentation
-from saccade.training.loader import Batch
+from saccade.training.loader import CPU, Batch
 from saccade.training.network import build
 
 
 class Classifier(lightning.LightningModule):
-    """A classifier of uint8 images (B, 3, H, W), or clips (B, 3, T, H, W), trained by cross entropy.
+    """A classifier of images or clips, trained by cross-entropy: the objective "classify".
 
-    It carries its own normalization.
+    It includes its normalization. The other objectives are subclasses: they minimize another loss, but
+    predict classes as well.
 
-    Other methods build on it: whatever they minimize, they end with a classifier.
+    Attributes:
+        ignored_keys: Recipe keys that have no effect on the objective. A recipe that sets one is refused.
+        plan: The plan.
+        recipe: Its recipe.
+        model: The network, without the normalization.
+        frozen_modules: Modules whose weights are not trained. They stay in evaluation mode.
+
+    Args:
+        plan: The plan.
+        task: What the model needs to know about the data.
+
+    Shape:
+        - Input: uint8 images `(B, 3, H, W)` or clips `(B, 3, T, H, W)`.
+        - Output: logits `(B, classes)`.
     """
 
-    ignored_keys: ClassVar[tuple[str, ...]] = ()  # keys of the recipe that a method cannot heed
+    ignored_keys: ClassVar[tuple[str, ...]] = ()
     model: nn.Module
     mean: Tensor
     std: Tensor
@@ -39,44 +53,44 @@ class Classifier(lightning.LightningModule):
     def __init__(self, plan: Plan, task: TaskInfo) -> None:
         super().__init__()
         recipe = plan.recipe
-        known = {"recipe": asdict(recipe), "classes": list(task.classes), "shape": list(task.shape)}
-        self.save_hyperparameters(known)
+        self.save_hyperparameters(
+            {"recipe": asdict(recipe), "classes": list(task.classes), "shape": list(task.shape)}
+        )
         self.plan, self.recipe = plan, recipe
         network = build(plan, len(task.classes), task.shape)
-        # A layout of images: torch knows none of clips.
+        # torch has no channels-last layout that suits clips
         self.layout = torch.channels_last if len(task.shape) == 3 else torch.contiguous_format
         self.model = network.to(memory_format=self.layout)
-        mean, std = task.mean, task.std
         channels = (-1, *[1 for _ in task.shape[1:]])
-        self.register_buffer("mean", mean.view(channels))
-        self.register_buffer("std", std.view(channels))
-        with torch.device("cpu"):  # also where the network is but an outline on the meta device
+        self.register_buffer("mean", task.mean.view(channels))
+        self.register_buffer("std", task.std.view(channels))
+        with CPU:  # also if the model is built on the meta device
             mixup = v2.MixUp(alpha=recipe.mixup, num_classes=len(task.classes)) if recipe.mixup else None
         self.mixup = mixup
         self.augment: nn.Module = augmentation(recipe.augment)
-        self._compiled: list[nn.Module] = []  # a list, so that the network keeps its one place
-        self.frozen: list[nn.Module] = []  # whose weights are not trained: they stay in evaluation mode
+        self._compiled: list[nn.Module] = []  # a list, so that the model is registered only once
+        self.frozen_modules: list[nn.Module] = []
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.model(self.normalized(images))
+        logits: Tensor = self.model(self.normalize(images))
         return logits
 
-    def _run(self, images: Tensor) -> Any:
-        """Run the network, compiled if the recipe says so."""
-        return (self._compiled[0] if self._compiled else self.model)(self.normalized(images))
+    def forward_training(self, images: Tensor) -> Any:
+        """Run the model, compiled if the recipe sets `compile`."""
+        return (self._compiled[0] if self._compiled else self.model)(self.normalize(images))
 
-    def normalized(self, images: Tensor) -> Tensor:
-        """Return images of the values 0 to 255 as the network takes them."""
+    def normalize(self, images: Tensor) -> Tensor:
+        """Normalize images with values from 0 to 255 for the model."""
         normalized = (images.to(self.mean.dtype) / 255 - self.mean) / self.std
         return normalized.contiguous(memory_format=self.layout)
 
     def head(self) -> str:
-        """Return the path of the network's head."""
+        """Return the path of the model's head."""
         return head_path(self.model, len(self.hparams["classes"]))
 
     def training_subset(self, split: Split) -> Split:
-        """Return what of the training images is trained with: those whose labels are used."""
-        kept = labeled(split.labels, self.recipe.label_fraction, self.recipe.seed)
+        """Return the training images whose labels are used, see `label_fraction` of the recipe."""
+        kept = select_labeled(split.labels, self.recipe.label_fraction, self.recipe.seed)
         if kept.all():
             return split
         masks = None if split.masks is None else split.masks[kept]
@@ -84,7 +98,7 @@ class Classifier(lightning.LightningModule):
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
-        for module in self.frozen:
+        for module in self.frozen_modules:
             module.eval()
         return self
 
@@ -95,9 +109,9 @@ class Classifier(lightning.LightningModule):
         self._compiled = []
 
     def on_train_batch_start(self, _batch: Batch, index: int) -> None:
-        # Any draw is a function of seed and step, so that a resumed run repeats an uninterrupted one. Once an
-        # epoch would not do: what Lightning draws before the first step differs between the two. Of several
-        # processes each draws numbers of its own, since its images are others.
+        # Every draw is a function of seed and step, so that a resumed run repeats an uninterrupted one. To
+        # seed once per epoch does not suffice: Lightning draws a different amount before the first step of
+        # each. Every process has its own draws, because its images differ.
         step = (self.recipe.seed * 100_003 + self.current_epoch) * 1_000_003 + index
         torch.manual_seed(step + self.global_rank * 1_000_000_000_039)
 
@@ -107,7 +121,7 @@ class Classifier(lightning.LightningModule):
         if self.mixup is not None:
             frames, targets = self.mixup(images.flatten(1, -3).to(self.mean.dtype), labels)
             images = frames.view(images.shape)
-        logits = self._run(images)
+        logits = self.forward_training(images)
         loss = F.cross_entropy(logits, targets, label_smoothing=self.recipe.label_smoothing)
         return {"loss": loss, "wrong": (logits.argmax(1) != labels).sum()}
 
@@ -125,14 +139,14 @@ class Classifier(lightning.LightningModule):
             weight_decay=recipe.weight_decay,
             layer_decay=recipe.layer_decay,
         )
-        for group in optimizer.param_groups:  # timm leaves it to its own schedules
+        for group in optimizer.param_groups:  # only timm's own schedules apply lr_scale
             group["lr"] *= group.get("lr_scale", 1)
-        schedule = schedule_of(recipe, optimizer, int(self.trainer.estimated_stepping_batches))
+        schedule = create_schedule(recipe, optimizer, int(self.trainer.estimated_stepping_batches))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-def schedule_of(recipe: Recipe, optimizer: Optimizer, steps: int) -> lr_scheduler.LRScheduler:
-    """Return the recipe's schedule of the learning rate over so many steps of the optimizer."""
+def create_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> lr_scheduler.LRScheduler:
+    """Create the learning-rate schedule of a recipe over a number of optimizer steps."""
     if recipe.schedule == "one-cycle":
         rates = [group["lr"] for group in optimizer.param_groups]
         return lr_scheduler.OneCycleLR(optimizer, rates, total_steps=steps)
@@ -144,21 +158,30 @@ def schedule_of(recipe: Recipe, optimizer: Optimizer, steps: int) -> lr_schedule
 
 
 def check_optimizer(name: str) -> None:
-    """Raise `UnknownName` unless timm has such an optimizer."""
-    known = [str(one) for one in list_optimizers()]
+    """Raise `UnknownName` unless timm has an optimizer of this name."""
+    known = [str(optimizer) for optimizer in list_optimizers()]
     if name not in known:
-        raise UnknownName("optimizer", name, known)
+        raise UnknownName("optimizer", name, known, owner="timm")
 
 
-def labeled(labels: Tensor, share: float, seed: int) -> Tensor:
-    """Choose a share of the images of each class, at least one, by a seed. labels (N,) -> bool (N,).
+def select_labeled(labels: Tensor, fraction: float, seed: int) -> Tensor:
+    """Select a random fraction of the images of each class, at least one.
 
-    >>> labeled(torch.tensor([0] * 10 + [1] * 20), 0.1, seed=0).nonzero()[:, 0].shape
-    torch.Size([3])
+    Args:
+        labels: Labels, `(N,)`.
+        fraction: The fraction.
+        seed: Seed of the selection.
+
+    Returns:
+        Whether each image is selected, bool `(N,)`.
+
+    Example:
+        >>> select_labeled(torch.tensor([0] * 10 + [1] * 20), 0.1, seed=0).nonzero()[:, 0].shape
+        torch.Size([3])
     """
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
-    kept = torch.zeros(len(labels), dtype=torch.bool)
+    selected = torch.zeros(len(labels), dtype=torch.bool)
     for label in labels.unique():
-        its = order[labels[order] == label]
-        kept[its[: max(1, round(share * len(its)))]] = True
-    return kept
+        of_class = order[labels[order] == label]
+        selected[of_class[: max(1, round(fraction * len(of_class)))]] = True
+    return selected

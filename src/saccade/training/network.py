@@ -1,4 +1,4 @@
-"""The recipe's network: the small one of the first experiment, one of ours, or torchvision's and timm's."""
+"""The network of a plan: a small CNN or another model of this package, or one of torchvision or timm."""
 
 from __future__ import annotations
 
@@ -20,21 +20,29 @@ from saccade.models.slots import pools
 
 
 def build(plan: Plan, classes: int, shape: tuple[int, ...]) -> nn.Module:
-    """Build the recipe's network for images (3, H, W) or clips (3, T, H, W), with its attention in it.
+    """Build the network of a plan with its attention, with random weights.
 
-    Its weights are random: see `saccade.training.initial_weights` for others.
+    Args:
+        plan: The plan.
+        classes: Number of classes.
+        shape: Shape of an image, `(3, H, W)`, or clip, `(3, T, H, W)`.
+
+    Raises:
+        UnknownName: The backbone, an option of it, or a place of the attention does not exist.
+        BadOption: An option is out of range, or the attention does not fit.
+        BadRecipe: `cifar_stem` is set for a backbone that is not a ResNet.
     """
     recipe, backbone, attention = plan.recipe, plan.backbone, plan.attention
     if backbone.name == "small" and len(shape) == 4:
         return ClipCNN(classes, attention=_slots(plan, "time", "B L C"))
     if backbone.name == "small":
         return SmallCNN(classes, attention=_slots(plan, "places", "B C H W"))
-    if is_own(backbone):
-        model = _own(backbone, classes, shape)
+    if is_built_in(backbone):
+        model = _built_in(backbone, classes, shape)
     else:
         model = load_backbone(backbone.name, classes=classes, **backbone.options)
     if recipe.cifar_stem:
-        _keep_small_images(model, backbone.text)
+        _use_cifar_stem(model, backbone.text)
     if attention:
         places = list(attention.places)
         kind = next((kind for kind in KINDS if places == [kind]), None)
@@ -50,16 +58,17 @@ def build(plan: Plan, classes: int, shape: tuple[int, ...]) -> nn.Module:
 
 
 def attention_paths(model: nn.Module) -> list[str]:
-    """Return the paths of all attention that was put into a network."""
+    """Return the paths of all attention that was inserted into a network."""
     if isinstance(model, SmallCNN | ClipCNN):
         return [f"attention.{slot}" for slot in sorted(model.attention)]  # stages, then places and time
     return [path for path, module in model.named_modules() if isinstance(module, Attached)]
 
 
 def attention_path(model: nn.Module) -> str | None:
-    """Return the path of the network's attention: of several the last, which is nearest to the answer.
+    """Return the path of a network's main attention, or None if it has no attention.
 
-    It is what was put into the network, or else the network's own, if it is one of ours. None: there is none.
+    That is the last attention that was inserted, which is closest to the output, or otherwise the attention
+    of a model of this package. The path of a recurrent attention model is empty: it is the model itself.
     """
     if paths := attention_paths(model):
         return paths[-1]
@@ -73,7 +82,7 @@ def _ram(classes: int, _shape: tuple[int, ...], **options: Any) -> nn.Module:
 
 
 def _vit(classes: int, shape: tuple[int, ...], **options: Any) -> nn.Module:
-    """A ViT of the patches of an image, or of groups of the channels that the small network ends with."""
+    """A ViT over patches of the image, or over groups of the final channels of a small CNN."""
     if options.get("tokens") != "channels":
         return ViT((shape[1], shape[2]), classes=classes, channels=shape[0], **options)
     stages = SmallCNN(classes, shape[0]).stages
@@ -82,30 +91,30 @@ def _vit(classes: int, shape: tuple[int, ...], **options: Any) -> nn.Module:
     return nn.Sequential(OrderedDict(features=nn.Sequential(*stages), vit=vit))
 
 
-#: Networks of ours, but for the small one: how they are built, and the class whose options they take.
-OWN: Mapping[str, tuple[Callable[..., nn.Module], type[nn.Module]]] = {
+#: Models of this package other than "small": the function that builds one, and the class with its options.
+BUILT_IN: Mapping[str, tuple[Callable[..., nn.Module], type[nn.Module]]] = {
     "ram": (_ram, RecurrentAttention),
     "vit": (_vit, ViT),
 }
-_GIVEN = ("classes", "image_size", "channels", "head")  # by the task
+_FROM_TASK = ("classes", "image_size", "channels", "head")  # arguments that the task determines
 
 
-def is_own(backbone: Choice) -> bool:
-    """Return whether a backbone is a model of this package, for which no library has weights."""
-    return backbone.name in ("small", *OWN)
+def is_built_in(backbone: Choice) -> bool:
+    """Return whether a backbone is a model of this package, which no library has weights for."""
+    return backbone.name in ("small", *BUILT_IN)
 
 
-def _own(backbone: Choice, classes: int, shape: tuple[int, ...]) -> nn.Module:
-    make, model_class = OWN[backbone.name]
-    known = [option for option in inspect.signature(model_class).parameters if option not in _GIVEN]
+def _built_in(backbone: Choice, classes: int, shape: tuple[int, ...]) -> nn.Module:
+    create, model_class = BUILT_IN[backbone.name]
+    known = [option for option in inspect.signature(model_class).parameters if option not in _FROM_TASK]
     check_options(backbone.name, backbone.options, known)
-    return make(classes, shape, **backbone.options)
+    return create(classes, shape, **backbone.options)
 
 
 def _slots(plan: Plan, pool: str, shape: str) -> dict[Any, tuple[str, Mapping[str, Any]]]:
     """Return the attention of each slot of a small CNN, by the number of its stage or by its name.
 
-    The slot `pool` holds what pools features of this shape. It replaces the mean over them.
+    The slot `pool` takes attention that pools features of the given shape, in place of their mean.
     """
     attention = plan.attention
     if attention is None:
@@ -113,26 +122,27 @@ def _slots(plan: Plan, pool: str, shape: str) -> dict[Any, tuple[str, Mapping[st
     mechanism = attention.name, attention.options
     if not attention.places:
         return {pool if pools(attention.name, shape) else plan.recipe.stage: mechanism}
+    stages = ("1", "2", "3")
     for place in attention.places:
-        if place not in ("1", "2", "3", pool):
+        if place not in (*stages, pool):
             message = (
-                f"attention={attention.text!r}: {place!r} is no stage of the small network; "
-                f"use 1, 2, 3 or {pool}"
+                f"attention={attention.text!r}: {place!r} is not a stage of the small CNN; "
+                f"use {', '.join(stages)} or {pool}"
             )
-            raise BadOption(message, owner=attention.name, option="place", value=place)
+            choices = (*stages, pool)
+            raise BadOption(message, owner=attention.name, option="place", value=place, choices=choices)
     return {int(place) if place.isdigit() else place: mechanism for place in attention.places}
 
 
-def _keep_small_images(model: nn.Module, name: str) -> None:
-    """Let a ResNet begin at the full size of its images, as He et al. 2016 do on CIFAR."""
+def _use_cifar_stem(model: nn.Module, name: str) -> None:
+    """Adapt the stem of a ResNet to small images: a 3x3 convolution without stride or pooling (He 2016)."""
     first = getattr(model, "conv1", None)
     if isinstance(first, nn.Sequential) and isinstance(first[0], nn.Conv2d) and hasattr(model, "maxpool"):
-        first[0].stride = (1, 1)  # of three small convolutions, as in timm's resnet18d
+        first[0].stride = (1, 1)  # the first of three small convolutions, as in timm's resnet18d
     elif isinstance(first, nn.Conv2d) and hasattr(model, "maxpool"):
         width = first.out_channels
         model.conv1 = nn.Conv2d(first.in_channels, width, 3, padding=1, bias=first.bias is not None)
     else:
-        raise BadRecipe(
-            f"cifar_stem=true is for ResNets, which begin with conv1 and maxpool; {name!r} does not"
-        )
+        message = f"cifar_stem=true needs a ResNet, which begins with conv1 and maxpool, not {name!r}"
+        raise BadRecipe(message, option="cifar_stem", value=True)
     model.maxpool = nn.Identity()

@@ -1,4 +1,4 @@
-"""One run: train a recipe in a folder of its own, test it, and look where it looks."""
+"""One run: train a plan in its own folder, test the model, and record the results."""
 
 from __future__ import annotations
 
@@ -33,31 +33,37 @@ from saccade.results import (
 )
 from saccade.training.callbacks.history import History, Progress
 from saccade.training.callbacks.preemption import Preempted, Preemption, reraise_signal
-from saccade.training.checkpoint import CHECKPOINT, load_checkpoint
-from saccade.training.evaluate import build_gallery, evaluate, localize
+from saccade.training.checkpoint import BEST, CHECKPOINT, RECIPE, load_checkpoint
+from saccade.training.evaluate import build_gallery, error_and_loss, localize
 from saccade.training.hardware import ONE_DEVICE, Hardware
 from saccade.training.initial_weights import check_initial_weights, freeze, load_initial_weights
-from saccade.training.loader import Batches, free_bytes, loader, move_to_device_if_fits
+from saccade.training.loader import Batches, free_bytes, make_loader, move_to_device_if_fits
 from saccade.training.loggers import LoggerName, check_logger, logging_to
 from saccade.training.module import Classifier, check_optimizer
-from saccade.training.network import attention_path, is_own
-from saccade.training.objectives.select import create_objective
+from saccade.training.network import attention_path, is_built_in
+from saccade.training.objectives.registry import create_objective
 
 
 def prepare(recipe: Recipe) -> Plan:
-    """Resolve a recipe, and raise for anything that would stop its run later. Writes nothing.
+    """Resolve a recipe, and check everything that could stop its run later. Writes nothing.
 
-    Checks names, options and data, and runs the model on the meta device, where nothing is computed. A
-    backbone with attention that does not start as the identity is also built with values, because only
-    they tell whether the attention can train.
+    Checks names, options, initial weights and data, and runs the model on the meta device, where nothing is
+    computed. A backbone with attention that does not start as the identity is also built with values, because
+    only they show whether the attention can train.
+
+    Args:
+        recipe: The recipe.
 
     Returns:
-        The plan, which `train` takes. Its data are loaded and stay in the cache of `saccade.data.load`.
+        The plan, for `train`. Its data are loaded, and stay in the cache of `saccade.data.load`.
+
+    Raises:
+        SaccadeError: The run would fail.
     """
     plan = resolve(recipe)
     check_optimizer(recipe.optimizer)
     if recipe.precision == "16-mixed" and not torch.cuda.is_available():
-        message = "precision='16-mixed' needs a GPU; on a CPU there is 'bf16-mixed'"
+        message = "precision='16-mixed' needs a GPU; use 'bf16-mixed' on a CPU"
         raise BadRecipe(message, option="precision", value=recipe.precision)
     task = load(plan.task)
     with torch.device("meta"):
@@ -71,9 +77,9 @@ def prepare(recipe: Recipe) -> Plan:
         classifier.eval()(torch.empty(2, *task.shape, device="meta"))
     except RuntimeError as error:
         reason = str(error).partition("\n")[0]
-        message = f"backbone={recipe.backbone!r} takes no input of {task.shape}: {reason}"
+        message = f"backbone={recipe.backbone!r} does not accept inputs of shape {task.shape}: {reason}"
         raise BadRecipe(message, option="backbone", value=recipe.backbone) from error
-    if plan.attention and not recipe.identity and not is_own(plan.backbone):
+    if plan.attention and not recipe.identity and not is_built_in(plan.backbone):
         with torch.random.fork_rng(devices=[]):
             _untrained(plan, task)
     return plan
@@ -93,28 +99,36 @@ def train(
     logger: LoggerName = "auto",
     group: str | None = None,
 ) -> RunResult:
-    """Train, test and record a recipe in `folder`; return what is written to its result.json.
+    """Train a recipe in a folder, test the model, and record the results.
 
-    With `resume`, a run that was interrupted goes on after its last checkpoint, and a run that is complete is
-    returned as it stands. There is a checkpoint of every epoch and, of a run that was asked to stop (SIGTERM,
-    Ctrl-C), of the step at which it did; a run that was killed goes on after its last whole epoch.
+    A checkpoint is saved after every epoch. On SIGTERM or Ctrl-C, a checkpoint of the current step is saved;
+    after a hard kill, the run resumes from the last completed epoch.
 
-    A resumed run ends with the very weights of an uninterrupted one, bit for bit, on CPUs of the same kind
-    with the same number of threads and the same versions (run.json has them). On GPUs, on several devices, or
-    with `compile` it sees the same batches with the same draws, and rounding may differ.
+    A resumed run ends with the same weights as an uninterrupted one, bit for bit, on CPUs of the same kind,
+    with the same number of threads and the same versions (see run.json). On GPUs, on several devices, or with
+    `compile`, it sees the same batches and draws, but rounding may differ.
 
-    A plan that `prepare` returned is trained as it is; a recipe is prepared first.
+    On several devices only the first process writes and returns. The others exit with `SystemExit(0)`.
 
-    On several devices, only the first process writes and returns; the others end with `SystemExit(0)`.
+    Args:
+        recipe: A plan from `prepare`, which is trained without further checks, or a recipe, which is prepared
+            first.
+        folder: Folder of the run.
+        resume: Whether to resume an interrupted run. A completed run is not repeated.
+        report: Called with the progress.
+        hardware: Devices to train on.
+        logger: Where the curves go in addition to metrics.csv: "tensorboard", "wandb" or "mlflow"; "none" or
+            "csv" for nowhere else; "auto" for TensorBoard if it is installed.
+        group: Name of the comparison that the run belongs to, for W&B and MLflow.
 
-    logger      gets the curves besides metrics.csv, which is always written: "tensorboard", "wandb" or
-                "mlflow"; "none" or "csv": nothing does; "auto": TensorBoard's files, where a package is
-                installed that writes them
-    group       of which the run is part, for W&B and MLflow
+    Returns:
+        The content of result.json.
 
-    Raises `BadRun` if the folder holds another recipe's run, or any run without `resume`, or if another
-    process writes there; `BadRecipe` for a batch that the devices cannot share equally; `BadOption` for a
-    logger that is not installed.
+    Raises:
+        BadRun: The folder holds the run of another recipe, or any run without `resume`; another process uses
+            it; or it cannot be written.
+        BadRecipe: The devices cannot share a batch equally, or a check of `prepare` fails.
+        BadOption: The logger is not installed.
     """
     plan = recipe if isinstance(recipe, Plan) else None
     recipe = recipe.recipe if isinstance(recipe, Plan) else recipe
@@ -122,19 +136,21 @@ def train(
     check_logger(logger)
     is_first = getattr(rank_zero_only, "rank", 0) == 0
     with lock_folder(folder) if is_first else nullcontext():
-        if is_first and (folder / "recipe.yaml").exists():
-            theirs = Recipe.from_mapping(read_yaml(folder / "recipe.yaml"))
-            if theirs != recipe:
-                raise BadRun(f"{str(folder)!r} belongs to another recipe: {difference(theirs, recipe)}")
+        if is_first and (folder / RECIPE).exists():
+            existing = Recipe.from_mapping(read_yaml(folder / RECIPE))
+            if existing != recipe:
+                message = f"{str(folder)!r} belongs to another recipe: {_difference(existing, recipe)}"
+                raise BadRun(message, owner=str(folder), option="recipe")
             if not resume:
-                raise BadRun(f"{str(folder)!r} holds a run already; resume it, or choose another folder")
+                message = f"{str(folder)!r} already holds a run; resume it, or choose another folder"
+                raise BadRun(message, owner=str(folder), option="resume", value=False)
         if is_first and (folder / RUN_RESULT).exists():
             return read_run_result(folder)
         plan = plan or prepare(recipe)
         task = load(plan.task)
         with logging_to(logger, folder, group) as curves, torch.random.fork_rng(devices=[]):
             if is_first:
-                recipe.write(folder / "recipe.yaml")
+                recipe.write(folder / RECIPE)
                 if not (folder / RUN_INFO).exists():
                     write_run_info(folder, run_info(folder, hardware))
             torch.manual_seed(recipe.seed)
@@ -150,10 +166,10 @@ def train(
     return result
 
 
-def difference(theirs: Recipe, ours: Recipe) -> str:
-    """Name what two recipes differ in."""
-    pairs = zip(asdict(theirs).items(), asdict(ours).values(), strict=True)
-    return ", ".join(f"{key} {its!r}, not {our!r}" for (key, its), our in pairs if its != our)
+def _difference(existing: Recipe, recipe: Recipe) -> str:
+    """List the keys in which two recipes differ."""
+    pairs = zip(asdict(existing).items(), asdict(recipe).values(), strict=True)
+    return ", ".join(f"{key} {old!r}, not {new!r}" for (key, old), new in pairs if old != new)
 
 
 def _fit(
@@ -164,8 +180,9 @@ def _fit(
     hardware: Hardware,
     logger: Logger | None,
 ) -> History:
+    """Train a model with Lightning, from its checkpoint if there is one."""
     recipe = classifier.recipe
-    shown, validation = classifier.training_subset(task.train), task.validation
+    training, validation = classifier.training_subset(task.train), task.validation
     history = History(folder / "metrics.csv", report)
     callbacks: list[lightning.Callback] = [history]
     if recipe.early_stopping_patience is not None:
@@ -176,12 +193,12 @@ def _fit(
     last = ModelCheckpoint(
         folder / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False
     )
-    callbacks.append(last)  # after the best one, so that it knows which that is
+    callbacks.append(last)  # after the best one, so that it contains its state
     if recipe.ema_decay:
         callbacks.append(EMAWeightAveraging(decay=recipe.ema_decay))
     checkpoint = folder / CHECKPOINT
     resumed = checkpoint.exists() and bool(load_checkpoint(checkpoint))
-    batches = Batches(len(shown), recipe.batch_size, recipe.seed)
+    batches = Batches(len(training), recipe.batch_size, recipe.seed)
     preemption = Preemption(checkpoint, batches, history)
     with _quiet():
         trainer = lightning.Trainer(
@@ -199,33 +216,35 @@ def _fit(
         )
         batches.rank, batches.world = trainer.global_rank, trainer.world_size
         device = trainer.strategy.root_device
-        shown, validation = move_to_device_if_fits([shown, validation], device, free_bytes(device))
+        training, validation = move_to_device_if_fits([training, validation], device, free_bytes(device))
         try:
             trainer.fit(
                 classifier,
-                loader(shown, batches, device),
-                loader(validation, Batches(len(validation), 100), device),
+                make_loader(training, batches, device),
+                make_loader(validation, Batches(len(validation), 100), device),
                 ckpt_path=checkpoint if resumed else None,
                 weights_only=True,
             )
         except Preempted:
             pass
-        except OSError as error:  # the data lie in memory, so only a checkpoint can have failed
-            raise BadRun(f"{str(folder)!r} cannot be written: {error.strerror or error}") from error
-        except SystemExit as stop:
-            if stop.code == 1:  # Lightning's answer to Ctrl-C
-                raise KeyboardInterrupt from stop
+        except OSError as error:  # the data are in memory, so only a checkpoint can have failed
+            message = f"{str(folder)!r} cannot be written: {error.strerror or error}"
+            raise BadRun(message, owner=str(folder)) from error
+        except SystemExit as error:
+            if error.code == 1:  # how Lightning reacts to Ctrl-C
+                raise KeyboardInterrupt from error
             raise
-    if preemption.asked is not None:
-        reraise_signal(preemption.asked)
+    if preemption.signal is not None:
+        reraise_signal(preemption.signal)
     if recipe.early_stopping_patience is not None:
-        classifier.load_state_dict(load_checkpoint(folder / "checkpoints" / "best.ckpt")["state_dict"])
+        classifier.load_state_dict(load_checkpoint(folder / BEST)["state_dict"])
     return history
 
 
 def _result(classifier: Classifier, task: Task, folder: Path, history: History) -> RunResult:
+    """Test a trained model; return the content of result.json."""
     recipe = classifier.recipe
-    error, loss = evaluate(classifier, task.test)
+    error, loss = error_and_loss(classifier, task.test)
     write_gallery(folder, build_gallery(classifier, task.test))
     example = task.test.images[:1].to(classifier.device)
     measured = cost(classifier, example)
@@ -259,7 +278,7 @@ def _result(classifier: Classifier, task: Task, folder: Path, history: History) 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Hold back Lightning's remarks: a run reports through its history."""
+    """Silence Lightning: a run reports through its history."""
     loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:

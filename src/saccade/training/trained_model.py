@@ -1,4 +1,4 @@
-"""A trained network back from its run: from the checkpoint alone, so that its data need not be there."""
+"""Restoring a trained model from its checkpoint alone. The data are not needed."""
 
 from __future__ import annotations
 
@@ -13,40 +13,50 @@ from saccade.errors import BadRun
 from saccade.results import read_gallery
 from saccade.training.checkpoint import checkpoint_of, load_checkpoint
 from saccade.training.module import Classifier
-from saccade.training.objectives.select import create_objective
+from saccade.training.objectives.registry import create_objective
 
 
 def restore(path: Path) -> Classifier:
-    """Return the network of a run's folder, or of a checkpoint, in evaluation mode, on the CPU.
+    """Restore the trained model of a run.
 
-    Of a folder it is the network that was tested: the best one of a run with patience, else the last.
+    Args:
+        path: Folder of a run, whose tested model is restored, or a checkpoint. With early stopping the tested
+            model is the best one, otherwise the last one.
 
-    Raises `BadRun` if there is none.
+    Returns:
+        The model in evaluation mode, on the CPU.
+
+    Raises:
+        BadRun: There is no such run or checkpoint.
     """
     path = checkpoint_of(path)
     checkpoint = load_checkpoint(path)
     try:
-        kept, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
-        recipe = Recipe.from_mapping(kept["recipe"])
+        saved, state = checkpoint["hyper_parameters"], checkpoint["state_dict"]
+        plan = resolve(Recipe.from_mapping(saved["recipe"]))
+        # float32, whatever the precision of the training
+        mean, std = (state[name].float().flatten() for name in ("mean", "std"))
+        task = TaskInfo(tuple(saved["classes"]), tuple(saved["shape"]), mean, std)
         with torch.random.fork_rng(devices=[]):
-            mean, std = (
-                state["mean"].float().flatten(),
-                state["std"].float().flatten(),
-            )  # whatever the precision of the training
-            task = TaskInfo(tuple(kept["classes"]), tuple(kept["shape"]), mean, std)
-            classifier = create_objective(resolve(recipe), task)
+            classifier = create_objective(plan, task)
         classifier.load_state_dict(state)
     except (KeyError, TypeError, RuntimeError) as error:
-        raise BadRun(f"{str(path)!r} is not a checkpoint of a run of saccade") from error
+        raise BadRun(f"{str(path)!r} is not a checkpoint of a run of saccade", owner=str(path)) from error
     return classifier.eval()
 
 
 def examples(path: Path, plan: Plan) -> tuple[Tensor, Tensor]:
-    """Return test images (K, 3, H, W), or clips (K, 3, T, H, W), uint8, and their labels (K,).
+    """Return test images of a run: those in its gallery or, if it has none yet, all of its task.
 
     Args:
-        path: A run folder, or a checkpoint in it. The images are those of the gallery of the run.
-        plan: Plan of the run. Without a gallery, all test images of its task are loaded.
+        path: Folder of the run, or a checkpoint in it.
+        plan: Plan of the run.
+
+    Returns:
+        Images `(K, 3, H, W)` or clips `(K, 3, T, H, W)`, uint8, and labels `(K,)`.
+
+    Raises:
+        BadRun: The gallery cannot be read.
     """
     folder = path if path.is_dir() else path.parent.parent
     try:

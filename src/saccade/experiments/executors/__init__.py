@@ -1,5 +1,7 @@
 """Executors: where the runs of a comparison are trained."""
 
-from saccade.experiments.executors.base import RETRIES, Begin, Executor, Job, Local, Processes, Report
+from saccade.experiments.executors.job import Executor, Job, Local, Report, Start
+from saccade.experiments.executors.processes import Processes
+from saccade.experiments.executors.ray import Ray
 
-__all__ = ["RETRIES", "Begin", "Executor", "Job", "Local", "Processes", "Report"]
+__all__ = ["Executor", "Job", "Local", "Processes", "Ray", "Report", "Start"]

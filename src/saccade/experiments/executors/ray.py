@@ -1,4 +1,4 @@
-"""Runs spread over a Ray cluster."""
+"""Jobs on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -10,29 +10,32 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from saccade.errors import BadOption, BadRun
-from saccade.experiments.executors import RETRIES, Begin, Job, Report
+from saccade.experiments.executors.job import RETRIES, Job, Report, Start
 from saccade.files import atomic_write
 from saccade.results import RUN_RESULT, RunResult, read_run_result
 
-_SECONDS = 10.0  # for a cluster to answer
+_TIMEOUT = 10.0  # seconds until a cluster must answer
 Files = dict[str, bytes]
 
 
 @dataclass(frozen=True)
 class Ray:
-    """One task of a Ray cluster for each run. The nodes need saccade and the data, and no shared folder.
+    """Trains each job as a task of a Ray cluster. The nodes need saccade and the data.
 
-    A run is trained in a folder of its node's own; its files come back when it is complete. A run whose
-    worker or node dies is begun again elsewhere. Where the comparison's folder is on a disk that all nodes
-    share, a run is trained in its place there, and goes on after its last whole epoch.
+    A run is trained in a temporary folder of its node, and its files are copied back when it is complete. A
+    run whose worker or node dies is restarted on another. With `shared`, a run is trained in its final folder
+    and is resumed from its last completed epoch.
 
-    address     HOST:PORT of the cluster, or "auto" for the one of this machine; by default a new one of
-                this machine alone
-    cpus, gpus  of each run; a fraction of a GPU lets several runs share one
-    shared      whether all nodes share the comparison's folder
+    Args:
+        address: HOST:PORT of the cluster, or "auto" for the one of this machine. By default, a new cluster on
+            this machine is started.
+        cpus: CPUs per run.
+        gpus: GPUs per run. With a fraction, several runs share one GPU.
+        shared: Whether all nodes share the folder of the comparison.
 
-    Raises `BadOption` if no cluster answers at the address or it has no node with so many; `BadRun` if a
-    run's workers die again and again.
+    Raises:
+        BadOption: No cluster answers at the address, or none of its nodes has enough CPUs and GPUs.
+        BadRun: The workers of a run died three times.
     """
 
     address: str | None = None
@@ -41,16 +44,17 @@ class Ray:
     shared: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("cpus", 0), ("gpus", 0)):
+        for name in ("cpus", "gpus"):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < least:
-                raise BadOption(f"ray: {name}={value!r} must be a number of at least {least}")
+            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+                message = f"ray: {name}={value!r} must be a number of at least 0"
+                raise BadOption(message, owner="ray", option=name, value=value)
 
-    def run(self, jobs: Sequence[Job], begin: Begin, _report: Report) -> Iterator[tuple[int, RunResult]]:
+    def run(self, jobs: Sequence[Job], start: Start, _report: Report) -> Iterator[tuple[int, RunResult]]:
         import ray
 
         if self.address not in (None, "auto"):
-            _see_that_it_answers(str(self.address))
+            _check_address(str(self.address))
         try:
             dashboard = None if self.address else False
             ray.init(
@@ -60,18 +64,18 @@ class Ray:
                 include_dashboard=dashboard,
             )
         except ConnectionError as error:
-            raise BadOption(f"no Ray cluster answers at {self.address!r}: {error}") from error
+            raise _no_answer(str(self.address), error) from error
         try:
             nodes = ray.nodes()  # type: ignore[no-untyped-call]
-            self._see_that_it_has_room([node["Resources"] for node in nodes if node["Alive"]])
-            task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(_train_away)
+            self._check_resources([node["Resources"] for node in nodes if node["Alive"]])
+            task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus, max_retries=RETRIES)(_train_remote)
             running = {}
             for number, job in enumerate(jobs):
                 if (job.folder / RUN_RESULT).exists():
                     yield number, read_run_result(job.folder)
                 else:
-                    at_home = replace(job, folder=job.folder.resolve())  # a worker's folder is another one
-                    running[task.remote(at_home, self.shared)] = number
+                    resolved = replace(job, folder=job.folder.resolve())  # workers have another directory
+                    running[task.remote(resolved, self.shared)] = number
             while running:
                 (done,), _ = ray.wait([*running], num_returns=1)
                 number = running.pop(done)
@@ -79,37 +83,45 @@ class Ray:
                 try:
                     files: Files = ray.get(done)
                 except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
-                    raise BadRun(f"{str(folder)!r}: its workers died {RETRIES + 1} times") from error
+                    message = f"{str(folder)!r}: its workers died {RETRIES + 1} times"
+                    raise BadRun(message, owner=str(folder)) from error
                 except ray.exceptions.RayTaskError as error:
-                    raise error.cause from error  # what was raised, in its own words
-                begin(number)
-                yield number, _keep(files, folder)
+                    raise error.cause from error  # the original error
+                start(number)
+                yield number, _write(files, folder)
         finally:
             ray.shutdown()
 
-    def _see_that_it_has_room(self, rooms: Sequence[dict[str, float]]) -> None:
-        """A task that fits on no node would wait for ever."""
-        if not any(room.get("CPU", 0) >= self.cpus and room.get("GPU", 0) >= self.gpus for room in rooms):
-            there = ", ".join(f"{room.get('CPU', 0):g} and {room.get('GPU', 0):g}" for room in rooms)
-            raise BadOption(
-                f"no node has {self.cpus:g} CPUs and {self.gpus:g} GPUs for a run; nodes have {there}"
+    def _check_resources(self, nodes: Sequence[dict[str, float]]) -> None:
+        """Check that a run fits on a node; otherwise its task would wait forever."""
+        if not any(node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus for node in nodes):
+            available = ", ".join(f"{node.get('CPU', 0):g} and {node.get('GPU', 0):g}" for node in nodes)
+            message = (
+                f"no node has {self.cpus:g} CPUs and {self.gpus:g} GPUs for a run; the nodes have {available}"
             )
+            raise BadOption(message, owner="ray", option="cpus", value=self.cpus)
 
 
-def _see_that_it_answers(address: str) -> None:
-    """Ray itself would try for minutes."""
+def _check_address(address: str) -> None:
+    """Check that a cluster answers. Ray itself would try for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not (colon and port.isdigit()):
-        raise BadOption(f"{address!r} is not the address of a Ray cluster; it is of the form HOST:PORT")
+        message = f"{address!r} is not the address of a Ray cluster; write HOST:PORT"
+        raise BadOption(message, owner="ray", option="address", value=address)
     try:
-        with socket.create_connection((host, int(port)), timeout=_SECONDS):
+        with socket.create_connection((host, int(port)), timeout=_TIMEOUT):
             pass
     except OSError as error:
-        raise BadOption(f"no Ray cluster answers at {address!r}: {error}") from error
+        raise _no_answer(address, error) from error
 
 
-def _train_away(job: Job, shared: bool) -> Files:
-    """Train, in a shared folder or one that is given up and whose files are returned. Runs on a worker."""
+def _no_answer(address: str, error: Exception) -> BadOption:
+    message = f"no Ray cluster answers at {address!r}: {error}"
+    return BadOption(message, owner="ray", option="address", value=address)
+
+
+def _train_remote(job: Job, shared: bool) -> Files:
+    """Train a job on a worker: in its shared folder, or in a temporary one whose files are returned."""
     if shared:
         job.train()
         return {}
@@ -123,8 +135,8 @@ def _train_away(job: Job, shared: bool) -> Files:
         }
 
 
-def _keep(files: Files, folder: Path) -> RunResult:
-    """Write a run's files, its result last, since that says that the run is complete."""
+def _write(files: Files, folder: Path) -> RunResult:
+    """Write the files of a run. The result is last, because its presence means that the run is complete."""
     for name in sorted(files, key=lambda name: name == RUN_RESULT):
         with atomic_write(folder / name) as file:
             file.write(files[name])

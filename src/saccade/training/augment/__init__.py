@@ -1,1 +1,1 @@
-"""Augmentation of whole batches, on the device that holds them."""
+"""Augmentation of whole batches, on their device."""

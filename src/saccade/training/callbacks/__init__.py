@@ -1,1 +1,1 @@
-"""Lightning callbacks: the history of a run, and its preemption."""
+"""Lightning callbacks: the history of a run, and preemption by a signal."""

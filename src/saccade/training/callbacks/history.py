@@ -1,4 +1,4 @@
-"""The history: curves and training time, kept in the checkpoint, with a report after every step."""
+"""The history of a run: learning curves and training time, saved in checkpoints and reported as it trains."""
 
 from __future__ import annotations
 
@@ -21,8 +21,17 @@ COLUMNS = ("epoch", "train_loss", "train_error", "val_loss", "val_error")
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: `fraction` of its steps done, loss and error of the epoch so far, seconds left, and
-    how many images it learns from in a second."""
+    """Progress of a run.
+
+    Attributes:
+        fraction: Completed fraction of all steps.
+        epoch: Current epoch, from 1.
+        epochs: Number of epochs.
+        loss: Mean training loss of the current epoch so far.
+        error: Training error of the current epoch so far.
+        seconds_left: Estimated remaining time.
+        images_per_second: Throughput of training.
+    """
 
     fraction: float
     epoch: int
@@ -34,7 +43,7 @@ class Progress:
 
 
 class Sums:
-    """Loss and error, summed on the device over the batches of an epoch."""
+    """Sums of loss and errors over the batches of an epoch, kept on the device."""
 
     def __init__(self) -> None:
         self.loss = self.wrong = torch.zeros(())
@@ -44,10 +53,10 @@ class Sums:
         self.loss = self.loss + outputs["loss"].detach() * images
         self.wrong = self.wrong + outputs["wrong"]
         self.images += images
-        self.answers += int(outputs.get("answers", images))  # some methods do not know every label
+        self.answers += int(outputs.get("answers", images))  # some objectives use only a part of the labels
 
     def gather(self, trainer: lightning.Trainer) -> None:
-        """Add up the sums of all processes."""
+        """Add up the sums over all processes."""
         if trainer.world_size > 1:
             counts = [torch.full_like(self.loss, count) for count in (self.images, self.answers)]
             sums = torch.stack([self.loss, self.wrong, *counts])
@@ -67,7 +76,19 @@ class Sums:
 
 
 class History(lightning.Callback):
-    """Keep one row per epoch, write them to metrics.csv, and report progress while training."""
+    """Keep one row per epoch, write the rows to metrics.csv, and report progress while training.
+
+    Attributes:
+        rows: Values of `COLUMNS` of each completed epoch.
+        seconds: Training time of the completed epochs.
+
+    Args:
+        csv: Path of metrics.csv.
+        report: Called with the progress, at most every 0.2 seconds and after every epoch.
+
+    Raises:
+        BadRun: The training loss is not finite.
+    """
 
     def __init__(self, csv: Path, report: Callable[[Progress], None] | None = None) -> None:
         self.rows: list[dict[str, float]] = []
@@ -77,8 +98,8 @@ class History(lightning.Callback):
         self._started = self._reported = self._rate = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        under_way = time.perf_counter() - self._started if self._train.images else 0.0
-        epoch = {"sums": self._train.state_dict(), "seconds": under_way}
+        elapsed = time.perf_counter() - self._started if self._train.images else 0.0
+        epoch = {"sums": self._train.state_dict(), "seconds": elapsed}
         return {"rows": self.rows, "seconds": self.seconds, "epoch": epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -88,12 +109,12 @@ class History(lightning.Callback):
         self._started = time.perf_counter() - epoch["seconds"]
 
     def join(self, trainer: lightning.Trainer) -> None:
-        """Add up what all processes have seen of the epoch, before a checkpoint in the midst of it."""
+        """Add up the sums over all processes, before a checkpoint inside an epoch."""
         self._train.gather(trainer)
 
     def on_train_start(self, trainer: lightning.Trainer, _module: Any) -> None:
         if not trainer.is_global_zero:
-            self._train = Sums()  # the first process has the sums of all
+            self._train = Sums()  # the first process holds the sums of all
 
     def on_train_epoch_start(self, *_: Any) -> None:
         self._train, self._validation = Sums(), Sums()
@@ -104,7 +125,7 @@ class History(lightning.Callback):
     ) -> None:
         loss = outputs["loss"].item()
         if not math.isfinite(loss):
-            raise BadRun(self._no_number(trainer, loss, index))
+            raise _not_finite(trainer, loss, index)
         self._train.add(outputs, len(batch[1]))
         now = time.perf_counter()
         self._rate = self._train.images * trainer.world_size / (now - self._started)
@@ -125,27 +146,19 @@ class History(lightning.Callback):
         self.rows.append(dict(zip(COLUMNS, values, strict=True)))
         if trainer.is_global_zero:
             self._write(trainer)
-        self._train = Sums()  # the checkpoint that follows holds no part of an epoch
+        self._train = Sums()  # the next checkpoint contains no part of an epoch
 
     def _write(self, trainer: lightning.Trainer) -> None:
         lines = [COLUMNS, *(tuple(row.values()) for row in self.rows)]
         write_text(self._csv, "".join(",".join(map(str, line)) + "\n" for line in lines))
         for logger in trainer.loggers:
             logger.log_metrics(self.rows[-1], step=trainer.global_step)
-            logger.save()  # what is seen of a run, and kept of one that is killed
+            logger.save()  # makes the curves of a running or killed run visible
         if self._report:
             self._report(self._progress(trainer, self.seconds))
 
-    def _no_number(self, trainer: lightning.Trainer, loss: float, index: int) -> str:
-        done = trainer.current_epoch
-        kept = f"the checkpoint of epoch {done} is good" if done else "no epoch was complete"
-        return (
-            f"the training loss is {loss} at step {trainer.global_step} "
-            f"(epoch {done + 1}, batch {index + 1}); {kept}; lower learning_rate, or set clip"
-        )
-
     def curves(self) -> dict[str, list[float | None]]:
-        """Return the rows as columns."""
+        """Return the rows as columns, by name."""
         return {column: [row[column] for row in self.rows] for column in COLUMNS}
 
     def _progress(self, trainer: lightning.Trainer, seconds: float) -> Progress:
@@ -156,3 +169,13 @@ class History(lightning.Callback):
         epoch = min(trainer.current_epoch + 1, epochs)
         left = seconds * (total - done) / done
         return Progress(done / total, epoch, epochs, loss, error, left, self._rate)
+
+
+def _not_finite(trainer: lightning.Trainer, loss: float, index: int) -> BadRun:
+    epochs = trainer.current_epoch
+    usable = f"the checkpoint of epoch {epochs} is usable" if epochs else "no epoch was completed"
+    message = (
+        f"the training loss is {loss} at step {trainer.global_step} "
+        f"(epoch {epochs + 1}, batch {index + 1}); {usable}; lower learning_rate or set grad_clip"
+    )
+    return BadRun(message, option="loss", value=loss)

@@ -1,4 +1,4 @@
-"""Ending a run between two steps, when its process is asked to."""
+"""Preemption: a run that receives a signal saves a checkpoint and ends between two steps."""
 
 from __future__ import annotations
 
@@ -17,31 +17,39 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 def reraise_signal(number: int) -> None:
-    """Let this process have a signal whose coming was put off, and end it if it goes on all the same."""
+    """Raise a signal that was deferred, and exit if the process survives it."""
     if getattr(rank_zero_only, "rank", 0) != 0:
-        raise SystemExit(0)  # of several processes the first one answers
+        raise SystemExit(0)  # of several processes, only the first one reports the signal
     signal.raise_signal(number)
     raise SystemExit(128 + number)
 
 
 class Preempted(Exception):
-    """Raised within the training loop to leave it."""
+    """Raised in the training loop to leave it after a signal."""
 
 
 class Preemption(lightning.Callback):
-    """Leave training, with a checkpoint, when SIGTERM or SIGINT (Ctrl-C) arrives.
+    """Save a checkpoint and leave training when SIGTERM or SIGINT (Ctrl-C) arrives.
 
-    The step that is under way is finished, and so is an epoch whose last step it is, with its validation; a
-    checkpoint of any other step is written at once, from which a resumed run goes on with the next batch. The
-    signal is kept in `asked`, to be obeyed after the loop. Another one of the same kind is obeyed at once.
-    Of several processes all leave at the same step, whichever of them was asked.
+    The current step is completed. If it is the last step of an epoch, validation runs too and the epoch ends
+    as usual. After any other step a checkpoint is saved at once; a resumed run continues with the next batch.
+    A second signal of the same kind takes effect at once. All processes of a run leave at the same step,
+    whichever of them receives the signal.
+
+    Attributes:
+        signal: Number of the signal that arrived, to be raised again after the loop; None if there is none.
+
+    Args:
+        checkpoint: Path of the checkpoint.
+        batches: Batches of the training images.
+        history: History of the run.
     """
 
     def __init__(self, checkpoint: Path, batches: Batches, history: History) -> None:
-        self.asked: int | None = None
+        self.signal: int | None = None
         self._checkpoint, self._batches, self._history = checkpoint, batches, history
-        self._done = 0  # batches of an epoch that is not complete
-        self._before: dict[int, Any] = {}
+        self._done = 0  # completed batches of an incomplete epoch
+        self._handlers: dict[int, Any] = {}
 
     def state_dict(self) -> dict[str, Any]:
         return {"batches": self._done}
@@ -51,17 +59,17 @@ class Preemption(lightning.Callback):
 
     def on_train_start(self, *_: Any) -> None:
         if threading.current_thread() is not threading.main_thread():
-            return  # only there can signals be caught
+            return  # Python allows signal handlers only in the main thread
         for number in _SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._ask)
+                self._handlers[number] = signal.signal(number, self._defer)
 
-    def _ask(self, number: int, _frame: Any) -> None:
-        self.asked = number
-        signal.signal(number, self._before[number])
+    def _defer(self, number: int, _frame: Any) -> None:
+        self.signal = number
+        signal.signal(number, self._handlers[number])
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, _module: Any) -> None:
-        if self._is_asked(trainer):
+        if self._is_preempted(trainer):
             raise Preempted
 
     def on_train_batch_end(
@@ -69,21 +77,21 @@ class Preemption(lightning.Callback):
     ) -> None:
         done = index + 1
         is_last = done == len(self._batches)
-        if is_last or done % trainer.accumulate_grad_batches or not self._is_asked(trainer):
-            return  # gradients in the making are not part of a checkpoint
+        if is_last or done % trainer.accumulate_grad_batches or not self._is_preempted(trainer):
+            return  # a checkpoint does not contain accumulated gradients
         self._done = done
         self._history.join(trainer)
         trainer.save_checkpoint(self._checkpoint)
         raise Preempted
 
     def on_train_end(self, *_: Any) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
     def on_exception(self, *_: Any) -> None:
         self.on_train_end()
 
-    def _is_asked(self, trainer: lightning.Trainer) -> bool:
+    def _is_preempted(self, trainer: lightning.Trainer) -> bool:
         if trainer.world_size == 1:
-            return self.asked is not None
-        return trainer.strategy.reduce_boolean_decision(self.asked is not None, all=False)
+            return self.signal is not None
+        return trainer.strategy.reduce_boolean_decision(self.signal is not None, all=False)

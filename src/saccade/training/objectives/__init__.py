@@ -1,1 +1,1 @@
-"""Objectives: what a run minimizes, and how it then predicts."""
+"""Objectives: what a run minimizes, and how its model predicts."""

@@ -1,4 +1,4 @@
-"""Contrastive pre-training: what belongs to one image is told from what belongs to others, without labels."""
+"""Contrastive pre-training without labels: views of one image are told from views of other images."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from saccade.errors import BadOption, check_positive
 from saccade.models.info_nce import check_temperature, nt_xent
 from saccade.training.augment.simclr import Views
 from saccade.training.loader import Batch
-from saccade.training.module import Classifier, labeled
+from saccade.training.module import Classifier, select_labeled
 
 UNKNOWN = -1  # the label of an image whose label is not used
 
 
 class Head(nn.Module):
-    """In training, an embedding of the features and the logits of a probe; in evaluation, these logits.
+    """A projection for the contrastive loss, and a linear probe that classifies.
 
-    features (B, C) -> embedding (B, width) and logits (B, classes). The probe is linear, and its gradient
-    stops at the features: it reads them and teaches them nothing.
+    The gradient of the probe stops at the features, so that the probe reads them without changing them.
+
+    Shape:
+        - Input: features `(B, channels)`.
+        - Output: in training, embedding `(B, width)` and logits `(B, classes)`; in evaluation, the logits.
     """
 
     def __init__(self, channels: int, width: int, classes: int) -> None:
@@ -37,22 +40,29 @@ class Head(nn.Module):
 
 
 class Contrastive(Classifier):
-    """A network that learns to find, among the views of all images of a batch, the other view of an image.
+    """A model that identifies, among the views of all images of a batch, the other view of each image.
 
         L = NT-Xent(z, z', temperature)        z = W_2 ReLU(W_1 h)
 
-    Chen, Kornblith, Norouzi, Hinton: A Simple Framework for Contrastive Learning of Visual Representations,
-    ICML 2020; see `saccade.models.info_nce.nt_xent`. h is what the network's head is given. In place of the
-    head stand the projection, W_1 and W_2, and a linear probe of h with a cross entropy of its own: the
-    classes it names are the network's answers in evaluation. It is taught the recipe's share of the labels.
-    No label changes any other weight, also not through `clip`, which leaves the probe out; only an optimizer
-    that looks at the norm of all gradients, as lamb does, would let it.
+    See `saccade.models.info_nce.nt_xent`. `h` is the input of the model's head. The head is replaced by the
+    projection, `W_1` and `W_2`, and by a linear probe of `h` with its own cross-entropy. The probe is trained
+    on the labels that `label_fraction` of the recipe selects, and its classes are the predictions in
+    evaluation. Labels change no other weight, and gradient clipping excludes the probe for the same reason.
+    The only exception is an optimizer that uses the norm of all gradients, such as lamb.
 
-    temperature    of the similarities
-    width          of z
-    color         strength of the change of colors, up to 1; without, views are parts of the image alone
+    References:
+        Chen, Kornblith, Norouzi, Hinton. A Simple Framework for Contrastive Learning of Visual
+        Representations. ICML 2020.
 
-    Raises `BadOption` for an option out of range or a network without a linear head.
+    Args:
+        plan: The plan.
+        task: What the model needs to know about the data.
+        temperature: Temperature of the similarities.
+        width: Size of the embedding `z`.
+        color: Strength of the color distortion, from 0 (none) to 1.
+
+    Raises:
+        BadOption: An option is out of range, or the model has no linear head.
     """
 
     ignored_keys: ClassVar = ("mixup", "label_smoothing")
@@ -63,7 +73,8 @@ class Contrastive(Classifier):
         check_positive("contrastive", width=width)
         check_temperature("contrastive", temperature)
         if isinstance(color, bool) or not isinstance(color, int | float) or not 0 <= color <= 1:
-            raise BadOption(f"contrastive: color={color!r} must be a number from 0 to 1")
+            message = f"contrastive: color={color!r} must be a number from 0 to 1"
+            raise BadOption(message, owner="contrastive", option="color", value=color)
         super().__init__(plan, task)
         self.temperature = temperature
         self.augment = Views("flip" in plan.recipe.augment, color)
@@ -75,20 +86,21 @@ class Contrastive(Classifier):
         return self._head
 
     def training_subset(self, split: Split) -> Split:
-        """Return all training images, of those whose labels are not used with the label `UNKNOWN`."""
-        known = labeled(split.labels, self.recipe.label_fraction, self.recipe.seed)
+        """Return all training images, with the label `UNKNOWN` for those whose labels are not used."""
+        known = select_labeled(split.labels, self.recipe.label_fraction, self.recipe.seed)
         return Split(split.images, split.labels.where(known, UNKNOWN), split.masks)
 
     def training_step(self, batch: Batch, _index: int) -> dict[str, Tensor]:
         images, labels = batch
         labels, known = labels.repeat(2), (labels != UNKNOWN).repeat(2)
-        embedding, logits = self._run(self.augment(images))
+        embedding, logits = self.forward_training(self.augment(images))
         first, second = embedding.chunk(2)
         loss = nt_xent(first, second, self.temperature)
-        taught = F.cross_entropy(logits, labels, ignore_index=UNKNOWN, reduction="sum")
+        probe_loss = F.cross_entropy(logits, labels, ignore_index=UNKNOWN, reduction="sum")
         wrong = ((logits.argmax(1) != labels) & known).sum()
-        taught = taught / known.sum().clamp_min(1)
-        loss = loss + taught - taught.detach()  # its gradient, but not its value: some batches have no labels
+        probe_loss = probe_loss / known.sum().clamp_min(1)
+        # Adds the gradient of the probe, but not its value: some batches have no labels.
+        loss = loss + probe_loss - probe_loss.detach()
         return {"loss": loss, "wrong": wrong, "answers": known.sum()}
 
     def configure_gradient_clipping(

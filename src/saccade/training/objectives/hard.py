@@ -1,4 +1,4 @@
-"""Networks that draw where they look: their answers, and the training of those whose draw is one item."""
+"""Classifiers with random attention: Monte Carlo prediction, and training by REINFORCE."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ from saccade.config import Plan, check_number
 from saccade.data import TaskInfo
 from saccade.errors import check_positive
 from saccade.layers.hard.hard_item import Chosen, HardItem
-from saccade.model_state import gpus_of
+from saccade.model_state import gpus_of, temporary_hooks
 from saccade.training.loader import Batch
 from saccade.training.module import Classifier
 
 
 class MonteCarloClassifier(Classifier):
-    """A classifier that draws where it looks, and looks several times.
+    """A classifier whose forward pass is random. Its prediction is a mean over several passes.
 
-    num_samples     at each image in evaluation; the answer is the mean of their probabilities. They are
-              drawn by the recipe's seed: the same image gets the same answer in the same batch
+    The draws are seeded by the recipe, so that the same batch always has the same prediction.
+
+    Args:
+        plan: The plan.
+        task: What the model needs to know about the data.
+        num_samples: Forward passes per image in evaluation, whose probabilities are averaged.
     """
 
     def __init__(self, plan: Plan, task: TaskInfo, num_samples: int) -> None:
@@ -32,44 +36,54 @@ class MonteCarloClassifier(Classifier):
         self.num_samples = num_samples
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return the logarithm of the mean probabilities over several looks, (B, classes)."""
-        inputs = self.normalized(images)
+        """Return the logarithm of the mean probabilities, `(B, classes)`."""
+        inputs = self.normalize(images)
         with torch.random.fork_rng(devices=gpus_of(self, (images,))):
             torch.manual_seed(self.recipe.seed)
-            looks = [self.model(inputs).softmax(1) for _ in range(self.num_samples)]
-        chances = torch.stack(looks).mean(0)
-        return chances.clamp_min(torch.finfo(chances.dtype).tiny).log()
+            samples = [self.model(inputs).softmax(1) for _ in range(self.num_samples)]
+        probabilities = torch.stack(samples).mean(0)
+        return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
 
 
 class Hard(MonteCarloClassifier):
-    """A classifier that answers from one item drawn at random, trained by REINFORCE.
+    """A classifier with hard attention, which draws one item, trained by REINFORCE.
 
         L = -log p(y | s) - w (R - b) log p(s) - e H(s)        R = log p(y | s)        b <- d b + (1 - d) R
 
-    Xu, Ba, Kiros, Cho, Courville, Salakhutdinov, Zemel, Bengio: Show, Attend and Tell, ICML 2015 (section
-    4.1, equations 10 to 12). s is what a `hard_item` of the network draws, and H the entropy of the draw. Its
-    gradient is, in the mean over draws, that of the bound -sum_s p(s) log p(y | s), for w = 1. With the
-    estimator "gumbel" the item itself carries the gradient, and w is 0. A network without a `hard_item` is
-    trained by cross entropy, so that a comparison can hold both. `train_loss` is the cross entropy.
+    `s` is the item that a `hard_item` of the model draws, and `H` the entropy of the draw. For `w = 1`, the
+    expected gradient is that of the bound `-sum_s p(s) log p(y | s)`. With `estimator="gumbel"` the gradient
+    passes through the item itself, and `w` is 0. A model without a `hard_item` is trained by cross-entropy,
+    so that one comparison can include both. `train_loss` is the cross-entropy.
 
-    num_samples          at each image in evaluation, see `MonteCarloClassifier`; where nothing is drawn, 1
-    samples_per_image  of each training image in a batch, each looked at in another way: Monte Carlo samples
-                   of the gradient
-    policy_weight  w
-    entropy        e
-    baseline       d, of the moving average of the rewards of the batches before; it starts at chance
+    References:
+        Xu, Ba, Kiros, Cho, Courville, Salakhutdinov, Zemel, Bengio. Show, Attend and Tell: Neural Image
+        Caption Generation with Visual Attention. ICML 2015. Section 4.1, equations 10 to 12.
 
-    Deviation: the baseline is that of the batches before, without the present one. A draw is never replaced
-    by its expectation, as the paper does for half of the images.
+    Args:
+        plan: The plan.
+        task: What the model needs to know about the data.
+        num_samples: Forward passes per image in evaluation, see `MonteCarloClassifier`; 1 for a model
+            without a `hard_item`.
+        samples_per_image: Draws per training image: Monte Carlo samples of the gradient.
+        policy_weight: The weight `w` of REINFORCE.
+        entropy: The weight `e` of the entropy.
+        baseline: The decay `d` of the moving average of rewards, which starts at chance level.
 
-    Raises `BadOption` or `BadRecipe` for an option out of range.
+    Raises:
+        BadOption: A number of samples is not positive.
+        BadRecipe: A weight or the decay is out of range.
 
-    >>> from saccade.config import Recipe, resolve
-    >>> from saccade.data import TaskInfo
-    >>> task = TaskInfo(("a", "b"), (3, 28, 28), torch.zeros(3), torch.ones(3))
-    >>> classifier = Hard(resolve(Recipe(attention="hard_item")), task, num_samples=2)
-    >>> classifier(torch.zeros(4, 3, 28, 28)).softmax(1).shape
-    torch.Size([4, 2])
+    Note:
+        The baseline `b` excludes the current batch. The paper replaces the draw by its expectation for half
+        of the images; this implementation always draws.
+
+    Example:
+        >>> from saccade.config import Recipe, resolve
+        >>> from saccade.data import TaskInfo
+        >>> task = TaskInfo(("a", "b"), (3, 28, 28), torch.zeros(3), torch.ones(3))
+        >>> classifier = Hard(resolve(Recipe(attention="hard_item")), task, num_samples=2)
+        >>> classifier(torch.zeros(4, 3, 28, 28)).softmax(1).shape
+        torch.Size([4, 2])
     """
 
     ignored_keys: ClassVar = ("mixup", "label_smoothing", "compile")
@@ -99,36 +113,34 @@ class Hard(MonteCarloClassifier):
     def training_step(self, batch: Batch, _index: int) -> dict[str, Tensor]:
         batch = self.augment(batch[0]), batch[1]
         images, labels = (part.repeat_interleave(self.samples_per_image, 0) for part in batch)
-        with choices(self.model) as chosen:
-            logits = self._run(images)
+        with record_draws(self.model) as draws:
+            logits = self.forward_training(images)
         likelihood = -F.cross_entropy(logits, labels, reduction="none")
         reward = likelihood.detach().to(self.expected.dtype)
         advantage = reward - self.expected
         self.expected.lerp_(reward.mean(), 1 - self.baseline)
-        wanted = logits.new_zeros(())
-        for item, its in chosen:
-            wanted = wanted + self.entropy * its.entropy.mean()
-            if item.estimator == "reinforce":
-                wanted = wanted + self.policy_weight * (advantage * its.log_probability).mean()
+        objective = logits.new_zeros(())
+        for module, draw in draws:
+            objective = objective + self.entropy * draw.entropy.mean()
+            if module.estimator == "reinforce":
+                objective = objective + self.policy_weight * (advantage * draw.log_probability).mean()
         wrong = (logits.argmax(1) != labels).sum() / self.samples_per_image
-        # The gradient of what is wanted, but not its value, which says nothing of how well the network does.
-        return {"loss": wanted.detach() - wanted - likelihood.mean(), "wrong": wrong}
+        # Adds the gradient of the objective, but not its value, which does not measure the model's quality.
+        return {"loss": objective.detach() - objective - likelihood.mean(), "wrong": wrong}
 
 
 def hard_items(model: nn.Module) -> list[HardItem]:
+    """Return the `hard_item` modules of a model."""
     return [module for module in model.modules() if isinstance(module, HardItem)]
 
 
 @contextmanager
-def choices(model: nn.Module) -> Iterator[list[tuple[HardItem, Chosen]]]:
-    """Collect what each `hard_item` of a network draws while the block runs."""
-    chosen: list[tuple[HardItem, Chosen]] = []
-    hooks = [
-        module.register_forward_hook(lambda its, _inputs, result: chosen.append((its, result)))
-        for module in hard_items(model)
-    ]
-    try:
-        yield chosen
-    finally:
-        for hook in hooks:
-            hook.remove()
+def record_draws(model: nn.Module) -> Iterator[list[tuple[HardItem, Chosen]]]:
+    """Record what each `hard_item` of a model draws while the block runs."""
+    draws: list[tuple[HardItem, Chosen]] = []
+    hooks = (
+        item.register_forward_hook(lambda module, _inputs, draw: draws.append((module, draw)))
+        for item in hard_items(model)
+    )
+    with temporary_hooks(hooks):
+        yield draws

@@ -15,26 +15,32 @@ from saccade.training.objectives.hard import MonteCarloClassifier
 
 
 class Recurrent(MonteCarloClassifier):
-    """A recurrent attention model, trained by its hybrid loss: cross entropy, baseline, REINFORCE.
+    """A recurrent attention model, trained by its hybrid loss: cross-entropy, baseline and REINFORCE.
 
-    Mnih, Heess, Graves, Kavukcuoglu: Recurrent Models of Visual Attention, NIPS 2014; see
-    `saccade.models.hybrid_loss`. Images go in as values in [0, 1], in gray if the model takes one channel.
+    See `saccade.models.hybrid_loss`. The model receives values in [0, 1], in gray if it has one channel.
 
-    num_samples    at each image in evaluation; the answer is the mean of their probabilities, see
-                   `MonteCarloClassifier`
-    samples_per_image  of each training image in a batch, each looked at in another way: Monte Carlo samples
-                   of the gradient
-    policy_weight  of REINFORCE in the loss
+    References:
+        Mnih, Heess, Graves, Kavukcuoglu. Recurrent Models of Visual Attention. NIPS 2014.
 
-    Raises `BadOption` for an option out of range, `BadRecipe` for another network.
+    Args:
+        plan: The plan.
+        task: What the model needs to know about the data.
+        num_samples: Forward passes per image in evaluation, see `MonteCarloClassifier`.
+        samples_per_image: Draws per training image: Monte Carlo samples of the gradient.
+        policy_weight: Weight of REINFORCE in the loss.
 
-    >>> import torch
-    >>> from saccade.config import Recipe, resolve
-    >>> from saccade.data import TaskInfo
-    >>> task = TaskInfo(("a", "b"), (3, 28, 28), torch.zeros(3), torch.ones(3))
-    >>> classifier = Recurrent(resolve(Recipe(backbone="ram:glimpses=3")), task, num_samples=2)
-    >>> classifier(torch.zeros(4, 3, 28, 28)).softmax(1).shape
-    torch.Size([4, 2])
+    Raises:
+        BadOption: A number of samples is not positive.
+        BadRecipe: The weight is out of range, or the backbone is not `ram`.
+
+    Example:
+        >>> import torch
+        >>> from saccade.config import Recipe, resolve
+        >>> from saccade.data import TaskInfo
+        >>> task = TaskInfo(("a", "b"), (3, 28, 28), torch.zeros(3), torch.ones(3))
+        >>> classifier = Recurrent(resolve(Recipe(backbone="ram:glimpses=3")), task, num_samples=2)
+        >>> classifier(torch.zeros(4, 3, 28, 28)).softmax(1).shape
+        torch.Size([4, 2])
     """
 
     ignored_keys: ClassVar = ("attention", "mixup", "label_smoothing", "compile")
@@ -53,17 +59,20 @@ class Recurrent(MonteCarloClassifier):
         super().__init__(plan, task, num_samples)
         if not isinstance(self.model, RecurrentAttention):
             raise BadRecipe(
-                f"objective='recurrent' trains backbone='ram[:option=value,...]', not {plan.backbone.text!r}"
+                f"objective='recurrent' needs backbone='ram[:option=value,...]', not {plan.backbone.text!r}",
+                owner="recurrent",
+                option="backbone",
+                value=plan.backbone.text,
             )
         self.samples_per_image, self.policy_weight = samples_per_image, policy_weight
 
-    def normalized(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         unit = images.to(self.mean.dtype) / 255
         return unit.mean(1, keepdim=True) if self.model.in_channels == 1 else unit
 
     def training_step(self, batch: Batch, _index: int) -> dict[str, Tensor]:
         batch = self.augment(batch[0]), batch[1]
         images, labels = (part.repeat_interleave(self.samples_per_image, 0) for part in batch)
-        trajectory = self.model.look(self.normalized(images))
+        trajectory = self.model.look(self.normalize(images))
         wrong = (trajectory.logits.argmax(1) != labels).sum() / self.samples_per_image
         return {"loss": hybrid_loss(trajectory, labels, self.policy_weight), "wrong": wrong}

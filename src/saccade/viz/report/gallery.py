@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saccade.data.clips import contact_sheet
+from saccade.data import contact_sheet
 from saccade.errors import BadRun
 from saccade.maps import AttentionMap
 from saccade.results import GALLERY, ComparisonResults, Gallery, read_gallery

@@ -1,4 +1,4 @@
-"""Objectives by name."""
+"""The registry: objectives by name, built-in and of installed plugins."""
 
 from __future__ import annotations
 
@@ -29,6 +29,10 @@ OBJECTIVES: Mapping[str, type[Classifier]] = {
 def create_objective(plan: Plan, task: TaskInfo) -> Classifier:
     """Create the model of a plan with its objective.
 
+    Args:
+        plan: The plan.
+        task: What the model needs to know about the data.
+
     Raises:
         UnknownName: The objective, or an option of it, does not exist.
         BadOption: An option is out of range.
@@ -40,7 +44,7 @@ def create_objective(plan: Plan, task: TaskInfo) -> Classifier:
     elif name in plugins.names(_GROUP):
         objective = cast(type[Classifier], plugins.load(_GROUP, name))
     else:
-        raise UnknownName("objective", name, [*OBJECTIVES, *plugins.names(_GROUP)])
+        raise UnknownName("objective", name, [*OBJECTIVES, *plugins.names(_GROUP)], owner="objective")
     check_options(name, options, list(inspect.signature(objective).parameters)[2:])  # after plan and task
     for key in objective.ignored_keys:
         value = getattr(plan.recipe, key)

@@ -1,0 +1,61 @@
+"""Checks of options that several tasks share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from saccade.errors import BadOption, check_choice, check_positive
+
+OnBadImage = Literal["fail", "skip"]
+
+
+@dataclass(frozen=True)
+class ReadingOptions:
+    """Options of tasks that read images. Construction checks them.
+
+    Args:
+        owner: Name of the task, for messages.
+        size: Height and width of the images in pixels.
+        val_fraction: Fraction of the training images that is held out for validation.
+        max_samples: Maximum number of images per split.
+        seed: Seed of the random selection.
+        on_bad_image: What an unreadable image does: "fail" stops loading, "skip" leaves it out.
+        workers: Number of threads that decode images.
+
+    Raises:
+        BadOption: A value is out of range.
+    """
+
+    owner: str
+    size: int | None
+    val_fraction: float
+    max_samples: int | None
+    seed: int
+    on_bad_image: OnBadImage = "fail"
+    workers: int | None = None
+
+    def __post_init__(self) -> None:
+        check_optional(self.owner, size=self.size, max_samples=self.max_samples, workers=self.workers)
+        check_not_negative(self.owner, seed=self.seed)
+        check_choice(self.owner, "on_bad_image", self.on_bad_image, ("fail", "skip"))
+        if not 0 < self.val_fraction < 0.5:
+            raise bad_option(self.owner, "val_fraction", self.val_fraction, "between 0 and 0.5")
+
+
+def bad_option(owner: str, option: str, value: Any, expected: str) -> BadOption:
+    """Return the error for an option whose value is not what was expected."""
+    message = f"{owner}: {option}={value!r} must be {expected}"
+    return BadOption(message, owner=owner, option=option, value=value)
+
+
+def check_optional(owner: str, **values: object) -> None:
+    """Raise `BadOption` unless every value is None or an integer of at least 1."""
+    check_positive(owner, **{name: value for name, value in values.items() if value is not None})
+
+
+def check_not_negative(owner: str, **values: object) -> None:
+    """Raise `BadOption` unless every value is an integer of at least 0."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+            raise bad_option(owner, name, value, "an integer of at least 0")

@@ -1,0 +1,149 @@
+"""Jobs in several processes of this machine."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+
+import torch
+
+from saccade.errors import BadRun, check_positive
+from saccade.experiments.executors.job import RETRIES, Job, Report, Start
+from saccade.results import RunResult
+
+_SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
+
+
+@dataclass(frozen=True)
+class Processes:
+    """Trains several jobs at a time, each in its own process with an equal share of the cores.
+
+    A run whose process dies is resumed in another process from its last completed epoch, at most twice; other
+    runs are unaffected. When this process is interrupted, or a run fails, the other processes are terminated:
+    they save a checkpoint and exit, and this process waits for them. They also exit when this process dies.
+
+    Args:
+        jobs: Number of runs at a time.
+
+    Raises:
+        BadOption: `jobs` is not positive.
+        BadRun: The processes of a run died three times.
+    """
+
+    jobs: int
+
+    def __post_init__(self) -> None:
+        check_positive("processes", jobs=self.jobs)
+
+    def run(self, jobs: Sequence[Job], start: Start, _report: Report) -> Iterator[tuple[int, RunResult]]:
+        threads = max(1, torch.get_num_threads() // self.jobs)
+        waiting, deaths = list(range(len(jobs))), [0] * len(jobs)
+        running: dict[Connection, tuple[SpawnProcess, int]] = {}
+        try:
+            while waiting or running:
+                while waiting and len(running) < self.jobs:
+                    start(waiting[0])
+                    with blocked_signals():  # a process that is being started cannot be terminated
+                        connection, process = _start(jobs[waiting[0]], threads)
+                        running[connection] = process, waiting.pop(0)
+                ready = wait([*running])
+                for connection in [connection for connection in running if connection in ready]:
+                    process, number = running.pop(connection)
+                    try:
+                        result = connection.recv()
+                    except EOFError:
+                        deaths[number] += 1
+                        if deaths[number] > RETRIES:
+                            folder = str(jobs[number].folder)
+                            message = f"{folder!r}: its process died {deaths[number]} times"
+                            raise BadRun(message, owner=folder) from None
+                        waiting.insert(0, number)
+                        continue
+                    finally:
+                        connection.close()
+                        process.join()
+                    if isinstance(result, Exception):
+                        raise result
+                    yield number, result
+        finally:
+            _stop([process for process, _ in running.values()])
+
+
+@contextmanager
+def blocked_signals() -> Iterator[None]:
+    """Defer SIGINT and SIGTERM until the block ends. Processes that start in the block inherit the mask."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    received: list[int] = []  # through another thread, in which the signals are not blocked
+    is_main = threading.current_thread() is threading.main_thread()  # other threads cannot set handlers
+    handlers = {
+        number: signal.signal(number, lambda number, _: received.append(number))
+        for number in (_SIGNALS if is_main else ())
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number in received:
+            signal.raise_signal(number)
+
+
+def _start(job: Job, threads: int) -> tuple[Connection, SpawnProcess]:
+    """Start a process for a job; return the connection that receives its result, and the process."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_train, args=(job, sender, threads))
+    process.start()
+    sender.close()
+    return receiver, process
+
+
+def _stop(processes: Sequence[SpawnProcess]) -> None:
+    """Terminate processes and wait for them. A second interrupt kills them."""
+    try:
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.join()
+    except BaseException:
+        for process in processes:
+            process.kill()
+        raise
+
+
+def _train(job: Job, sender: Connection, threads: int) -> None:
+    """Train a job in its own process, and send the result or the error.
+
+    SIGINT stays blocked: Ctrl-C reaches all processes of a terminal, and the main process terminates the
+    others.
+    """
+    signal.signal(signal.SIGTERM, _exit)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    threading.Thread(target=_terminate_with_parent, daemon=True).start()
+    torch.set_num_threads(threads)
+    try:
+        sender.send(job.train())
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        sender.send(error)
+
+
+def _exit(number: int, _frame: object) -> None:
+    """Exit in order: dying by the signal would leak resources that are shared with other processes."""
+    raise SystemExit(128 + number)
+
+
+def _terminate_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)
