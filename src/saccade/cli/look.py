@@ -126,9 +126,8 @@ def _trained_model(run: Path, images: list[Path] | None, count: int) -> _Subject
     torch.manual_seed(classifier.recipe.seed)  # some models sample locations
     attention, task = classifier.recipe.attention, classifier.recipe.task.partition(":")[0]
     model = type(classifier.model).__name__ if attention == "none" else attention
-    return _Subject(
-        classifier.model, classifier.normalize(inputs).detach(), pictures, names, f"{model} on {task}"
-    )
+    title = f"{model} on {task}"
+    return _Subject(classifier.model, classifier.normalize(inputs).detach(), pictures, names, title)
 
 
 def _library_model(name: str, images: list[Path] | None, pretrained: bool) -> _Subject:

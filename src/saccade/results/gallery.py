@@ -14,23 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saccade import maps
 from saccade.errors import BadRun
 from saccade.files import atomic_write, check_schema
-from saccade.maps import (
-    AdditiveMap,
-    AttentionMap,
-    BranchMap,
-    ChannelMap,
-    ClassTokenMap,
-    DotProductMap,
-    FixationMap,
-    GridMap,
-    PairwiseMap,
-    RectifiedSumMap,
-    SpatialMap,
-    TokenMap,
-    WindowMap,
-)
+from saccade.maps import AttentionMap, SpatialMap
 from saccade.results.schema import SCHEMA
 
 GALLERY = "gallery.npz"
@@ -38,22 +25,9 @@ _MAP_BYTES = 48 << 20  # larger maps are stored as their saliency
 _MAX_BYTES = 1 << 30  # decompressed size of a file
 _MAX_SIDE = 4096  # of the heat map that a sampling map computes
 _HALF = 1 << 16  # tensors with at least this many values are stored in half precision
-_MAPS = {
-    cls.__name__: cls
-    for cls in (
-        AdditiveMap,
-        BranchMap,
-        ChannelMap,
-        ClassTokenMap,
-        DotProductMap,
-        FixationMap,
-        GridMap,
-        PairwiseMap,
-        RectifiedSumMap,
-        SpatialMap,
-        TokenMap,
-        WindowMap,
-    )
+_TYPES = (getattr(maps, name) for name in maps.__all__)
+_MAPS: dict[str, type[Any]] = {
+    t.__name__: t for t in _TYPES if isinstance(t, type) and issubclass(t, AttentionMap)
 }
 
 Arrays = dict[str, NDArray[Any]]
@@ -220,7 +194,8 @@ def _decode_map(arrays: Mapping[str, NDArray[Any]]) -> AttentionMap:
             raise ValueError(f"{field.name} of type {array.dtype}")
         is_tensor = Tensor in (hints[field.name], *get_args(hints[field.name]))
         values[field.name] = _tensor(array) if is_tensor else _tuple(array.tolist())
-    return cls(**values)
+    attention: AttentionMap = cls(**values)
+    return attention
 
 
 def _tensor(array: NDArray[Any]) -> Tensor:
@@ -236,7 +211,7 @@ def _tuple(value: Any) -> Any:
 def _check_map(attention: AttentionMap, count: int) -> None:
     """Raise `ValueError` or an error of torch unless the fields of a map fit together and `count` images."""
     match attention:
-        case WindowMap(queries=queries, places=places, bias=bias):
+        case maps.WindowMap(queries=queries, places=places, bias=bias):
             _require(attention.query_shape == attention.key_shape, "queries and keys on different grids")
             positions = math.prod(attention.query_shape)
             _require(places.shape == queries.shape[2:4], "places of another shape than the windows")
@@ -249,12 +224,12 @@ def _check_map(attention: AttentionMap, count: int) -> None:
             _require(torch.broadcast_shapes(bias.shape, full) == full, "a bias of another shape")
             _require(bias.ndim == 4, "a bias of another shape")
             _require(attention.keys.shape == queries.shape, "keys of another shape than the queries")
-        case PairwiseMap(queries=queries, keys=keys):
+        case maps.PairwiseMap(queries=queries, keys=keys):
             _require(queries.ndim == keys.ndim == 4, "queries and keys that are not (B, heads, N, D)")
             _require(queries.shape[:2] == keys.shape[:2], "queries and keys of different batches")
             _require(math.prod(attention.query_shape) == queries.shape[2], "queries off their grid")
             _require(math.prod(attention.key_shape) == keys.shape[2], "keys off their grid")
-            if isinstance(attention, TokenMap) and attention.bias is not None:
+            if isinstance(attention, maps.TokenMap) and attention.bias is not None:
                 tokens = (m.shape[2] for m in (attention.extra_queries, attention.extra_keys))
                 extents = (a + b for a, b in zip(tokens, (queries.shape[2], keys.shape[2]), strict=True))
                 full = torch.Size([*queries.shape[:2], *extents])
@@ -262,20 +237,20 @@ def _check_map(attention: AttentionMap, count: int) -> None:
                 _require(
                     torch.broadcast_shapes(attention.bias.shape, full) == full, "a bias of another shape"
                 )
-        case GridMap(grid=grid):
+        case maps.GridMap(grid=grid):
             _require(grid.ndim == 4 and grid.shape[3] == 2, "a grid that is not (B, H, W, 2)")
             _require(max(attention.size) <= _MAX_SIDE, "a size that is too large")
-        case FixationMap(locations=locations):
+        case maps.FixationMap(locations=locations):
             _require(locations.ndim == 3 and locations.shape[2] == 2, "locations that are not (B, steps, 2)")
             _require(max(attention.size) <= _MAX_SIDE, "a size that is too large")
-        case ChannelMap(weights=weights, top_channels=top, features=features):
+        case maps.ChannelMap(weights=weights, top_channels=top, features=features):
             _require(weights.ndim == 2 and len(weights) == count, "weights that are not (B, channels)")
             if top is not None and features is not None:
                 _require(
                     features.shape[:2] == top.shape == (count, top.shape[1]), "features of other channels"
                 )
                 _require(0 <= int(top.min()) <= int(top.max()) < weights.shape[1], "unknown channels")
-        case BranchMap(weights=weights):
+        case maps.BranchMap(weights=weights):
             _require(
                 weights.ndim == 3 and len(weights) == count, "weights that are not (B, branches, channels)"
             )

@@ -70,7 +70,7 @@ def record_attention(classifier: Classifier, images: Tensor) -> tuple[str, Atten
 
 @torch.inference_mode()
 def build_gallery(classifier: Classifier, split: Split) -> Gallery:
-    """Return test images of each class with their predictions and the attention map."""
+    """Return test images of each class with their predictions and the attention map, for the report."""
     chosen = _gallery_images(split.labels)
     images = split.images[chosen]
     attention = None
@@ -101,7 +101,7 @@ def _on_one_grid(attention: AttentionMap, mask: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _gallery_images(labels: Tensor) -> list[int]:
-    """Return the first images of each class, equally many of each."""
+    """Select the first images of each class, the same number of each."""
     classes = labels.unique()
     each = max(1, _GALLERY_IMAGES // len(classes))
     return torch.cat([(labels == label).nonzero()[:each, 0] for label in classes]).sort().values.tolist()

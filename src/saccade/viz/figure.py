@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from saccade.attribution import grad_cam, last_layer
-from saccade.data.images import Photograph
+from saccade.data import Photograph
 from saccade.errors import BadData, BadShape, NothingRecorded, UnknownName, check_choice
 from saccade.files import atomic_write
 from saccade.maps import AttentionMap, SpatialMap

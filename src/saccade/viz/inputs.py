@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from saccade.data.clips import contact_sheet
-from saccade.data.images import Photograph, as_rgb, read_image
+from saccade.data import Photograph, as_rgb, contact_sheet, read_image
 from saccade.errors import BadData, BadOption, BadShape
 from saccade.maps import normalize
 

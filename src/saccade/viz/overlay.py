@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from saccade.data.images import Photograph
+from saccade.data import Photograph
 from saccade.errors import BadOption, check_choice
 from saccade.maps import AttentionMap, FixationMap, GridMap
 

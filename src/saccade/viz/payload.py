@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from saccade.data.clips import heat_sheet
-from saccade.data.images import Photograph
+from saccade.data import Photograph, heat_sheet
 from saccade.maps import (
     AttentionMap,
     BranchMap,

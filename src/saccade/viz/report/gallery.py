@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saccade.data.clips import contact_sheet
+from saccade.data import contact_sheet
 from saccade.errors import BadRun
 from saccade.maps import AttentionMap
 from saccade.results import GALLERY, ComparisonResults, Gallery, read_gallery
@@ -38,29 +38,6 @@ class Source:
     seed: int
     path: Path
     gallery: Gallery
-
-
-@dataclass(frozen=True)
-class GalleryImage:
-    """One image of the page.
-
-    Attributes:
-        number: Number on the page, from 1.
-        source: The image as a data URI.
-        width: Width in pixels.
-        height: Height in pixels.
-        label: Name of the true class.
-        target: Whether the target is present; None if the task has no masks.
-        wrong: Whether any attention misclassifies the image.
-    """
-
-    number: int
-    source: str
-    width: int
-    height: int
-    label: str
-    target: bool | None
-    wrong: bool
 
 
 def read_sources(folder: Path, results: ComparisonResults) -> list[Source]:
@@ -123,8 +100,11 @@ def select_from(sources: Sequence[Source]) -> list[int]:
 
 def pack_gallery(
     sources: Sequence[Source], classes: Sequence[str], names: Sequence[str]
-) -> tuple[list[GalleryImage], dict[str, Any]]:
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return the images of the page, and the payload from which its script draws.
+
+    Each image has `number`, `source`, `width`, `height`, `label` (the true class), `target` (whether the
+    target is present; None without masks) and `wrong` (whether any attention misclassifies it).
 
     Args:
         sources: Galleries, in the order of the columns.
@@ -160,24 +140,22 @@ def pack_gallery(
         with_channels=False,
     )
     masks = None if first.masks is None else first.masks[chosen]
-    wrong = [not all(column["right"][k] for column in columns) for k in range(len(chosen))]
     outlines = None
     if masks is not None:
         sheets = contact_sheet(masks) if is_clip else masks
         bits = np.packbits(sheets.numpy(), axis=None)
         outlines = {"shape": list(sheets.shape[1:]), "bits": encode_bytes(bits.tobytes())}
-    return [
-        GalleryImage(
-            number=k + 1,
-            source=image["source"],
-            width=image["width"],
-            height=image["height"],
-            label=_class_name(classes, int(labels[k])),
-            target=None if masks is None else bool(masks[k].any()),
-            wrong=wrong[k],
-        )
+    shown_images = [
+        image
+        | {
+            "number": k + 1,
+            "label": _class_name(classes, int(labels[k])),
+            "target": None if masks is None else bool(masks[k].any()),
+            "wrong": not all(column["right"][k] for column in columns),
+        }
         for k, image in enumerate(packed["images"])
-    ], {"masks": outlines, "columns": columns, "layers": packed["layers"]}
+    ]
+    return shown_images, {"masks": outlines, "columns": columns, "layers": packed["layers"]}
 
 
 def _column(source: Source, name: str, chosen: list[int], classes: Sequence[str]) -> dict[str, Any]:
