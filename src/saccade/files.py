@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written beside their place, then renamed into it."""
+"""Atomic writing: a file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ from saccade.errors import BadRun
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that takes the place of `path` when the block ends without an error.
+    """Open a temporary file that replaces `path` when the block ends without an error.
 
-    A process that is killed in between leaves the old file as it was. Raises `BadRun` if the folder
-    cannot be written or the disk is full.
+    If the block fails or the process is killed, the old file is unchanged.
+
+    Args:
+        path: The file. Missing parent folders are created.
+
+    Raises:
+        BadRun: The folder is not writable or the disk is full.
     """
     temporary: Path | None = None
     try:
@@ -32,14 +37,15 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         os.replace(temporary, path)
         temporary = None
     except OSError as error:
-        raise BadRun(f"{str(path)!r} cannot be written: {error.strerror or error}") from error
+        message = f"{str(path)!r} cannot be written: {error.strerror or error}"
+        raise BadRun(message, owner=str(path)) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
 
 
 def check_schema(path: Path, schema: object, expected: int) -> None:
-    """Raise `BadRun` if a file has another schema than this version of saccade reads.
+    """Raise `BadRun` unless a file has the schema that this version of saccade reads.
 
     Example:
         >>> check_schema(Path("result.json"), 1, expected=2)
@@ -56,11 +62,15 @@ def check_schema(path: Path, schema: object, expected: int) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text as `atomic_write` does."""
+    """Write text atomically, in UTF-8."""
     with atomic_write(path) as file:
         file.write(text.encode())
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON, as `atomic_write` does. Numbers that are not finite are refused."""
+    """Write a value as JSON atomically.
+
+    Raises:
+        ValueError: The value contains a number that is not finite.
+    """
     write_text(path, json.dumps(value, indent=1, allow_nan=False) + "\n")

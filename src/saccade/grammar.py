@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -32,16 +31,22 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
         >>> parse("channel_gate:pools=['avg', 'max']")
         ('channel_gate', {'pools': ['avg', 'max']})
     """
-    name, colon, rest = text.partition(":")
+    name, colon, rest = (piece.strip() for piece in text.partition(":"))
     options: dict[str, Any] = {}
     for part in split_options(rest) if colon else ():
         option, equals, value = (word.strip() for word in part.partition("="))
         if not (equals and option.isidentifier()):
-            raise BadOption(f"{text!r}: {part!r} does not have the form option=value", owner=text, value=part)
+            raise BadOption(f"{text!r}: {part!r} does not have the form option=value", owner=name, value=part)
         if option in options:
-            raise BadOption(f"{text!r}: option {option!r} occurs twice", owner=text, option=option)
-        options[option] = _literal(value)
-    return name.strip(), options
+            raise BadOption(
+                f"{text!r}: option {option!r} occurs twice", owner=name, option=option, value=value
+            )
+        try:
+            options[option] = _literal(value)
+        except ValueError as error:
+            message = f"{text!r}: {option}: {error} is neither a Python literal nor a bare word"
+            raise BadOption(message, owner=name, option=option, value=value) from None
+    return name, options
 
 
 def parse_placed(text: str) -> tuple[str, list[str]]:
@@ -131,7 +136,13 @@ def merge_options(text: str, options: Mapping[str, Any]) -> tuple[str, dict[str,
 
 
 def shorten(texts: Sequence[str]) -> list[str]:
-    """Shorten the texts of several mechanisms for tables: the name, and the options that tell equals apart.
+    """Shorten the texts of several mechanisms for tables: drop the options that all variants of one share.
+
+    Args:
+        texts: Texts of the form `NAME[:option=value,...][@PLACE[+PLACE...]]`.
+
+    Returns:
+        A label for each text, in the same order, with its places.
 
     Example:
         >>> shorten(["se", "multi_head:heads=1", "multi_head:heads=1,projection=conv1d"])
@@ -139,27 +150,32 @@ def shorten(texts: Sequence[str]) -> list[str]:
         >>> shorten(["spatial_transformer:size=[5,9]", "spatial_transformer:size=[7,9]"])
         ['spatial_transformer size=[5,9]', 'spatial_transformer size=[7,9]']
     """
-    heads = [text.partition(":")[0] for text in texts]
-    options = [split_options(rest) if (rest := text.partition(":")[2]) else [] for text in texts]
-    counts = Counter((head, option) for head, own in zip(heads, options, strict=True) for option in own)
-    of_name = Counter(heads)
-    labels = []
-    for head, own in zip(heads, options, strict=True):
-        telling = [option for option in own if counts[head, option] < of_name[head]]
-        labels.append(f"{head} {', '.join(telling)}".strip())
-    return labels
+    variants = []
+    for text in texts:
+        mechanism, at, places = text.partition("@")
+        name, colon, rest = (piece.strip() for piece in mechanism.partition(":"))
+        options = [option.strip() for option in split_options(rest)] if colon else []
+        variants.append((name, options, at + places))
+    shared = {
+        name: set.intersection(*({*options} for other, options, _ in variants if other == name))
+        for name, _, _ in variants
+    }
+    return [
+        f"{name} {', '.join(option for option in options if option not in shared[name])}".strip() + places
+        for name, options, places in variants
+    ]
 
 
 def _literal(text: str) -> Any:
+    """Return the value of a literal, of a list of literals or of a bare word, or raise `ValueError`."""
     lowered = {"true": True, "false": False}
     if text.lower() in lowered:
         return lowered[text.lower()]
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, TypeError):  # TypeError: an unhashable key, as in {[1]: 2}
         if text[:1] in _CLOSING and text[-1:] == _CLOSING[text[:1]]:
             return [_literal(part.strip()) for part in split_options(text[1:-1].removesuffix(","))]
         if not text or any(letter in "[]()'\"" for letter in text):
-            message = f"the value {text!r} is neither a Python literal nor a bare word"
-            raise BadOption(message, value=text) from None
+            raise ValueError(repr(text)) from None
         return text

@@ -1,4 +1,4 @@
-"""Borrowing: run a user's model and give it back as it was."""
+"""Run a user's model without changing it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from saccade._torch import tree_leaves
 
 
 def gpus_of(model: nn.Module, inputs: tuple[Any, ...]) -> list[int]:
-    """Return the numbers of the GPUs on which a model and its inputs lie."""
+    """Return the indices of the GPUs that hold parameters, buffers or inputs of a model."""
     tensors = [
         *model.parameters(),
         *model.buffers(),
@@ -24,10 +24,15 @@ def gpus_of(model: nn.Module, inputs: tuple[Any, ...]) -> list[int]:
 
 @contextmanager
 def preserve_state(model: nn.Module, inputs: tuple[Any, ...]) -> Iterator[None]:
-    """Run a model in evaluation mode, without gradients, and give it back as it was.
+    """Set a model to evaluation mode without gradients; restore modes, buffers and random state at the end.
 
-    Flags are set one by one, since `train` and `eval` may be overridden to do more. Inference mode is off:
-    what a model caches on its first call would be an inference tensor, and training it would fail.
+    The `training` flags are set directly, since a model can override `train` and `eval`. Inference mode is
+    disabled: a tensor that the model caches in its first call would be an inference tensor, and training
+    would fail.
+
+    Args:
+        model: The model.
+        inputs: The inputs of `model`. The random state of their GPUs is restored, too.
     """
     flags = [(module, module.training) for module in model.modules()]
     buffers = [
@@ -58,7 +63,7 @@ class Handle(Protocol):
 def temporary_hooks(handles: Iterable[Handle]) -> Iterator[None]:
     """Remove hooks when the block ends.
 
-    `handles` may be a generator that registers the hooks: if it fails, those registered so far are removed.
+    `handles` may be a generator that registers the hooks. If it fails, the registered hooks are removed.
     """
     with ExitStack() as stack:
         for handle in handles:

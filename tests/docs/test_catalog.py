@@ -55,3 +55,52 @@ def test_a_docstring_fits_a_narrow_terminal() -> None:
         text = wrapped(sc.spec(name).module.__doc__ or "", 60)
         code = [line for line in text.splitlines() if len(line) > 60]
         assert all(line.lstrip().startswith(">>>") for line in code), code
+
+
+DOCSTRING = """A summary that
+    goes on.
+
+        y = a + b
+
+    References:
+        Somebody: A title,
+        2018.
+
+    Args:
+        channels: Number of channels,
+            a long explanation.
+        bias: Whether.
+
+    Shape:
+        - Input: (B, C, H, W), where
+          H is even.
+
+    Example:
+        >>> print("a line that is longer than the terminal")
+        a line that is longer than the terminal
+    """
+
+
+def test_sections_keep_their_entries() -> None:
+    assert wrapped(DOCSTRING, 30).splitlines() == [
+        "A summary that goes on.",
+        "",
+        "    y = a + b",
+        "",
+        "References:",
+        "    Somebody: A title, 2018.",
+        "",
+        "Args:",
+        "    channels: Number of",
+        "        channels, a long",
+        "        explanation.",
+        "    bias: Whether.",
+        "",
+        "Shape:",
+        "    - Input: (B, C, H, W),",
+        "      where H is even.",
+        "",
+        "Example:",
+        '    >>> print("a line that is longer than the terminal")',
+        "    a line that is longer than the terminal",
+    ]

@@ -1,19 +1,23 @@
-"""The registry: names from files, loaded when asked for, and the little language of the command line."""
+"""The registry: built-in mechanisms by file name, imported when needed; registered ones; plugins."""
 
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from torch import nn
 
 import saccade as sc
-from saccade.grammar import parse
+from saccade import plugins
 from saccade.layers import registry
+from saccade.layers.spec import Domain
+from support.errors import raises
 
 FOLDER = Path(registry.__file__).parent
 FILES = {path.stem: path.parent.name for path in FOLDER.glob("*/*.py") if path.stem != "__init__"}
@@ -23,7 +27,7 @@ def test_names_are_those_of_the_files() -> None:
     assert sc.mechanisms() == sorted(FILES)
     assert {"cbam", "se", "multi_head"} <= FILES.keys()
     for domain in {*FILES.values()}:
-        expected = sorted(name for name, its in FILES.items() if its == domain)
+        expected = sorted(name for name, folder in FILES.items() if folder == domain)
         assert sc.mechanisms(domain=domain) == expected  # type: ignore[arg-type]
 
 
@@ -59,24 +63,29 @@ def test_importing_the_package_brings_torch_and_nothing_heavier() -> None:
 
 
 def test_an_unknown_name_gets_suggestions() -> None:
-    with pytest.raises(sc.UnknownName, match=r"^unknown mechanism 'cbma'; did you mean 'cbam'"):
+    with raises(sc.UnknownName, kind="mechanism", value="cbma") as caught:
         sc.spec("cbma")
-    with pytest.raises(sc.UnknownName, match=r"choose from .*'cbam'"):
+    assert "did you mean 'cbam'" in str(caught.value)
+    with raises(sc.UnknownName, kind="mechanism", value="zzz", choices=tuple(sc.mechanisms())) as caught:
         sc.create("zzz", 32)
-    with pytest.raises(sc.UnknownName, match=r"^unknown option of se 'reductoin'; did you mean 'reduction'"):
+    assert "choose from " in str(caught.value)
+    with raises(sc.UnknownName, kind="option of se", owner="se", value="reductoin") as caught:
         sc.create("se", 32, reductoin=4)
-    with pytest.raises(sc.BadOption, match="domain='color' is not one of 'channel', 'spatial'"):
+    assert str(caught.value).endswith("did you mean 'reduction'?")
+    domains = get_args(Domain)
+    with raises(sc.BadOption, owner="mechanisms", option="domain", value="color", choices=domains):
         sc.mechanisms(domain="color")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("channels", [0, -8, 3.0, True, "32", None], ids=repr)
 def test_channels_must_be_a_positive_integer(channels: Any) -> None:
-    with pytest.raises(sc.BadOption, match=rf"se: channels={channels!r} must be an integer of at least 1"):
+    with raises(sc.BadOption, owner="se", option="channels", value=channels):
         sc.create("se", channels)
 
 
 def test_a_choice_must_be_one_of_those_in_the_signature() -> None:
-    with pytest.raises(sc.BadOption, match="multi_head: projection='mlp' is not one of 'linear', 'conv1d'"):
+    choices = ("linear", "conv1d", "conv2d")
+    with raises(sc.BadOption, owner="multi_head", option="projection", value="mlp", choices=choices):
         sc.create("multi_head", 32, projection="mlp")
 
 
@@ -117,75 +126,97 @@ def test_a_registered_mechanism_is_known_everywhere(mine: sc.Spec) -> None:
     created = sc.create("mine", 8, strength=0.5)
     assert isinstance(created, Mine)
     assert (created.channels, created.strength) == (8, 0.5)
-    with pytest.raises(sc.UnknownName, match="did you mean 'mine'"):
+    with raises(sc.UnknownName, kind="mechanism", value="mien") as caught:
         sc.spec("mien")
+    assert str(caught.value).endswith("did you mean 'mine'?")
 
 
 def test_a_name_is_taken_once(mine: sc.Spec) -> None:
     sc.register(mine)
     for taken in (mine, dataclasses.replace(mine, name="cbam")):
-        with pytest.raises(sc.BadOption, match=f"a mechanism named '{taken.name}' exists already"):
+        with raises(sc.BadOption, owner="register", option="name", value=taken.name):
             sc.register(taken)
     assert sc.spec("cbam").module is not Mine
 
 
 def test_a_domain_must_be_one_of_the_known(mine: sc.Spec) -> None:
-    with pytest.raises(sc.BadOption, match="mine: domain='color'"):
+    with raises(sc.BadOption, owner="mine", option="domain", value="color", choices=get_args(Domain)):
         sc.register(dataclasses.replace(mine, domain="color"))  # type: ignore[arg-type]
     assert "mine" not in sc.mechanisms()
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("se", ("se", {})),
-        (" se ", ("se", {})),
-        ("none", ("none", {})),
-        ("se:reduction=8", ("se", {"reduction": 8})),
-        ("se: reduction = 8 , bias = false", ("se", {"reduction": 8, "bias": False})),
-        ("se:bias=True", ("se", {"bias": True})),
-        ("a:x=-1,y=0.5,z=1e-3", ("a", {"x": -1, "y": 0.5, "z": 1e-3})),
-        ("multi_head:position=none", ("multi_head", {"position": "none"})),
-        ("multi_head:tokens=None", ("multi_head", {"tokens": None})),
-        ("multi_head:projection='conv1d'", ("multi_head", {"projection": "conv1d"})),
-        ("channel_gate:pools=[avg,max]", ("channel_gate", {"pools": ["avg", "max"]})),
-        ("a:pools=['avg', 'max'],reduction=4", ("a", {"pools": ["avg", "max"], "reduction": 4})),
-        ("channel_gate:pools=(avg,)", ("channel_gate", {"pools": ["avg"]})),
-        ("a:x=[]", ("a", {"x": []})),
-        ("a:x=[1, 2],y=[[3], 4]", ("a", {"x": [1, 2], "y": [[3], 4]})),
-        ("a:x=[true, none, 1]", ("a", {"x": [True, "none", 1]})),
-        ("a:file=weights=1", ("a", {"file": "weights=1"})),
-        ("a:x='b c'", ("a", {"x": "b c"})),
-    ],
-)  # fmt: skip
-def test_parse(text: str, expected: tuple[str, dict[str, Any]]) -> None:
-    got = parse(text)
-    assert got == expected
-    assert [type(value) for value in got[1].values()] == [type(value) for value in expected[1].values()]
+def test_text_with_options_is_created() -> None:
+    assert sc.create("channel_gate:reduction=4,pools=[max]", 32).pools == ("max",)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("se:", "'' does not have the form option=value"),
-        ("se:reduction", "'reduction' does not have the form option=value"),
-        ("se:reduction=8,", "'' does not have the form"),
-        ("se:=8", "'=8' does not have the form"),
-        ("se:reduction=", "the value '' is neither a Python literal nor a bare word"),
-        ("se:2x=8", "'2x=8' does not have the form"),
-        ("se:reduction=8,reduction=4", "option 'reduction' occurs twice"),
-        ("a:x=[1,2", "the value '[1,2' is neither"),
-        ("a:x=1],y=2", "the value '1],y=2' is neither"),
-        ("a:x=[b,,c]", "the value '' is neither"),
-        ("a:x='b", "is neither"),
-    ],
-)
-def test_parse_refuses(text: str, message: str) -> None:
-    with pytest.raises(sc.BadOption) as caught:
-        parse(text)
-    assert message in str(caught.value)
+Install = Callable[..., None]
 
 
-def test_what_is_parsed_can_be_created() -> None:
-    name, options = parse("channel_gate:reduction=4,pools=[max]")
-    assert sc.create(name, 32, **options).pools == ("max",)
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """Declare entry points of the group `saccade.mechanisms` in a package named "example"."""
+
+    def declare(entries: str, package: str = "example") -> None:
+        info = tmp_path / f"{package}-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[saccade.mechanisms]\n{entries}")
+        monkeypatch.syspath_prepend(tmp_path)
+        importlib.invalidate_caches()
+        clear()
+
+    def clear() -> None:
+        plugins._entries.cache_clear()
+        plugins.load.cache_clear()
+
+    yield declare
+    monkeypatch.undo()
+    clear()
+
+
+def test_a_plugin_does_not_replace_a_built_in_mechanism(install: Install) -> None:
+    install("cbam = no_such_module:SPEC\n")
+    with pytest.warns(UserWarning, match=r"'cbam' of 'example' is ignored, since 'cbam' is built in"):
+        assert sc.mechanisms() == sorted(FILES)
+    assert sc.spec("cbam").paper.year == 2018
+
+
+def test_of_two_plugins_with_one_name_the_first_is_used(install: Install, tmp_path: Path) -> None:
+    (tmp_path / "gates.py").write_text(GATES)
+    install("gate = gates:SPEC\n")
+    install("gate = no_such_module:SPEC\n", "other")
+    with pytest.warns(UserWarning, match=r"saccade.mechanisms: 'gate' of '(example|other)' is ignored"):
+        assert "gate" in sc.mechanisms()
+
+
+def test_a_plugin_that_fails_disturbs_no_other(install: Install, tmp_path: Path) -> None:
+    (tmp_path / "gates.py").write_text(GATES)
+    install("gate = gates:SPEC\nbroken = no_such_module:SPEC\nwrong = gates:WRONG\nalien = gates:ALIEN\n")
+    assert {"gate", "broken", "wrong", "alien"} <= {*sc.mechanisms()}  # names need no import
+    with pytest.warns(
+        UserWarning, match="plugin 'broken' of 'example' cannot be loaded: ModuleNotFoundError"
+    ):
+        assert "gate" in sc.mechanisms("branch")
+    with pytest.warns(UserWarning, match="'wrong' of saccade.mechanisms must be a Spec"):
+        names = [spec.name for spec in registry.specs()]
+    assert names == sorted([*FILES, "gate"])
+    assert isinstance(sc.create("gate", 8, reduction=2), nn.Module)
+    with raises(sc.BadOption, owner="example", option="saccade.mechanisms", value="no_such_module:SPEC"):
+        sc.create("broken", 8)
+    with raises(sc.BadOption, owner="wrong", option="saccade.mechanisms", value=3):
+        sc.spec("wrong")
+    with raises(sc.BadOption, owner="alien", option="domain", value="color"):
+        sc.spec("alien")
+    with raises(sc.UnknownName, owner="saccade.mechanisms", value="gaet") as caught:
+        plugins.load("saccade.mechanisms", "gaet")
+    assert "'gate'" in str(caught.value)
+
+
+GATES = """
+import dataclasses
+import saccade as sc
+
+SPEC = dataclasses.replace(sc.spec("se"), name="gate", domain="branch")
+ALIEN = dataclasses.replace(SPEC, name="alien", domain="color")
+WRONG = 3
+"""

@@ -1,4 +1,4 @@
-"""Costs: FLOPs counted by hand, and a model that is given back as it was."""
+"""Costs: FLOPs equal manual counts, and measuring does not change the model."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import saccade as sc
 from saccade.errors import BadOption, BadShape
 from saccade.profiling import Cost, cost, flops, latency
+from support.errors import raises
 
 
 class Call(nn.Module):
@@ -147,7 +148,7 @@ def test_flops_grow_with_the_batch(name: str) -> None:
 
 
 class Restless(nn.Module):
-    """Does in a forward pass all that a measurement must not leave behind."""
+    """Changes everything in a forward pass that a measurement must restore."""
 
     calls: Tensor
     replaced: Tensor
@@ -232,13 +233,13 @@ def test_latency_tells_large_from_small() -> None:
 
 @pytest.mark.parametrize("bad", [torch.zeros(0, 8), torch.tensor(1.0)])
 def test_an_empty_batch_cannot_be_measured(bad: Tensor) -> None:
-    with pytest.raises(BadShape, match="at least one item"):
+    with raises(BadShape, owner="cost", option="shape", value=tuple(bad.shape)):
         cost(nn.Linear(8, 4), bad)
 
 
 @pytest.mark.parametrize("repeats", [0, 1.5, True])
 def test_bad_repeats(repeats: Any) -> None:
-    with pytest.raises(BadOption, match="repeats"):
+    with raises(BadOption, owner="latency", option="repeats", value=repeats):
         cost(nn.Linear(8, 4), torch.zeros(1, 8), repeats=repeats)
 
 

@@ -336,6 +336,22 @@ def test_an_entry_point_that_is_no_table_of_adapters_is_named(
         pass
 
 
+def test_an_entry_point_that_cannot_be_loaded_does_not_prevent_recording(
+    entry_points: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load(group: str, name: str) -> object:
+        if name == "broken":
+            raise sc.BadOption("plugin 'broken' of 'example' cannot be loaded", owner="example", option=group)
+        return entry_points[name]
+
+    monkeypatch.setattr("saccade.plugins.load", load)
+    entry_points |= {"broken": None, "other": {Blend: mean_map}}
+    blend = Blend()
+    with pytest.warns(UserWarning, match="plugin 'broken' of 'example'"), sc.record(blend) as maps:
+        blend(images(2, 4, 6, 5))
+    assert maps[""].kind == "spatial"
+
+
 def test_a_class_of_the_same_name_is_left_alone() -> None:
     class Attention(nn.Module):
         def __init__(self) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import random
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -28,12 +29,24 @@ def test_contract(name: str, check: Check) -> None:
 
 
 class Good(nn.Module):
-    """A gate per position that keeps the contract, and that each class below breaks in one way.
+    """A gate for each position that keeps the contract. Each class below breaks it in one way.
 
-        y = sigma(W x + b) x        (2018)
+        y = sigma(W x + b) x
 
-    >>> Good(32)(torch.ones(1, 32, 4, 4)).shape
-    torch.Size([1, 32, 4, 4])
+    References:
+        Somebody: A paper, 2018.
+
+    Args:
+        channels: Number of channels.
+        bias: Whether the convolution has a bias.
+
+    Shape:
+        - Input: (B, C, H, W).
+        - Output: (B, C, H, W).
+
+    Example:
+        >>> Good(32)(torch.ones(1, 32, 4, 4)).shape
+        torch.Size([1, 32, 4, 4])
     """
 
     def __init__(self, channels: int, bias: bool = True) -> None:
@@ -72,6 +85,7 @@ def spec_of(module: type[nn.Module]) -> sc.Spec:
         function=gate,
         examples=(sc.Example("B C H W"), sc.Example("B C H W", {"bias": False})),
         maps=(sc.SpatialMap,),
+        flow="x -> [W, b -> sigmoid | ] -> multiply -> y",
     )
 
 
@@ -92,12 +106,24 @@ def test_a_third_party_need_not_document_as_this_package_does() -> None:
 
 
 class Drawn(Good):
-    """Keeps or drops each position at random, and says how likely that was.
+    """Keeps or drops each position at random. Returns the result and its mean log-probability.
 
-        s ~ Bernoulli(sigma(W x + b)), y = s x        (2018)
+        s ~ Bernoulli(sigma(W x + b)), y = s x
 
-    >>> [part.shape for part in Drawn(32)(torch.ones(1, 32, 4, 4))]
-    [torch.Size([1, 32, 4, 4]), torch.Size([1])]
+    References:
+        Somebody: A paper, 2018.
+
+    Args:
+        channels: Number of channels.
+        bias: Whether the convolution has a bias.
+
+    Shape:
+        - Input: (B, C, H, W).
+        - Output: (B, C, H, W) and (B,).
+
+    Example:
+        >>> [part.shape for part in Drawn(32)(torch.ones(1, 32, 4, 4))]
+        [torch.Size([1, 32, 4, 4]), torch.Size([1])]
     """
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
@@ -463,7 +489,7 @@ BROKEN: tuple[tuple[str, type[nn.Module], str], ...] = (
     ("check_maps", PublishesGraph, "detached"),
     ("check_maps", PublishesChannelAxis, "expected the places"),
     ("check_maps", PublishesTransposed, "axes swapped"),
-    ("check_maps", PublishesNaN, r"must lie in \[0, 1\]"),
+    ("check_maps", PublishesNaN, r"must be in \[0, 1\]"),
     ("check_recording", PublishesNothing, "without a trace"),
     ("check_recording", ChangedByRecording, "result while recorded"),
     ("check_recording", GradientChangedByRecording, "gradient"),
@@ -472,7 +498,7 @@ BROKEN: tuple[tuple[str, type[nn.Module], str], ...] = (
     ("check_compile", BreaksGraph, "one graph"),
     ("check_compile", OtherValueCompiled, "compiled result"),
     ("check_compile", OtherMapCompiled, "compiled map"),
-    ("check_recompiles", CompilesEachCall, "three calls alike"),
+    ("check_recompiles", CompilesEachCall, "three equal calls"),
     ("check_recompiles", CompilesWhenRecordedAgain, "recording compiled"),
     ("check_recompiles", UnrolledBatch, "three batch sizes"),
     ("check_export", UnrolledBatch, "dynamic batch"),
@@ -506,6 +532,13 @@ class Undocumented(Good):
 
 
 Undocumented.__doc__ = "A gate."
+GOOD = Good.__doc__ or ""
+
+
+def documented(old: str, new: str) -> type[nn.Module]:
+    """Return `Good` with another docstring."""
+    assert old in GOOD
+    return type("Documented", (Good,), {"__doc__": GOOD.replace(old, new), "__module__": __name__})
 
 
 def no_default(channels: int, bias: bool) -> nn.Module:
@@ -529,8 +562,45 @@ BAD_DOCUMENTATION: tuple[tuple[dict[str, Any], str], ...] = (
     ({"paper": dataclasses.replace(PAPER, url="")}, "url"),
     ({"paper": dataclasses.replace(PAPER, year=1999)}, "names the year 1999"),
     ({"summary": "two\nlines"}, "one line"),
-    ({"module": Undocumented, "examples": (sc.Example("B C H W"),)}, "docstring"),
-    ({"function": torch.sigmoid}, "function in the file of its module"),
+    ({"summary": ""}, "one line"),
+    ({"flow": ""}, "flow"),
+    ({"flow": "x -> [a"}, "flow"),
+    ({"module": Undocumented, "examples": (sc.Example("B C H W"),)}, "equation"),
+    ({"module": documented("y = sigma", "y: sigma")}, "equation"),
+    ({"module": documented("References:", "Paper:")}, "References"),
+    ({"module": documented("Args:", "Options:")}, "section Args that explains bias"),
+    ({"module": documented("bias:", "offset:")}, "section Args that explains bias"),
+    ({"module": documented("bias:", "offset: Of old.\n        bias:")}, "the parameter offset"),
+    ({"module": documented("Shape:", "Size:")}, "Shape"),
+    ({"module": documented("Example:", "Usage:")}, "Example"),
+    ({"module": documented(">>>", "")}, "Example"),
+)
+
+
+def no_docstring(x: Tensor) -> Tensor:
+    return x
+
+
+def _private(x: Tensor) -> Tensor:
+    """Return the input."""
+    return x
+
+
+def hidden() -> Callable[[Tensor], Tensor]:
+    """Return a function that cannot be imported."""
+
+    def inner(x: Tensor) -> Tensor:
+        """Return the input."""
+        return x
+
+    return inner
+
+
+BAD_FUNCTIONS = (
+    (torch.sigmoid, "function in the file of its module"),
+    (no_docstring, "documented function"),
+    (_private, "public function"),
+    (hidden(), "public function"),
 )
 
 
@@ -548,12 +618,18 @@ def test_bad_documentation_is_caught(facts: dict[str, Any], message: str) -> Non
         BY_NAME["check_documentation"](dataclasses.replace(spec_of(Good), **facts))
 
 
+@pytest.mark.parametrize(("function", "message"), BAD_FUNCTIONS, ids=lambda v: getattr(v, "__name__", ""))
+def test_a_bad_function_is_caught(function: Callable[..., Any], message: str) -> None:
+    with pytest.raises(ContractFailure, match=message):
+        BY_NAME["check_location"](dataclasses.replace(spec_of(Good), function=function))
+
+
 @pytest.mark.parametrize("facts", [{"name": "gate"}, {"domain": "mixed"}], ids=["name", "domain"])
 def test_a_built_in_spec_must_agree_with_its_file(facts: dict[str, Any]) -> None:
     with pytest.raises(ContractFailure, match="its file and folder"):
-        BY_NAME["check_documentation"](dataclasses.replace(sc.spec("se"), **facts))
+        BY_NAME["check_location"](dataclasses.replace(sc.spec("se"), **facts))
 
 
 def test_every_check_is_seen_to_fail() -> None:
-    seen = {check for check, _, _ in BROKEN} | {"check_spec", "check_documentation"}
+    seen = {check for check, _, _ in BROKEN} | {"check_spec", "check_documentation", "check_location"}
     assert seen == set(BY_NAME)

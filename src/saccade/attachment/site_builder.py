@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from saccade.attachment.site import Site, Start
 from saccade.errors import BadOption, BadShape, SaccadeError
 from saccade.grammar import check_options, merge_options
-from saccade.layers.registry import create, mechanisms, spec
+from saccade.layers.registry import create, spec, specs
 from saccade.layers.spec import Spec
 
 _SEQUENCE = "B L C"
@@ -80,7 +80,7 @@ class SiteBuilder:
             if examples:
                 needed = {k: v for k, v in examples[0].items() if all(e.get(k) == v for e in examples)}
                 return needed, shapes != _SEQUENCE
-        others = [name for name in mechanisms() if _takes(spec(name), axes)]
+        others = [spec.name for spec in specs() if _takes(spec, axes)]
         raise BadOption(
             f"{self.name} does not map features with {axes} spatial {'axis' if axes == 1 else 'axes'}, "
             f"here {site.shape}, to the same shape; choose from {', '.join(others)}",

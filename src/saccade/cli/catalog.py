@@ -40,14 +40,14 @@ def list_mechanisms(
     from rich.padding import Padding
     from rich.text import Text
 
-    from saccade import mechanisms, spec
+    from saccade.layers import registry
     from saccade.layers.spec import Domain
 
     if domain is not None and domain not in get_args(Domain):
         raise UnknownName("domain", domain, get_args(Domain))
     specs = [
         entry
-        for entry in map(spec, mechanisms())
+        for entry in registry.specs()
         if domain in (None, entry.domain)
         and matches(entry.name, entry.summary, entry.paper.title, entry.paper.authors)
     ]

@@ -61,7 +61,7 @@ class TaskChoice:
 
 def task_names() -> list[str]:
     """Return the names of all tasks: built-in tasks and tasks of installed plugins."""
-    return sorted({*TASKS, *plugins.names(_GROUP)})
+    return sorted({*TASKS, *plugins.names(_GROUP, TASKS)})
 
 
 def resolve_task(text: str) -> TaskChoice:

@@ -1,7 +1,8 @@
-"""A spec's facts as text, for the terminal and for the page of the catalog."""
+"""Describe a spec in text, for `saccade show` and the catalog page."""
 
 from __future__ import annotations
 
+import inspect
 import re
 import textwrap
 from typing import TypeAlias
@@ -9,90 +10,140 @@ from typing import TypeAlias
 from saccade.errors import BadOption
 from saccade.layers.spec import Example, Spec
 
-#: Steps, and branches that stand side by side, in the order in which data pass them.
-Sequence: TypeAlias = "list[str | list[Sequence]]"
+#: Steps and parallel branches, in the order of execution.
+Flow: TypeAlias = "list[str | list[Flow]]"
+
+#: Sections of a docstring that hold one entry per item.
+_ENTRIES = ("Args", "Raises", "Shape")
 
 
 def inputs(spec: Spec) -> list[str]:
-    """Return the valid inputs, one line for each, and the output where it has another shape.
+    """Return one line for each valid input. A line names the output if its shape differs.
 
-    >>> from saccade import spec
-    >>> inputs(spec("se"))
-    ['(B, C, H, W)', '(B, C, W)', '(B, C, T, H, W)']
+    Example:
+        >>> from saccade import spec
+        >>> inputs(spec("se"))
+        ['(B, C, H, W)', '(B, C, W)', '(B, C, T, H, W)']
     """
-    found: dict[str, str] = {}
+    lines: dict[str, str] = {}
     for example in spec.examples:
         line = _shapes(example.shapes)
         if example.output is not None:
             line += f" -> {_shapes(example.output)}"
-        found.setdefault(line, line + _needs(example))
-    return [*found.values()]
+        lines.setdefault(line, line + _needs(example))
+    return [*lines.values()]
 
 
 def options(spec: Spec) -> list[tuple[str, str]]:
-    """Return each option as `name = default` with its choices, or "" where any value will do.
+    """Return each option as `name = default` with its choices; "" if the values are not a closed set.
 
-    >>> from saccade import spec
-    >>> options(spec("multi_head"))[1]
-    ("projection = 'linear'", "'linear', 'conv1d', 'conv2d'")
+    Example:
+        >>> from saccade import spec
+        >>> options(spec("multi_head"))[1]
+        ("projection = 'linear'", "'linear', 'conv1d', 'conv2d'")
     """
     return [(f"{o.name} = {o.default!r}", ", ".join(map(repr, o.choices))) for o in spec.options]
 
 
 def draw(flow: str) -> str:
-    """Draw the flow of data: steps side by side, branches below each other.
+    """Draw a data flow: steps from left to right, parallel branches below each other.
 
-    Raises `BadOption` for brackets that do not match.
+    Args:
+        flow: The flow, as in `Spec.flow`.
 
-    >>> print(draw("x -> [mean -> sigmoid | ] -> multiply -> y"))
-    x ─┬─> mean ─> sigmoid ─┬─> multiply ─> y
-       └────────────────────┘
-    >>> print(draw("[query | key] -> products -> softmax"))
-    query ─┬─> products ─> softmax
-    key ───┘
+    Raises:
+        BadOption: The brackets do not match.
+
+    Example:
+        >>> print(draw("x -> [mean -> sigmoid | ] -> multiply -> y"))
+        x ─┬─> mean ─> sigmoid ─┬─> multiply ─> y
+           └────────────────────┘
+        >>> print(draw("[query | key] -> products -> softmax"))
+        query ─┬─> products ─> softmax
+        key ───┘
     """
     pieces = re.findall(r"\[|\]|\||->|(?:(?!->)[^\[\]|])+", flow)
     pieces = [piece.strip() for piece in pieces if piece.strip()]
     branches, rest = _parse(pieces)
     if rest or len(branches) != 1:
-        raise BadOption(f"the brackets of the flow {flow!r} do not match")
+        message = f"the brackets of the flow {flow!r} do not match"
+        raise BadOption(message, owner="draw", option="flow", value=flow)
     return "\n".join(row.rstrip() for row in _sequence(branches[0], entered=False))
 
 
 def wrapped(docstring: str, width: int) -> str:
-    """Break a docstring's lines for a terminal: prose anew, columns and equations under themselves.
+    """Wrap a Google-style docstring for a terminal.
 
-    >>> print(wrapped("One\\ntwo.\\n\\n    y = a + b\\n\\nn    of what there are", 16))
-    One two.
-    <BLANKLINE>
-        y = a + b
-    <BLANKLINE>
-    n    of what
-         there are
+    Paragraphs and the entries of sections are wrapped. Equations, which are indented, keep their lines.
+    Examples stay as they are.
+
+    Args:
+        docstring: The docstring.
+        width: Maximum length of a line, except in examples.
+
+    Example:
+        >>> print(wrapped("One\\ntwo.\\n\\n    y = a + b\\n\\nArgs:\\n    n: Number of\\n        items.", 18))
+        One two.
+        <BLANKLINE>
+            y = a + b
+        <BLANKLINE>
+        Args:
+            n: Number of
+                items.
     """
-    return "\n\n".join(_paragraph(paragraph, width) for paragraph in docstring.split("\n\n"))
+    lines: list[str] = []
+    hangs: list[int | None] = []
+    section = ""
+    for line in inspect.cleandoc(docstring).splitlines():
+        if line and not line.startswith(" "):
+            section = line[:-1] if re.fullmatch(r"[A-Z]\w+:", line) else ""
+        if section == "Example":
+            lines.append(line)
+            hangs.append(None)
+        elif lines and _continues(line, lines[-1], section):
+            lines[-1] += f" {line.strip()}"
+        else:
+            lines.append(line)
+            hangs.append(_hang(line, section))
+    return "\n".join(
+        line if hang is None else _fill(line, width, hang) for line, hang in zip(lines, hangs, strict=True)
+    )
 
 
-def _paragraph(text: str, width: int) -> str:
-    """Columns are a word, two spaces or more, and its explanation, which goes on in indented lines."""
-    if text.startswith(">>>"):
-        return text
-    columns = re.match(r"\S+ {2,}", text)
-    lines = re.sub(r"\n\s+", " ", text).split("\n") if columns else text.split("\n")
-    hang = " " * (len(columns[0]) if columns else len(text) - len(text.lstrip()))
-    if not hang:
-        lines = [" ".join(lines)]
-    elif not columns:
-        hang += "    "  # an equation that goes on
-    fill = textwrap.TextWrapper(
-        width, subsequent_indent=hang, break_long_words=False, break_on_hyphens=False
-    ).fill
-    return "\n".join(map(fill, lines))
+def _continues(line: str, previous: str, section: str) -> bool:
+    """Whether a line continues the paragraph or the entry that the previous line belongs to."""
+    indent, before = (len(text) - len(text.lstrip()) for text in (line, previous))
+    if (
+        not line.strip()
+        or not previous.strip()
+        or previous == f"{section}:"
+        or line.lstrip().startswith("- ")
+    ):
+        return False
+    if section in _ENTRIES or previous.lstrip().startswith("- "):
+        return indent > before
+    return indent == before == (4 if section else 0)
 
 
-def _parse(pieces: list[str]) -> tuple[list[Sequence], list[str]]:
-    """Read branches up to the bracket that closes them; return them and what is left."""
-    branches: list[Sequence] = [[]]
+def _hang(line: str, section: str) -> int:
+    """Return the indent of the lines that follow `line` when it is wrapped."""
+    text = line.lstrip()
+    indent = len(line) - len(text)
+    if text.startswith("- "):
+        return indent + 2
+    is_prose = section not in _ENTRIES and indent == (4 if section else 0)
+    return indent if is_prose else indent + 4
+
+
+def _fill(line: str, width: int, hang: int) -> str:
+    return textwrap.fill(
+        line, width, subsequent_indent=" " * hang, break_long_words=False, break_on_hyphens=False
+    )
+
+
+def _parse(pieces: list[str]) -> tuple[list[Flow], list[str]]:
+    """Parse branches up to their closing bracket. Return them and the remaining pieces."""
+    branches: list[Flow] = [[]]
     while pieces:
         piece, *pieces = pieces
         if piece == "]":
@@ -102,14 +153,14 @@ def _parse(pieces: list[str]) -> tuple[list[Sequence], list[str]]:
         elif piece == "[":
             inner, pieces = _parse(pieces)
             branches[-1].append(inner)
-            pieces = pieces[1:] if pieces else ["]"]  # a bracket left open is reported as one too many
+            pieces = pieces[1:] if pieces else ["]"]  # report an unclosed bracket as a surplus one
         elif piece != "->":
             branches[-1].append(piece)
     return branches, []
 
 
-def _sequence(items: Sequence, *, entered: bool) -> list[str]:
-    """Lay out items from left to right; lines enter and leave in the first row. All rows are as wide."""
+def _sequence(items: Flow, *, entered: bool) -> list[str]:
+    """Lay out items from left to right, in rows of equal width. Lines enter and leave in the first row."""
     rows = [""]
     for number, item in enumerate(items):
         follows = entered or number > 0
@@ -124,8 +175,8 @@ def _sequence(items: Sequence, *, entered: bool) -> list[str]:
     return rows
 
 
-def _branches(branches: list[Sequence], *, entered: bool) -> list[str]:
-    """Lay out branches below each other, between the line that splits them and the line that joins them."""
+def _branches(branches: list[Flow], *, entered: bool) -> list[str]:
+    """Lay out branches below each other, between a splitting line and a joining line."""
     blocks = [_sequence(branch, entered=entered) for branch in branches]
     width = max(len(block[0]) for block in blocks)
     rows, last = [], len(blocks) - 1
@@ -150,5 +201,5 @@ def _shapes(text: str) -> str:
 
 
 def _needs(example: Example) -> str:
-    given = ", ".join(f"{name}={value!r}" for name, value in example.options.items())
-    return f" with {given}" if given else ""
+    options = ", ".join(f"{name}={value!r}" for name, value in example.options.items())
+    return f" with {options}" if options else ""

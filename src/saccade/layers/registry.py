@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 from torch import nn
 
 from saccade import plugins
-from saccade.errors import BadOption, UnknownName, check_choice, check_positive
+from saccade.errors import BadOption, SaccadeError, UnknownName, check_choice, check_positive
 from saccade.grammar import check_options, merge_options
 from saccade.layers import __path__ as _FOLDERS
 from saccade.layers.spec import Domain, Spec
@@ -36,7 +37,7 @@ def mechanisms(domain: Domain | None = None) -> list[str]:
 
     Args:
         domain: Only the mechanisms of this domain. Plugins are imported to learn theirs; built-in files
-            are not.
+            are not. A plugin that cannot be loaded is left out, with a warning.
 
     Raises:
         BadOption: There is no such domain.
@@ -48,12 +49,33 @@ def mechanisms(domain: Domain | None = None) -> list[str]:
         >>> sc.mechanisms(domain="spatial")
         ['attention_gate', 'spatial_gate']
     """
-    added = {*_registered, *plugins.names(_GROUP)} - _built_in().keys()
+    added = {*_registered, *plugins.names(_GROUP, _built_in())}
     if domain is None:
         return sorted({*_built_in(), *added})
     check_choice("mechanisms", "domain", domain, get_args(Domain))
     built_in = [name for name, folder in _built_in().items() if folder == domain]
-    return sorted([*built_in, *(name for name in added if spec(name).domain == domain)])
+    return sorted([*built_in, *(spec.name for spec in _loadable(added) if spec.domain == domain)])
+
+
+def specs() -> list[Spec]:
+    """Return the specs of all mechanisms. A plugin that cannot be loaded is left out, with a warning.
+
+    Example:
+        >>> [spec.name for spec in specs() if spec.selection == "hard"]
+        ['fixation', 'hard_item']
+    """
+    return _loadable(mechanisms())
+
+
+def _loadable(names: Iterable[str]) -> list[Spec]:
+    """Return the specs of mechanisms. One that cannot be loaded is left out, with a warning."""
+    loaded = []
+    for name in names:
+        try:
+            loaded.append(spec(name))
+        except SaccadeError as error:
+            warnings.warn(str(error), stacklevel=3)
+    return loaded
 
 
 def spec(name: str) -> Spec:
@@ -84,6 +106,7 @@ def spec(name: str) -> Spec:
     if not isinstance(plugin, Spec) or plugin.name != name:
         message = f"the entry point {name!r} of {_GROUP} must be a Spec of this name, not {plugin!r}"
         raise BadOption(message, owner=name, option=_GROUP, value=plugin)
+    check_choice(name, "domain", plugin.domain, get_args(Domain))
     return plugin
 
 

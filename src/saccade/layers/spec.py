@@ -1,4 +1,4 @@
-"""The spec: the frozen facts about a mechanism, from which catalog, tests, bench and docs follow."""
+"""The spec of a mechanism: the facts that the catalog, tests, profiling and documentation use."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from saccade.maps import AttentionMap
 
 Domain = Literal["channel", "spatial", "mixed", "pairwise", "branch", "sampling", "hard", "temporal"]
 
-#: What the letters of an `Example` stand for unless a caller says otherwise.
-#: B batch, C channels, H W T spatial axes, I J those of a coarser map, L Q K sequence lengths, h heads.
+#: Default values of the letters of an `Example`: B batch, C channels, H W T spatial axes, I J spatial axes of
+#: a coarser map, L Q K sequence lengths, h heads.
 SIZES: Mapping[str, int] = MappingProxyType(
     {"B": 2, "C": 32, "H": 8, "W": 6, "T": 3, "I": 4, "J": 3, "L": 10, "Q": 5, "K": 7, "h": 2}
 )
@@ -25,7 +25,7 @@ SIZES: Mapping[str, int] = MappingProxyType(
 
 @dataclass(frozen=True)
 class Paper:
-    """Where a mechanism was published."""
+    """The publication of a mechanism."""
 
     title: str
     authors: str
@@ -35,7 +35,7 @@ class Paper:
 
 @dataclass(frozen=True)
 class Option:
-    """One option of a mechanism, read from the signature of its module."""
+    """One option of a mechanism, from the signature of its module."""
 
     name: str
     default: Any
@@ -43,21 +43,25 @@ class Option:
 
     @property
     def choices(self) -> tuple[Any, ...]:
-        """The values allowed, if they are a closed set."""
+        """The allowed values if the annotation is a `Literal`, else empty."""
         return get_args(self.annotation) if get_origin(self.annotation) is Literal else ()
 
 
 @dataclass(frozen=True)
 class Example:
-    """The shapes of one valid call, its letters as in `SIZES`, and the options that it needs.
+    """The shapes of one valid call, and the options that it needs.
 
-    `output` is the shape of the result, or of each part of a tuple; by default that of the first input.
-    An extent may be a product, as in "B 2*C".
+    Attributes:
+        shapes: The shape of each input, for example `"B Q C, B K C"`. `SIZES` holds the letters. A size may
+            be a product, as in `"B 2*C"`.
+        options: Options of the mechanism.
+        output: The shape of the result, or of each part of a tuple; by default, the shape of the first input.
 
-    >>> [tuple(t.shape) for t in Example("B Q C, B K C").inputs(B=1, C=8)]
-    [(1, 5, 8), (1, 7, 8)]
-    >>> Example("B L C", output="B C, B").output_shapes(B=1, C=8)
-    ((1, 8), (1,))
+    Example:
+        >>> [tuple(t.shape) for t in Example("B Q C, B K C").inputs(B=1, C=8)]
+        [(1, 5, 8), (1, 7, 8)]
+        >>> Example("B L C", output="B C, B").output_shapes(B=1, C=8)
+        ((1, 8), (1,))
     """
 
     shapes: str
@@ -72,14 +76,14 @@ class Example:
         generator: torch.Generator | None = None,
         **sizes: int,
     ) -> tuple[Tensor, ...]:
-        """Return normally distributed tensors of these shapes."""
+        """Return normally distributed tensors of these shapes. `sizes` override `SIZES`."""
         return tuple(
             torch.randn(self._resolve(shape, sizes), device=device, dtype=dtype, generator=generator)
             for shape in self.shapes.split(",")
         )
 
     def output_shapes(self, **sizes: int) -> tuple[tuple[int, ...], ...]:
-        """Return the shape of each part of the result of a call with these inputs."""
+        """Return the shape of each part of the result. `sizes` override `SIZES`."""
         shapes = (self.output or self.shapes.split(",")[0]).split(",")
         return tuple(self._resolve(shape, sizes) for shape in shapes)
 
@@ -94,20 +98,21 @@ class Example:
 
 @dataclass(frozen=True)
 class Spec:
-    """Facts about a mechanism.
+    """The facts about a mechanism.
 
-    name        public name, equal to the stem of its file
-    domain      what its weights act on, equal to the folder of its file
-    paper       where it was published
-    summary     one line for the catalog
-    module      its `nn.Module`, built as `module(channels, **options)`
-    function    the same as a function of tensors
-    examples    valid calls; the first is the usual one
-    maps        the kinds of map that the first example publishes, in order
-    selection   "soft": differentiable weights; "hard": a sampled choice
-    unit        "item": chooses among items of a sequence; "location": addresses places of one map
-    flow        how data pass it, for the catalog's drawing: steps joined by "->", branches side by side
-                in brackets, as in "x -> [mean -> sigmoid | ] -> multiply -> y"; an empty branch passes x on
+    Attributes:
+        name: Public name. For a built-in mechanism, the name of its file.
+        domain: What the weights act on. For a built-in mechanism, the folder of its file.
+        paper: The publication.
+        summary: One line for the catalog.
+        module: The `nn.Module`, created as `module(channels, **options)`.
+        function: The computation as a function of tensors.
+        examples: Valid calls. The first is the usual one.
+        maps: The types of the maps that the first example publishes, in order.
+        selection: "soft" for differentiable weights, "hard" for a sampled choice.
+        unit: "item" if the weights select items of a sequence, "location" if they select locations of a map.
+        flow: The data flow, for the drawing of the catalog: steps joined by "->" and parallel branches in
+            brackets, as in "x -> [mean -> sigmoid | ] -> multiply -> y". An empty branch passes x on.
     """
 
     name: str
@@ -124,7 +129,7 @@ class Spec:
 
     @property
     def options(self) -> tuple[Option, ...]:
-        """The options, read from the signature of `module` after its first parameter, the channels."""
+        """The options: the parameters of `module` after the first, which is the number of channels."""
         init = self.module.__init__ if inspect.isclass(self.module) else self.module
         hints = get_type_hints(init)
         parameters = list(inspect.signature(self.module).parameters.values())[1:]
@@ -132,14 +137,14 @@ class Spec:
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """The numbers of spatial axes of the maps that it takes: 2 for `(B, C, H, W)`."""
+        """The accepted numbers of spatial axes, for example 2 for (B, C, H, W)."""
         return tuple(
             dims for dims, shape in ((1, "B C W"), (2, "B C H W"), (3, "B C T H W")) if self._takes(shape)
         )
 
     @property
     def drop_in(self) -> bool:
-        """Whether it takes one image map and returns one of the same shape, so that any slot can hold it."""
+        """Whether the mechanism maps (B, C, H, W) to the same shape, so that it fits any slot of a model."""
         return self._takes("B C H W")
 
     def _takes(self, shape: str) -> bool:

@@ -1,4 +1,4 @@
-"""Bench: what a model costs."""
+"""Profiling: parameters, floating point operations and latency of a model."""
 
 from saccade.profiling.costs import Cost, cost, flops, latency
 

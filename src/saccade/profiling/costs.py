@@ -1,4 +1,4 @@
-"""What a model costs: parameters, arithmetic, time."""
+"""Measure the cost of a model: parameters, floating point operations, latency."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from saccade._torch import TorchDispatchMode, tree_leaves
-from saccade.errors import BadShape, check_positive
+from saccade.errors import bad_shape, check_positive
 from saccade.model_state import gpus_of, preserve_state
 
-#: Operations of more than 1 for each element of their result.
+#: FLOPs per element of the result, for operations with more than 1.
 PER_OUTPUT: Mapping[str, int] = {
     "aten::_softmax": 5,  # maximum, difference, exponential, sum, quotient
     "aten::_safe_softmax": 5,
     "aten::_log_softmax": 5,
-    "aten::_native_batch_norm_legit_no_training": 2,  # a scale and a shift, known beforehand
+    "aten::_native_batch_norm_legit_no_training": 2,  # a scale and a shift, precomputed
     "aten::native_batch_norm": 2,
     "aten::cudnn_batch_norm": 2,
     "aten::miopen_batch_norm": 2,
@@ -42,7 +42,7 @@ PER_OUTPUT: Mapping[str, int] = {
     "aten::affine_grid_generator": 6,
 }
 
-#: Operations of more than 1 for each element of their first input.
+#: FLOPs per element of the first input, for operations with more than 1.
 PER_INPUT: Mapping[str, int] = {
     "aten::dot": 2,
     "aten::mv": 2,
@@ -64,24 +64,24 @@ _MOVES = """
     new_empty new_zeros new_ones new_full bernoulli bernoulli_ uniform_ normal_ exponential_
 """
 
-#: Operations that only move or make values. Views, and factories of no tensor argument, need no entry.
+#: Operations that only move or create values. Views and factories without tensor arguments need no entry.
 FREE = frozenset(f"aten::{name}" for name in _MOVES.split())
 
 
 def _attention(query: Tensor, key: Tensor, value: Tensor, *_: object) -> int:
-    """Q K^T and its product with V."""
+    """Count Q K^T and the product with V."""
     return 2 * query[..., 0].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
 
 
 def _recurrent(x: Tensor, *arguments: Any) -> int:
-    """Every weight matrix of a fused recurrent layer, its first arguments, at each step of each sequence."""
+    """Count the products with all weight matrices, the first arguments, at each step of each sequence."""
     weights = [w for w in tree_leaves(arguments[:4]) if isinstance(w, Tensor) and w.ndim == 2]
     return 2 * prod(x.shape[:-1]) * sum(w.numel() for w in weights)
 
 
-#: Operations with a formula of their own, of their arguments, beside those that torch itself knows.
+#: Formulas, as functions of the arguments, for operations that PyTorch has no formula for.
 FORMULAS: Mapping[str, Callable[..., int]] = {
-    "aten::_scaled_dot_product_flash_attention_for_cpu": _attention,  # unknown to older torch
+    "aten::_scaled_dot_product_flash_attention_for_cpu": _attention,  # older versions of PyTorch have none
     "aten::mkldnn_rnn_layer": _recurrent,
     "aten::_cudnn_rnn": _recurrent,
 }
@@ -89,14 +89,16 @@ FORMULAS: Mapping[str, Callable[..., int]] = {
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model costs.
+    """The cost of a model.
 
-    parameters   numbers that can be trained, shared ones counted once
-    flops        floating point operations of a forward pass of one example, see `flops`
-    latency_ms   milliseconds of a forward pass of the batch that was given, see `latency`
+    Attributes:
+        parameters: Number of trainable parameters. Shared parameters count once.
+        flops: Floating point operations of a forward pass of one example, see `flops`.
+        latency_ms: Time of a forward pass of the measured batch in milliseconds, see `latency`.
 
-    >>> Cost(parameters=10, flops=2_000, latency_ms=0.5).flops
-    2000
+    Example:
+        >>> Cost(parameters=10, flops=2_000, latency_ms=0.5).flops
+        2000
     """
 
     parameters: int
@@ -105,19 +107,25 @@ class Cost:
 
 
 def cost(model: nn.Module, example: Tensor, *, repeats: int = 20) -> Cost:
-    """Measure a model on a batch like those it will see. The model is left as it was.
+    """Measure a model on a representative batch. The model is not changed.
 
-    The batch `example` (B, ...) is on the model's device. FLOPs are those of its first item.
+    Args:
+        model: The model.
+        example: A batch (B, ...) on the device of the model. FLOPs are counted for the first item.
+        repeats: Number of timed forward passes.
 
-    Raises `BadShape` for an empty batch, `BadOption` unless `repeats` is at least 1.
+    Raises:
+        BadShape: The batch is empty.
+        BadOption: `repeats` is not an integer of at least 1.
 
-    >>> import torch
-    >>> measured = cost(torch.nn.Linear(8, 4), torch.zeros(16, 8))
-    >>> measured.parameters, measured.flops
-    (36, 64)
+    Example:
+        >>> import torch
+        >>> measured = cost(torch.nn.Linear(8, 4), torch.zeros(16, 8))
+        >>> measured.parameters, measured.flops
+        (36, 64)
     """
     if example.ndim == 0 or len(example) == 0:
-        raise BadShape(f"cost: the example must be a batch of at least one item, got {tuple(example.shape)}")
+        raise bad_shape("cost", "expected a batch of at least one item", example)
     return Cost(
         parameters=sum(p.numel() for p in model.parameters()),
         flops=flops(model, example[:1]),
@@ -126,31 +134,38 @@ def cost(model: nn.Module, example: Tensor, *, repeats: int = 20) -> Cost:
 
 
 def flops(model: nn.Module, *inputs: Any) -> int:
-    """Return the floating point operations of one forward pass in evaluation mode, a convention:
+    """Count the floating point operations of one forward pass in evaluation mode.
 
-        products        2 m n k: a multiply-add is 2; convolutions and attention as the products they are,
-                        attention 4 B heads Lq Lk D, its softmax left out when the kernel is fused
+    The count follows this convention:
+
+        products        2 m n k, since a multiply-add counts as 2. Convolutions and attention count as
+                        products; attention is 4 B heads Lq Lk D, without the softmax of a fused kernel
         softmax         5 per element
-        normalization   2 per element for batch norm (its statistics are known), 5 where they are computed
-        interpolation   2 per element for each neighbor: 8 for bilinear resizing and sampling of a grid
-        the rest        1 per element of the largest tensor among inputs and results: sums, activations,
-                        pooling, comparisons, and every operation that no table of this module names
-        moving data     0: views, copies, indexing, padding, factories
+        normalization   2 per element for batch norm with known statistics, 5 for computed statistics
+        interpolation   2 per element and neighbor: 8 for bilinear resizing and grid sampling
+        other           1 per element of the largest input or result: sums, activations, pooling,
+                        comparisons, and every operation that no table of this module names
+        data movement   0: views, copies, indexing, padding, factories
 
-    Products are counted by `torch.utils.flop_counter`, which counts 0 for all else. The pass is run, not
-    traced, so whatever runs is counted; an unknown fused kernel counts as "the rest", unless its formula
-    was given to `torch.utils.flop_counter.register_flop_formula`. The model is left as it was.
+    `torch.utils.flop_counter` counts the products. The model runs and is not traced, so every executed
+    operation is counted. An unknown fused kernel counts as "other", unless
+    `torch.utils.flop_counter.register_flop_formula` has its formula. The model is not changed.
 
-    >>> import torch
-    >>> flops(torch.nn.Linear(8, 4), torch.zeros(1, 8))        # 2 * 8 * 4, the bias included
-    64
-    >>> flops(torch.nn.MaxPool2d(2), torch.zeros(1, 3, 8, 8))  # one comparison per value
-    192
+    Args:
+        model: The model.
+        *inputs: The inputs of `model`.
+
+    Example:
+        >>> import torch
+        >>> flops(torch.nn.Linear(8, 4), torch.zeros(1, 8))        # 2 * 8 * 4, including the bias
+        64
+        >>> flops(torch.nn.MaxPool2d(2), torch.zeros(1, 3, 8, 8))  # one comparison per value
+        192
     """
     products = FlopCounterMode(display=False)
     rest = _Rest(products)
     fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one opaque operation for a whole transformer layer
+    torch.backends.mha.set_fastpath_enabled(False)  # it runs a whole transformer layer as one operation
     try:
         with preserve_state(model, inputs), rest, products:
             model(*inputs)
@@ -162,12 +177,21 @@ def flops(model: nn.Module, *inputs: Any) -> int:
 def latency(model: nn.Module, *inputs: Any, repeats: int = 20, warmup: int = 3) -> float:
     """Return the median time of a forward pass in evaluation mode, in milliseconds.
 
-    A GPU is waited for. The model is left as it was. Raises `BadOption` unless `repeats` and `warmup` are
-    integers of at least 1.
+    GPUs are synchronized after each pass. The model is not changed.
 
-    >>> import torch
-    >>> latency(torch.nn.Linear(8, 4), torch.zeros(1, 8), repeats=5) > 0
-    True
+    Args:
+        model: The model.
+        *inputs: The inputs of `model`.
+        repeats: Number of timed passes.
+        warmup: Number of passes before them.
+
+    Raises:
+        BadOption: `repeats` or `warmup` is not an integer of at least 1.
+
+    Example:
+        >>> import torch
+        >>> latency(torch.nn.Linear(8, 4), torch.zeros(1, 8), repeats=5) > 0
+        True
     """
     check_positive("latency", repeats=repeats, warmup=warmup)
     gpus = gpus_of(model, inputs)
@@ -186,7 +210,7 @@ def latency(model: nn.Module, *inputs: Any, repeats: int = 20, warmup: int = 3) 
 
 
 class _Rest(TorchDispatchMode):
-    """Counts what `FlopCounterMode`, the inner mode, has no formula for."""
+    """Counts the operations for which `FlopCounterMode`, the inner mode, has no formula."""
 
     def __init__(self, products: FlopCounterMode) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -200,6 +224,7 @@ class _Rest(TorchDispatchMode):
 
 
 def _operations(func: Any, arguments: tuple[Any, ...], result: Any) -> int:
+    """Return the FLOPs of one operation, by the tables above."""
     name = func._schema.name
     read, written = ([t for t in tree_leaves(x) if isinstance(t, Tensor)] for x in (arguments, result))
     if name in FORMULAS:

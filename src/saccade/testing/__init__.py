@@ -1,7 +1,7 @@
-"""The contract that every mechanism keeps, as two suites of checks that run on any `Spec`.
+"""The contract of mechanisms: two suites of checks that run on any `Spec`.
 
-`BEHAVIOR_CHECKS` is what `create`, `attach`, `record` and training rely on; a mechanism of another package
-keeps it. `HOUSE_CHECKS` are the rules of documentation for the mechanisms of this package.
+`BEHAVIOR_CHECKS` is what `create`, `attach`, `record` and training rely on, also for mechanisms of other
+packages. `HOUSE_CHECKS` holds the documentation rules for the mechanisms of this package.
 
     import pytest
     from saccade.testing import BEHAVIOR_CHECKS

@@ -1,4 +1,4 @@
-"""What the checks share: one example of one mechanism, and the sweep over all of them."""
+"""The basis of all checks: one example of one mechanism, and the sweep over all examples."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ SEED = 20180718
 
 
 class ContractFailure(AssertionError):
-    """A mechanism that breaks a promise; says which mechanism, with which example, and what was expected."""
+    """A mechanism breaks the contract. The message names mechanism, example and expectation."""
 
 
 class Check(Protocol):
-    """A check: silent, or a `ContractFailure`."""
+    """A function that raises `ContractFailure` if a mechanism breaks the contract."""
 
     __name__: str
 
@@ -51,19 +51,19 @@ class Case:
     def expect_equal(
         self, what: str, got: Tensor, expected: Tensor, tolerance: float = 0.0, scale: float = 0.0
     ) -> None:
-        """Fail unless the shapes agree and no value is off by more than `tolerance` times the largest one.
+        """Fail unless shapes are equal and no error exceeds `tolerance` times the largest value.
 
-        `scale` replaces a largest value that is smaller: of values that are 0 but for rounding.
+        `scale` is a lower bound of the largest value, for values that are 0 up to rounding.
         """
         if got.shape != expected.shape:
             self.fail(f"{what}: expected the shape {tuple(expected.shape)}, got {tuple(got.shape)}")
         error = (got.double() - expected.double()).abs().max().item()
         limit = tolerance * max(expected.double().abs().max().item(), scale)
-        if not error <= limit:  # so written, NaN fails
+        if not error <= limit:  # this form fails for NaN
             self.fail(f"{what}: expected equality within {limit:.1e}, off by {error:.1e}")
 
     def expect_shapes(self, results: Sequence[Tensor], where: str, **sizes: int) -> None:
-        """Fail unless the parts of a result have the shapes that the example promises for these sizes."""
+        """Fail unless the parts of a result have the shapes of the example for these sizes."""
         for part, expected in zip(results, self.example.output_shapes(**sizes), strict=True):
             if part.shape != expected:
                 self.fail(f"expected the shape {expected} {where}; got {tuple(part.shape)}")
@@ -71,11 +71,11 @@ class Case:
     def build(
         self, channels: int = SIZES["C"], *, dtype: torch.dtype | None = None, device: str = "cpu"
     ) -> nn.Module:
-        """Build the module, the same one at every call, its parameters moved away from where they start.
+        """Create the module with perturbed initial parameters. All calls give the same parameters.
 
-        A mechanism that starts as the identity (a gamma of 0) would otherwise pass with wrong insides.
+        A module that is the identity at initialization, as with a gamma of 0, would hide errors.
         """
-        torch.manual_seed(SEED)  # `sweep` restores the state of the caller
+        torch.manual_seed(SEED)  # `sweep` restores the random state
         with torch.device(device):
             module = self.spec.module(channels, **self.example.options)
         with torch.no_grad():
@@ -86,12 +86,12 @@ class Case:
     def inputs(
         self, *, dtype: torch.dtype | None = None, device: str = "cpu", **sizes: int
     ) -> tuple[Tensor, ...]:
-        """Return the same inputs at every call."""
+        """Create the inputs. All calls give the same values."""
         generator = torch.Generator().manual_seed(SEED) if device == "cpu" else None
         return self.example.inputs(dtype=dtype, device=device, generator=generator, **sizes)
 
     def results(self, module: nn.Module, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return the parts of the result of one call; a hard mechanism draws the same at every call."""
+        """Return the parts of the result of one call. A hard mechanism always draws the same samples."""
         with torch.random.fork_rng(devices=(), enabled=self.spec.selection == "hard"):
             if self.spec.selection == "hard":
                 torch.manual_seed(SEED)
@@ -99,16 +99,16 @@ class Case:
         return (result,) if isinstance(result, Tensor) else tuple(result)
 
     def forward(self, module: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
-        """Return the result of one call without gradients, as `_joined` gives it."""
+        """Return the joined result of one call without gradients."""
         with torch.no_grad():
             return _joined(self.results(module, inputs))
 
     def forward_backward(
         self, module: nn.Module, inputs: Sequence[Tensor]
     ) -> tuple[Tensor, dict[str, Tensor | None]]:
-        """Return the result and the gradients of a fixed random projection of it, by input and parameter.
+        """Return the joined result, and the gradients of its fixed random projection.
 
-        A parameter or an input without a gradient has None.
+        The gradients are named after inputs and parameters; unused ones are None.
         """
         leaves = [x.detach().clone(memory_format=torch.preserve_format).requires_grad_() for x in inputs]
         named = {f"input {i}": leaf for i, leaf in enumerate(leaves)} | dict(module.named_parameters())
@@ -120,17 +120,16 @@ class Case:
 
 
 def _joined(results: tuple[Tensor, ...]) -> Tensor:
-    """Return a single result as it is, and the parts of a tuple side by side, (B, numbers)."""
+    """Return a single result unchanged; concatenate the parts of a tuple to (B, N)."""
     if len(results) == 1:
         return results[0]
     return torch.cat([part.reshape(len(part), -1) for part in results], dim=1)
 
 
 def sweep(promise: str) -> Callable[[Callable[[Case], None]], Check]:
-    """Make a check of a function of one `Case`: run it on every example, from one seed.
+    """Turn a function of one `Case` into a check that runs it on every example.
 
-    Whatever it raises becomes a `ContractFailure` that names the promise. The random state of the caller
-    is left as it was.
+    Every exception becomes a `ContractFailure` that names the promise. The random state is restored.
     """
 
     def decorate(body: Callable[[Case], None]) -> Check:
@@ -151,8 +150,8 @@ def sweep(promise: str) -> Callable[[Callable[[Case], None]], Check]:
 
 
 def largest(gradients: Mapping[str, Tensor | None]) -> float:
-    """Return the size of the largest gradient, by which the rounding of all others is judged.
+    """Return the largest absolute value of all gradients, the scale for rounding errors.
 
-    The bias of keys is an example of one that is 0 but for rounding: a softmax over keys cancels it.
+    A gradient can be 0 up to rounding: softmax over keys cancels the bias of the keys.
     """
     return max(float(gradient.abs().max()) for gradient in gradients.values() if gradient is not None)

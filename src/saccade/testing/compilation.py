@@ -1,4 +1,4 @@
-"""Checks that a mechanism can be compiled and exported."""
+"""Checks of compilation and export."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _EXACT = 1e-10
 
 
 class _Compiled:
-    """A module compiled into one graph, without code generation, and the number of its compilations."""
+    """A module compiled into one graph without code generation, and the number of compilations."""
 
     def __init__(self, module: nn.Module) -> None:
         self.graphs = 0
@@ -33,7 +33,7 @@ class _Compiled:
 
 @contextmanager
 def _fresh_compiler() -> Iterator[None]:
-    """Forget what was compiled, before and after: checks do not count each other's compilations."""
+    """Clear compiled code before and after, so that every check counts its own compilations."""
     torch.compiler.reset()
     try:
         yield
@@ -43,22 +43,23 @@ def _fresh_compiler() -> Iterator[None]:
 
 @sweep("compiles into one graph")
 def check_compile(case: Case) -> None:
-    """Compiled with fullgraph, results, gradients and recorded maps equal those of eager mode."""
+    """With fullgraph=True, results, gradients and recorded maps equal those of eager mode."""
     module = case.build(dtype=torch.float64)
     inputs = case.inputs(dtype=torch.float64)
-    eager = copy.deepcopy(module)  # a training pass may change buffers: both make the same passes
+    eager = copy.deepcopy(module)  # passes in training mode can change buffers
     expected, gradients = case.forward_backward(eager, inputs)
     with record(eager) as eager_maps:
         expected_recorded = case.forward(eager, inputs)
     with _fresh_compiler():
         compiled = _Compiled(module)
-        output, its = case.forward_backward(compiled.module, inputs)
+        output, compiled_gradients = case.forward_backward(compiled.module, inputs)
         with record(compiled.module) as maps:
             recorded = case.forward(compiled.module, inputs)
     case.expect_equal("the compiled result", output, expected, _EXACT)
     case.expect_equal("the compiled result while recorded", recorded, expected_recorded, _EXACT)
     for name, gradient in gradients.items():
-        got = its[name if name in its else f"{COMPILED}.{name}"]
+        key = name if name in compiled_gradients else f"{COMPILED}.{name}"
+        got = compiled_gradients[key]
         if gradient is None or got is None:
             case.fail(f"{name} must receive a gradient, compiled or not")
         case.expect_equal(f"the compiled gradient of {name}", got, gradient, _EXACT, largest(gradients))
@@ -70,16 +71,16 @@ def check_compile(case: Case) -> None:
 
 @sweep("compiles once")
 def check_recompiles(case: Case) -> None:
-    """Repeated calls use what was compiled: once for a size, once more for any, and once for recording."""
+    """Repeated calls reuse compiled code: one compilation per fixed size, dynamic size, and recording."""
     if not case.is_first:
-        return  # compiling is slow, and what makes a module compile again lies seldom in its options
+        return  # compilation is slow, and options seldom cause recompilation
     module = case.build().eval()
     with _fresh_compiler():
         compiled = _Compiled(module)
         for _ in range(3):
             case.forward(compiled.module, case.inputs())
         case.expect(
-            compiled.graphs == 1, f"three calls alike compiled {compiled.graphs} times, expected once"
+            compiled.graphs == 1, f"three equal calls compiled {compiled.graphs} times, expected once"
         )
         for _ in range(2):
             with record(compiled.module):
@@ -94,7 +95,7 @@ def check_recompiles(case: Case) -> None:
 
 @sweep("can be exported with a dynamic batch")
 def check_export(case: Case) -> None:
-    """The exported program gives the eager result at the batch that it was exported with and at another."""
+    """The exported program gives the eager result for the batch size of the export and for another one."""
     module = case.build(dtype=torch.float64).eval()
     inputs = case.inputs(dtype=torch.float64)
     batch = Dim("batch", min=1)

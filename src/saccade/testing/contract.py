@@ -1,4 +1,4 @@
-"""The contract: all checks, in the order in which a failure is easiest to understand."""
+"""The contract: all checks. Checks whose failures are easiest to understand come first."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from saccade.layers.spec import Spec
 from saccade.testing import compilation, documentation, numerics, recording, structure
 from saccade.testing.case import Check
 
-#: The behavior that any mechanism must keep, whoever wrote it.
+#: The required behavior of every mechanism, built-in or not.
 BEHAVIOR_CHECKS: tuple[Check, ...] = (
     structure.check_spec,
     structure.check_construction,
@@ -27,8 +27,8 @@ BEHAVIOR_CHECKS: tuple[Check, ...] = (
     compilation.check_export,
 )
 
-#: The rules of this package for the documentation of its own mechanisms.
-HOUSE_CHECKS: tuple[Check, ...] = (documentation.check_documentation,)
+#: The rules of this package for the documentation and location of its own mechanisms.
+HOUSE_CHECKS: tuple[Check, ...] = (documentation.check_documentation, documentation.check_location)
 
 CHECKS = BEHAVIOR_CHECKS + HOUSE_CHECKS
 
@@ -38,10 +38,10 @@ def check_mechanism(spec: Spec, *, house: bool = False) -> None:
 
     Args:
         spec: The mechanism.
-        house: Whether to check this package's rules of documentation, too.
+        house: Whether to run `HOUSE_CHECKS`, too.
 
     Raises:
-        ContractFailure: The first check that fails.
+        ContractFailure: A check fails.
     """
     for check in CHECKS if house else BEHAVIOR_CHECKS:
         check(spec)

@@ -1,4 +1,4 @@
-"""Checks of the numbers: gradients, precisions, layouts, independence of images, devices."""
+"""Checks of numerics: gradients, dtypes, memory layouts, batch independence, devices, autocast."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from saccade._torch import TorchDispatchMode, tree_leaves
 from saccade.recording import record
 from saccade.testing.case import Case, largest, sweep
 
-_EXACT = 1e-10  # of float64 results that differ in the order of summation only
-_BUDGET = 16  # units of rounding of the dtype, of the largest output
+_EXACT = 1e-10  # for float64 results that differ only in the order of summation
+_BUDGET = 16  # in units of eps of the dtype, relative to the largest output
 
 
-@sweep("has gradients of its inputs and of all its parameters")
+@sweep("has gradients for all inputs and parameters")
 def check_gradients(case: Case) -> None:
-    """Every input matters, none is written to, and every parameter takes part in training."""
+    """Every input affects the result, no input is modified, and every parameter receives a gradient."""
     module = case.build(dtype=torch.float64).train()
     inputs = case.inputs(dtype=torch.float64)
     originals = [x.clone() for x in inputs]
@@ -34,11 +34,11 @@ def check_gradients(case: Case) -> None:
             case.expect(bool(gradient.any()), f"{name} must matter: its gradient is 0 everywhere")
 
 
-@sweep("has the gradients that finite differences give")
+@sweep("has gradients equal to finite differences")
 def check_gradcheck(case: Case) -> None:
     """Gradients of inputs and parameters in float64 equal finite differences.
 
-    Not of a hard mechanism: the gradient of a sampled choice is that of an expectation or an estimate.
+    Hard mechanisms are skipped: the gradient of a sampled choice is an estimate or that of an expectation.
     """
     if case.spec.selection == "hard":
         return
@@ -56,7 +56,7 @@ def check_gradcheck(case: Case) -> None:
 
 @sweep("runs in every floating dtype")
 def check_dtypes(case: Case) -> None:
-    """The output keeps the dtype and stays close to the float64 result of the same rounded values."""
+    """The output has the dtype of the input and is close to the float64 result for the same values."""
     for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.float16):
         module = case.build(dtype=dtype).eval()
         inputs = case.inputs(dtype=dtype)
@@ -64,7 +64,7 @@ def check_dtypes(case: Case) -> None:
             output = case.forward(module, inputs)
         except RuntimeError as error:
             if dtype is torch.float16 and "not implemented for 'Half'" in str(error):
-                continue  # an operation that this torch has on GPUs only
+                continue  # this version of PyTorch supports the operation on GPUs only
             raise
         case.expect(output.dtype is dtype, f"expected a result of {dtype}, got {output.dtype}")
         reference = case.forward(copy.deepcopy(module).double(), [x.double() for x in inputs])
@@ -74,62 +74,64 @@ def check_dtypes(case: Case) -> None:
 
 @sweep("takes inputs of any memory layout")
 def check_layouts(case: Case) -> None:
-    """Channels-last inputs and modules give the results and gradients of contiguous ones."""
+    """Channels-last inputs and modules give the same results and gradients as contiguous ones."""
     module = case.build(dtype=torch.float64).eval()
     inputs = case.inputs(dtype=torch.float64)
     expected, gradients = case.forward_backward(module, inputs)
     channels_last = copy.deepcopy(module)
     for parameter in channels_last.parameters():
-        if parameter.ndim in (4, 5):  # `Module.to` knows one layout at a time, of images or of volumes
+        if parameter.ndim in (4, 5):  # `Module.to` handles only one layout, of images or of volumes
             parameter.data = _last(parameter.data)
     for what, twin in (("a plain module", module), ("a channels-last module", channels_last)):
-        output, its = case.forward_backward(twin, [_last(x) for x in inputs])
+        output, twin_gradients = case.forward_backward(twin, [_last(x) for x in inputs])
         case.expect_equal(f"channels-last input, {what}", output, expected, _EXACT)
         for name, gradient in gradients.items():
-            got = its[name]
+            got = twin_gradients[name]
             if gradient is not None and got is not None:
                 label = f"gradient of {name}, channels-last, {what}"
                 case.expect_equal(label, got, gradient, _EXACT, largest(gradients))
 
 
 def _last(x: Tensor) -> Tensor:
-    """The same values with the second axis innermost in memory: channels-last, for any number of axes."""
+    """Return the same values in channels-last layout, for any number of axes."""
     return x.movedim(1, -1).contiguous().movedim(-1, 1)
 
 
-@sweep("treats each image of a batch by itself in eval mode")
+@sweep("processes the images of a batch independently in eval mode")
 def check_batch_independence(case: Case) -> None:
-    """A batch gives what its images give one by one, and NaN in one image stays there.
+    """A batch gives the results of its single images, and NaN in one image affects no other image.
 
-    A hard mechanism draws other numbers for an image alone than in a batch: there only NaN is looked at.
+    A hard mechanism draws other samples for a single image, so only NaN is checked.
     """
     module = case.build(dtype=torch.float64).eval()
     inputs = case.inputs(dtype=torch.float64, B=3)
     together = case.forward(module, inputs)
     for i in range(3 if case.spec.selection == "soft" else 0):
         alone = case.forward(module, [x[i : i + 1] for x in inputs])
-        case.expect_equal(f"image {i} alone, against the same in a batch", alone, together[i : i + 1], _EXACT)
+        case.expect_equal(
+            f"image {i} alone, against the same image in a batch", alone, together[i : i + 1], _EXACT
+        )
     for x in inputs:
         x[1] = float("nan")
-    spoilt = case.forward(module, inputs)
+    with_nan = case.forward(module, inputs)
     for i in (0, 2):
-        case.expect_equal(f"image {i}, beside an image of NaN", spoilt[i], together[i], _EXACT)
+        case.expect_equal(f"image {i}, beside an image of NaN", with_nan[i], together[i], _EXACT)
 
 
 class _OnlyMeta(TorchDispatchMode):
-    """Fails when an operation returns a tensor on another device; numbers (0 axes) may be anywhere."""
+    """Fails if an operation returns a tensor on another device; scalars may be on any device."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(result):
             if isinstance(leaf, Tensor) and leaf.ndim and leaf.device.type != "meta":
-                raise RuntimeError(f"{func} made a tensor on {leaf.device}, away from the input's device")
+                raise RuntimeError(f"{func} made a tensor on {leaf.device}, not on the device of the input")
         return result
 
 
-@sweep("creates every tensor on the device of its input")
+@sweep("creates every tensor on the device of the input")
 def check_meta(case: Case) -> None:
-    """A module on the meta device runs a meta input: nothing is made on another device."""
+    """A module on the meta device runs a meta input without a tensor on another device."""
     module = case.build(device="meta")
     inputs = case.inputs(device="meta")
     with _OnlyMeta(), torch.no_grad():  # type: ignore[no-untyped-call]
@@ -141,7 +143,7 @@ def check_meta(case: Case) -> None:
 
 @sweep("runs under autocast, forward and backward, recorded and not")
 def check_autocast(case: Case) -> None:
-    """Under bfloat16 autocast it stays close to float32, trains, and can be recorded."""
+    """Under bfloat16 autocast, results are close to float32; gradients and recorded maps are finite."""
     module = case.build().eval()
     inputs = case.inputs()
     expected = case.forward(module, inputs)

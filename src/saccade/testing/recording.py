@@ -1,4 +1,4 @@
-"""Checks of what a mechanism publishes, and that publishing leaves no trace."""
+"""Checks of published maps, and that recording has no side effects."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from saccade.maps import AttentionMap, ChannelMap, PairwiseMap, Tap
 from saccade.recording import record
 from saccade.testing.case import Case, sweep
 
-_EXACT = 1e-5  # of maps, which are drawn in float32
+_EXACT = 1e-5  # for maps, which are computed in float32
 
 
 @sweep("publishes its attention maps when it is recorded")
 def check_maps(case: Case) -> None:
-    """The first example publishes the kinds of `spec.maps`, in order; every map has the right shape."""
+    """The first example publishes the types of `spec.maps`, in order; every map has a valid shape."""
     module = case.build().eval()
     inputs = case.inputs()
     with record(module) as maps:
-        module(*inputs)  # with gradients, so that a map that holds on to the graph is seen
+        module(*inputs)  # with gradients, to detect a map that is attached to the graph
     if case.is_first:
         expected = [kind.__name__ for kind in case.spec.maps]
         got = [type(attention).__name__ for attention in maps.values()]
@@ -32,7 +32,7 @@ def check_maps(case: Case) -> None:
 
 
 def tensors(attention: AttentionMap) -> dict[str, Tensor]:
-    """The tensors that a map holds, by name."""
+    """Return the tensors of a map, by name."""
     return {name: value for name, value in vars(attention).items() if isinstance(value, Tensor)}
 
 
@@ -54,10 +54,10 @@ def _check_map(case: Case, path: str, attention: AttentionMap, inputs: tuple[Ten
 
 
 def _check_places(case: Case, what: str, shape: tuple[int, ...]) -> None:
-    """Fail unless `shape` can be that of the positions of an input of this example.
+    """Fail unless `shape` is a valid shape of positions for an input of this example.
 
-    It may be coarser than the input, but has as many axes, and does not swap height and width. If no input
-    has positions, any will do.
+    It may be coarser than the input, but has the same number of axes and does not swap height and width.
+    If no input has positions, every shape is valid.
     """
     letters = [text.split() for text in case.example.shapes.split(",")]
     extents = [
@@ -73,8 +73,8 @@ def _check_places(case: Case, what: str, shape: tuple[int, ...]) -> None:
 
 def _check_heat(case: Case, path: str, heat: Tensor, expected: tuple[int, ...]) -> None:
     case.expect(heat.shape == expected, f"{path}: expected a heat map {expected}, got {tuple(heat.shape)}")
-    within = bool(((heat >= 0) & (heat <= 1)).all())  # false for NaN, too
-    case.expect(within, f"{path}: the heat map must lie in [0, 1]")
+    within = bool(((heat >= 0) & (heat <= 1)).all())  # false for NaN
+    case.expect(within, f"{path}: the heat map must be in [0, 1]")
 
 
 def _check_pairs(case: Case, path: str, pairs: PairwiseMap) -> None:
@@ -97,18 +97,18 @@ def _check_pairs(case: Case, path: str, pairs: PairwiseMap) -> None:
 
 @sweep("can be recorded without a trace")
 def check_recording(case: Case) -> None:
-    """Results and gradients are bit-identical while recorded; nothing stays behind, even after an error."""
+    """Recording keeps results and gradients bit-identical and is undone, also after an error."""
     for training in (True, False):
         plain = case.build(dtype=torch.float64).train(training)
         recorded = copy.deepcopy(plain)
         inputs = case.inputs(dtype=torch.float64)
         expected, gradients = case.forward_backward(plain, inputs)
         with record(recorded) as maps:
-            output, its = case.forward_backward(recorded, inputs)
+            output, recorded_gradients = case.forward_backward(recorded, inputs)
         case.expect(len(maps) >= 1, "it must publish at least one map")
         case.expect_equal("the result while recorded", output, expected)
         for name, gradient in gradients.items():
-            got = its[name]
+            got = recorded_gradients[name]
             if gradient is None or got is None:
                 case.fail(f"{name} must receive a gradient, recorded or not")
             case.expect_equal(f"the gradient of {name} while recorded", got, gradient)
@@ -126,7 +126,7 @@ def check_recording(case: Case) -> None:
 
 
 def _check_no_trace(case: Case, plain: nn.Module, recorded: nn.Module) -> None:
-    """The recorded module has the attributes, the hooks and the idle taps of one that never was."""
+    """Fail unless the recorded module has the attributes, hooks and idle taps of an unrecorded module."""
     for (path, one), other in zip(plain.named_modules(), recorded.modules(), strict=True):
         where = path or "the module"
         if isinstance(other, Tap):

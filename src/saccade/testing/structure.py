@@ -1,4 +1,4 @@
-"""Checks of what a mechanism is: its facts, its parameters, the shapes that it takes and refuses."""
+"""Checks of structure: facts of the spec, parameters, accepted and rejected inputs, serialization."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _THIN = {"H": 4, "W": 1, "T": 1, "L": 1, "Q": 1, "K": 1, "h": 1}
 
 
 def check_spec(spec: Spec) -> None:
-    """The facts that creating, attaching, recording and testing rely on are filled in and legal."""
+    """The facts that `create`, `attach`, `record` and the checks rely on are complete and valid."""
     known = {option.name for option in spec.options}
     facts = {
         "a name that is an identifier": spec.name.isidentifier(),
@@ -50,9 +50,9 @@ def expect_facts(spec: Spec, facts: Mapping[str, bool]) -> None:
             raise ContractFailure(f"{spec.name}: the spec must have {expected}")
 
 
-@sweep("builds, registers its parameters, and runs without side effects")
+@sweep("registers all parameters and runs without side effects")
 def check_construction(case: Case) -> None:
-    """All parameters are registered and made by the constructor; a forward pass prints nothing."""
+    """The constructor creates and registers all parameters; a forward pass prints nothing."""
     module = case.build()
     case.expect(isinstance(repr(module), str), "repr must work")
     before = list(module.state_dict())
@@ -70,7 +70,7 @@ def check_construction(case: Case) -> None:
 
 
 def _reachable(owner: Any, path: str = "self", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
-    """Yield every parameter that hangs on a module, in whatever container."""
+    """Yield every parameter that a module refers to, also in plain containers."""
     seen = set() if seen is None else seen
     if id(owner) in seen:
         return
@@ -89,10 +89,10 @@ def _reachable(owner: Any, path: str = "self", seen: set[int] | None = None) -> 
 
 @sweep("takes maps of any size and batch")
 def check_shapes(case: Case) -> None:
-    """The output has the shape of the example for even, odd, non-square and thin maps, and any batch.
+    """The output has the shape of the example for even, odd, non-square and thin maps and all batch sizes.
 
-    It may refuse, with `BadShape`, a map one position wide and, in training, a batch of one; and, with
-    `BadOption`, a number of channels that an option does not divide (48).
+    A mechanism may raise `BadShape` for a map of width 1 and, in training, for a batch of 1; and `BadOption`
+    for a number of channels (48) that an option does not divide.
     """
     for channels in (32, 64, 48):
         try:
@@ -101,8 +101,8 @@ def check_shapes(case: Case) -> None:
             if channels % 32:
                 continue
             raise
-        for chosen in (_EVEN, _ODD, _SINGLE, _THIN):
-            sizes = {**chosen, "C": channels}
+        for extents in (_EVEN, _ODD, _SINGLE, _THIN):
+            sizes = {**extents, "C": channels}
             for training in (True, False):
                 module.train(training)
                 inputs = case.inputs(dtype=torch.float32, device="cpu", **sizes)
@@ -110,20 +110,20 @@ def check_shapes(case: Case) -> None:
                     with torch.no_grad():
                         results = case.results(module, inputs)
                 except BadShape:
-                    if chosen is _THIN or (training and chosen is _SINGLE):
+                    if extents is _THIN or (training and extents is _SINGLE):
                         continue
                     raise
                 case.expect_shapes(results, f"with {sizes}", **sizes)
 
 
 def check_bad_input(spec: Spec) -> None:
-    """Wrong axes, channels or batches raise `BadShape` with the mechanism's name; options are checked too."""
+    """Invalid axes, channels and batches raise `BadShape`, invalid options `BadOption`, with the name."""
     _check_bad_shapes(spec)
     if spec.name in registry.mechanisms() and registry.spec(spec.name) is spec:
         _check_bad_options(spec)
 
 
-@sweep("refuses bad input with BadShape")
+@sweep("rejects invalid input with BadShape")
 def _check_bad_shapes(case: Case) -> None:
     module = case.build()
     good = case.inputs()
@@ -149,7 +149,7 @@ def _check_bad_shapes(case: Case) -> None:
         except Exception as error:
             case.fail(f"{what} {shapes}: expected BadShape, got {type(error).__name__}: {error}")
         else:
-            case.fail(f"{what} {shapes}: expected BadShape, but it was taken")
+            case.fail(f"{what} {shapes}: expected BadShape, but it was accepted")
 
 
 def _names(message: str, spec: Spec) -> bool:
@@ -177,14 +177,14 @@ def _check_bad_options(spec: Spec) -> None:
                     f"{spec.name}: {what}: the message must name it: {str(error)!r}"
                 ) from error
         else:
-            raise ContractFailure(f"{spec.name}: {what}: expected {expected.__name__}, but it was taken")
+            raise ContractFailure(f"{spec.name}: {what}: expected {expected.__name__}, but it was accepted")
 
 
 @sweep("can be saved, copied and pickled")
 def check_saving(case: Case) -> None:
-    """A state_dict, a deep copy and a pickle give the same outputs, which repeat in eval mode."""
+    """A state_dict, a deep copy and a pickle give the same outputs, as a second pass in eval mode does."""
     module = case.build()
-    case.forward(module.train(), case.inputs())  # so that running statistics are not the initial ones
+    case.forward(module.train(), case.inputs())  # changes running statistics from their initial values
     module.eval()
     inputs = case.inputs()
     expected = case.forward(module, inputs)

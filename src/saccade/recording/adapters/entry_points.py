@@ -9,6 +9,7 @@ The name of an entry point is free. Its object is a mapping from classes, or the
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Mapping
 
 from torch import nn
@@ -22,14 +23,18 @@ GROUP = "saccade.adapters"
 
 @functools.cache  # installed packages do not change while the process runs
 def plugin_adapters() -> dict[str | type[nn.Module], Adapter]:
-    """Return the adapters of all entry points.
+    """Return the adapters of all entry points. One that cannot be loaded is left out, with a warning.
 
     Raises:
         BadOption: If an entry point is no mapping from classes or full class names to functions.
     """
     adapters: dict[str | type[nn.Module], Adapter] = {}
     for name in plugins.names(GROUP):
-        table = plugins.load(GROUP, name)
+        try:
+            table = plugins.load(GROUP, name)
+        except BadOption as error:
+            warnings.warn(str(error), stacklevel=2)
+            continue
         if not isinstance(table, Mapping) or not all(
             isinstance(key, str | type) and callable(adapter) for key, adapter in table.items()
         ):
