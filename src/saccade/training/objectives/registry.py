@@ -44,7 +44,9 @@ def create_objective(plan: Plan, task: TaskInfo) -> Classifier:
     elif name in plugins.names(_GROUP):
         objective = cast(type[Classifier], plugins.load(_GROUP, name))
     else:
-        raise UnknownName("objective", name, [*OBJECTIVES, *plugins.names(_GROUP, OBJECTIVES)], owner="objective")
+        raise UnknownName(
+            "objective", name, [*OBJECTIVES, *plugins.names(_GROUP, OBJECTIVES)], owner="objective"
+        )
     check_options(name, options, list(inspect.signature(objective).parameters)[2:])  # after plan and task
     for key in objective.ignored_keys:
         value = getattr(plan.recipe, key)
