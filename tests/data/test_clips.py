@@ -25,6 +25,7 @@ from saccade.data.moving_digits import _path
 from saccade.errors import BadOption, BadShape, SaccadeError
 from saccade.maps import SpatialMap
 from saccade.models import ClipCNN, SmallCNN
+from saccade.results import read_gallery
 from saccade.training import Classifier, augmentation, error_and_loss, examples, prepare, restore
 from saccade.training import record_attention as looked
 from saccade.training.evaluate import _on_one_grid
@@ -320,19 +321,19 @@ def test_a_comparison_of_clips(compared: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["temporal_pool", "non_local-dims=3"])
-def test_the_gallery_shows_sheets_of_frames(compared: Path, name: str) -> None:
+def test_the_gallery_holds_raw_clips(compared: Path, name: str) -> None:
     folder = compared / "runs" / f"{name}-seed0"
-    with np.load(folder / "gallery.npz") as gallery:
-        clips = torch.from_numpy(gallery["clips"])
-        assert clips.shape[1:] == (3, 8, 32, 32)
-        assert np.array_equal(gallery["images"], contact_sheet(clips).permute(0, 2, 3, 1).numpy())
-        assert gallery["masks"].shape == (len(clips), 64, 128)
-        assert gallery["masks"].sum() > 0
-        _, attention, logits = looked(restore(folder), clips)
-        heat = heat_sheet(attention.heatmap(), (8, 32, 32))
-        assert_close(torch.from_numpy(gallery["heat"]), heat.half())
-        assert np.array_equal(gallery["predictions"], logits.argmax(1).numpy())
-        assert "queries" not in gallery
+    gallery = read_gallery(folder)
+    clips = gallery.images
+    assert clips.shape[1:] == (3, 8, 32, 32)
+    assert gallery.masks is not None
+    assert gallery.masks.shape == (len(clips), 8, 32, 32)
+    assert gallery.masks.sum() > 0
+    _, attention, logits = looked(restore(folder), clips)
+    assert gallery.map is not None
+    assert type(gallery.map) is type(attention)
+    assert_close(gallery.map.heatmap(), attention.heatmap(), atol=5e-3, rtol=0)
+    assert gallery.predictions.equal(logits.argmax(1))
 
 
 def test_a_run_on_clips_comes_back_and_can_be_looked_at(compared: Path, tmp_path: Path) -> None:
@@ -346,7 +347,7 @@ def test_a_run_on_clips_comes_back_and_can_be_looked_at(compared: Path, tmp_path
     assert torch.equal(labels, test.labels)
     seen = look(classifier, clips[:2].float())
     heat = seen.heatmaps("model.attention.2")
-    assert [picture.shape for picture in seen.shots.display_images] == [(64, 128, 3)] * 2
+    assert [picture.shape for picture in seen.inputs.display_images] == [(64, 128, 3)] * 2
     with torch.no_grad(), saccade.record(classifier) as maps:
         classifier(clips[:2])
     expected = heat_sheet(maps["model.attention"].saliency(), (8, 32, 32))
@@ -361,8 +362,8 @@ def test_a_run_on_clips_comes_back_and_can_be_looked_at(compared: Path, tmp_path
     ("arguments", "said"),
     [
         (["score", "{run}"], "is a run on clips; only maps of images can be scored"),
-        (["look", "{run}", "--grad-cam"], "Grad-CAM is of images, not of clips"),
-        (["look", "{run}", "some.png"], "its own test clips alone can be shown"),
+        (["look", "{run}", "--grad-cam"], "Grad-CAM needs images (B, C, H, W), not clips"),
+        (["look", "{run}", "some.png"], "IMAGE is not supported, only its test clips"),
     ],
 )
 def test_what_is_of_images_alone_says_so(compared: Path, arguments: list[str], said: str) -> None:

@@ -40,7 +40,7 @@ def test_look_saves_a_page_as_the_text_says(tmp_path: Path, monkeypatch: pytest.
     model, images = timm.create_model("resnet18"), torch.randn(2, 3, 64, 64)
     sc.attach(model, "cbam", where="residual", example_inputs=images)
     eval(line + call, {"sc": sc, "model": model, "images": images})
-    assert "Where" in (tmp_path / "look.html").read_text()
+    assert "Attention of" in (tmp_path / "look.html").read_text()
 
 
 def test_the_commands_are_targets_of_the_makefile() -> None:

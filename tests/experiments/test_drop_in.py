@@ -7,14 +7,13 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 import saccade as sc
 from saccade.config import Recipe, resolve
 from saccade.models import SmallCNN
-from saccade.results import POLARITIES
+from saccade.results import POLARITIES, read_gallery
 from saccade.training import build, load_checkpoint, train
 from support.errors import raises
 
@@ -34,11 +33,12 @@ def test_an_epoch_by_name(name: str, tmp_path: Path) -> None:
     assert where["path"].startswith("attention.2")
     for polarity in POLARITIES:
         assert all(0 <= value <= 1 for value in where[polarity].values()), where
-    with np.load(tmp_path / "gallery.npz", allow_pickle=False) as gallery:
-        heat, kind = gallery["heat"], gallery["kind"]
-    assert kind == where["kind"]
+    gallery = read_gallery(tmp_path)
+    assert gallery.map is not None
+    assert gallery.kind == gallery.map.kind == where["kind"]
+    heat = gallery.map.heatmap()
     assert len(heat) == 8
-    assert np.isfinite(heat).all()
+    assert heat.isfinite().all()
     assert heat.min() >= 0
     assert heat.max() <= 1
 

@@ -1,4 +1,4 @@
-"""A model whose one layer publishes a map that the test made."""
+"""A model with one layer that publishes a given map."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import saccade as sc
 
 
 class Published(nn.Module):
-    """A network whose one layer records a map that the test made."""
+    """A model with one layer that publishes a given map."""
 
     def __init__(self, attention: sc.AttentionMap) -> None:
         super().__init__()

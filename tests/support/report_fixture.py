@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import skimage.data
+import torch
 from numpy.typing import NDArray
 
-from saccade.results import SCHEMA, compute_leaderboard
+from saccade.maps import AttentionMap, ChannelMap, PairwiseMap, SpatialMap
+from saccade.results import SCHEMA, Gallery, compute_leaderboard, write_gallery
 
 CONVOLVED = "multi_head:heads=4,projection=conv1d,kernel_size=3"
 ATTENTIONS = ("none", "se", "multi_head:heads=4", CONVOLVED, "cbam")
@@ -37,15 +39,19 @@ def make(
     epochs: int = 12,
     masks: bool = True,
     scored: bool = False,
+    maps: Mapping[str, AttentionMap] | None = None,
 ) -> Path:
-    """Write `results.json` and the galleries of a comparison, and return its folder."""
+    """Write `results.json` and the galleries of a comparison, and return its folder.
+
+    `maps` replaces the maps of some attentions.
+    """
     rng = np.random.default_rng(0)
     images, truth = _images(rng)
     labels: Array = np.asarray(truth.any((1, 2)), np.int64)
     runs: list[dict[str, Any]] = []
     for number, attention in enumerate(attentions):
         kind = _KINDS.get(attention.partition(":")[0], "spatial")
-        maps = _maps(kind, images, truth, rng)
+        attention_map = (maps or {}).get(attention) or _map(kind, images, truth, rng)
         for seed in range(seeds):
             run = _run(attention, number, seed, epochs, rng)
             run["folder"] = f"runs/{number}-seed{seed}"
@@ -54,9 +60,16 @@ def make(
             runs.append(run)
             out = folder / run["folder"]
             out.mkdir(parents=True)
-            arrays = {"images": images, "labels": labels} | ({"masks": truth} if masks else {})
-            arrays |= _answers(labels, run["error"], rng) | maps
-            np.savez(out / "gallery.npz", allow_pickle=False, **arrays)
+            predictions, probabilities = _answers(labels, run["error"], rng)
+            seen = Gallery(
+                images=torch.from_numpy(images.transpose(0, 3, 1, 2).copy()),
+                labels=torch.from_numpy(labels),
+                predictions=torch.from_numpy(predictions),
+                probabilities=torch.from_numpy(probabilities),
+                masks=torch.from_numpy(truth) if masks else None,
+                map=attention_map,
+            )
+            write_gallery(out, seen)
     results: dict[str, Any] = {
         "schema": SCHEMA,
         "saccade": "0.1.0",
@@ -175,48 +188,32 @@ def _scores(
     return {**facts, **own, "grad_cam": judged(2.0)}
 
 
-def _answers(labels: Array, error: float, rng: np.random.Generator) -> dict[str, Array]:
-    """Predictions that err about four times as often as the run did, so that a small gallery has some."""
+def _answers(labels: Array, error: float, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Predictions with four times the error of the run, so that few images have some, and probabilities."""
     wrong = rng.random(len(labels)) < 4 * error
     predictions = np.where(wrong, 1 - labels, labels)
     sure = np.where(wrong, rng.uniform(0.5, 0.8, len(labels)), rng.uniform(0.7, 1.0, len(labels)))
     probabilities = np.stack([np.where(predictions == c, sure, 1 - sure) for c in (0, 1)], 1)
-    return {"predictions": predictions, "probabilities": probabilities.astype(np.float32)}
+    return predictions, probabilities.astype(np.float32)
 
 
-def _maps(kind: str | None, images: Array, masks: Array, rng: np.random.Generator) -> dict[str, Array]:
+def _map(kind: str | None, images: Array, masks: Array, rng: np.random.Generator) -> AttentionMap | None:
     if kind is None:
-        return {}
+        return None
     patch = _shrink(masks.astype(np.float32), TOKENS)
     light = _shrink(images.mean(-1) / 255, TOKENS)
     if kind == "channel":
-        return {
-            "kind": np.array(kind),
-            "heat": _unit(_shrink(light, 12) + 0.1 * rng.random((IMAGES, 12, 12))),
-        }
+        energy = _shrink(light, 12) + 0.1 * rng.random((IMAGES, 12, 12))
+        return ChannelMap(torch.rand(IMAGES, 8), torch.from_numpy(energy).float())
     if kind == "spatial":
-        return {
-            "kind": np.array(kind),
-            "heat": _unit(1 - patch - 0.3 * light + 0.15 * rng.random(patch.shape)),
-        }
-    queries, keys = _factors(patch, light, rng)
-    logits = WIDTH**-0.5 * queries.astype(np.float32) @ keys.astype(np.float32).swapaxes(-2, -1)
-    weights = np.exp(logits - logits.max(-1, keepdims=True))
-    received = (weights / weights.sum(-1, keepdims=True)).mean((1, 2)).reshape(IMAGES, TOKENS, TOKENS)
-    shape = np.array([TOKENS, TOKENS])
-    return {
-        "kind": np.array(kind),
-        "heat": _unit(received),
-        "queries": queries,
-        "keys": keys,
-        "scale": np.array(WIDTH**-0.5),
-        "query_shape": shape,
-        "key_shape": shape,
-    }
+        weights = 1 - patch - 0.3 * light + 0.15 * rng.random(patch.shape)
+        return SpatialMap(torch.from_numpy(weights).float())
+    queries, keys = map(torch.from_numpy, _factors(patch, light, rng))
+    return PairwiseMap(queries, keys, WIDTH**-0.5, (TOKENS, TOKENS), (TOKENS, TOKENS))
 
 
 def _factors(patch: Array, light: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Heads that look near themselves, at the patch, at alike brightness, and anywhere."""
+    """Heads that attend to near positions, to the patch, to similar brightness, and to anything."""
     y, x = np.mgrid[0:TOKENS, 0:TOKENS].reshape(2, -1) / TOKENS * np.pi
     place = np.stack([np.cos(y), np.sin(y), np.cos(x), np.sin(x)], -1)
     queries = rng.normal(0, 0.4, (IMAGES, HEADS, TOKENS**2, WIDTH))
@@ -236,12 +233,6 @@ def _shrink(maps: Array, side: int) -> Array:
     step = maps.shape[1] // side
     blocks: Array = maps.reshape(len(maps), side, step, side, step).mean((2, 4))
     return blocks
-
-
-def _unit(maps: Array) -> Array:
-    low, high = maps.min((1, 2), keepdims=True), maps.max((1, 2), keepdims=True)
-    scaled: Array = ((maps - low) / (high - low)).astype(np.float16)
-    return scaled
 
 
 if __name__ == "__main__":

@@ -259,13 +259,13 @@ def test_recurrent_runs_are_compared_and_scored(tmp_path: Path) -> None:
     summary: Any = compare(comparison, tmp_path)
     assert summary["leaderboard"][0]["localization"]["chance"] > 0
     from saccade.experiments import score
-    from saccade.viz.report import write
+    from saccade.viz import write_report
 
     score(tmp_path, images=4, steps=2)
     results = json.loads((tmp_path / "results.json").read_text())
     assert results["leaderboard"][0]["scores"]["attention"]["faithfulness"]
     assert "grad_cam" not in results["leaderboard"][0]["scores"]  # the model has no feature map for Grad-CAM
-    assert write(tmp_path).stat().st_size > 10_000
+    assert write_report(tmp_path).stat().st_size > 10_000
 
 
 # -------------------------------------------------------------------------------------------------- hard
@@ -385,7 +385,7 @@ def test_a_network_that_draws_nothing_is_trained_by_cross_entropy(tmp_path: Path
 
 def test_hard_attention_is_compared_localized_shown_and_scored(tmp_path: Path) -> None:
     from saccade.experiments import score
-    from saccade.viz.report import write
+    from saccade.viz import write_report
 
     task = "white-patch:size=32,patch=[8,12],train=40,validation=10,test=20"
     recipe = Recipe(task=task, objective="hard:num_samples=2", epochs=1, batch_size=20)
@@ -401,7 +401,7 @@ def test_hard_attention_is_compared_localized_shown_and_scored(tmp_path: Path) -
     for row in results["leaderboard"][1:]:
         assert row["scores"]["attention"]["faithfulness"]["mean"] is not None
         assert row["scores"]["grad_cam"]["faithfulness"]["mean"] is not None
-    assert write(tmp_path).stat().st_size > 10_000
+    assert write_report(tmp_path).stat().st_size > 10_000
     words = ["look", str(tmp_path / run["folder"]), "--images", "2", "--out", str(tmp_path / "look")]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output

@@ -9,13 +9,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from saccade.config import Recipe, read_yaml
 from saccade.errors import BadOption, BadRecipe, BadRun, BadShape, SaccadeError, UnknownName
-from saccade.training import Batches, Progress, load_checkpoint, prepare, train
+from saccade.maps import PairwiseMap, RectifiedSumMap, SpatialMap
+from saccade.results import read_gallery
+from saccade.training import Batches, Progress, load_checkpoint, prepare, record_attention, restore, train
 from support.errors import raises
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
@@ -69,34 +70,32 @@ def test_a_run_leaves_what_the_documents_say(whole: Path) -> None:
 
 
 def test_the_gallery_shows_both_classes_and_the_map(whole: Path) -> None:
-    with np.load(whole / "gallery.npz", allow_pickle=False) as gallery:
-        assert gallery["images"].shape == (20, 32, 32, 3)
-        assert gallery["heat"].shape == (20, 8, 8)
-        assert gallery["kind"] == "spatial"
-        assert set(gallery["labels"].tolist()) == {0, 1}
-        assert (gallery["probabilities"].argmax(1) == gallery["predictions"]).all()
+    gallery = read_gallery(whole)
+    assert gallery.images.shape == (20, 3, 32, 32)
+    assert isinstance(gallery.map, SpatialMap)
+    assert gallery.map.weights.shape == (20, 8, 8)
+    assert gallery.kind == "spatial"
+    assert set(gallery.labels.tolist()) == {0, 1}
+    assert gallery.probabilities.argmax(1).equal(gallery.predictions)
 
 
 def test_a_pairwise_gallery_holds_factors(tmp_path: Path) -> None:
     train(replace(RECIPE, attention="multi_head:heads=2", epochs=1), tmp_path)
-    with np.load(tmp_path / "gallery.npz", allow_pickle=False) as gallery:
-        assert gallery["queries"].shape == gallery["keys"].shape == (20, 2, 64, 16)
-        assert gallery["query_shape"].tolist() == [8, 8]
-        logits = (
-            gallery["scale"] * gallery["queries"].astype(float) @ gallery["keys"].astype(float).swapaxes(2, 3)
-        )
-        rows = np.exp(logits - logits.max(-1, keepdims=True))
-        received = (rows / rows.sum(-1, keepdims=True)).mean((1, 2)).reshape(-1, 8, 8)
-        unit = (received - received.min((1, 2), keepdims=True)) / np.ptp(received, (1, 2), keepdims=True)
-        np.testing.assert_allclose(gallery["heat"].astype(float), unit, atol=0.02)
+    pairs = read_gallery(tmp_path).map
+    assert type(pairs) is PairwiseMap
+    assert pairs.queries.shape == pairs.keys.shape == (20, 2, 64, 16)
+    assert pairs.query_shape == (8, 8)
+    classifier = restore(tmp_path)
+    _, exact, _ = record_attention(classifier, read_gallery(tmp_path).images)
+    torch.testing.assert_close(pairs.heatmap(), exact.heatmap(), atol=0.02, rtol=0)
 
 
-def test_factors_whose_rows_are_no_softmax_are_not_shown_as_one(tmp_path: Path) -> None:
+def test_factors_whose_rows_are_no_softmax_keep_their_type(tmp_path: Path) -> None:
     train(replace(RECIPE, attention="non_local:pairwise=concatenation", epochs=1), tmp_path)
-    with np.load(tmp_path / "gallery.npz", allow_pickle=False) as gallery:
-        assert gallery["kind"] == "pairwise"
-        assert gallery["heat"].shape == (20, 8, 8)
-        assert "queries" not in gallery
+    gallery = read_gallery(tmp_path)
+    assert gallery.kind == "pairwise"
+    assert type(gallery.map) is RectifiedSumMap
+    assert gallery.map.saliency().shape == (20, 8, 8)
 
 
 def test_the_same_seed_gives_the_same_run_and_leaves_global_generators_alone(

@@ -91,7 +91,7 @@ def test_a_click_shows_the_row_that_attend_gives(show: Opener) -> None:
     times = (expected.max() / expected.mean()).item()
     state = page.locator("[data-state]")
     expect(state).to_contain_text(
-        f"y=2, x=1 looks most at y={top // 4}, x={top % 4} of 4 \N{MULTIPLICATION SIGN} 4: weight "
+        f"y=2, x=1 attends most to y={top // 4}, x={top % 4} of 4 \N{MULTIPLICATION SIGN} 4: weight "
     )
     expect(state).to_contain_text(f"{times:.1f} times the mean (mean of 2 heads).")
     after = heat(page)
@@ -106,7 +106,7 @@ def test_a_click_shows_the_row_that_attend_gives(show: Opener) -> None:
     expect(state).to_contain_text("(head 2).")
     assert heat(page) not in (before, after)
     page.keyboard.press("Escape")
-    expect(state).to_contain_text("Click a place, or use the arrow keys (head 2).")
+    expect(state).to_contain_text("Click a position, or use the arrow keys (head 2).")
     page.get_by_role("button", name="mean of the heads").click()
     assert heat(page) == before
 
@@ -127,10 +127,10 @@ def test_arrow_keys_move_the_place_and_layers_share_it(show: Opener) -> None:
     text = state.inner_text()
     assert float(text.rpartition(": ")[2].removesuffix(".")) == pytest.approx(value, rel=1e-2)
     choose(page, 0)
-    expect(state).to_contain_text("y=1, x=9 looks most at")  # the same place in 8 x 12
+    expect(state).to_contain_text("y=1, x=9 attends most to")  # the same place in 8 x 12
     page.keyboard.press("Escape")
     choose(page, 1)
-    expect(state).to_contain_text("Click a place to read its value.")
+    expect(state).to_contain_text("Click a position to read its value.")
 
 
 def pairs_of(kind: str) -> sc.PairwiseMap:
@@ -177,7 +177,7 @@ def test_channels_branches_grids_and_fixations_are_shown(show: Opener) -> None:
     top_channels = gate.top_channels[0].tolist()
     page.locator(".channels button").nth(1).click()
     expect(page.locator("[data-state]")).to_have_text(
-        f"Channel {top_channels[1]}, what its weight of {gate.weights[0, top_channels[1]]:.3f} lets through."
+        f"Channel {top_channels[1]}: features weighted by {gate.weights[0, top_channels[1]]:.3f}."
     )
     assert heat(page) != before
     page.keyboard.press("Escape")
@@ -205,7 +205,7 @@ def test_colors_opacity_and_images_can_be_chosen(show: Opener) -> None:
     page.locator('[data-image="1"]').click()
     second = heat(page)
     assert second != first
-    page.get_by_label("Colors of the map").select_option("viridis")
+    page.get_by_label("Color map").select_option("viridis")
     assert heat(page) != second
     page.get_by_label("smooth").uncheck()
     blocky = page.locator("[data-stage] canvas").evaluate("c => [c.width, c.height]")
@@ -218,7 +218,7 @@ def test_colors_opacity_and_images_can_be_chosen(show: Opener) -> None:
     unit = seen.maps["attention.2"].heatmap()[1].numpy()
     colors = matplotlib.colormaps["viridis"](np.rint(255 * unit).astype(int), bytes=True)
     assert np.abs(np.reshape(corner, (8, 8, 4)).astype(int) - colors).max() <= 4  # one level of 256
-    page.get_by_label("Opacity of the map").fill("0")
+    page.get_by_label("Opacity").fill("0")
     canvas = page.locator("[data-stage] canvas")
     expect(canvas).to_have_css("opacity", "0")
 

@@ -12,12 +12,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Dialog, Page, expect
+from numpy.typing import NDArray
+from playwright.sync_api import Browser, BrowserContext, Dialog, Locator, Page, expect
 
 from saccade.errors import BadRun
+from saccade.maps import PairwiseMap
 from saccade.results import compute_leaderboard, read_comparison
-from saccade.viz.report import charts, gallery, removal, write
+from saccade.viz import overlay, write_report
+from saccade.viz.payload import select_images
+from saccade.viz.report import charts, gallery, removal
 from support.browser import chromium
+from support.errors import raises
 from support.report_fixture import ATTENTIONS, CONVOLVED, make
 
 MULTI_HEAD = "multi_head:heads=4"
@@ -50,9 +55,9 @@ def test_selected_images_are_mixed_and_disputed_ones_come_first() -> None:
     right[0, :10] = False  # disputed
     right[:, 10:14] = False  # missed by all
     chosen = gallery.select(target.astype(int), right, target)
-    assert len(chosen) == gallery.SHOWN
-    assert len(set(chosen)) == gallery.SHOWN
-    assert sum(target[chosen]) == gallery.SHOWN / 2
+    assert len(chosen) == gallery.MAX_IMAGES
+    assert len(set(chosen)) == gallery.MAX_IMAGES
+    assert sum(target[chosen]) == gallery.MAX_IMAGES / 2
     assert set(chosen[:4]) <= set(range(10))
     assert any(10 <= k < 14 for k in chosen)
     assert any(k >= 14 for k in chosen)
@@ -65,7 +70,7 @@ def test_selected_images_are_mixed_and_disputed_ones_come_first() -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = make(tmp_path_factory.mktemp("report") / "comparison")
-    write(out)
+    write_report(out)
     return out
 
 
@@ -93,16 +98,17 @@ def test_page_appears_by_rename(folder: Path, tmp_path: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", replace)
-    with pytest.raises(BadRun, match="cannot be written: No space left on device"):
-        write(out)
+    with raises(BadRun) as raised:
+        write_report(out)
+    assert "No space left on device" in str(raised.value)
     assert seen == [(out, "old", True)]
     assert (out / "report.html").read_text() == "old"
     assert not list(out.glob(".report*"))
 
 
 def test_results_that_are_missing(tmp_path: Path) -> None:
-    with pytest.raises(BadRun, match=r"has no results\.json"):
-        write(tmp_path)
+    with raises(BadRun, owner=str(tmp_path), option="results.json"):
+        write_report(tmp_path)
 
 
 def test_galleries_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:
@@ -110,15 +116,18 @@ def test_galleries_that_cannot_be_used(folder: Path, tmp_path: Path) -> None:
     path = out / "runs/1-seed0/gallery.npz"
     arrays = dict(np.load(path))
     np.savez(path, allow_pickle=False, **(arrays | {"images": arrays["images"][::-1]}))
-    with pytest.raises(BadRun, match="different test images"):
-        write(out)
+    with raises(BadRun, owner=str(path), option="images"):
+        write_report(out)
+    np.savez(path, allow_pickle=False, **{name: a for name, a in arrays.items() if name != "masks"})
+    with raises(BadRun, owner=str(path), option="masks"):
+        write_report(out)
     arrays.pop("kind")
     np.savez(path, allow_pickle=False, **arrays)
-    with pytest.raises(BadRun, match="lacks kind"):
-        write(out)
+    with raises(BadRun, owner=str(path), option="kind"):
+        write_report(out)
     path.write_bytes(b"PK\3\4")
-    with pytest.raises(BadRun, match="cannot be read"):
-        write(out)
+    with raises(BadRun, owner=str(path)):
+        write_report(out)
 
 
 # ---- in a browser ---------------------------------------------------------------------------------------
@@ -172,10 +181,25 @@ def names(page: Page) -> list[str]:
     return found
 
 
+def tile(page: Page, attention: int, image: int = 0) -> Locator:
+    return page.locator(f'[data-image="{image}"] .tile[data-column="{attention}"]')
+
+
+def click(page: Page, attention: int, y: float, x: float, image: int = 0) -> None:
+    """Click a tile at these fractions of its height and width."""
+    target = tile(page, attention, image)
+    target.scroll_into_view_if_needed()
+    box = target.bounding_box()
+    assert box is not None
+    target.click(position={"x": x * box["width"], "y": y * box["height"]})
+
+
 def pixels(page: Page, attention: int, image: int = 0) -> str:
-    canvas = page.locator(f'[data-image="{image}"] canvas[data-column="{attention}"]')
-    found: str = canvas.evaluate("canvas => canvas.toDataURL()")
-    return found
+    """What a tile shows: its heat map and its marks."""
+    drawn: str = tile(page, attention, image).evaluate(
+        "tile => tile.querySelector('canvas').toDataURL() + tile.querySelector('svg').innerHTML"
+    )
+    return drawn
 
 
 def column(folder: Path, attention: str) -> int:
@@ -183,13 +207,14 @@ def column(folder: Path, attention: str) -> int:
     return [row["attention"] for row in read_comparison(folder)["leaderboard"]].index(attention)
 
 
-def shown(folder: Path, place: int) -> dict[str, Any]:
-    """The arrays of one column of the gallery for the first image that the page shows."""
-    found = gallery.sources(folder, read_comparison(folder))
-    arrays = found[place].arrays
-    right = np.stack([source.arrays["predictions"] == arrays["labels"] for source in found])
-    k = gallery.select(arrays["labels"], right, np.asarray(arrays["masks"].any((1, 2))))[0]
-    return {name: array[k] if array.ndim > 1 else array for name, array in arrays.items()}
+def shown(folder: Path, place: int) -> tuple[Any, NDArray[np.bool_]]:
+    """The map of one column for the first image that the page shows, and the mask of this image."""
+    sources = gallery.read_sources(folder, read_comparison(folder))
+    image = gallery.select_from(sources)[:1]
+    found = sources[place].gallery
+    assert found.map is not None
+    assert found.masks is not None
+    return select_images(found.map, image), found.masks[image[0]].numpy()
 
 
 def test_sorts_by_click_and_by_keyboard(folder: Path, show: Opener) -> None:
@@ -215,41 +240,39 @@ def test_sorts_by_click_and_by_keyboard(folder: Path, show: Opener) -> None:
     assert names(page) == first
 
 
-def test_click_shows_where_a_pixel_looks(folder: Path, show: Opener) -> None:
+def test_click_shows_where_a_position_attends(folder: Path, show: Opener) -> None:
     page = show(folder)
     place = column(folder, MULTI_HEAD)
+    layer = page.evaluate("c => saccade.columns[c].layer", place)
     before = [pixels(page, i) for i in range(5)]
-    canvas = page.locator(f'[data-image="0"] canvas[data-column="{place}"]')
-    box = canvas.bounding_box()
-    assert box is not None
-    canvas.click(position={"x": 0.4 * box["width"], "y": 0.6 * box["height"]})
+    click(page, place, 0.6, 0.4)
 
-    arrays = shown(folder, place)
-    assert arrays["masks"].any()
-    query = int(0.6 * 24) * 24 + int(0.4 * 24)
-    q, keys = (arrays[name].astype(np.float64) for name in ("queries", "keys"))
-    logits = arrays["scale"] * np.einsum("hd,hnd->hn", q[:, query], keys)
-    expected = np.exp(logits - logits.max(1, keepdims=True))
-    expected /= expected.sum(1, keepdims=True)
+    pairs, mask = shown(folder, place)
+    assert isinstance(pairs, PairwiseMap)
+    assert mask.any()
+    y, x = int(0.6 * 24), int(0.4 * 24)
     for head in (None, 2):
-        row = page.evaluate("([c, q, h]) => [...saccade.weights(c, 0, q, h)]", [place, query, head])
-        np.testing.assert_allclose(row, expected.mean(0) if head is None else expected[head], atol=1e-12)
+        row = page.evaluate("([l, q, h]) => [...saccade.row(l, 0, q, h)]", [layer, y * 24 + x, head])
+        exact = pairs.attention_from(y=y, x=x, head=head)[0].flatten()
+        np.testing.assert_allclose(row, exact, rtol=1e-4, atol=1e-7)
 
-    top = int(expected.mean(0).argmax())
+    mean = pairs.attention_from(y=y, x=x)[0].double().numpy()
+    top = int(mean.argmax())
     state = page.locator("[data-state]")
-    mean = expected.mean(0)
-    share = (mean.reshape(24, 24) * arrays["masks"].reshape(24, 4, 24, 4).mean((1, 3))).sum()
-    expect(state).to_have_text(
-        f"Image 1, {MULTI_HEAD}: y=14, x=9 looks most at y={top // 24}, x={top % 24} "
-        "of 24 \N{MULTIPLICATION SIGN} 24, "
-        f"weight {mean[top]:.3f} (mean of 4 heads); {100 * share:.0f}% of its weight is on the target."
+    share = (mean * mask.reshape(24, 4, 24, 4).mean((1, 3))).sum()
+    times = page.evaluate("v => Number(v.toPrecision(2)).toString()", mean.max() / mean.mean())
+    expect(state).to_contain_text(
+        f"Image 1, {MULTI_HEAD}: y={y}, x={x} attends most to y={top // 24}, x={top % 24} "
+        f"of 24 \N{MULTIPLICATION SIGN} 24: weight {mean.max():.3g}"
     )
+    expect(state).to_contain_text(f"{times} times the mean (mean of 4 heads); ")
+    expect(state).to_contain_text(f"; {100 * share:.0f}% of the weight is on the target.")
     after = [pixels(page, i) for i in range(5)]
     changed = [a != b for a, b in zip(before, after, strict=True)]
     board = read_comparison(folder)["leaderboard"]
     assert changed == [row["attention"].startswith("multi_head") for row in board]
     page.keyboard.press("Escape")
-    expect(state).to_have_text("Maps show the mean attention that each place receives.")
+    expect(state).to_have_text("Select a position in a map.")
     assert [pixels(page, i) for i in range(5)] == before
 
 
@@ -257,25 +280,22 @@ def test_arrow_keys_move_the_query_and_heads_can_be_chosen(folder: Path, show: O
     page = show(folder)
     place = column(folder, CONVOLVED)
     state, reset = page.locator("[data-state]"), page.locator("[data-reset]")
-    canvas = page.locator(f'[data-image="1"] canvas[data-column="{place}"]')
     mean = pixels(page, place, 1)
-    canvas.focus()
+    tile(page, place, 1).focus()
     page.keyboard.press("Enter")
-    expect(state).to_contain_text(f"Image 2, {CONVOLVED}: y=12, x=12 looks")
+    expect(state).to_contain_text(f"Image 2, {CONVOLVED}: y=12, x=12 attends")
     for key in ("ArrowUp", "ArrowRight", "Shift+ArrowLeft"):
         page.keyboard.press(key)
-    expect(state).to_contain_text("y=11, x=9 looks")
-    asked = pixels(page, place, 1)
-    page.get_by_label(f"Head of {CONVOLVED}").select_option("0")
-    expect(state).to_contain_text("(head 0)")
-    assert pixels(page, place, 1) not in (asked, mean)
+    expect(state).to_contain_text("y=11, x=9 attends")
+    selected = pixels(page, place, 1)
+    page.get_by_label(f"Head of {CONVOLVED}").select_option(label="head 1")
+    expect(state).to_contain_text("(head 1)")
+    assert pixels(page, place, 1) not in (selected, mean)
     expect(reset).to_be_enabled()
     reset.click()
-    expect(state).to_have_text(
-        f"Maps show the mean attention that each place receives ({CONVOLVED}: head 0)."
-    )
+    expect(state).to_have_text(f"Select a position in a map. {CONVOLVED}: head 1.")
     expect(reset).to_be_disabled()
-    assert pixels(page, place, 1) not in (asked, mean)
+    assert pixels(page, place, 1) not in (selected, mean)
     page.get_by_label(f"Head of {CONVOLVED}").select_option("")
     assert pixels(page, place, 1) == mean
 
@@ -283,7 +303,7 @@ def test_arrow_keys_move_the_query_and_heads_can_be_chosen(folder: Path, show: O
 def test_filters_and_controls_of_the_gallery(folder: Path, show: Opener) -> None:
     page = show(folder)
     shots = page.locator(".shots > li")
-    expect(shots).to_have_count(gallery.SHOWN)
+    expect(shots).to_have_count(gallery.MAX_IMAGES)
     for name, attribute, value in (
         ("wrong", "wrong", "true"),
         ("with", "target", "with"),
@@ -297,34 +317,34 @@ def test_filters_and_controls_of_the_gallery(folder: Path, show: Opener) -> None
         assert set(visible.evaluate_all(f"all => all.map(li => li.dataset.{attribute})")) == {value}
     page.locator('[data-filter="all"]').click()
     cbam = column(folder, "cbam")
-    seen = {pixels(page, cbam, 1)}
-    page.get_by_label("Colors of the maps").select_option("viridis")
-    seen.add(pixels(page, cbam, 1))
-    page.get_by_label("Opacity of the maps").fill("20")
-    seen.add(pixels(page, cbam, 1))
+    before = pixels(page, cbam, 1)
+    page.get_by_label("Color map").select_option("viridis")
+    assert pixels(page, cbam, 1) != before
+    page.get_by_label("Opacity").fill("20")
+    expect(tile(page, cbam, 1).locator("canvas")).to_have_css("opacity", "0.2")
     target = int(page.locator('[data-target="with"]').first.get_attribute("data-image") or 0)
     outlined = pixels(page, cbam, target)
-    page.get_by_label("outline of the target").uncheck()
+    page.get_by_label("target outline").uncheck()
     assert pixels(page, cbam, target) != outlined
-    assert len(seen) == 3
 
 
-def test_maps_are_drawn_in_their_place(folder: Path, show: Opener) -> None:
+@pytest.mark.parametrize("attention", ["se", "cbam"])
+def test_maps_are_drawn_in_their_place(folder: Path, show: Opener, attention: str) -> None:
     page = show(folder)
-    place = column(folder, "se")
-    page.get_by_label("Colors of the maps").select_option("gray")
-    page.get_by_label("Opacity of the maps").fill("100")
-    page.get_by_label("outline of the target").uncheck()
-    drawn = page.locator(f'[data-image="0"] canvas[data-column="{place}"]').evaluate(
-        """canvas => {
-            const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.width);
-            const center = i => (i + 0.5) * canvas.width / 12;
-            return Array.from({length: 144}, (_, n) =>
-                data[4 * (center(Math.floor(n / 12)) * canvas.width + center(n % 12))]);
-        }"""
+    place = column(folder, attention)
+    canvas = tile(page, place).locator("canvas")
+    page.get_by_label("smooth").uncheck()
+    exact = shown(folder, place)[0].heatmap()[0].numpy()
+    drawn = canvas.evaluate(
+        "c => [c.height, c.width, ...c.getContext('2d').getImageData(0, 0, c.width, c.height).data]"
     )
-    heat = shown(folder, place)["heat"].astype(np.float64)
-    np.testing.assert_allclose(np.reshape(drawn, (12, 12)), 255 * heat, atol=8)
+    assert drawn[:2] == list(exact.shape)
+    colors = overlay.palette("magma")[np.rint(255 * exact).astype(int)]
+    found = np.reshape(drawn[2:], (*exact.shape, 4))[..., :3]
+    assert np.abs(found - colors.astype(int)).max() <= 6  # one level of 256
+    boxes = [tile(page, place).locator(part).bounding_box() for part in ("img", "canvas", "svg")]
+    for box in boxes[1:]:
+        assert box == pytest.approx(boxes[0], abs=0.1)
 
 
 def test_charts_answer_to_legend_pointer_and_choice_of_cost(folder: Path, show: Opener) -> None:
@@ -342,7 +362,7 @@ def test_charts_answer_to_legend_pointer_and_choice_of_cost(folder: Path, show: 
     expect(page.locator('[data-axis="latency_ms"]')).to_be_visible()
     expect(page.locator('[data-axis="flops"]')).to_be_hidden()
     for image in page.locator("svg[role=img]").all():
-        for part in (image.get_attribute("aria-labeledby") or "").split():
+        for part in (image.get_attribute("aria-labelledby") or "").split():
             assert page.locator(f"#{part}").text_content()
 
 
@@ -367,7 +387,7 @@ def test_scores_are_columns_and_charts_where_there_are_any(
     page = show(folder)
     assert page.locator('[data-key="faithfulness"], [data-key="spearman"], .panels').count() == 0
     out = make(tmp_path / "out", seeds=2, scored=True)
-    write(out)
+    write_report(out)
     rows = {
         row["attention"]: row["scores"]
         for row in json.loads((out / "results.json").read_text())["leaderboard"]
@@ -413,7 +433,7 @@ def test_scores_of_some_runs_alone_are_said_to_be(tmp_path: Path, show: Opener) 
             row["scores"] = joined["scores"]
 
     out = copy(make(tmp_path / "made", seeds=2, scored=True), tmp_path / "out", forget)
-    page = show(write(out).parent)
+    page = show(write_report(out).parent)
     expect(page.locator(".panels figure")).to_have_count(len(ATTENTIONS) - 1)
     expect(page.locator('.board tr:has([data-value="cbam"])')).to_contain_text("1 of 2 seeds")
     assert page.locator('.board tr:has([data-value="se"]) .absent').count() == 2
@@ -428,7 +448,7 @@ def test_hostile_names_are_inert(tmp_path: Path, show: Opener) -> None:
         results["recipe"] = {"</pre><script>alert(6)</script>": "<svg onload=alert(7)>"}
 
     out = copy(make(tmp_path / "made", HOSTILE, seeds=2, epochs=2), tmp_path / "out", poison)
-    page = show(write(out).parent)
+    page = show(write_report(out).parent)
     assert sorted(names(page)) == sorted(HOSTILE)
     assert page.locator("script").count() == 2
     assert page.locator("img[onerror], svg[onload], figcaption b b").count() == 0
@@ -467,7 +487,7 @@ VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, Any], str]] = {
 def test_other_comparisons(tmp_path: Path, show: Opener, variant: str) -> None:
     attentions, options, sentence = VARIANTS[variant]
     out = make(tmp_path / "out", attentions, **options)
-    write(out)
+    write_report(out)
     for width in (375, 1280):
         page = show(out, width)
         expect(page.locator(".finding")).to_contain_text(sentence)
@@ -482,7 +502,7 @@ def test_other_comparisons(tmp_path: Path, show: Opener, variant: str) -> None:
 
 def test_the_places_of_an_attention_stand_below_its_name(tmp_path: Path, show: Opener) -> None:
     out = make(tmp_path / "out", ("none", "se@layer1", "bam:reduction=4,dilation=2@layer1+layer3.0"), seeds=2)
-    write(out)
+    write_report(out)
     page = show(out)
     expect(page.locator(".board .name")).to_have_text(["se", "bam", "none"])
     its = page.locator(".board .options")
@@ -494,14 +514,14 @@ def test_galleries_that_are_missing(folder: Path, tmp_path: Path, show: Opener) 
     (out / "runs/2-seed0/gallery.npz").unlink()  # another seed stands in
     for path in out.glob("runs/1-seed*/gallery.npz"):
         path.unlink()
-    page = show(write(out).parent)
+    page = show(write_report(out).parent)
     expect(page.locator(".shots > li").first.locator("canvas")).to_have_count(4)
-    expect(page.locator(".gallery")).to_contain_text("No gallery was kept for se.")
+    expect(page.locator(".gallery")).to_contain_text("se: no gallery.")
     expect(page.locator(".gallery")).to_contain_text(f"{MULTI_HEAD} 1")
     for path in out.glob("runs/*/gallery.npz"):
         path.unlink()
-    page = show(write(out).parent)
-    expect(page.locator(".gallery")).to_contain_text("No run of this comparison kept a gallery.")
+    page = show(write_report(out).parent)
+    expect(page.locator(".gallery")).to_contain_text("No run of this comparison has a gallery.")
 
 
 def test_factors_that_do_not_fit_are_left_out_and_said_to_be(
@@ -511,6 +531,6 @@ def test_factors_that_do_not_fit_are_left_out_and_said_to_be(
         gallery, "_FACTOR_BYTES", 2 * 5 * 2 * 4 * 576 * 8 * 2
     )  # five images of two attentions
     out = copy(folder, tmp_path / "out", lambda _: None)
-    page = show(write(out).parent)
-    expect(page.locator(".columns")).to_contain_text("pixels of the first 5 images can be asked")
-    expect(page.locator("canvas[tabindex]")).to_have_count(2 * 5)
+    page = show(write_report(out).parent)
+    expect(page.locator(".columns")).to_contain_text("positions can be selected in the first 5 images")
+    expect(page.locator(".tile[data-rows]")).to_have_count(2 * 5)

@@ -103,7 +103,7 @@ def compare(
     from saccade.experiments import FIRST_EXPERIMENT, Comparison, Executor, Local, Processes, Ray
     from saccade.experiments import compare as run_comparison
     from saccade.results import caution, finding
-    from saccade.viz.report import write
+    from saccade.viz import write_report
 
     defaults = read_recipe(recipe) if recipe else {"attentions": list(FIRST_EXPERIMENT)}
     comparison = Comparison.from_mapping(recipe_values(defaults, options))
@@ -117,7 +117,7 @@ def compare(
         run_executor = Ray(address, cpus_per_run, gpus_per_run, shared)
     with ComparisonDisplay(comparison.training.task, to_stderr=as_json) as display:
         summary = run_comparison(comparison, out, display, run_executor, logger.value)
-    page = write(out)
+    page = write_report(out)
     print_skipped(summary["task"])
     if as_json:
         typer.echo(json.dumps(summary, indent=1))
@@ -132,6 +132,6 @@ def report(
     folder: Annotated[Path, typer.Argument(help="Folder of a comparison.")],
 ) -> None:
     """Write the report of a comparison again, from its results."""
-    from saccade.viz.report import write
+    from saccade.viz import write_report
 
-    typer.echo(f"report: {write(folder)}")
+    typer.echo(f"report: {write_report(folder)}")

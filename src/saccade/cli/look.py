@@ -1,4 +1,4 @@
-"""saccade look: where a network looks."""
+"""saccade look: attention maps of a model."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ if TYPE_CHECKING:
 
 Images = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="IMAGE...", help="Images or folders of them; by default test images of a run."),
+    typer.Argument(metavar="IMAGE...", help="Images or folders; default: test images of the run."),
 ]
 Layers = Annotated[
-    list[str] | None, typer.Option(help="Path of a layer; may be repeated. By default all with attention.")
+    list[str] | None,
+    typer.Option(help="Path of a layer; repeatable. Default: all layers with attention."),
 ]
 GradCAM = Annotated[
-    bool, typer.Option("--grad-cam", help="Grad-CAM instead of attention; --layer then names any module.")
+    bool, typer.Option("--grad-cam", help="Grad-CAM instead of attention; --layer then accepts any module.")
 ]
 
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is looked at: a network, what it is given, and how that is shown."""
+    """A model with its inputs, and the images to draw on."""
 
     model: nn.Module
     inputs: Tensor
@@ -39,56 +40,58 @@ class _Subject:
 def look(
     network: Annotated[
         str,
-        typer.Argument(
-            help="The folder of a run, a checkpoint in it, or a network of torchvision or timm, as resnet18."
-        ),
+        typer.Argument(help="Run folder, checkpoint, or model of torchvision or timm, for example resnet18."),
     ],
     images: Images = None,
     layer: Layers = None,
     grad_cam: GradCAM = False,
     pretrained: Annotated[
-        bool, typer.Option("--pretrained", help="A library's network with its weights, not random ones.")
+        bool, typer.Option("--pretrained", help="Pretrained weights for a model of torchvision or timm.")
     ] = False,
     count: Annotated[int, typer.Option("--images", min=1, help="Number of test images.")] = 8,
-    out: Annotated[Path, typer.Option(help="Folder of look.html and the PNGs.")] = Path("look"),
-    cmap: Annotated[str, typer.Option(help="Of the PNGs: magma, viridis or cividis.")] = "magma",
-    alpha: Annotated[float, typer.Option(min=0, max=1, help="Of the maps in the PNGs.")] = 0.6,
+    out: Annotated[Path, typer.Option(help="Output folder: look.html and PNG files.")] = Path("look"),
+    cmap: Annotated[
+        str, typer.Option(help="Color map of the PNG files: magma, viridis or cividis.")
+    ] = "magma",
+    alpha: Annotated[
+        float, typer.Option(min=0, max=1, help="Opacity of the heat maps in the PNG files.")
+    ] = 0.6,
 ) -> None:
-    """Draw where a network looks: one interactive page, and a PNG of each image and layer.
+    """Draw attention maps: an interactive page, and a PNG per image and layer.
 
-    Of a network without attention it is Grad-CAM, for the class that it answers.
+    A model without attention is drawn with Grad-CAM of the predicted class.
     """
     from dataclasses import replace
 
-    from saccade.errors import BadOption
-    from saccade.viz import look as see
-    from saccade.viz.overlay import palette
+    from saccade.errors import BadOption, check_choice
+    from saccade.viz import CMAPS
+    from saccade.viz import look as look_at
 
-    palette(cmap)  # a misspelt name is said before anything runs
+    check_choice("look", "cmap", cmap, CMAPS)  # before the model runs
     if not (Path(network).exists() or "/" in network):
-        its = _of_library(network, images, pretrained)
+        subject = _library_model(network, images, pretrained)
     elif pretrained:
-        raise BadOption(f"--pretrained is for networks of torchvision and timm, not for {network!r}")
+        message = f"--pretrained applies to models of torchvision and timm, not to {network!r}"
+        raise BadOption(message, owner="look", option="pretrained", value=True)
     else:
-        its = _of_run(Path(network), images, count)
-    seen = see(
-        its.model,
-        its.inputs,
+        subject = _trained_model(Path(network), images, count)
+    result = look_at(
+        subject.model,
+        subject.inputs,
         layers=layer or None,
         method="grad_cam" if grad_cam else None,
-        display_images=its.display_images,
-        names=its.names,
+        display_images=subject.display_images,
+        names=subject.names,
     )
-    seen = replace(seen, title=its.title)
-    drawn = seen.save_png(out, cmap=cmap, alpha=alpha)
-    page = seen.save_html(out / "look.html")
-    typer.echo(
-        f"{page}, and {len(drawn)} PNGs beside it: {', '.join(path or 'the network' for path in seen.maps)}"
-    )
+    result = replace(result, title=subject.title)
+    pictures = result.save_png(out, cmap=cmap, alpha=alpha)
+    page = result.save_html(out / "look.html")
+    layers = ", ".join(path or "the model" for path in result.maps)
+    typer.echo(f"{page} and {len(pictures)} PNG files: {layers}")
 
 
-def _of_run(run: Path, images: list[Path] | None, count: int) -> _Subject:
-    """Return a trained network with images, by default test images, and say what it takes them for."""
+def _trained_model(run: Path, images: list[Path] | None, count: int) -> _Subject:
+    """Return the model of a run with images, by default test images; print the predictions for others."""
     import torch
 
     from saccade.data import contact_sheet
@@ -100,7 +103,8 @@ def _of_run(run: Path, images: list[Path] | None, count: int) -> _Subject:
     classes = classifier.hparams["classes"]
     is_clip = inputs.ndim == 5
     if images and is_clip:
-        raise BadOption(f"{str(run)!r} takes clips, and its own test clips alone can be shown, no IMAGE")
+        message = f"{str(run)!r} classifies clips: IMAGE is not supported, only its test clips"
+        raise BadOption(message, owner="look", option="images")
     if images:
         inputs, pictures, names = _photographs(images, inputs.shape[-1])
     else:
@@ -108,51 +112,55 @@ def _of_run(run: Path, images: list[Path] | None, count: int) -> _Subject:
         shown = contact_sheet(inputs) if is_clip else inputs
         pictures = [*shown.permute(0, 2, 3, 1).contiguous().numpy()]
     with torch.inference_mode():
-        chances, answers = classifier(inputs).softmax(1).max(1)
+        probabilities, predictions = classifier(inputs).softmax(1).max(1)
+    predicted = [classes[k] for k in predictions.tolist()]
     if images:
-        for name, answer, chance in zip(names, answers.tolist(), chances.tolist(), strict=True):
-            typer.echo(f"{name}: {classes[answer]} ({chance:.2f})")
+        for name, answer, probability in zip(names, predicted, probabilities.tolist(), strict=True):
+            typer.echo(f"{name}: {answer} ({probability:.2f})")
     else:
-        pairs = zip(labels.tolist(), answers.tolist(), strict=True)
+        true = [classes[k] for k in labels.tolist()]
         names = [
-            f"{number}: {classes[label]}" + ("" if answer == label else f", taken for {classes[answer]}")
-            for number, (label, answer) in enumerate(pairs, start=1)
+            f"{number}: {label}" + ("" if answer == label else f", predicted {answer}")
+            for number, (label, answer) in enumerate(zip(true, predicted, strict=True), start=1)
         ]
-    torch.manual_seed(classifier.recipe.seed)  # some networks look at random places
+    torch.manual_seed(classifier.recipe.seed)  # some models sample locations
     attention, task = classifier.recipe.attention, classifier.recipe.task.partition(":")[0]
-    what = type(classifier.model).__name__ if attention == "none" else attention
-    title = f"{what} on {task}"
+    model = type(classifier.model).__name__ if attention == "none" else attention
+    title = f"{model} on {task}"
     return _Subject(classifier.model, classifier.normalize(inputs).detach(), pictures, names, title)
 
 
-def _of_library(name: str, images: list[Path] | None, pretrained: bool) -> _Subject:
-    """Return a network of torchvision or timm with images as its weights want them."""
+def _library_model(name: str, images: list[Path] | None, pretrained: bool) -> _Subject:
+    """Return a model of torchvision or timm with images, preprocessed for its weights."""
     import torch
 
     from saccade.errors import BadOption, UnknownName
     from saccade.models.backbone import input_of, load_backbone
 
-    torch.manual_seed(0)  # the same random weights each time
+    torch.manual_seed(0)  # reproducible random weights
     try:
         model = load_backbone(name, pretrained=pretrained).eval()
     except UnknownName as error:
         raise UnknownName(f"run or {error.kind}", error.value, error.choices or ()) from error
     if not images:
-        raise BadOption(f"{name!r} is a library's network, which has no test images; name an IMAGE")
+        message = f"{name!r} has no test images: expected an IMAGE"
+        raise BadOption(message, owner="look", option="images")
     size, mean, std = input_of(model)
     pixels, pictures, names = _photographs(images, size)
     inputs = (pixels / 255 - mean) / std
     try:
         with torch.inference_mode():
             model(inputs[:1])
-    except Exception as error:  # networks of clips, of pairs of images ... each raise their own
+    except Exception as error:  # models of clips, of image pairs and others raise errors of any type
         reason = str(error).partition("\n")[0]
-        raise BadOption(f"{name!r} takes no images of {tuple(inputs.shape[1:])}: {reason}") from error
-    return _Subject(model, inputs, pictures, names, name if pretrained else f"{name}, with random weights,")
+        shape = tuple(inputs.shape[1:])
+        message = f"{name!r} does not accept images of shape {shape}: {reason}"
+        raise BadOption(message, owner="look", option="network", value=name) from error
+    return _Subject(model, inputs, pictures, names, name if pretrained else f"{name} with random weights")
 
 
 def _photographs(paths: list[Path], size: int) -> tuple[Tensor, list[Photograph], list[str]]:
-    """Return images as a folder's task would hold them, what of each can be seen, and their names."""
+    """Return images as the task `folder` prepares them, images to draw on, and their names."""
     import torch
 
     from saccade.data import center_crop, image_files, read_image, resize_and_crop

@@ -25,12 +25,15 @@ def score(
     from saccade.cli.display import RunDisplay, scores_table
     from saccade.experiments import score as run
     from saccade.results import LEADERBOARD, RUN_RESULT, compute_leaderboard
-    from saccade.viz.report import write
+    from saccade.viz import write_report
 
     with RunDisplay(to_stderr=as_json) as display:
         result = run(folder, images=images, steps=steps, report=display.show_stage)
     if "leaderboard" in result:
-        rows, written = result["leaderboard"], f"report: {write(folder)}    table: {folder / LEADERBOARD}"
+        rows, written = (
+            result["leaderboard"],
+            f"report: {write_report(folder)}    table: {folder / LEADERBOARD}",
+        )
     else:
         rows, written = compute_leaderboard([result]), f"scores: {folder / RUN_RESULT}"
     if as_json:

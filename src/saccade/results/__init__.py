@@ -1,6 +1,7 @@
 """Results: the schema of every file on disk, reading and writing, statistics, leaderboard and findings."""
 
 from saccade.results.findings import caution, consequence, finding, number, signed, verdict
+from saccade.results.gallery import GALLERY, Gallery, read_gallery, write_gallery
 from saccade.results.io import (
     COMPARISON,
     LEADERBOARD,
@@ -42,6 +43,7 @@ from saccade.results.statistics import confidence_interval, proportion_interval,
 __all__ = [
     "BASELINE",
     "COMPARISON",
+    "GALLERY",
     "LEADERBOARD",
     "LOCK",
     "POLARITIES",
@@ -51,6 +53,7 @@ __all__ = [
     "ComparisonResults",
     "ComparisonRun",
     "Evaluation",
+    "Gallery",
     "Interval",
     "Ranking",
     "Row",
@@ -71,6 +74,7 @@ __all__ = [
     "number",
     "proportion_interval",
     "read_comparison",
+    "read_gallery",
     "read_run_info",
     "read_run_result",
     "run_info",
@@ -79,6 +83,7 @@ __all__ = [
     "summarize",
     "verdict",
     "write_comparison",
+    "write_gallery",
     "write_run_info",
     "write_run_result",
 ]

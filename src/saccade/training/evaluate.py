@@ -3,27 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from saccade.data import Split
-from saccade.data.clips import contact_sheet, heat_sheet
-from saccade.files import atomic_write
-from saccade.maps import AttentionMap, PairwiseMap
+from saccade.maps import AttentionMap
 from saccade.metrics import Localization, LocalizationScore
 from saccade.metrics import localize as localize_maps
 from saccade.recording import record
-from saccade.results import RunLocalization
+from saccade.results import Gallery, RunLocalization
 from saccade.training.module import Classifier
 from saccade.training.network import attention_path
 
 _BATCH = 100
-GALLERY = 24  # images of the gallery, half of each class if there are two
+_GALLERY_IMAGES = 24
 
 
 @torch.inference_mode()
@@ -73,41 +69,23 @@ def record_attention(classifier: Classifier, images: Tensor) -> tuple[str, Atten
 
 
 @torch.inference_mode()
-def write_gallery(classifier: Classifier, split: Split, path: Path) -> None:
-    """Write test images, predictions and attention maps of a run, for its report."""
-    chosen = _gallery(split.labels)
+def build_gallery(classifier: Classifier, split: Split) -> Gallery:
+    """Return test images of each class with their predictions and the attention map, for the report."""
+    chosen = _gallery_images(split.labels)
     images = split.images[chosen]
-    is_clip = images.ndim == 5
-    arrays: dict[str, Any] = {
-        "images": (contact_sheet(images) if is_clip else images).permute(0, 2, 3, 1).numpy(),
-        "labels": split.labels[chosen].numpy(),
-    }
-    if is_clip:
-        arrays["clips"] = images.numpy()
-    if split.masks is not None:
-        masks = split.masks[chosen]
-        arrays["masks"] = (contact_sheet(masks) if is_clip else masks).numpy()
+    attention = None
     if attention_path(classifier.model) is None:
         logits = classifier(images.to(classifier.device))
     else:
         _, attention, logits = record_attention(classifier, images.to(classifier.device))
-        heat = attention.heatmap()
-        if is_clip:
-            heat = heat_sheet(heat, tuple(images.shape[2:]))
-        arrays |= {"kind": attention.kind, "heat": heat.half().cpu().numpy()}
-        # The page computes softmax rows, and of its subclasses no others, at the places of an image.
-        if type(attention) is PairwiseMap and not is_clip:
-            arrays |= {
-                "queries": attention.queries.half().cpu().numpy(),
-                "keys": attention.keys.half().cpu().numpy(),
-                "scale": attention.scale,
-                "query_shape": attention.query_shape,
-                "key_shape": attention.key_shape,
-            }
-    arrays["probabilities"] = logits.softmax(1).float().cpu().numpy()
-    arrays["predictions"] = logits.argmax(1).cpu().numpy()
-    with atomic_write(path) as file:
-        np.savez_compressed(file, **arrays)
+    return Gallery(
+        images,
+        split.labels[chosen],
+        logits.argmax(1).cpu(),
+        logits.softmax(1).float().cpu(),
+        None if split.masks is None else split.masks[chosen],
+        attention,
+    )
 
 
 def _on_one_grid(attention: AttentionMap, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -122,10 +100,10 @@ def _on_one_grid(attention: AttentionMap, mask: Tensor) -> tuple[Tensor, Tensor]
     return heat.reshape(rows), mask.reshape(rows)
 
 
-def _gallery(labels: Tensor) -> list[int]:
+def _gallery_images(labels: Tensor) -> list[int]:
     """Select the first images of each class, the same number of each."""
     classes = labels.unique()
-    each = max(1, GALLERY // len(classes))
+    each = max(1, _GALLERY_IMAGES // len(classes))
     return torch.cat([(labels == label).nonzero()[:each, 0] for label in classes]).sort().values.tolist()
 
 

@@ -27,13 +27,14 @@ from saccade.results import (
     lock_folder,
     read_run_result,
     run_info,
+    write_gallery,
     write_run_info,
     write_run_result,
 )
 from saccade.training.callbacks.history import History, Progress
 from saccade.training.callbacks.preemption import Preempted, Preemption, reraise_signal
 from saccade.training.checkpoint import BEST, CHECKPOINT, RECIPE, load_checkpoint
-from saccade.training.evaluate import error_and_loss, localize, write_gallery
+from saccade.training.evaluate import build_gallery, error_and_loss, localize
 from saccade.training.hardware import ONE_DEVICE, Hardware
 from saccade.training.initial_weights import check_initial_weights, freeze, load_initial_weights
 from saccade.training.loader import Batches, free_bytes, make_loader, move_to_device_if_fits
@@ -244,7 +245,7 @@ def _result(classifier: Classifier, task: Task, folder: Path, history: History) 
     """Test a trained model; return the content of result.json."""
     recipe = classifier.recipe
     error, loss = error_and_loss(classifier, task.test)
-    write_gallery(classifier, task.test, folder / "gallery.npz")
+    write_gallery(folder, build_gallery(classifier, task.test))
     example = task.test.images[:1].to(classifier.device)
     measured = cost(classifier, example)
     return {

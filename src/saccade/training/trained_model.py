@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from saccade.config import Plan, Recipe, resolve
 from saccade.data import TaskInfo, load
 from saccade.errors import BadRun
+from saccade.results import read_gallery
 from saccade.training.checkpoint import checkpoint_of, load_checkpoint
 from saccade.training.module import Classifier
 from saccade.training.objectives.registry import create_objective
@@ -60,16 +59,9 @@ def examples(path: Path, plan: Plan) -> tuple[Tensor, Tensor]:
         BadRun: The gallery cannot be read.
     """
     folder = path if path.is_dir() else path.parent.parent
-    gallery = folder / "gallery.npz"
     try:
-        with np.load(gallery, allow_pickle=False) as archive:
-            labels = torch.from_numpy(archive["labels"])
-            if "clips" in archive:  # then the images are contact sheets
-                return torch.from_numpy(archive["clips"]), labels
-            images = torch.from_numpy(archive["images"])
+        gallery = read_gallery(folder)
     except FileNotFoundError:
         test = load(plan.task).test
         return test.images, test.labels
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise BadRun(f"{str(gallery)!r} cannot be read: {error}", owner=str(gallery)) from error
-    return images.permute(0, 3, 1, 2).contiguous(), labels
+    return gallery.images, gallery.labels

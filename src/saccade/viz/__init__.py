@@ -1,5 +1,7 @@
-"""Visualization: attention maps over images, as a page, as pictures and as a report."""
+"""Visualization: attention maps as images and interactive pages, and the report of a comparison."""
 
 from saccade.viz.figure import Look, look
+from saccade.viz.overlay import ALPHA, CMAPS
+from saccade.viz.report import write_report
 
-__all__ = ["Look", "look"]
+__all__ = ["ALPHA", "CMAPS", "Look", "look", "write_report"]

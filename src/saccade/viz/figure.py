@@ -1,4 +1,4 @@
-"""`look`: run a model on images and keep where it looked, as pictures and as a page."""
+"""`look`: run a model on images and draw its attention maps, as images and as an interactive page."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from saccade._torch import uncompiled
 from saccade.attribution import grad_cam, last_layer
-from saccade.data.clips import heat_sheet
-from saccade.data.images import Photograph
+from saccade.data import Photograph
 from saccade.errors import BadData, BadShape, NothingRecorded, UnknownName, check_choice
 from saccade.files import atomic_write
 from saccade.maps import AttentionMap, SpatialMap
 from saccade.model_state import preserve_state
 from saccade.recording import record
-from saccade.viz import overlay as drawing
-from saccade.viz.inputs import ImageLike, Images, Shots, Transform, gather
+from saccade.viz.inputs import ImageLike, Images, PreparedInputs, Transform, prepare_inputs
+from saccade.viz.look_page import NOTEBOOK_BUDGET, PAGE_BUDGET, render_look
+from saccade.viz.overlay import ALPHA, CMAPS, blend, draw_marks, palette
+from saccade.viz.payload import sheet_map
 
 Method = Literal["attention", "grad_cam"]
 
@@ -40,152 +40,176 @@ def look(
     display_images: Sequence[ImageLike] | None = None,
     names: Sequence[str] | None = None,
 ) -> Look:
-    """Run a model on images and return where each of its attention layers looks.
+    """Run a model on images and return the attention maps of its layers.
 
-    In a notebook the result displays itself: one page on which layers, heads, colors and pixels can be
-    chosen. `save_html` writes that page, `save_png` pictures, and `maps` holds the numbers.
+    In a notebook the result displays as an interactive page with layers, heads, color maps and selectable
+    positions. `save_html` writes this page, `save_png` writes images, and `maps` holds the values.
 
-    images      a tensor (B, 3, H, W) as the model takes it; or one or several paths, PIL images or arrays
-                (H, W, 3) of uint8. Of a tensor of clips, (B, 3, T, H, W), each is shown as one sheet of its
-                frames, see `saccade.data.clips`, with the heat of every frame in its place
-    layers      paths of the mechanisms to show, as `record` names them; by default all. For Grad-CAM, paths
-                of modules; by default the last one with places, see `grad_cam`
-    method      "attention" or "grad_cam"; by default attention where the model has any, else Grad-CAM of
-                the class that it predicts
-    transform   from a PIL image to the model's input (3, H, W); by default the whole image is resized to
-                `size`, (height, width) or one number for both, and normalized as ImageNet's models want it
-    display_images  what to draw the maps over, one for each image, of any size, showing what the model is
-                given.
-                By default the images themselves where no transform may have cut them; else the inputs:
-                in [0, 1] as they are, after ImageNet's normalization undone, other values stretched
-    names       how to call the images; by default by the names of their files
+    The model runs once in evaluation mode; its state is restored. Inputs created here are moved to the
+    device and dtype of the model.
 
-    The model runs once, in evaluation mode, and comes back as it was. Inputs made here are moved to its
-    device and precision.
+    Args:
+        model: The model.
+        images: A tensor (B, 3, H, W) that the model accepts, or one or more paths, PIL images or uint8
+            arrays (H, W, 3). Clips (B, 3, T, H, W) are shown as contact sheets of their frames.
+        layers: Paths of attention layers, as `record` names them; by default, all. For Grad-CAM, paths of
+            modules; by default, the last module with spatial positions.
+        method: "attention" or "grad_cam". By default, attention if the model has any, otherwise Grad-CAM of
+            the predicted class.
+        transform: Maps a PIL image to a model input (3, H, W). By default, the whole image is resized to
+            `size` and normalized with the statistics of ImageNet.
+        size: Height and width of inputs without `transform`, or one number for both.
+        display_images: Images to draw on, one per input, of any size, with the field of view of the input. By
+            default, the given images unless a transform may have cropped them; otherwise the inputs: values
+            in [0, 1] unchanged, values in the range of ImageNet normalization denormalized, other values
+            scaled to [0, 1].
+        names: Names of the images; by default, their file names.
 
-    Raises `UnknownName` for a layer without a map, `NothingRecorded` if attention is asked for and there is
-    none, `BadData` for an image that cannot be read or a map that is not finite, `BadShape` if no map can
-    be drawn over an image.
+    Raises:
+        UnknownName: A layer has no map.
+        NothingRecorded: `method="attention"`, and the model has no attention.
+        BadData: An image cannot be read, or a map is not finite.
+        BadShape: No map has two spatial axes.
 
-    >>> import torch, saccade as sc
-    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), sc.create("cbam", 16))
-    >>> seen = sc.look(model, torch.rand(2, 3, 32, 32))
-    >>> seen
-    Look(Sequential, 2 images, '1.channel': channel, '1.spatial': spatial)
-    >>> seen.heatmaps("1.spatial")[0].shape
-    torch.Size([32, 32])
+    Example:
+        >>> import torch, saccade as sc
+        >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3), sc.create("cbam", 16))
+        >>> result = sc.look(model, torch.rand(2, 3, 32, 32))
+        >>> result
+        Look(Sequential, 2 images, '1.channel': channel, '1.spatial': spatial)
+        >>> result.heatmaps("1.spatial")[0].shape
+        torch.Size([32, 32])
     """
     if method is not None:
         check_choice("look", "method", method, ("attention", "grad_cam"))
-    shots = gather(images, transform=transform, size=size, display_images=display_images, names=names)
-    inputs = shots.inputs if isinstance(images, Tensor) else _for(model, shots.inputs)
-    chosen = [layers] if isinstance(layers, str) else layers
+    prepared = prepare_inputs(
+        images, transform=transform, size=size, display_images=display_images, names=names
+    )
+    inputs = prepared.inputs if isinstance(images, Tensor) else _to_model(model, prepared.inputs)
+    paths = [layers] if isinstance(layers, str) else layers
     maps: Mapping[str, AttentionMap] = {}
     if method != "grad_cam":
         try:
-            maps = _attention(model, inputs, chosen)
+            maps = _attention(model, inputs, paths)
         except NothingRecorded:
             if method == "attention":
                 raise
-    attention = bool(maps)
-    if inputs.ndim == 5:
-        maps = {path: _on_sheets(its, tuple(inputs.shape[2:])) for path, its in maps.items()}
-    if not attention:
-        if inputs.ndim == 5:
-            raise BadShape("Grad-CAM is of images, not of clips, and no attention was recorded")
-        paths = [last_layer(model, inputs)] if chosen is None else chosen
+    has_attention = bool(maps)
+    is_clip = inputs.ndim == 5
+    if is_clip:
+        maps = {path: sheet_map(attention, tuple(inputs.shape[2:])) for path, attention in maps.items()}
+    if not has_attention:
+        if is_clip:
+            message = "the model has no attention, and Grad-CAM needs images (B, C, H, W), not clips"
+            raise BadShape(message, owner="look", option="images", value=tuple(inputs.shape))
+        paths = [last_layer(model, inputs)] if paths is None else paths
         maps = {path: grad_cam(model, inputs, path) for path in paths}
     return Look(
-        type(uncompiled(model)).__name__,
-        "attention" if attention else "grad_cam",
-        shots,
+        type(getattr(model, "_orig_mod", model)).__name__,
+        "attention" if has_attention else "grad_cam",
+        prepared,
         *_drawable(maps, len(inputs)),
     )
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Look:
-    """Where a model looks, of several images and layers; `look` makes it.
+    """Attention maps of a model for several images and layers; the result of `look`.
 
-    title       name of the model's class
-    method      "attention", or "grad_cam" for the gradients of the class predicted
-    maps        attention maps by the path of their layer
-    saliency    of each the weight of each place, (B, h, w), in its own units, on the CPU
-    left_out    layers whose maps cannot be drawn over an image, and why
+    Attributes:
+        title: Class name of the model.
+        method: "attention", or "grad_cam" for the gradients of the predicted class.
+        inputs: The inputs, the images to draw on, and their names.
+        maps: Attention maps by path.
+        saliency: Saliency of each map, (B, h, w), in the units of the map, on the CPU.
+        left_out: Reasons, by path, why other maps cannot be drawn.
     """
 
     title: str
     method: Method
-    shots: Shots
+    inputs: PreparedInputs
     maps: Mapping[str, AttentionMap]
     saliency: Mapping[str, Tensor]
     left_out: Mapping[str, str]
 
     def __repr__(self) -> str:
-        count = len(self.shots.names)
+        count = len(self.inputs.names)
         layers = "".join(f", {path!r}: {attention.kind}" for path, attention in self.maps.items())
         return f"Look({self.title}, {count} image{'' if count == 1 else 's'}{layers})"
 
     def heatmaps(self, path: str) -> list[Tensor]:
-        """Return a layer's heat in [0, 1] over each picture, (h, w) each. Raises `UnknownName`."""
+        """Return the heat map of a layer for each image, (h, w) in [0, 1], at the size of the image.
+
+        Raises:
+            UnknownName: The layer has no map.
+        """
         if path not in self.maps:
-            raise UnknownName("layer", path, self.maps)
+            raise UnknownName("layer", path, self.maps, owner="look")
         heat = self.saliency[path]
         return [
-            SpatialMap(heat[image : image + 1]).heatmap(picture.shape[:2])[0]
-            for image, picture in enumerate(self.shots.display_images)
+            SpatialMap(heat[index : index + 1]).heatmap(image.shape[:2])[0]
+            for index, image in enumerate(self.inputs.display_images)
         ]
 
-    def overlay(
-        self, path: str, image: int = 0, *, cmap: str = drawing.COLORS[0], alpha: float = drawing.OPACITY
-    ) -> Photograph:
-        """Return a picture with a layer's heat and marks over it, uint8 (h, w, 3), at the picture's size."""
+    def overlay(self, path: str, image: int = 0, *, cmap: str = CMAPS[0], alpha: float = ALPHA) -> Photograph:
+        """Return an image with the heat map and marks of a layer on it, (h, w, 3) uint8."""
         heat: NDArray[np.floating] = self.heatmaps(path)[image].numpy()
-        painted = drawing.blend(self.shots.display_images[image], heat, drawing.palette(cmap), alpha)
-        return drawing.mark(painted, self.maps[path], image)
+        blended = blend(self.inputs.display_images[image], heat, palette(cmap), alpha)
+        return draw_marks(blended, self.maps[path], image)
 
-    def save_png(
-        self, folder: str | Path, *, cmap: str = drawing.COLORS[0], alpha: float = drawing.OPACITY
-    ) -> list[Path]:
-        """Write a PNG of each image and layer, `NAME.LAYER.png`, at the image's own size, without a border.
+    def save_png(self, folder: str | Path, *, cmap: str = CMAPS[0], alpha: float = ALPHA) -> list[Path]:
+        """Write one PNG per image and layer, `NAME.LAYER.png`, at the size of the image.
 
-        Returns their paths. Raises `BadRun` if the folder cannot be written, `BadOption` for colors other
-        than magma, viridis and cividis or an opacity outside of [0, 1].
+        Args:
+            folder: Output folder.
+            cmap: Color map: magma, viridis or cividis.
+            alpha: Opacity of the heat map, from 0 to 1.
+
+        Returns:
+            Paths of the files.
+
+        Raises:
+            BadRun: The folder cannot be written.
+            BadOption: The color map is unknown, or alpha is out of range.
         """
         paths = []
-        for image, name in enumerate(_distinct(map(_safe, self.shots.names))):
+        for index, name in enumerate(_distinct(map(_file_name, self.inputs.names))):
             for path in self.maps:
-                target = Path(folder) / f"{name}.{_safe(path or self.title)}.png"
-                painted = self.overlay(path, image, cmap=cmap, alpha=alpha)
+                target = Path(folder) / f"{name}.{_file_name(path or self.title)}.png"
+                picture = self.overlay(path, index, cmap=cmap, alpha=alpha)
                 with atomic_write(target) as file:
-                    Image.fromarray(painted).save(file, "png")
+                    Image.fromarray(picture).save(file, "png")
                 paths.append(target)
         return paths
 
     def save_html(self, path: str | Path) -> Path:
         """Write the interactive page, one self-contained file, and return its path.
 
-        The factors of pairwise attention take most of its bytes. Images for which they did not fit in are
-        named on the page; their mean is there. Raises `BadRun` if the file cannot be written.
-        """
-        from saccade.viz.html import render
+        Most of its size are the factors of pairwise attention. The page names the images whose factors
+        exceed the size limit; their heat maps are shown.
 
+        Raises:
+            BadRun: The file cannot be written.
+        """
         with atomic_write(Path(path)) as file:
-            file.write(render(self).encode())
+            file.write(self._render().encode())
         return Path(path)
 
     def _repr_html_(self) -> str:
-        """The page in a frame of its own, which neither the notebook's styles nor its scripts enter."""
-        from saccade.viz.html import NOTEBOOK, render
-
-        page = html.escape(render(self, NOTEBOOK), quote=True)
+        """Return the page in a frame, which isolates it from the styles and scripts of the notebook."""
+        page = html.escape(self._render(NOTEBOOK_BUDGET), quote=True)
         return (
-            f'<iframe srcdoc="{page}" sandbox="allow-scripts" title="Where {html.escape(self.title)} looks" '
+            f'<iframe srcdoc="{page}" sandbox="allow-scripts" title="Attention of {html.escape(self.title)}" '
             'style="width:100%;height:860px;border:0;color-scheme:light dark"></iframe>'
         )
 
+    def _render(self, budget: int = PAGE_BUDGET) -> str:
+        return render_look(
+            self.title, self.method, self.inputs, self.maps, self.saliency, self.left_out, budget
+        )
 
-def _for(model: nn.Module, inputs: Tensor) -> Tensor:
+
+def _to_model(model: nn.Module, inputs: Tensor) -> Tensor:
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
     return inputs if first is None else inputs.to(first.device, first.dtype)
 
@@ -198,44 +222,39 @@ def _attention(model: nn.Module, inputs: Tensor, layers: Sequence[str] | None) -
     maps = {}
     for layer in layers:
         attention = recorded[layer]
-        maps[next(path for path, its in recorded.items() if its is attention)] = attention
+        maps[next(path for path, other in recorded.items() if other is attention)] = attention
     return maps
-
-
-def _on_sheets(attention: AttentionMap, frames: tuple[int, ...]) -> AttentionMap:
-    """Return the map of clips, of space-time or of time alone, over the sheets of their frames."""
-    weights = attention.saliency()
-    return SpatialMap(heat_sheet(weights, frames)) if weights.ndim in (2, 4) else attention
 
 
 def _drawable(
     maps: Mapping[str, AttentionMap], images: int
 ) -> tuple[dict[str, AttentionMap], dict[str, Tensor], dict[str, str]]:
-    """Part the maps that can be drawn over images, with their saliency, from those that cannot."""
+    """Separate maps that can be drawn, with their saliency, from those that cannot."""
     drawable, saliency, left_out = {}, {}, {}
     for path, attention in maps.items():
-        weight = attention.saliency().detach().float().cpu()
-        if weight.ndim != 3 or len(weight) != images:
-            left_out[path] = f"a {attention.kind} map of shape {tuple(weight.shape)}, not ({images}, h, w)"
-        elif not weight.isfinite().all():
-            raise BadData(f"the map of {path!r} holds values that are not finite; name other layers")
+        values = attention.saliency().detach().float().cpu()
+        if values.ndim != 3 or len(values) != images:
+            left_out[path] = f"a {attention.kind} map of shape {tuple(values.shape)}, not ({images}, h, w)"
+        elif not values.isfinite().all():
+            message = f"the map of {path!r} contains values that are not finite: choose other layers"
+            raise BadData(message, owner="look", option="layers", value=path)
         else:
-            drawable[path], saliency[path] = attention, weight
+            drawable[path], saliency[path] = attention, values
     if not drawable:
         reasons = "; ".join(f"{path!r} is {reason}" for path, reason in left_out.items())
-        raise BadShape(f"no map can be drawn over an image: {reasons}")
+        raise BadShape(f"no map can be drawn on an image: {reasons}", owner="look", option="layers")
     return drawable, saliency, left_out
 
 
 def _distinct(names: Iterable[str]) -> list[str]:
-    found: list[str] = []
+    distinct: list[str] = []
     for name in names:
-        same, number = name, 2
-        while same in found:
-            same, number = f"{name}-{number}", number + 1
-        found.append(same)
-    return found
+        candidate, number = name, 2
+        while candidate in distinct:
+            candidate, number = f"{name}-{number}", number + 1
+        distinct.append(candidate)
+    return distinct
 
 
-def _safe(name: str) -> str:
+def _file_name(name: str) -> str:
     return re.sub(r"[^\w.\-]+", "-", name).strip("-.") or "image"

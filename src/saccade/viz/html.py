@@ -1,75 +1,97 @@
-"""The page: one self-contained file in which layers, heads, channels and pixels can be chosen."""
+"""Rendering of the pages: one template environment, one content security policy, offline files."""
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import re
+from collections.abc import Callable, Mapping
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from saccade.viz import overlay
-from saccade.viz.payload import pack
 
-if TYPE_CHECKING:
-    from saccade.viz.figure import Look
-
-PAGE, NOTEBOOK = 24 << 20, 6 << 20  # bytes of rows and features, before base64
-
-_TEMPLATES = files("saccade.viz") / "static"
+_STATIC = files("saccade.viz") / "static"
 
 
-def render(look: Look, budget: int = PAGE) -> str:
-    """Return the page as one string of HTML."""
-    environment = Environment(
+def environment(**filters: Callable[..., object]) -> Environment:
+    """Return the template environment of the pages.
+
+    Args:
+        **filters: Filters of one page.
+    """
+    env = Environment(
         loader=PackageLoader("saccade.viz"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    data = pack(look, budget)
-    images = data.pop("images")
-    data["images"] = [{key: image[key] for key in ("name", "width", "height")} for image in images]
-    data["colors"] = {name: overlay.palette(name).tobytes().hex() for name in overlay.COLORS}
-    data["opacity"] = overlay.OPACITY
-    data["title"] = look.title
-    data["method"] = look.method
-    script = _read("look.js")
-    return environment.get_template("look.html.j2").render(
-        look=look,
-        images=images,
-        labels=_short([layer["path"] or look.title for layer in data["layers"]]),
-        total=len(look.shots.names),
-        data=data,
-        style=Markup(_read("look.css")),
-        script=Markup(script),
-        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    env.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    env.filters.update(breakable=breakable, prose=prose, **filters)
+    env.globals["cmaps"] = overlay.CMAPS
+    env.globals["alpha"] = overlay.ALPHA
+    return env
+
+
+def render_page(
+    page: str,
+    *,
+    data: dict[str, Any],
+    filters: Mapping[str, Callable[..., object]] | None = None,
+    **context: Any,
+) -> str:
+    """Return a page as one self-contained HTML document that requests nothing.
+
+    The content security policy admits one script: heatmap.js followed by the script of the page.
+
+    Args:
+        page: Name of the page: of its template, script and style sheet.
+        data: Data for the scripts, as JSON. `colors`, the palette of each color map, is added.
+        filters: Filters of the template.
+        **context: Variables of the template.
+    """
+    script = _read("heatmap.js") + _read(f"{page}.js")
+    colors = {cmap: overlay.palette(cmap).tobytes().hex() for cmap in overlay.CMAPS}
+    return (
+        environment(**(filters or {}))
+        .get_template(f"{page}.html.j2")
+        .render(
+            data=data | {"colors": colors},
+            style=Markup(_read("base.css") + _read(f"{page}.css")),
+            script=Markup(script),
+            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            **context,
+        )
     )
 
 
-def _short(paths: list[str]) -> list[str]:
-    """Drop what all paths begin and end with, level by level, and how attached attention is held.
+def breakable(name: str) -> Markup:
+    """Escape a name and allow line breaks after commas, colons and dots.
 
-    >>> _short(["layer1.0.attention.mechanism.channel", "layer1.0.attention.mechanism.spatial"])
-    ['channel', 'spatial']
-    >>> _short(["layer1.0.attention.mechanism.channel", "layer2.0.attention.mechanism.spatial"])
-    ['layer1.0.channel', 'layer2.0.spatial']
-    >>> _short(["blocks.0.attn", "blocks.1.attn"])
-    ['0', '1']
-    >>> _short(["attention.1.channel", "attention.2"])
-    ['1.channel', '2']
+    Example:
+        >>> breakable("a.b:c<d")
+        Markup('a.<wbr>b:<wbr>c&lt;d')
     """
-    levels = [path.replace(".attention.mechanism", "").split(".") for path in paths]
-    for end in (0, -1):
-        while min(map(len, levels)) > 1 and len({each[end] for each in levels}) == 1:
-            for each in levels:
-                del each[end]
-    return [".".join(each) for each in levels]
+    return Markup(re.sub(r"([,:.])", r"\1<wbr>", str(escape(name))))
+
+
+def prose(sentence: str) -> Markup:
+    """Escape a sentence and set names between backticks as code.
+
+    Example:
+        >>> prose("`a` & b")
+        Markup('<code>a</code> &amp; b')
+    """
+    parts = (
+        Markup("<code>{}</code>").format(breakable(part)) if index % 2 else escape(part)
+        for index, part in enumerate(sentence.split("`"))
+    )
+    return Markup("").join(parts)
 
 
 def _read(name: str) -> str:
-    return (_TEMPLATES / name).read_text(encoding="utf-8")
+    return (_STATIC / name).read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Images as a model takes them, and as the pictures over which its maps are drawn."""
+"""Images in the two forms that `look` needs: as inputs of the model and as images to draw on."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from saccade.data.clips import contact_sheet
-from saccade.data.images import Photograph, as_rgb, read_image
+from saccade.data import Photograph, as_rgb, contact_sheet, read_image
 from saccade.errors import BadData, BadOption, BadShape
+from saccade.maps import normalize
 
 ImageLike: TypeAlias = "str | Path | Image.Image | NDArray[np.generic]"
 Images: TypeAlias = "Tensor | ImageLike | Sequence[ImageLike]"
 Transform: TypeAlias = Callable[[Image.Image], Tensor]
 
-_MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]  # of ImageNet, as its pretrained models want
+_MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]  # of ImageNet
 _STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
-_TOLERANCE = 0.02  # how far beyond [0, 1] an interpolated picture may reach
+_TOLERANCE = 0.02  # interpolation may leave [0, 1] by this much
 
 
 @dataclass(frozen=True, eq=False)
-class Shots:
-    """`inputs` (B, C, H, W), or (B, C, T, H, W), for the model; of each the `pictures` (h, w, 3) and `names`.
+class PreparedInputs:
+    """Model inputs with the images that show them.
 
-    A picture shows the field of its input, no more and no less, at any resolution.
+    Attributes:
+        inputs: Inputs of the model, (B, C, H, W), or clips (B, C, T, H, W).
+        display_images: Images to draw on, (h, w, 3) uint8 of any size, with the field of view of the inputs.
+        names: Names of the images.
     """
 
     inputs: Tensor
@@ -38,67 +41,73 @@ class Shots:
     names: tuple[str, ...]
 
 
-def gather(
+def prepare_inputs(
     images: Images,
     *,
     transform: Transform | None = None,
     size: int | tuple[int, int] = 224,
     display_images: Sequence[ImageLike] | None = None,
     names: Sequence[str] | None = None,
-) -> Shots:
-    """Prepare images for a model, and the pictures to draw over; see `saccade.look`."""
+) -> PreparedInputs:
+    """Prepare images for a model and for drawing. For the arguments, see `saccade.look`."""
+    shown: list[Photograph] | None
     if isinstance(images, Tensor):
         if transform is not None:
-            raise BadOption("transform is for paths, PIL images and arrays; a tensor is taken as it is")
+            message = "transform applies to paths, PIL images and arrays; a tensor is used unchanged"
+            raise BadOption(message, owner="look", option="transform")
         if images.ndim not in (4, 5) or 0 in images.shape:
-            raise BadShape(
-                f"images of shape {tuple(images.shape)}; a batch is (B, C, H, W), of clips (B, C, T, H, W)"
-            )
+            message = f"images of shape {tuple(images.shape)}: expected (B, C, H, W) or clips (B, C, T, H, W)"
+            raise BadShape(message, owner="look", option="images", value=tuple(images.shape))
         inputs, shown = images, None
-        found = [f"image {number}" for number in range(1, len(images) + 1)]
+        default_names = [f"image {number}" for number in range(1, len(images) + 1)]
     else:
-        several = _several(images)
-        shown = [_photograph(image) for image in several]
-        found = [_name(image, number) for number, image in enumerate(several, start=1)]
+        items = _as_list(images)
+        shown = [_photograph(image) for image in items]
+        default_names = [_name(image, number) for number, image in enumerate(items, start=1)]
         if transform is None:
-            inputs = torch.stack([_as_imagenet(photograph, size) for photograph in shown])
+            inputs = torch.stack([_imagenet_input(photograph, size) for photograph in shown])
         else:
-            inputs, shown = _transformed(shown, transform), None  # which may have cut them
+            inputs, shown = _transform_all(shown, transform), None  # the transform may crop
     if display_images is not None:
-        shown = [_photograph(picture) for picture in display_images]
+        shown = [_photograph(image) for image in display_images]
     elif shown is None:
-        shown = _visible(inputs if inputs.ndim == 4 else contact_sheet(inputs))
-    for what, given in (("display_images", shown), ("names", names if names is not None else found)):
-        if len(given) != len(inputs):
-            raise BadOption(f"{len(given)} {what} for {len(inputs)} images")
-    return Shots(inputs, tuple(shown), tuple(names if names is not None else found))
+        shown = _display_images(inputs if inputs.ndim == 4 else contact_sheet(inputs))
+    names = default_names if names is None else names
+    for option, values in (("display_images", shown), ("names", names)):
+        if len(values) != len(inputs):
+            message = f"{len(values)} {option} for {len(inputs)} images"
+            raise BadOption(message, owner="look", option=option, value=len(values))
+    return PreparedInputs(inputs, tuple(shown), tuple(names))
 
 
-def _several(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
+def _as_list(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
     if isinstance(images, np.ndarray):
-        several: list[ImageLike] = [images] if images.ndim <= 3 else [*images]
+        items: list[ImageLike] = [images] if images.ndim <= 3 else [*images]
     else:
-        several = [images] if isinstance(images, str | Path | Image.Image) else [*images]
-    if not several:
-        raise BadData("there is no image to look at")
-    return several
+        items = [images] if isinstance(images, str | Path | Image.Image) else [*images]
+    if not items:
+        raise BadData("images is empty: expected at least one image", owner="look", option="images", value=[])
+    return items
 
 
 def _photograph(image: ImageLike) -> Photograph:
     if isinstance(image, str | Path):
         return read_image(image)
     if isinstance(image, np.ndarray):
-        fits = (image.ndim == 2 and image.dtype in (np.uint8, np.uint16)) or (
-            image.ndim == 3 and image.shape[2] in (3, 4) and image.dtype == np.uint8
-        )
-        if not fits or 0 in image.shape:
-            raise BadData(
-                f"an array of shape {image.shape} and type {image.dtype} is no image; "
-                "(H, W, 3) of uint8 was expected"
-            )
+        is_gray = image.ndim == 2 and image.dtype in (np.uint8, np.uint16)
+        is_color = image.ndim == 3 and image.shape[2] in (3, 4) and image.dtype == np.uint8
+        if not (is_gray or is_color) or 0 in image.shape:
+            form = f"shape {image.shape} and type {image.dtype}"
+            message = f"an array of {form} is not an image: expected (H, W, 3) uint8"
+            raise BadData(message, owner="look", option="images", value=image.shape)
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):
-        raise BadData(f"a {type(image).__name__} is no image; a path, a PIL image or an array was expected")
+        raise BadData(
+            f"images has an item of type {type(image).__name__}: expected a path, a PIL image or an array",
+            owner="look",
+            option="images",
+            value=type(image).__name__,
+        )
     return np.asarray(as_rgb(image), dtype=np.uint8)
 
 
@@ -107,49 +116,45 @@ def _name(image: ImageLike, number: int) -> str:
     return Path(path).stem if path else f"image {number}"
 
 
-def _as_imagenet(photograph: Photograph, size: int | tuple[int, int]) -> Tensor:
-    """The whole photograph at the given size, normalized as the models trained on ImageNet want it."""
+def _imagenet_input(photograph: Photograph, size: int | tuple[int, int]) -> Tensor:
+    """Resize a whole photograph and normalize it with the statistics of ImageNet."""
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 1:
-        raise BadOption(f"size={size!r} must be at least 1")
-    small = Image.fromarray(photograph).resize((width, height), Image.Resampling.BILINEAR)
-    return (_tensor(np.asarray(small)) - _MEAN) / _STD
+        raise BadOption(f"size={size!r} must be at least 1", owner="look", option="size", value=size)
+    resized = Image.fromarray(photograph).resize((width, height), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).float() / 255
+    return (pixels - _MEAN) / _STD
 
 
-def _tensor(photograph: Photograph) -> Tensor:
-    return torch.from_numpy(photograph.copy()).permute(2, 0, 1).float() / 255
-
-
-def _transformed(photographs: Sequence[Photograph], transform: Transform) -> Tensor:
+def _transform_all(photographs: Sequence[Photograph], transform: Transform) -> Tensor:
     inputs = [transform(Image.fromarray(photograph)) for photograph in photographs]
     for result in inputs:
         if not isinstance(result, Tensor) or result.ndim != 3 or result.shape != inputs[0].shape:
-            its = tuple(result.shape) if isinstance(result, Tensor) else f"a {type(result).__name__}"
-            raise BadShape(f"transform must return tensors (C, H, W), all of one shape, not {its}")
+            actual = tuple(result.shape) if isinstance(result, Tensor) else f"a {type(result).__name__}"
+            message = f"transform must return tensors (C, H, W) of one shape, got {actual}"
+            raise BadShape(message, owner="look", option="transform", value=actual)
     return torch.stack(inputs)
 
 
-def _visible(inputs: Tensor) -> list[Photograph]:
-    """Turn what a model takes back into pictures; see `saccade.look` for the three guesses."""
-    if inputs.shape[1] not in (1, 3):
-        raise BadShape(
-            f"images of {inputs.shape[1]} channels cannot be drawn; "
-            "give display_images= to draw the maps over"
-        )
+def _display_images(inputs: Tensor) -> list[Photograph]:
+    """Convert inputs to images: values in [0, 1], ImageNet normalization, or any other range."""
+    channels = inputs.shape[1]
+    if channels not in (1, 3):
+        message = f"images of {channels} channels cannot be displayed: pass display_images="
+        raise BadShape(message, owner="look", option="display_images", value=channels)
     pixels = inputs.detach().cpu()
-    unit = pixels.float() / 255 if pixels.dtype == torch.uint8 else _unit(pixels.float())
+    unit = pixels.float() / 255 if pixels.dtype == torch.uint8 else _unit_range(pixels.float())
     levels = (255 * unit.clamp(0, 1)).round().to(torch.uint8).expand(-1, 3, -1, -1)
-    return [np.ascontiguousarray(picture.permute(1, 2, 0).numpy()) for picture in levels]
+    return [np.ascontiguousarray(image.permute(1, 2, 0).numpy()) for image in levels]
 
 
-def _unit(pixels: Tensor) -> Tensor:
+def _unit_range(pixels: Tensor) -> Tensor:
     if not pixels.isfinite().all():
-        raise BadData("the images hold values that are not finite")
-    guesses = [pixels]
+        raise BadData("images contains values that are not finite", owner="look", option="images")
+    candidates = [pixels]
     if pixels.shape[1] == 3:
-        guesses.append(pixels * _STD + _MEAN)
-    for guess in guesses:
-        if guess.min() >= -_TOLERANCE and guess.max() <= 1 + _TOLERANCE:
-            return guess
-    low, high = pixels.amin((1, 2, 3), keepdim=True), pixels.amax((1, 2, 3), keepdim=True)
-    return (pixels - low) / (high - low).clamp_min(1e-12)
+        candidates.append(pixels * _STD + _MEAN)
+    for candidate in candidates:
+        if candidate.min() >= -_TOLERANCE and candidate.max() <= 1 + _TOLERANCE:
+            return candidate
+    return normalize(pixels)

@@ -1,4 +1,4 @@
-"""Painting: heat in colors over a picture, and the marks of mechanisms that choose places."""
+"""Drawing on images: heat maps in colors, sampling grids and fixations."""
 
 from __future__ import annotations
 
@@ -7,83 +7,87 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from saccade.data.images import Photograph
+from saccade.data import Photograph
 from saccade.errors import BadOption, check_choice
 from saccade.maps import AttentionMap, FixationMap, GridMap
 
-COLORS = ("magma", "viridis", "cividis")  # even to the eye; cividis also to the color-blind
-OPACITY = 0.6
-LINES = 16  # of a sampling grid along each axis, at most
-_FINER, _LARGE = 3, 1 << 21  # marks are drawn finer and averaged, but over pictures of so many pixels
-_THIN = "#ffffffd0"
+#: Color maps, perceptually uniform; the first is the default. cividis also suits color-vision deficiency.
+CMAPS = ("magma", "viridis", "cividis")
+#: Default opacity of the heat map.
+ALPHA = 0.6
+_MAX_LINES = 16  # lines of a sampling grid along each axis
+_SUPERSAMPLING, _LARGE = 3, 1 << 21  # marks are supersampled, except on images with this many pixels
+_LINE_COLOR = "#ffffffd0"
 
-Points = NDArray[np.float64]  # (..., 2), x and y as shares of the picture
+Points = NDArray[np.float64]  # (..., 2): x and y as fractions of the image
 
 
-def palette(name: str) -> NDArray[np.uint8]:
-    """Return the 256 colors of one of matplotlib's color maps, (256, 3)."""
-    check_choice("look", "cmap", name, COLORS)
+def palette(cmap: str) -> NDArray[np.uint8]:
+    """Return the 256 colors of a matplotlib color map, (256, 3)."""
+    check_choice("look", "cmap", cmap, CMAPS)
     import matplotlib
 
-    colors = matplotlib.colormaps[name](np.arange(256), bytes=True)
+    colors = matplotlib.colormaps[cmap](np.arange(256), bytes=True)
     return np.asarray(colors[:, :3], dtype=np.uint8)
 
 
 def blend(
-    picture: Photograph, heat: NDArray[np.floating], colors: NDArray[np.uint8], alpha: float
+    image: Photograph, heat: NDArray[np.floating], colors: NDArray[np.uint8], alpha: float
 ) -> Photograph:
-    """Return (1 - opacity) picture + opacity color(heat), for heat in [0, 1] at the picture's size."""
+    """Return (1 - alpha) image + alpha color(heat), for heat in [0, 1] at the size of the image."""
     if not 0 <= alpha <= 1:
-        raise BadOption(f"alpha={alpha!r} must lie between 0 and 1")
-    painted = colors[np.rint(255 * heat).astype(np.intp)]
-    mixed = (1 - alpha) * picture.astype(np.float64) + alpha * painted
+        message = f"alpha={alpha!r} must be between 0 and 1"
+        raise BadOption(message, owner="look", option="alpha", value=alpha)
+    colored = colors[np.rint(255 * heat).astype(np.intp)]
+    mixed = (1 - alpha) * image.astype(np.float64) + alpha * colored
     return np.asarray(np.rint(mixed), dtype=np.uint8)
 
 
 def grid_lines(attention: GridMap, image: int) -> tuple[list[Points], list[Points]]:
-    """Return the rows and the columns of a sampling grid as lines, some of them if there are many."""
+    """Return rows and columns of a sampling grid as polylines; a large grid is subsampled."""
     height, width = attention.grid.shape[1:3]
     rows, columns = (
-        np.unique(np.linspace(0, extent - 1, min(extent, LINES + 1)).round().astype(int))
+        np.unique(np.linspace(0, extent - 1, min(extent, _MAX_LINES + 1)).round().astype(int))
         for extent in (height, width)
     )
     points = attention.grid[image].detach().double().cpu()
-    if attention.align_corners:  # the edges are then the centers of the outermost pixels
+    if attention.align_corners:  # -1 and 1 are then the centers of the outermost pixels
         extents = torch.tensor([attention.size[1], attention.size[0]], dtype=torch.float64)
         points = points * (extents - 1) / extents
-    places = (points.numpy() + 1) / 2
-    return [*places[rows]], [*places[:, columns].transpose(1, 0, 2)]
+    fractions = (points.numpy() + 1) / 2
+    return [*fractions[rows]], [*fractions[:, columns].transpose(1, 0, 2)]
 
 
-def fixations(attention: FixationMap, image: int) -> Points:
-    """Return where a mechanism looked, in order, (steps, 2)."""
+def fixation_points(attention: FixationMap, image: int) -> Points:
+    """Return the fixated locations in order, (steps, 2)."""
     return np.asarray((attention.locations[image].detach().double().cpu().numpy() + 1) / 2)
 
 
-def mark(picture: Photograph, attention: AttentionMap, image: int) -> Photograph:
-    """Draw the sampling grid of a `GridMap` or the path of a `FixationMap`; other maps need no marks."""
+def draw_marks(image: Photograph, attention: AttentionMap, index: int) -> Photograph:
+    """Draw the sampling grid of a `GridMap` or the path of a `FixationMap`; other maps have no marks."""
     if not isinstance(attention, GridMap | FixationMap):
-        return picture
-    below = Image.fromarray(picture)
-    finer = _FINER if picture.size < 3 * _LARGE else 1
-    canvas = Image.new("RGBA", (finer * below.width, finer * below.height))
+        return image
+    below = Image.fromarray(image)
+    factor = _SUPERSAMPLING if image.size < 3 * _LARGE else 1
+    canvas = Image.new("RGBA", (factor * below.width, factor * below.height))
     size = np.array(canvas.size)
-    unit = max(1.0, min(below.size) / 160) * finer
+    unit = max(1.0, min(below.size) / 160) * factor
+    thin = max(factor, round(unit / 2))
     draw = ImageDraw.Draw(canvas)
     if isinstance(attention, GridMap):
-        rows, columns = grid_lines(attention, image)
+        rows, columns = grid_lines(attention, index)
         for line in rows + columns:
-            draw.line([(x, y) for x, y in line * size], fill=_THIN, width=max(finer, round(unit / 2)))
+            draw.line([(x, y) for x, y in line * size], fill=_LINE_COLOR, width=thin)
     else:
-        places, extents = fixations(attention, image) * size, np.array(attention.extents) * size[::-1]
-        for high, wide in extents / 2:
-            for x, y in places:
-                corners = [x - wide, y - high, x + wide, y + high]
-                draw.rectangle(corners, outline=_THIN, width=max(finer, round(unit / 2)))
-        draw.line([(x, y) for x, y in places], fill="white", width=round(unit), joint="curve")
+        points, extents = fixation_points(attention, index) * size, np.array(attention.extents) * size[::-1]
+        for height, width in extents / 2:
+            for x, y in points:
+                corners = [x - width, y - height, x + width, y + height]
+                draw.rectangle(corners, outline=_LINE_COLOR, width=thin)
+        draw.line([(x, y) for x, y in points], fill="white", width=round(unit), joint="curve")
         font = ImageFont.load_default(7 * unit)
-        for number, (x, y) in enumerate(places, start=1):
-            draw.circle((x, y), 5 * unit, fill="white", outline="black", width=max(finer, round(unit / 2)))
+        for number, (x, y) in enumerate(points, start=1):
+            draw.circle((x, y), 5 * unit, fill="white", outline="black", width=thin)
             draw.text((x, y), str(number), fill="black", anchor="mm", font=font)
     smooth = canvas.resize(below.size, Image.Resampling.BOX)
     return np.asarray(Image.alpha_composite(below.convert("RGBA"), smooth).convert("RGB"), dtype=np.uint8)

@@ -1,12 +1,13 @@
-"""Packing maps as the numbers from which the page's script draws."""
+"""Payload of the pages: images and attention maps as the numbers from which heatmap.js draws."""
 
 from __future__ import annotations
 
 import base64
 import io
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from saccade.data.images import Photograph
+from saccade.data import Photograph, heat_sheet
 from saccade.maps import (
     AttentionMap,
     BranchMap,
@@ -26,20 +27,16 @@ from saccade.maps import (
     GridMap,
     PairwiseMap,
     RectifiedSumMap,
+    SpatialMap,
     TokenMap,
     WindowMap,
+    normalize,
 )
 from saccade.viz import overlay
 
-if TYPE_CHECKING:
-    from saccade.viz.figure import Look
-
-SHOWN = 24  # images at most
-_SIDE = 800  # pixels of a picture at most; larger ones are shrunk for the page
-_GRID = 256  # places of a map along an axis at most; larger ones are averaged
-_TILE = 64  # places of a channel's features along an axis at most
-_LOSSLESS = 200  # a picture whose longer side measures at most this is kept bit for bit
-#: Maps whose rows the script computes from their factors, and how; of others it gets all weights.
+_TILE = 64  # maximum side of the maps of heads and channels
+_LOSSLESS = 200  # images of at most this side are PNG, larger ones JPEG
+#: Maps whose rows heatmap.js computes from the factors, and how. Of other maps it gets all weights.
 _ROWS = {
     PairwiseMap: "softmax",
     TokenMap: "softmax",
@@ -48,186 +45,212 @@ _ROWS = {
     RectifiedSumMap: "rectified sum",
 }
 
-Packed = dict[str, Any]
+Payload = dict[str, Any]
+_Map = TypeVar("_Map", bound=AttentionMap)
 
 
-def pack(look: Look, budget: int) -> Packed:
-    """Return the page's data: pictures, and of each layer its heat and what its kind has to show.
+def pack_maps(
+    maps: Mapping[str, AttentionMap],
+    saliency: Mapping[str, Tensor],
+    display_images: Sequence[Photograph],
+    names: Sequence[str],
+    budget: int,
+    *,
+    image_side: int = 800,
+    map_side: int = 256,
+    with_channels: bool = True,
+) -> Payload:
+    """Return images and maps as JSON values: per layer the heat map and the data of its kind.
 
-    Rows of pairwise attention and features of channels take up to `budget` bytes before base64. They go
-    to the first image in all layers, then to the second, and so on.
+    Factors of pairwise attention and features of channels share `budget`. The first image of every layer
+    is packed first, then the second, and so on.
+
+    Args:
+        maps: Attention maps by path, for B images.
+        saliency: Saliency of each map, (B, h, w), finite.
+        display_images: The B images, (H, W, 3) uint8.
+        names: Names of the images.
+        budget: Maximum size of factors and features in bytes, before base64.
+        image_side: Maximum side of an image in pixels; larger images are reduced.
+        map_side: Maximum side of a heat map; larger maps are averaged.
+        with_channels: Whether to include the features of the strongest channels.
     """
-    count = min(len(look.shots.names), SHOWN)
-    layers = [_layer(path, attention, look.saliency[path][:count]) for path, attention in look.maps.items()]
-    maps = list(look.maps.values())
-    spent, packed = 0, [0] * len(maps)
-    for image in range(count):
-        for place, attention in enumerate(maps):
-            cost = _cost(attention)
-            if cost and packed[place] == image and spent + cost <= budget:
-                packed[place], spent = image + 1, spent + cost
-    for layer, attention, fitting in zip(layers, maps, packed, strict=True):
-        match attention:
-            case PairwiseMap() if _cost(attention):
-                layer["pairs"] = _pairs(attention, fitting)
-            case ChannelMap(top_channels=Tensor() as top_channels, features=Tensor() as features):
-                layer["channels"] |= _channels(attention.weights, top_channels, features, fitting)
-    names, pictures = look.shots.names[:count], look.shots.display_images[:count]
-    images = [{"name": name, **_picture(picture)} for name, picture in zip(names, pictures, strict=True)]
-    return {"images": images, "layers": layers, "shown": count}
+    layers = [
+        _layer(path, attention, saliency[path].detach().float().cpu(), map_side)
+        for path, attention in maps.items()
+    ]
+    costs = [_cost(attention, with_channels) for attention in maps.values()]
+    spent, packed = 0, [0] * len(costs)
+    for image in range(len(names)):
+        for index, cost in enumerate(costs):
+            if cost and packed[index] == image and spent + cost <= budget:
+                packed[index], spent = image + 1, spent + cost
+    for layer, attention, cost, count in zip(layers, maps.values(), costs, packed, strict=True):
+        if cost and isinstance(attention, PairwiseMap):
+            layer["pairs"] = _pairs(attention, count)
+        elif cost and isinstance(attention, ChannelMap):
+            layer["channels"] |= _strongest(attention, count)
+    images = [
+        {"name": name, **_encode_image(image, image_side)}
+        for name, image in zip(names, display_images, strict=True)
+    ]
+    return {"images": images, "layers": layers}
 
 
-def _layer(path: str, attention: AttentionMap, saliency: Tensor) -> Packed:
-    packed: Packed = {"path": path, "kind": attention.kind, "heat": _fields(_reduced(saliency, _GRID))}
+def select_images(attention: _Map, images: slice | Sequence[int]) -> _Map:
+    """Return the map of some images of the batch."""
+    shared = ("places", "bias") if isinstance(attention, WindowMap) else ()
+    tensors = {
+        field.name: getattr(attention, field.name)
+        for field in fields(attention)  # type: ignore[arg-type]
+        if field.name not in shared and isinstance(getattr(attention, field.name), Tensor)
+    }
+    batch = max(map(len, tensors.values()))  # a bias may have one entry for all images
+    chosen: Any = {name: value[images] for name, value in tensors.items() if len(value) == batch}
+    return replace(attention, **chosen)  # type: ignore[type-var]
+
+
+def sheet_map(attention: AttentionMap, frames: tuple[int, ...]) -> AttentionMap:
+    """Return the map of clips of `frames` (T, H, W) on contact sheets of their frames."""
+    weights = attention.saliency()
+    return SpatialMap(heat_sheet(weights, frames)) if weights.ndim in (2, 4) else attention
+
+
+def _layer(path: str, attention: AttentionMap, saliency: Tensor, side: int) -> Payload:
+    layer: Payload = {"path": path, "kind": attention.kind, "heat": _encode_maps(_reduce(saliency, side))}
     images = range(len(saliency))
     match attention:
         case PairwiseMap():
-            heads = range(attention.queries.shape[1])
-            one = (
-                attention.class_row if isinstance(attention, ClassTokenMap) else attention.attention_received
-            )
-            if len(heads) > 1:
-                each = torch.stack([one(head)[: len(saliency)] for head in heads], 1)
-                packed["heads"] = _fields(_reduced(each, _TILE))
-            if isinstance(attention, ClassTokenMap | WindowMap):
-                packed["variant"] = "class token" if isinstance(attention, ClassTokenMap) else "window"
+            heads = attention.queries.shape[1]
+            of_head = attention.attention_received
+            if isinstance(attention, ClassTokenMap):
+                of_head, layer["variant"] = attention.class_row, "class token"
+            elif isinstance(attention, WindowMap):
+                layer["variant"] = "window"
+            if heads > 1:
+                maps = torch.stack([of_head(head) for head in range(heads)], 1)
+                layer["heads"] = _encode_maps(_reduce(maps, _TILE))
         case ChannelMap():
-            packed["channels"] = {"weights": _halves(attention.weights[: len(saliency)])}
-            packed["channels"]["count"] = attention.weights.shape[1]
+            weights = attention.weights
+            layer["channels"] = {"images": 0, "weights": _encode_halves(weights), "count": weights.shape[1]}
         case BranchMap():
-            packed["branches"] = _rounded(attention.weights[: len(saliency)].mean(2))
+            layer["branches"] = _round(attention.weights.mean(2))
         case GridMap():
-            packed["grid"] = [
-                [[_rounded(line) for line in lines] for lines in overlay.grid_lines(attention, i)]
-                for i in images
-            ]
-            across, down = (
-                attention.grid.shape[2] / attention.size[1],
-                attention.grid.shape[1] / attention.size[0],
+            lines = [overlay.grid_lines(attention, image) for image in images]
+            layer["grid"] = [[[_round(line) for line in group] for group in groups] for groups in lines]
+            height, width = (
+                extent / size for extent, size in zip(attention.grid.shape[1:3], attention.size, strict=True)
             )
-            packed["aspect"] = across / down  # of what is passed on, to that of the picture
+            layer["aspect"] = width / height  # aspect ratio of the output relative to that of the image
         case FixationMap():
-            packed["fixations"] = [_rounded(overlay.fixations(attention, i)) for i in images]
-            packed["extents"] = attention.extents
+            layer["fixations"] = [_round(overlay.fixation_points(attention, image)) for image in images]
+            layer["extents"] = attention.extents
         case _:
             pass
-    return packed
+    return layer
 
 
-def _cost(attention: AttentionMap) -> int:
-    """The bytes of what one image adds to a layer's heat."""
+def _cost(attention: AttentionMap, with_channels: bool) -> int:
+    """Return the bytes of the factors or features of one image; 0 if the map has none to pack."""
     match attention:
-        case PairwiseMap() if len(attention.query_shape) == 2:
+        case PairwiseMap() if len(attention.query_shape) == len(attention.key_shape) == 2:
             heads, width = attention.queries.shape[1], attention.queries.shape[-1]
             queries, keys = math.prod(attention.query_shape), math.prod(attention.key_shape)
             if isinstance(attention, WindowMap):
                 return 2 * heads * len(attention.places) * attention.places.shape[1] ** 2
-            if _how(attention) is None:
+            if _row_rule(attention) is None:
                 return 2 * heads * queries * keys
             extra = attention.extra_keys.shape[2] if isinstance(attention, TokenMap) else 0
             return 2 * heads * (queries + extra + keys) * width
-        case ChannelMap(features=Tensor() as features):
-            return 2 * _reduced(features[:1], _TILE).numel()
+        case ChannelMap(top_channels=Tensor(), features=Tensor() as features) if with_channels:
+            return 2 * _reduce(features[:1], _TILE).numel()
         case _:
             return 0
 
 
-def _how(attention: PairwiseMap) -> str | None:
-    """How the script computes rows from factors; None if it needs the weights."""
-    biased = isinstance(attention, TokenMap) and attention.bias is not None
-    return None if biased else _ROWS.get(type(attention))
+def _row_rule(attention: PairwiseMap) -> str | None:
+    """Return how rows are computed from the factors; None if all weights are needed."""
+    has_bias = isinstance(attention, TokenMap) and attention.bias is not None
+    return None if has_bias else _ROWS.get(type(attention))
 
 
-def _pairs(attention: PairwiseMap, images: int) -> Packed:
-    """The factors of the first images, keys of tokens without a place before those of places; or weights."""
-    packed: Packed = {
+def _pairs(attention: PairwiseMap, images: int) -> Payload:
+    """Pack the first images: factors, with the keys of extra tokens first, or weights."""
+    packed: Payload = {
         "images": images,
         "heads": attention.queries.shape[1],
         "query_shape": attention.query_shape,
         "key_shape": attention.key_shape,
     }
-    first = _first(attention, images)
+    first = select_images(attention, slice(images))
     if isinstance(first, WindowMap):
-        weights = _halves(first.window_weights()) if images else ""
+        weights = _encode_halves(first.window_weights()) if images else ""
         return packed | {"how": "windows", "weights": weights, "places": first.places.tolist()}
-    how = _how(attention)
-    if how is None:
-        return packed | {"how": "weights", "weights": _halves(first.weights()) if images else ""}
+    rule = _row_rule(attention)
+    if rule is None:
+        return packed | {"how": "weights", "weights": _encode_halves(first.weights()) if images else ""}
     keys = torch.cat([first.extra_keys, first.keys], 2) if isinstance(first, TokenMap) else first.keys
     return packed | {
-        "how": how,
+        "how": rule,
         "extra": keys.shape[2] - first.keys.shape[2],
         "scale": attention.scale,
         "width": keys.shape[3],
-        "queries": _halves(first.queries),
-        "keys": _halves(keys),
+        "queries": _encode_halves(first.queries),
+        "keys": _encode_halves(keys),
     }
 
 
-def _first(attention: PairwiseMap, images: int) -> PairwiseMap:
-    """The map of the first images alone."""
-    shared = ("places", "bias") if isinstance(attention, WindowMap) else ()
-    tensors: dict[str, Any] = {
-        field.name: value[:images]
-        for field in fields(attention)
-        if isinstance(value := getattr(attention, field.name), Tensor)
-        and field.name not in shared
-        and len(value) == len(attention.queries)
-    }
-    return replace(attention, **tensors)
-
-
-def _channels(weights: Tensor, top_channels: Tensor, features: Tensor, images: int) -> Packed:
-    """The top_channels channels of the first images: their numbers, and what of them passes the gate."""
-    passed = weights.gather(1, top_channels)[:images, :, None, None] * features[:images].abs()
+def _strongest(attention: ChannelMap, images: int) -> Payload:
+    """Pack the strongest channels of the first images: their indices and their weighted features."""
+    assert attention.top_channels is not None
+    assert attention.features is not None
+    weights = attention.weights.gather(1, attention.top_channels)[:images, :, None, None]
+    passed = weights * attention.features[:images].abs()
     return {
         "images": images,
-        "top_channels": top_channels[:images].tolist(),
-        "features": _fields(_reduced(passed.float().cpu(), _TILE)) if images else None,
+        "top_channels": attention.top_channels[:images].tolist(),
+        "features": _encode_maps(_reduce(passed.float().cpu(), _TILE)) if images else None,
     }
 
 
-def _reduced(maps: Tensor, side: int) -> Tensor:
-    """Average maps (..., h, w) over areas so that no axis is longer than `side`."""
+def _reduce(maps: Tensor, side: int) -> Tensor:
+    """Average maps (..., h, w) over areas, so that no axis is longer than `side`."""
     height, width = maps.shape[-2:]
     if max(height, width) <= side:
         return maps
     scale = side / max(height, width)
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    return F.interpolate(maps.reshape(-1, 1, height, width).float(), size, mode="area").reshape(
-        *maps.shape[:-2], *size
-    )
+    reduced = F.interpolate(maps.reshape(-1, 1, height, width).float(), size, mode="area")
+    return reduced.reshape(*maps.shape[:-2], *size)
 
 
-def _fields(maps: Tensor) -> Packed:
-    """Pack maps (..., h, w): each scaled to [0, 1] as half precision, with its own range beside it."""
-    maps = maps.detach().float().cpu()
-    low, high = maps.amin((-2, -1)), maps.amax((-2, -1))
-    span = (high - low)[..., None, None]
-    unit = (maps - low[..., None, None]) / torch.where(span > 0, span, torch.ones_like(span))
+def _encode_maps(maps: Tensor) -> Payload:
+    """Encode maps (..., h, w), each scaled to [0, 1] in half precision, with their ranges."""
+    flat = maps.detach().float().cpu().reshape(-1, *maps.shape[-2:])
     return {
         "shape": list(maps.shape),
-        "unit": _halves(unit),
-        "low": low.flatten().tolist(),
-        "high": high.flatten().tolist(),
+        "unit": _encode_halves(normalize(flat)),
+        "low": flat.amin((1, 2)).tolist(),
+        "high": flat.amax((1, 2)).tolist(),
     }
 
 
-def _halves(values: Tensor) -> str:
+def _encode_halves(values: Tensor) -> str:
     limit = torch.finfo(torch.float16).max
     halves = values.detach().float().clamp(-limit, limit).half().cpu().numpy()
-    return _base64(np.ascontiguousarray(halves, dtype="<f2").tobytes())
+    return encode_bytes(np.ascontiguousarray(halves, dtype="<f2").tobytes())
 
 
-def _rounded(values: Tensor | NDArray[np.floating]) -> list[Any]:
-    found: list[Any] = np.asarray(values.cpu() if isinstance(values, Tensor) else values).round(4).tolist()
-    return found
+def _round(values: Tensor | NDArray[np.floating]) -> list[Any]:
+    array = values.detach().float().cpu().numpy() if isinstance(values, Tensor) else values
+    rounded: list[Any] = array.round(4).tolist()
+    return rounded
 
 
-def _picture(picture: Photograph) -> Packed:
-    image = Image.fromarray(picture)
+def _encode_image(pixels: Photograph, side: int) -> Payload:
+    image = Image.fromarray(pixels)
     width, height = image.size
-    image.thumbnail((_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
     file = io.BytesIO()
     if max(image.size) <= _LOSSLESS:
         image.save(file, "png", optimize=True)
@@ -236,11 +259,12 @@ def _picture(picture: Photograph) -> Packed:
         image.save(file, "jpeg", quality=88, subsampling=0)
         kind = "jpeg"
     return {
-        "source": f"data:image/{kind};base64,{_base64(file.getvalue())}",
+        "source": f"data:image/{kind};base64,{encode_bytes(file.getvalue())}",
         "width": width,
         "height": height,
     }
 
 
-def _base64(raw: bytes) -> str:
+def encode_bytes(raw: bytes) -> str:
+    """Return bytes as base64 text."""
     return base64.b64encode(raw).decode()

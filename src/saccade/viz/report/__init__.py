@@ -1,5 +1,5 @@
-"""One self-contained HTML page about a comparison: which attention helps, what it costs, where it looks."""
+"""The report of a comparison: one self-contained page with leaderboard, charts and attention maps."""
 
-from saccade.viz.report.page import write
+from saccade.viz.report.page import write_report
 
-__all__ = ["write"]
+__all__ = ["write_report"]

@@ -1,4 +1,4 @@
-"""The geometry of the charts. Templates draw it as inline SVG; colors are CSS variables."""
+"""Geometry of the charts. Templates draw it as inline SVG; colors are CSS variables."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Literal
 from saccade.results import Row, Run, number
 from saccade.viz.report.text import count
 
-_LOG_RANGE = 12  # positive values that span more than this are drawn on a logarithmic axis
-LABEL = 34  # letters of a label at most
-_LETTER, _LINE, _SPOT = 9.5, 18, 5  # a letter's width, a label's height, a spot's radius: those on a phone
+_LOG_RANGE = 12  # positive values whose ratio exceeds this get a logarithmic axis
+LABEL = 34  # maximum characters of a label
+_LETTER, _LINE, _SPOT = 9.5, 18, 5  # character width, label height and point radius on a phone
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The drawing area of a chart, in drawing units, with room for ticks at the left and below."""
+    """Drawing area of a chart, in drawing units, with margins for the ticks."""
 
     width: int
     height: int
@@ -40,7 +40,7 @@ PANEL, WIDE = Frame(460, 300), Frame(640, 360)
 
 @dataclass(frozen=True)
 class Axis:
-    """A scale from values to drawing units, with its ticks."""
+    """Scale from values to drawing units, with ticks."""
 
     low: float
     high: float
@@ -53,7 +53,7 @@ class Axis:
         return round(self.start + (self.stop - self.start) * (self._unit(value) - low) / (high - low), 2)
 
     def ticks(self, write: Callable[[float], str]) -> list[tuple[float, str]]:
-        """Return round values inside the axis, each as its place and its label."""
+        """Return round values within the axis, as pairs of position and label."""
         values = _log_ticks(self.low, self.high) if self.log else _linear_ticks(self.low, self.high)
         return [(self(value), write(value)) for value in values]
 
@@ -63,7 +63,7 @@ class Axis:
 
 @dataclass(frozen=True)
 class Line:
-    """The mean of one attention over its seeds, and the band from the least seed to the greatest."""
+    """Mean of one attention over seeds, and the band from the minimum to the maximum over seeds."""
 
     attention: int
     mean: str
@@ -74,7 +74,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Curves:
-    """One value per epoch and attention."""
+    """Chart of one value per epoch and attention."""
 
     title: str
     unit: Literal["%", ""]
@@ -88,7 +88,7 @@ class Curves:
 
 @dataclass(frozen=True)
 class Point:
-    """One attention: what it costs and how often it errs. `label` is (x, y) of its name."""
+    """Cost and error of one attention. `label` is the position (x, y) of its name."""
 
     attention: int
     x: float
@@ -102,7 +102,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Error against one cost."""
+    """Chart of error versus one cost."""
 
     key: str
     title: str
@@ -115,7 +115,11 @@ class Scatter:
 def curves(
     title: str, key: str, runs: Sequence[Run], names: Sequence[str], unit: Literal["%", ""] = ""
 ) -> Curves | None:
-    """Lay out the curve `key` of all runs; None if no run has a finite value."""
+    """Lay out the curve `key` of all runs.
+
+    Returns:
+        The chart; None if no run has a finite value.
+    """
     factor = 100 if unit else 1
     bands = {name: list(_band([r["curves"] for r in runs if r["attention"] == name], key)) for name in names}
     bands = {name: band for name, band in bands.items() if band}
@@ -156,7 +160,7 @@ def curves(
 def scatter(
     key: Literal["flops", "latency_ms", "parameters"], title: str, rows: Sequence[Row], labels: Sequence[str]
 ) -> Scatter:
-    """Lay out test error, in percent, against one column of the leaderboard."""
+    """Lay out test error in percent versus one column of the leaderboard."""
     errors = [100 * bound for row in rows for bound in _bounds(row) if bound is not None]
     x = _fit([float(row[key]) for row in rows], *WIDE.x, margin=0.12)
     y = _fit([max(0.0, error) for error in errors], *WIDE.y, from_zero=True, logarithmic=False)
@@ -187,14 +191,14 @@ def _bounds(row: Row) -> tuple[float, float | None, float | None]:
 def _band(
     runs: Sequence[dict[str, list[float | None]]], key: str
 ) -> Iterator[tuple[float, float, float, float]]:
-    """Yield epoch, mean, least and greatest value over the runs that have a finite one."""
-    found: dict[float, list[float]] = {}
+    """Yield epoch, mean, minimum and maximum over the runs with a finite value."""
+    by_epoch: dict[float, list[float]] = {}
     for run in runs:
         for epoch, value in zip(run.get("epoch", []), run.get(key, []), strict=False):
             if epoch is not None and value is not None and math.isfinite(value):
-                found.setdefault(epoch, []).append(value)
-    for epoch in sorted(found):
-        values = found[epoch]
+                by_epoch.setdefault(epoch, []).append(value)
+    for epoch in sorted(by_epoch):
+        values = by_epoch[epoch]
         yield epoch, sum(values) / len(values), min(values), max(values)
 
 
@@ -207,7 +211,7 @@ def _fit(
     logarithmic: bool = True,
     margin: float = 0.04,
 ) -> Axis:
-    """Return an axis that holds all values, logarithmic where they are positive and far apart."""
+    """Return an axis that covers all values: logarithmic if they are positive with a large ratio."""
     low, high = min(values), max(values)
     if logarithmic and low > 0 and high / low > _LOG_RANGE:
         room = (high / low) ** margin
@@ -241,7 +245,7 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
 
 
 def _place_labels(spots: Sequence[tuple[float, float]], labels: Sequence[str]) -> list[tuple[float, float]]:
-    """Put each label beside its spot, inward; move those that would cover a spot or a label up or down."""
+    """Place each label next to its point, toward the center; shift labels that overlap points or labels."""
     bottom, top = WIDE.y
     taken = [(x - _SPOT, x + _SPOT, y, _LINE / 2 + _SPOT) for x, y in spots]  # left, right, height, clearance
     places = {}
@@ -250,12 +254,12 @@ def _place_labels(spots: Sequence[tuple[float, float]], labels: Sequence[str]) -
         room = _LETTER * min(len(labels[index]), LABEL)
         inward = x > WIDE.width / 2
         left = x - room - 2 * _SPOT if inward else x + 2 * _SPOT
-        near = [(*its, at, gap) for *its, at, gap in taken if its[0] < left + room and its[1] > left]
+        near = [(at, gap) for start, end, at, gap in taken if start < left + room and end > left]
         shifts = sorted((step * _LINE / 4 for step in range(-80, 81)), key=abs)
         free = (
             y + shift
             for shift in shifts
-            if top <= y + shift <= bottom and all(abs(y + shift - at) >= gap for *_, at, gap in near)
+            if top <= y + shift <= bottom and all(abs(y + shift - at) >= gap for at, gap in near)
         )
         place = next(free, y)
         taken.append((left, left + room, place, _LINE))

@@ -1,20 +1,13 @@
-"""Assemble the page and put it in its place."""
+"""Assembly of the report of a comparison."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
-import re
 from dataclasses import asdict
-from importlib.resources import files
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup, escape
-
 from saccade.files import atomic_write
-from saccade.grammar import shorten
+from saccade.grammar import shorten, split_options
 from saccade.results import (
     BASELINE,
     caution,
@@ -26,33 +19,53 @@ from saccade.results import (
     signed,
     verdict,
 )
+from saccade.viz.html import render_page
 from saccade.viz.report import charts, gallery, removal, table, text
 
-_TEMPLATES = files("saccade.viz") / "static"
+#: What a heat map shows, by kind or variant of the map.
+_ABOUT = {
+    "spatial": "weight per position",
+    "channel": "energy of the weighted features; a channel gate has no spatial extent",
+    "branch": "energy of the weighted branches",
+    "pairwise": "attention received",
+    "class token": "attention of the class token",
+    "window": "attention received within windows",
+    "grid": "density of the sampling grid",
+    "fixation": "number of fixations",
+}
 
 
-def write(folder: Path) -> Path:
-    """Write `report.html` beside `results.json` and return its path.
+def write_report(folder: Path) -> Path:
+    """Write `report.html`, one self-contained page, next to `results.json`.
 
-    The page appears by rename, so a reader sees the old one or the new one, never half of one.
+    The page is replaced atomically.
 
-    Raises `BadRun` if the results cannot be read or the page cannot be written.
+    Args:
+        folder: Folder of a finished comparison.
+
+    Returns:
+        Path of the page.
+
+    Raises:
+        BadRun: The results cannot be read, or the page cannot be written.
     """
-    html = render(folder)
     target = folder / "report.html"
+    page = render_report(folder)
     with atomic_write(target) as file:
-        file.write(html.encode("utf-8", "replace"))
+        file.write(page.encode("utf-8", "replace"))  # names may hold lone surrogates
     return target
 
 
-def render(folder: Path) -> str:
-    """Return the page of a comparison as one string of HTML."""
+def render_report(folder: Path) -> str:
+    """Return the report of a comparison as HTML."""
     results = read_comparison(folder)
-    names = [row["attention"] for row in results["leaderboard"]]
-    shots: list[gallery.Shot] = []
-    shown = None
-    if found := gallery.sources(folder, results):
-        shots, shown = gallery.pack(found, results["task"]["classes"], names)
+    rows = results["leaderboard"]
+    names = [row["attention"] for row in rows]
+    labels = shorten(names)
+    sources = gallery.read_sources(folder, results)
+    images, packed = (
+        gallery.pack_gallery(sources, results["task"]["classes"], names) if sources else ([], None)
+    )
     curves = [
         chart
         for chart in (
@@ -61,85 +74,51 @@ def render(folder: Path) -> str:
         )
         if chart
     ]
-    labels = shorten(names)
-    scatters = [
-        charts.scatter("flops", "FLOPs per image", results["leaderboard"], labels),
-        charts.scatter("latency_ms", "Latency, ms", results["leaderboard"], labels),
-        charts.scatter("parameters", "Parameters", results["leaderboard"], labels),
-    ]
-    script = _read("report.js")
-    return (
-        _environment()
-        .get_template("report.html.j2")
-        .render(
-            results=results,
-            finding=finding(results["leaderboard"]),
-            caution=caution(results["leaderboard"]),
-            consequence=consequence(results["leaderboard"]),
-            localized=any(row["localization"] for row in results["leaderboard"]),
-            main_maps=[main_map(row) for row in results["leaderboard"]],
-            removals=removal.removals(results),
-            best=table.best(results),
-            strips=table.strips(results),
-            labels=labels,
-            colors=_colors(names),
-            curves=curves,
-            scatters=scatters,
-            shots=shots,
-            gallery=shown,
-            missing=[n for i, n in enumerate(names) if i not in {source.attention for source in found}],
-            island={
-                "names": names,
-                "labels": labels,
-                "curves": [asdict(chart) for chart in curves],
-                "gallery": shown,
-            },
-            recipe=json.dumps(results["recipe"], indent=2, ensure_ascii=False),
-            charts=charts,
-            removal=removal,
-            style=Markup(_read("report.css")),
-            script=Markup(script),
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-        )
+    return render_page(
+        "report",
+        data={
+            "labels": labels,
+            "curves": [asdict(chart) for chart in curves],
+            "gallery": packed,
+        },
+        filters={
+            "number": number,
+            "signed": signed,
+            "count": text.count,
+            "duration": text.duration,
+            "verdict": verdict,
+            "split_options": split_options,
+        },
+        results=results,
+        names=names,
+        labels=labels,
+        colors=_colors(names),
+        finding=finding(rows),
+        caution=caution(rows),
+        consequence=consequence(rows),
+        localized=any(row["localization"] for row in rows),
+        main_maps=[main_map(row) for row in rows],
+        removals=removal.removals(results),
+        best=table.best(results),
+        strips=table.strips(results),
+        curves=curves,
+        scatters=[
+            charts.scatter("flops", "FLOPs per image", rows, labels),
+            charts.scatter("latency_ms", "Latency, ms", rows, labels),
+            charts.scatter("parameters", "Parameters", rows, labels),
+        ],
+        images=images,
+        gallery=packed,
+        about=_ABOUT,
+        missing=[n for i, n in enumerate(names) if i not in {source.attention for source in sources}],
+        recipe=json.dumps(results["recipe"], indent=2, ensure_ascii=False),
+        charts=charts,
+        removal=removal,
     )
-
-
-def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("saccade.viz"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    environment.filters.update(
-        number=number, signed=signed, count=text.count, duration=text.duration, verdict=verdict
-    )
-    environment.filters.update(breakable=_breakable, prose=_prose)
-    return environment
-
-
-def _breakable(name: str) -> Markup:
-    """Escape a name and let its line break after a comma or a colon."""
-    return Markup(re.sub("([,:])", r"\1<wbr>", str(escape(name))))
-
-
-def _prose(sentence: str) -> Markup:
-    """Escape a sentence and set the names in it, which stand between backticks, as code."""
-    parts = (
-        Markup("<code>{}</code>").format(_breakable(part)) if index % 2 else escape(part)
-        for index, part in enumerate(sentence.split("`"))
-    )
-    return Markup("").join(parts)
-
-
-def _read(name: str) -> str:
-    return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
 def _colors(names: list[str]) -> list[str]:
-    """Return a CSS class per attention: gray for the baseline, then eight hues, then the hues dashed."""
+    """Return a CSS class per attention: gray for the baseline, eight hues, then the hues dashed."""
     classes, hue = [], 0
     for name in names:
         if name == BASELINE:
