@@ -75,7 +75,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> Any:
-        """Load `look` when it is first used: it draws, and the core needs nothing but torch."""
+        """Import `look` at its first use: drawing needs more packages than the core."""
         if name != "look":
             raise AttributeError(f"module 'saccade' has no attribute {name!r}")
         try:

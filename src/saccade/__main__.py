@@ -1,4 +1,4 @@
-"""`python -m saccade` is `saccade`."""
+"""Run the command line with `python -m saccade`."""
 
 from saccade.cli import main
 

@@ -1,1 +1,1 @@
-"""One paper, one file; the folder is the domain, the stem the name."""
+"""Attention mechanisms. Each paper has one file; its folder is the domain and its name the public name."""
