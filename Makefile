@@ -3,7 +3,6 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-BROWSER := .venv/.browser
 DEMO := $(BIN)/saccade compare white-patch --out demo
 # One test process per core; more threads in each process would only wait for one another.
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -n auto --dist=worksteal
@@ -32,11 +31,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
 	@touch $(INSTALLED)
 
-browser: $(BROWSER)
-
-$(BROWSER): tests/support/install_browser.sh tests/support/browser.py | $(INSTALLED)
+# Without a stamp file: a browser can be removed again, and finding one takes a second.
+browser: install
 	@sh tests/support/install_browser.sh $(BIN)/python
-	@touch $(BROWSER)
 
 demo: install
 	@echo "demo: which attention finds the white patch? $(DEMO)"

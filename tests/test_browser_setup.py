@@ -13,6 +13,7 @@ SHELL = ("sh", "dirname", "id")  # what the script itself needs
 PYTHON = """#!/bin/sh
 # Stands in for Python: `tests/support/browser.py` finds a browser in {folder}; downloads fail.
 case "$1" in
+  -c) [ ! -e {folder}/without_playwright ] ;;
   tests/support/browser.py) [ -e {folder}/chromium ] && echo "browser: {folder}/chromium" ;;
   *) exit 1 ;;
 esac
@@ -64,6 +65,15 @@ def test_without_any_way_one_sentence_says_what_to_do(tmp_path: Path) -> None:
     assert result.returncode == 1
     (sentence,) = result.stderr.splitlines()
     assert "put chromium or google-chrome on PATH" in sentence
+
+
+def test_a_python_without_playwright_installs_nothing(tmp_path: Path) -> None:
+    executable(tmp_path / "apt-get", INSTALLER.format(folder=tmp_path, verb="install"))
+    (tmp_path / "without_playwright").touch()
+    result = set_up(tmp_path)
+    assert result.returncode == 1
+    assert "run make install" in result.stderr
+    assert not (tmp_path / "calls").exists()
 
 
 def test_the_tests_start_after_the_browser_is_there() -> None:
