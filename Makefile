@@ -3,18 +3,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-BROWSER := .venv/.browser
 DEMO := $(BIN)/saccade compare white-patch --out demo
 # One test process per core; more threads in each process would only wait for one another.
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -n auto --dist=worksteal
 
-.PHONY: help install browser demo test test-fast lint bench clean
+.PHONY: help install browser demo test test-fast coverage lint bench clean
 
 help:
 	@echo "make install    create .venv with all dependencies, at the tested versions"
 	@echo "make demo       run the first experiment; report, leaderboard and results are written to demo/"
 	@echo "make test       check style, types and imports, then run all tests"
 	@echo "make test-fast  run the tests that need no browser, no cluster, no other process and little time"
+	@echo "make coverage   run all tests and list the lines and branches that none of them reaches"
 	@echo "make lint       check style, types and imports"
 	@echo "make browser    find Chromium for the page tests, or install it"
 	@echo "make bench      run the benchmarks; results are written to benchmarks/results/"
@@ -31,11 +31,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]' --constraint constraints.txt
 	@touch $(INSTALLED)
 
-browser: $(BROWSER)
-
-$(BROWSER): tests/support/install_browser.sh tests/support/browser.py | $(INSTALLED)
+# Without a stamp file: a browser can be removed again, and finding one takes a second.
+browser: install
 	@sh tests/support/install_browser.sh $(BIN)/python
-	@touch $(BROWSER)
 
 demo: install
 	@echo "demo: which attention finds the white patch? $(DEMO)"
@@ -48,6 +46,10 @@ test: install browser lint
 test-fast: install
 	@echo "test-fast: the tests without the markers slow, browser, ray and process"
 	@$(PYTEST) -m 'not slow and not browser and not ray and not process'
+
+coverage: install browser
+	@echo "coverage: all tests, and the lines and branches that none of them reaches"
+	@$(PYTEST) --cov
 
 lint: install
 	@echo "lint: style (ruff), types (mypy) and imports between packages (import-linter)"
@@ -62,5 +64,5 @@ bench: install
 
 clean:
 	@echo "clean: the demo, builds and caches"
-	@rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	@rm -rf demo build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
 	@find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -26,6 +26,7 @@ MARKED = {
         "training/test_robust.py",
         "data/test_decoding.py",
         "attachment/test_survival.py",
+        "test_browser_setup.py",
         "test_house.py::test_importing",
         "test_house.py::test_the_wheel",
     ),

@@ -16,6 +16,10 @@ attempt() {  # WHAT COMMAND...: run the command, and end here if there is a brow
   if usable; then exit 0; fi
 }
 
+if ! "$python" -c 'import playwright, pytest' 2>/dev/null; then
+  echo "browser: $python cannot import playwright and pytest; run make install" >&2
+  exit 1
+fi
 if usable; then exit 0; fi
 attempt "playwright install chromium" "$python" -m playwright install chromium
 if has apt-get; then
