@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
-from saccade.errors import BadOption, check_choice, check_positive
+from saccade.errors import bad_option, check_choice, check_positive
 
 OnBadImage = Literal["fail", "skip"]
 
@@ -40,13 +40,7 @@ class ReadingOptions:
         check_not_negative(self.owner, seed=self.seed)
         check_choice(self.owner, "on_bad_image", self.on_bad_image, ("fail", "skip"))
         if not 0 < self.val_fraction < 0.5:
-            raise bad_option(self.owner, "val_fraction", self.val_fraction, "between 0 and 0.5")
-
-
-def bad_option(owner: str, option: str, value: Any, expected: str) -> BadOption:
-    """Return the error for an option whose value is not what was expected."""
-    message = f"{owner}: {option}={value!r} must be {expected}"
-    return BadOption(message, owner=owner, option=option, value=value)
+            raise bad_option(self.owner, "must be between 0 and 0.5", val_fraction=self.val_fraction)
 
 
 def check_optional(owner: str, **values: object) -> None:
@@ -58,4 +52,4 @@ def check_not_negative(owner: str, **values: object) -> None:
     """Raise `BadOption` unless every value is an integer of at least 0."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-            raise bad_option(owner, name, value, "an integer of at least 0")
+            raise bad_option(owner, "must be an integer of at least 0", **{name: value})

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from saccade.data.checks import bad_option, check_not_negative, check_optional
+from saccade.data.checks import check_not_negative, check_optional
 from saccade.data.folder import load_folder
 from saccade.data.task import Split, Task
 from saccade.data.torchvision_sets import TORCHVISION_SETS, read_torchvision
-from saccade.errors import BadOption, check_choice
+from saccade.errors import BadOption, bad_option, check_choice
 
 Variant = Literal["plain", "rotated", "translated", "cluttered"]
 GrayImages = NDArray[np.uint8]  # ink on black, (N, H, W) or one image (H, W)
@@ -69,9 +69,9 @@ def load_digits(
     check_not_negative("digits", clutter=clutter, seed=seed)
     if (size < SIDE) if on_canvas else (size != SIDE):
         expected = f"at least {SIDE}, the side of a digit" if on_canvas else f"{SIDE} without a canvas"
-        raise bad_option("digits", "size", size, expected)
+        raise bad_option("digits", f"must be {expected}", size=size)
     if not 0 <= angle <= 180:
-        raise bad_option("digits", "angle", angle, "between 0 and 180 degrees")
+        raise bad_option("digits", "must be between 0 and 180 degrees", angle=angle)
     splits = []
     for index, (images, labels) in enumerate(read_digits(source, root, seed).values()):
         rng = np.random.default_rng((seed, index))

@@ -9,10 +9,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from saccade.data.checks import bad_option, check_not_negative
+from saccade.data.checks import check_not_negative
 from saccade.data.digits import GrayImages, LabeledDigits, ink_box, read_digits
 from saccade.data.task import Split, Task
-from saccade.errors import check_positive
+from saccade.errors import bad_option, check_positive
 
 _TASK = "moving-digits"
 
@@ -73,12 +73,12 @@ def load_moving_digits(
     counts = {"train": train, "validation": validation, "test": test}
     check_positive(_TASK, frames=frames, size=size, moment=moment, **counts)
     if size < 8:
-        raise bad_option(_TASK, "size", size, "at least 8; a digit has half of this size")
+        raise bad_option(_TASK, "must be at least 8; a digit has half of this size", size=size)
     if 2 * moment >= frames:
-        raise bad_option(_TASK, "moment", moment, f"less than half of frames={frames}")
+        raise bad_option(_TASK, f"must be less than half of frames={frames}", moment=moment)
     distinct = {*classes} if isinstance(classes, Sequence) else set()
     if len(distinct) < 3 or len(distinct) < len(classes) or not distinct <= {*range(10)}:
-        raise bad_option(_TASK, "classes", classes, "three or more different digits, 0 to 9")
+        raise bad_option(_TASK, "must be three or more different digits, 0 to 9", classes=classes)
     check_not_negative(_TASK, seed=seed)
     splits = []
     for index, (part, digits) in enumerate(read_digits(source, root, seed).items()):

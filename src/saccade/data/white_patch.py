@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from saccade.data.checks import bad_option, check_not_negative
+from saccade.data.checks import check_not_negative
 from saccade.data.images import Photograph, image_files, read_image
 from saccade.data.photographs import bundled_photographs, enlarge, torchvision_photographs
 from saccade.data.task import Split, Task
-from saccade.errors import BadData, check_positive
+from saccade.errors import BadData, bad_option, check_positive
 
 CLASSES = ("without", "with")
 _TASK = "white-patch"
@@ -59,11 +59,11 @@ def load_white_patch(
     counts = {"train": train, "validation": validation, "test": test}
     check_positive(_TASK, size=size, **counts)
     if len(patch) != 2 or not 1 <= patch[0] <= patch[1] <= size:
-        raise bad_option(_TASK, "patch", tuple(patch), f"two sides, 1 <= smallest <= largest <= {size}")
+        raise bad_option(_TASK, f"must be two sides, 1 <= smallest <= largest <= {size}", patch=tuple(patch))
     if not 0 <= level <= 255:
-        raise bad_option(_TASK, "level", level, "between 0 and 255")
+        raise bad_option(_TASK, "must be between 0 and 255", level=level)
     if not 0 < contrast <= 1:
-        raise bad_option(_TASK, "contrast", contrast, "greater than 0 and at most 1")
+        raise bad_option(_TASK, "must be greater than 0 and at most 1", contrast=contrast)
     check_not_negative(_TASK, seed=seed)
     photographs = _photographs(source, size, root, seed, counts)
     splits = (

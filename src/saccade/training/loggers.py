@@ -28,7 +28,7 @@ def check_logger(name: LoggerName) -> None:
     check_choice("train", "logger", name, get_args(LoggerName))
     if not _is_installed(name):
         package = _NEEDED[name][-1]
-        message = f"logger={name!r} needs the package {package!r}; pip install {package}"
+        message = f"logger={name!r} needs the package {package!r}; pip install 'saccade[all]'"
         raise BadOption(message, owner="train", option="logger", value=name)
 
 
