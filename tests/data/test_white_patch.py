@@ -322,5 +322,5 @@ def test_tasks_by_text(tmp_path: Path) -> None:
         resolve_task("white-patch:sise=3")
     with raises(BadOption, owner="folder", option="path"):
         resolve_task("folder")
-    with raises(BadOption, owner="white-patch:size", value="size"):
+    with raises(BadOption, owner="white-patch", value="size"):
         resolve_task("white-patch:size")
