@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import saccade as sc
 from saccade.attachment import KINDS
 from saccade.cli import app
-from saccade.models.backbone import load_backbone
+from saccade.models import load_backbone
 from saccade.profiling import flops
 from support.errors import raises
 from support.networks import Loops, Residual, Shared, UNet, double

@@ -23,8 +23,7 @@ from saccade.config import Recipe, builtin_recipes, read_recipe, resolve
 from saccade.data import TASKS, Split, TaskInfo, load_task
 from saccade.errors import BadOption, BadRecipe, BadRun, UnknownName
 from saccade.experiments import Comparison, compare
-from saccade.models import RecurrentAttention
-from saccade.models.backbone import head_path, load_backbone
+from saccade.models import RecurrentAttention, head_path, load_backbone
 from saccade.recording import record
 from saccade.training import (
     Progress,

@@ -135,7 +135,7 @@ def _library_model(name: str, images: list[Path] | None, pretrained: bool) -> _S
     import torch
 
     from saccade.errors import BadOption, UnknownName
-    from saccade.models.backbone import input_of, load_backbone
+    from saccade.models import input_of, load_backbone
 
     torch.manual_seed(0)  # reproducible random weights
     try:

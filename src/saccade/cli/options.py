@@ -131,8 +131,7 @@ def recipe_values(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> di
         UnknownName: The task does not have one of the options.
         BadRecipe: A value of `--set` is malformed.
     """
-    from saccade.config import Recipe
-    from saccade.config.recipe import read_settings
+    from saccade.config import Recipe, read_settings
     from saccade.data import with_options
 
     present = {name: value for name, value in options.items() if value is not None}

@@ -26,7 +26,7 @@ def sites(
     from saccade.attachment import KINDS, Sites
     from saccade.attachment import sites as find_sites
     from saccade.errors import check_choice, check_positive
-    from saccade.models.backbone import load_backbone
+    from saccade.models import load_backbone
 
     check_positive("sites", image_size=image_size)
     if where is not None:

@@ -10,7 +10,7 @@ from saccade.config.recipe import Recipe
 from saccade.data import TaskChoice, resolve_task
 from saccade.grammar import check_options, parse, parse_placed
 from saccade.layers.registry import spec
-from saccade.models.backbone import SOURCES
+from saccade.models import SOURCES
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,17 @@
 """Models built around attention, and the InfoNCE losses in the module `info_nce`."""
 
 from saccade.models import info_nce
+from saccade.models.backbone import SOURCES, head_path, input_of, load_backbone
 from saccade.models.clip_cnn import ClipCNN
 from saccade.models.recurrent_attention import RecurrentAttention, Trajectory, hybrid_loss
 from saccade.models.residual_attention_network import ResidualAttentionNetwork
 from saccade.models.simple_vit import SimpleViT
+from saccade.models.slots import pools
 from saccade.models.small_cnn import SmallCNN
 from saccade.models.vit import ViT
 
 __all__ = [
+    "SOURCES",
     "ClipCNN",
     "RecurrentAttention",
     "ResidualAttentionNetwork",
@@ -16,6 +19,10 @@ __all__ = [
     "SmallCNN",
     "Trajectory",
     "ViT",
+    "head_path",
     "hybrid_loss",
     "info_nce",
+    "input_of",
+    "load_backbone",
+    "pools",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saccade.config import Choice
 from saccade.errors import BadRecipe
-from saccade.models.backbone import input_of, load_backbone
+from saccade.models import input_of, load_backbone
 from saccade.training.checkpoint import checkpoint_of, load_checkpoint
 from saccade.training.module import Classifier
 from saccade.training.network import attention_paths, is_built_in

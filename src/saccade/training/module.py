@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 from saccade.config import Plan, Recipe
 from saccade.data import Split, TaskInfo
 from saccade.errors import UnknownName
-from saccade.models.backbone import head_path
+from saccade.models import head_path
 from saccade.training.augment.basic import augmentation
 from saccade.training.loader import CPU, Batch
 from saccade.training.network import build

@@ -14,9 +14,7 @@ from saccade.attachment import KINDS, Attached, attach
 from saccade.config import Choice, Plan
 from saccade.errors import BadOption, BadRecipe
 from saccade.grammar import check_options
-from saccade.models import ClipCNN, RecurrentAttention, SmallCNN, ViT
-from saccade.models.backbone import load_backbone
-from saccade.models.slots import pools
+from saccade.models import ClipCNN, RecurrentAttention, SmallCNN, ViT, load_backbone, pools
 
 
 def build(plan: Plan, classes: int, shape: tuple[int, ...]) -> nn.Module:
