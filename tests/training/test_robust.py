@@ -340,8 +340,8 @@ def other_classes(root: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "options", "said"),
     [
-        (empty_class, (), "emu' holds no image"),
-        (other_classes, (), "below train, ['cat', 'dog'], and test, ['cat', 'emu'], differ"),
+        (empty_class, (), "emu' contains no image"),
+        (other_classes, (), "train, ['cat', 'dog'], and in test, ['cat', 'emu'], differ"),
         (None, ("--batch-size", "50"), "batch_size=50 is larger than the 10 training images"),
         (None, ("--devices", "4096", "--batch-size", "4096"), "devices=4096 is too many: this machine has"),
         (
@@ -376,9 +376,9 @@ def test_a_strategy_that_needs_a_gpu_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "said"),
     [
-        ([0, 1, 2], "the labels of the test split reach from 0 to 2; those of 2 classes are 0 to 1"),
-        ([-1, 0, 1], "the labels of the test split reach from -1 to 1"),
-        ([0, 1], "the test split holds 3 images and 2 labels"),
+        ([0, 1, 2], "the labels of the test split range from 0 to 2; 0 to 1 were expected for 2 classes"),
+        ([-1, 0, 1], "the labels of the test split range from -1 to 1"),
+        ([0, 1], "the test split has 3 images, 2 labels"),
     ],
 )
 def test_labels_that_cannot_be_are_named(labels: list[int], said: str) -> None:
