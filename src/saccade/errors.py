@@ -11,6 +11,31 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+_LONGEST = 1000  # characters of a message
+_MOST_CHOICES = 40  # names that a message lists
+
+
+def printable(text: str, longest: int = _LONGEST) -> str:
+    r"""Return text that is safe to print: on one line, without control characters, of limited length.
+
+    Args:
+        text: Any text, for example with the names of files.
+        longest: Number of characters; the middle of a longer text is left out.
+
+    Example:
+        >>> printable("name\x1b[31m"), printable("x" * 100, longest=20)
+        ('name\\x1b[31m', 'xxxxxxx ... xxxxxxxx')
+    """
+    ends = text if len(text) <= 2 * longest else text[:longest] + text[-longest:]
+    shown = "".join(
+        " " if letter == "\n" else letter if letter.isprintable() else ascii(letter)[1:-1] for letter in ends
+    )
+    if len(shown) <= longest:
+        return shown
+    head = (longest - 5) // 2
+    return f"{shown[:head]} ... {shown[head + 5 - longest :]}"
+
+
 class SaccadeError(ValueError):
     """Base class of all errors that saccade raises on purpose.
 
@@ -38,7 +63,7 @@ class SaccadeError(ValueError):
         value: Any = None,
         choices: Iterable[Any] | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(printable(message))
         self.owner, self.option, self.value = owner, option, value
         self.choices = None if choices is None else tuple(choices)
 
@@ -61,9 +86,12 @@ class UnknownName(SaccadeError, KeyError):
 
     def __init__(self, kind: str, value: str, choices: Iterable[str], *, owner: str | None = None) -> None:
         known = sorted(choices)
-        near = difflib.get_close_matches(value, known, n=3, cutoff=0.5)
+        near = difflib.get_close_matches(value[:_LONGEST], known, n=3, cutoff=0.5)
         if near:
             hint = f"did you mean {' or '.join(map(repr, near))}?"
+        elif len(known) > _MOST_CHOICES:
+            nearest = difflib.get_close_matches(value[:_LONGEST], known, n=10, cutoff=0)
+            hint = f"the nearest of {len(known)} names are {', '.join(map(repr, nearest))}"
         elif known:
             hint = f"choose from {', '.join(map(repr, known))}"
         else:

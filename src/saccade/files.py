@@ -1,9 +1,10 @@
-"""Atomic writing: a file appears complete or not at all."""
+"""Files: a file appears complete or not at all, and only regular files are read."""
 
 from __future__ import annotations
 
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from saccade.errors import BadRun
+
+_MAX_BYTES = 64 << 20  # of a text file
 
 
 @contextmanager
@@ -23,9 +26,12 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
         path: The file. Missing parent folders are created.
 
     Raises:
-        BadRun: The folder is not writable or the disk is full.
+        BadRun: The folder is not writable, the disk is full, or `path` is a device, a pipe or a folder.
     """
     temporary: Path | None = None
+    if path.exists() and not path.is_file():
+        message = f"{str(path)!r} cannot be written: it exists, and is not a regular file"
+        raise BadRun(message, owner=str(path))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
@@ -42,6 +48,36 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def read_text(path: Path) -> str:
+    """Read a text file in UTF-8.
+
+    Raises:
+        BadRun: The file is missing, unreadable, not a regular file, not UTF-8, or larger than 64 MB.
+
+    Example:
+        >>> read_text(Path("/dev/zero"))
+        Traceback (most recent call last):
+        saccade.errors.BadRun: '/dev/zero' cannot be read: it is not a regular file
+    """
+    try:
+        check_regular(path)
+        if path.stat().st_size > _MAX_BYTES:
+            raise OSError(f"it is larger than {_MAX_BYTES >> 20} MB")
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        reason = "it is not text in UTF-8"
+        raise BadRun(f"{str(path)!r} cannot be read: {reason}", owner=str(path)) from error
+    except (OSError, ValueError) as error:  # ValueError: a path with a null character
+        reason = getattr(error, "strerror", None) or str(error)
+        raise BadRun(f"{str(path)!r} cannot be read: {reason}", owner=str(path)) from error
+
+
+def check_regular(path: Path) -> None:
+    """Raise `OSError` for a pipe, a device or a socket: to read one may wait or go on forever."""
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError("it is a folder" if path.is_dir() else "it is not a regular file")
 
 
 def check_schema(path: Path, schema: object, expected: int) -> None:

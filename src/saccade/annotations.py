@@ -1,0 +1,136 @@
+"""Values and annotations: the only place that checks an option against the type of its parameter."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from saccade.errors import BadOption
+
+#: Words for booleans, as the command line and recipes write them.
+_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+#: Largest integer of an option, by its name. Larger values are mistakes that would exhaust memory or time.
+_LARGEST = {"kernel_size": 127, "seed": 2**63 - 1}
+_LARGEST_COUNT = 2**31 - 1
+
+
+def check_annotations(owner: str, function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Check options against the annotations of a function, and convert the words for booleans.
+
+    Options without an annotated parameter are returned unchanged.
+
+    Args:
+        owner: Name of the mechanism, task, objective or model, for messages.
+        function: Function or class that takes the options.
+        options: The options by name.
+
+    Returns:
+        The options; where a boolean is expected, "yes", "on" and 1 become True, "no", "off" and 0 False.
+
+    Raises:
+        BadOption: A value does not have the type of its parameter, is not finite, or is too large.
+
+    Example:
+        >>> def gate(reduction: int = 16, bias: bool = True) -> None: ...
+        >>> check_annotations("gate", gate, {"bias": "no"})
+        {'bias': False}
+        >>> check_annotations("gate", gate, {"reduction": "all"})
+        Traceback (most recent call last):
+        saccade.errors.BadOption: gate: reduction='all' must be an integer
+    """
+    hints = annotations(function)
+    checked = {}
+    for option, value in options.items():
+        annotation = hints.get(option, Any)
+        try:
+            checked[option] = convert(value, annotation)
+        except TypeError:
+            message = f"{owner}: {option}={value!r} must be {describe(annotation)}"
+            choices = get_args(annotation) if get_origin(annotation) is Literal else None
+            raise BadOption(message, owner=owner, option=option, value=value, choices=choices) from None
+        largest = _LARGEST.get(option, _LARGEST_COUNT)
+        for number in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(number, int) and number > largest:
+                message = f"{owner}: {option}={value!r} must be at most {largest}"
+                raise BadOption(message, owner=owner, option=option, value=value)
+    return checked
+
+
+def annotations(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return the annotations of a function's parameters, or of those of a class. Empty if unknown."""
+    function = inspect.unwrap(getattr(function, "func", function))  # of functools.partial
+    try:
+        return get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    except (NameError, TypeError, AttributeError):  # third-party code may annotate with anything
+        return {}
+
+
+def convert(value: Any, annotation: Any) -> Any:
+    """Return a value as its annotation demands it, with words for booleans converted.
+
+    Raises:
+        TypeError: The value does not fit.
+
+    Example:
+        >>> convert("off", bool), convert(1, float), convert([4, 8], int | tuple[int, int])
+        (False, 1, [4, 8])
+    """
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (UnionType, Union):
+        for member in sorted(arguments, key=lambda member: member is bool):  # 1 is an integer first
+            try:
+                return convert(value, member)
+            except TypeError:
+                continue
+    elif origin is Literal:
+        if any(value == choice and type(value) is type(choice) for choice in arguments):
+            return value
+    elif annotation is bool:
+        if isinstance(value, bool | int | str) and str(value).lower() in _BOOLEANS:
+            return _BOOLEANS[str(value).lower()]
+    elif annotation in (int, float):
+        accepted = int if annotation is int else (int, float)
+        if isinstance(value, accepted) and not isinstance(value, bool) and math.isfinite(value):
+            return value
+    elif origin in _SEQUENCES:
+        if isinstance(value, list | tuple):
+            members = arguments[:1] * len(value) if origin is not tuple or Ellipsis in arguments else arguments
+            if len(members) == len(value):
+                return type(value)(map(convert, value, members))
+    elif annotation in (None, NoneType):
+        if value is None:
+            return None
+    else:
+        kind = origin or annotation
+        if not inspect.isclass(kind) or kind is Any or isinstance(value, kind):
+            return value
+    raise TypeError
+
+
+_SEQUENCES = (Sequence, list, tuple)
+
+
+def describe(annotation: Any) -> str:
+    """Return what an annotation expects, in words.
+
+    Example:
+        >>> describe(int | None), describe(bool), describe(Literal["mul", "add"])
+        ('an integer or none', 'true or false', "'mul' or 'add'")
+        >>> describe(Sequence[int])
+        'a list with an integer each'
+    """
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (UnionType, Union):
+        return " or ".join(map(describe, arguments))
+    if origin is Literal:
+        *first, last = map(repr, arguments)
+        return f"{', '.join(first)} or {last}" if first else last
+    if origin in _SEQUENCES:
+        return f"a list with {describe(arguments[0])} each"
+    names = {int: "an integer", float: "a finite number", bool: "true or false", str: "a text"}
+    if annotation in (None, NoneType):
+        return "none"
+    return names.get(annotation, f"of type {getattr(origin or annotation, '__name__', annotation)}")
