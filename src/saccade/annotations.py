@@ -8,16 +8,33 @@ from collections.abc import Callable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from saccade.errors import BadOption
+from saccade.errors import bad_option, check_choice
 
 #: Words for booleans, as the command line and recipes write them.
-_BOOLEANS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-#: Largest integer of an option, by its name. Larger values are mistakes that would exhaust memory or time.
-_LARGEST = {"kernel_size": 127, "seed": 2**63 - 1}
-_LARGEST_COUNT = 2**31 - 1
+_BOOLEANS = {
+    "true": True,
+    "yes": True,
+    "on": True,
+    "1": True,
+    "false": False,
+    "no": False,
+    "off": False,
+    "0": False,
+}
+#: Largest integer of options with a limit of their own: larger values would take hours or all memory.
+_LARGEST = {
+    "kernel_size": 127,
+    "seed": 2**63 - 1,
+    "depth": 256,
+    "dilated_convs": 64,
+    "branches": 64,
+    "glimpses": 256,
+}
 
 
-def check_annotations(owner: str, function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:
+def check_annotations(
+    owner: str, function: Callable[..., Any], options: Mapping[str, Any], largest: int = 2**16
+) -> dict[str, Any]:
     """Check options against the annotations of a function, and convert the words for booleans.
 
     Options without an annotated parameter are returned unchanged.
@@ -26,6 +43,7 @@ def check_annotations(owner: str, function: Callable[..., Any], options: Mapping
         owner: Name of the mechanism, task, objective or model, for messages.
         function: Function or class that takes the options.
         options: The options by name.
+        largest: Largest integer that an option may have. Options that count layers have a lower limit.
 
     Returns:
         The options; where a boolean is expected, "yes", "on" and 1 become True, "no", "off" and 0 False.
@@ -41,25 +59,24 @@ def check_annotations(owner: str, function: Callable[..., Any], options: Mapping
         Traceback (most recent call last):
         saccade.errors.BadOption: gate: reduction='all' must be an integer
     """
-    hints = annotations(function)
+    hints = parameter_types(function)
     checked = {}
     for option, value in options.items():
         annotation = hints.get(option, Any)
         try:
             checked[option] = convert(value, annotation)
         except TypeError:
-            message = f"{owner}: {option}={value!r} must be {describe(annotation)}"
-            choices = get_args(annotation) if get_origin(annotation) is Literal else None
-            raise BadOption(message, owner=owner, option=option, value=value, choices=choices) from None
-        largest = _LARGEST.get(option, _LARGEST_COUNT)
+            if get_origin(annotation) is Literal:
+                check_choice(owner, option, value, get_args(annotation))
+            raise bad_option(owner, f"must be {describe(annotation)}", **{option: value}) from None
+        limit = _LARGEST.get(option, largest)
         for number in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(number, int) and number > largest:
-                message = f"{owner}: {option}={value!r} must be at most {largest}"
-                raise BadOption(message, owner=owner, option=option, value=value)
+            if isinstance(number, int) and number > limit:
+                raise bad_option(owner, f"must be at most {limit}", **{option: value})
     return checked
 
 
-def annotations(function: Callable[..., Any]) -> dict[str, Any]:
+def parameter_types(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the annotations of a function's parameters, or of those of a class. Empty if unknown."""
     function = inspect.unwrap(getattr(function, "func", function))  # of functools.partial
     try:
@@ -97,9 +114,12 @@ def convert(value: Any, annotation: Any) -> Any:
             return value
     elif origin in _SEQUENCES:
         if isinstance(value, list | tuple):
-            members = arguments[:1] * len(value) if origin is not tuple or Ellipsis in arguments else arguments
+            members = (
+                arguments[:1] * len(value) if origin is not tuple or Ellipsis in arguments else arguments
+            )
             if len(members) == len(value):
-                return type(value)(map(convert, value, members))
+                converted = map(convert, value, members)
+                return [*converted] if isinstance(value, list) else (*converted,)
     elif annotation in (None, NoneType):
         if value is None:
             return None

@@ -17,21 +17,29 @@ _MAX_BYTES = 64 << 20  # of a text file
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path, *, marker: bytes | None = None, overwrite: bool = False) -> Iterator[IO[bytes]]:
     """Open a temporary file that replaces `path` when the block ends without an error.
 
     If the block fails or the process is killed, the old file is unchanged.
 
     Args:
         path: The file. Missing parent folders are created.
+        marker: What the beginning of every file of this kind contains. A file without it belongs to the user.
+        overwrite: Whether to replace a file of the user.
 
     Raises:
-        BadRun: The folder is not writable, the disk is full, or `path` is a device, a pipe or a folder.
+        BadRun: The folder is not writable, the disk is full, or `path` is a device, a pipe, a folder, or a file
+            of the user.
     """
     temporary: Path | None = None
     if path.exists() and not path.is_file():
         message = f"{str(path)!r} cannot be written: it exists, and is not a regular file"
         raise BadRun(message, owner=str(path))
+    if marker and not overwrite and path.exists() and marker not in _beginning(path):
+        message = (
+            f"{str(path)!r} exists, and was not written by saccade; choose another path, or overwrite it"
+        )
+        raise BadRun(message, owner=str(path), option="overwrite", value=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
@@ -48,6 +56,20 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(4096)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `BadRun` unless a path can be the folder of results: no file, and not the root folder."""
+    if folder.exists() and not folder.is_dir():
+        raise BadRun(f"{str(folder)!r} is not a folder", owner=str(folder))
+    if folder.resolve() == Path(folder.resolve().anchor):
+        message = f"{str(folder)!r} is the root folder; choose another folder"
+        raise BadRun(message, owner=str(folder), option="out", value=str(folder))
 
 
 def read_text(path: Path) -> str:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from saccade.cli.terminal import console, echo
+
 
 def list_mechanisms(
     contains: Annotated[
@@ -32,11 +34,10 @@ def list_mechanisms(
 
         for recipe in builtin_recipes().values():
             if matches(recipe.name, recipe.summary):
-                typer.echo(f"saccade {recipe.command} --recipe {recipe.name}\n  {recipe.summary}")
+                echo(f"saccade {recipe.command} --recipe {recipe.name}\n  {recipe.summary}")
         return
     from typing import get_args
 
-    from rich.console import Console
     from rich.padding import Padding
     from rich.text import Text
 
@@ -57,12 +58,12 @@ def list_mechanisms(
         raise BadOption(message, owner="list", option="contains", value=contains)
     width = max(21, *(len(entry.name) + 2 for entry in specs))
     row = f"{{:<{width}}}{{:<10}}{{:<9}}{{:<12}}{{}}"
-    console = Console(highlight=False)
-    console.print(Text(row.format("mechanism", "domain", "weights", "unit", "year"), "dim"))
+    terminal = console()
+    terminal.print(Text(row.format("mechanism", "domain", "weights", "unit", "year"), "dim"))
     for entry in specs:
         facts = row.format(entry.name, entry.domain, entry.selection, entry.unit, entry.paper.year)
         summary = Padding(Text(entry.summary), (0, 0, 0, 2), expand=False)
-        console.print(Text(facts, "bold"), summary, sep="\n")
+        terminal.print(Text(facts, "bold"), summary, sep="\n")
 
 
 def show(
@@ -73,33 +74,36 @@ def show(
     """Show one mechanism: diagram, equation, paper, inputs, options and cost."""
     import inspect
 
-    from rich.console import Console
+    import torch
     from rich.text import Text
 
-    from saccade import spec
+    from saccade.errors import check_positive
     from saccade.layers.describe import draw, inputs, options, wrapped
+    from saccade.layers.registry import create, spec
     from saccade.profiling import flops
 
     entry = spec(name)
-    module = entry.module(channels, **entry.examples[0].options)
-    tensors = entry.examples[0].inputs(B=1, C=channels, H=size, W=size)
+    check_positive("show", size=size)
+    with torch.device("meta"):  # costs need no values
+        module = create(name, channels, **entry.examples[0].options)
+        tensors = entry.examples[0].inputs(B=1, C=channels, H=size, W=size)
     shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
     parameters, operations = sum(p.numel() for p in module.parameters()), flops(module, *tensors)
     usage = "a drop-in for any slot of a model" if entry.drop_in else "not a drop-in"
     listed = [f"  {option}{choices and '  one of ' + choices}" for option, choices in options(entry)]
     paper = entry.paper
 
-    console = Console(highlight=False, markup=False)  # names and texts may contain brackets
-    console.print(Text.assemble((entry.name, "bold"), f"  {entry.summary}"))
-    console.print(f"{entry.domain}, {entry.selection}, {entry.unit}-wise; {usage}")
-    console.print(f"{paper.authors}: {paper.title}, {paper.year}.\n{paper.url}\n")
+    terminal = console()
+    terminal.print(Text.assemble((entry.name, "bold"), f"  {entry.summary}"))
+    terminal.print(f"{entry.domain}, {entry.selection}, {entry.unit}-wise; {usage}")
+    terminal.print(f"{paper.authors}: {paper.title}, {paper.year}.\n{paper.url}\n")
     if entry.flow:
-        console.print(draw(entry.flow), soft_wrap=True, end="\n\n")
-    console.print(wrapped(inspect.getdoc(entry.module) or "", console.width), soft_wrap=True)
-    console.print(f"\nfunction: {entry.function.__module__}.{entry.function.__name__}")
+        terminal.print(draw(entry.flow), soft_wrap=True, end="\n\n")
+    terminal.print(wrapped(inspect.getdoc(entry.module) or "", terminal.width), soft_wrap=True)
+    terminal.print(f"\nfunction: {entry.function.__module__}.{entry.function.__name__}")
     sections = {"inputs": [f"  {line}" for line in inputs(entry)], "options": listed or ["  none"]}
     for title, lines in sections.items():
-        console.print(Text(f"\n{title}", "bold"), *lines, sep="\n")
-    console.print(
+        terminal.print(Text(f"\n{title}", "bold"), *lines, sep="\n")
+    terminal.print(
         Text.assemble(("\ncost", "bold"), f" for {shapes}: {parameters:,} parameters, {operations:,} FLOPs")
     )

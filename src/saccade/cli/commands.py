@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from saccade.cli.evaluate import evaluate
 from saccade.cli.look import look
 from saccade.cli.score import score
 from saccade.cli.sites import sites
+from saccade.cli.terminal import echo
 from saccade.cli.train import train
 from saccade.errors import SaccadeError
 
@@ -75,13 +77,16 @@ def main() -> None:
 
     A user's mistake prints one sentence and exits with code 2. Ctrl-C exits with 130, SIGTERM with 143.
     """
+    for stream in (sys.stdout, sys.stderr):  # a terminal may not know a letter
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     before = signal.signal(signal.SIGTERM, _terminated)
     if "" not in sys.path:  # a task may name a class of the current folder
         sys.path.append("")
     try:
         app()
     except SaccadeError as error:
-        typer.echo(f"saccade: {error}", err=True)
+        echo(f"saccade: {error}", err=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
         typer.echo(f"saccade: {error.name!r} is not installed; pip install 'saccade[all]'", err=True)

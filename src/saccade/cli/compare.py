@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -32,10 +34,11 @@ from saccade.cli.options import (
     execution_option,
     model_option,
     output_option,
-    print_skipped,
+    print_notes,
     recipe_values,
     training_option,
 )
+from saccade.cli.terminal import echo, parse_path, path_argument
 
 
 class ExecutorName(StrEnum):
@@ -55,7 +58,12 @@ def compare(
         ),
     ] = None,
     seeds: Annotated[int | None, training_option(help="Number of runs per mechanism.")] = None,
-    out: Annotated[Path, output_option(help="Folder of the comparison.")] = Path("runs/compare"),
+    out: Annotated[
+        Path | None,
+        output_option(
+            parser=parse_path, metavar="PATH", help="Folder of the comparison; default: runs/TASK."
+        ),
+    ] = None,
     recipe: RecipeName = None,
     epochs: Epochs = None,
     stage: Stage = None,
@@ -73,15 +81,21 @@ def compare(
         ExecutorName,
         execution_option(help="local: one run at a time; processes: several at a time; ray: a cluster."),
     ] = ExecutorName.local,
-    jobs: Annotated[int, execution_option(help="Number of runs at a time with `--executor processes`.")] = 2,
+    jobs: Annotated[
+        int | None, execution_option(help="Number of runs at a time with `--executor processes`; default: 2.")
+    ] = None,
     address: Annotated[
         str | None, execution_option(help="HOST:PORT of a Ray cluster; by default, Ray is started here.")
     ] = None,
-    cpus_per_run: Annotated[float, execution_option(help="CPUs per run with `--executor ray`.")] = 1,
+    cpus_per_run: Annotated[
+        float | None, execution_option(help="CPUs per run with `--executor ray`; default: 1.")
+    ] = None,
     gpus_per_run: Annotated[
-        float,
-        execution_option(help="GPUs per run with `--executor ray`; with 0.25, four runs share one GPU."),
-    ] = 0,
+        float | None,
+        execution_option(
+            help="GPUs per run with `--executor ray`; default: 0. With 0.25, four runs share one GPU."
+        ),
+    ] = None,
     shared: Annotated[
         bool,
         execution_option("--shared", help="All nodes can write to OUT: lost runs continue on other nodes."),
@@ -99,7 +113,9 @@ def compare(
     options = {**locals(), "attentions": attention or None, "attention": None}  # every option by name
 
     from saccade.cli.display import ComparisonDisplay
+    from saccade.cli.folders import comparison_folder
     from saccade.config import read_recipe
+    from saccade.errors import BadOption
     from saccade.experiments import FIRST_EXPERIMENT, Comparison, Executor, Local, Processes, Ray
     from saccade.experiments import compare as run_comparison
     from saccade.results import caution, finding
@@ -110,28 +126,36 @@ def compare(
     if print_recipe:
         typer.echo(comparison.to_yaml(), nl=False)
         return
-    run_executor: Executor = Local()
-    if executor is ExecutorName.processes:
-        run_executor = Processes(jobs)
-    elif executor is ExecutorName.ray:
-        run_executor = Ray(address, cpus_per_run, gpus_per_run, shared)
+    given: dict[str, Any] = {"jobs": jobs, "address": address, "cpus": cpus_per_run, "gpus": gpus_per_run}
+    given = {name: value for name, value in given.items() if value is not None} | (
+        {"shared": True} if shared else {}
+    )
+    create: Callable[..., Executor] = {"local": Local, "processes": Processes, "ray": Ray}[executor.value]
+    for name, value in given.items():
+        if name not in inspect.signature(create).parameters:
+            other = "processes" if name == "jobs" else "ray"
+            message = f"{name}={value!r} applies to --executor {other}, not to --executor {executor.value}"
+            raise BadOption(message, owner="compare", option=name, value=value)
+    run_executor = create(**given)
+    out = out or comparison_folder(comparison)
+    echo(f"saccade: the comparison is written to {out.resolve()}", err=True)
     with ComparisonDisplay(comparison.training.task, to_stderr=as_json) as display:
         summary = run_comparison(comparison, out, display, run_executor, logger.value)
     page = write_report(out)
-    print_skipped(summary["task"])
+    print_notes(summary["task"])
     if as_json:
         typer.echo(json.dumps(summary, indent=1))
         return
     for sentence in (finding(summary["leaderboard"]), caution(summary["leaderboard"])):
         if sentence:
-            typer.echo(sentence.replace("\N{MINUS SIGN}", "-"))  # terminals may lack the character
-    typer.echo(f"report: {page}    table: {out / 'leaderboard.csv'}    results: {out / 'results.json'}")
+            echo(sentence.replace("\N{MINUS SIGN}", "-"))  # terminals may lack the character
+    echo(f"report: {page}    table: {out / 'leaderboard.csv'}    results: {out / 'results.json'}")
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(help="Folder of a comparison.")],
+    folder: Annotated[Path, path_argument(help="Folder of a comparison.")],
 ) -> None:
     """Write the report of a comparison again, from its results."""
     from saccade.viz import write_report
 
-    typer.echo(f"report: {write_report(folder)}")
+    echo(f"report: {write_report(folder)}")

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from saccade.cli.terminal import console
 from saccade.config import Recipe
 from saccade.results import Interval, Row, RunResult, compute_leaderboard, main_map
 from saccade.training import Progress as RunProgress
@@ -28,7 +29,7 @@ class RunDisplay:
     """Progress bar with loss, error and remaining time. Silent without a terminal."""
 
     def __init__(self, *, to_stderr: bool = True) -> None:
-        self.console = Console(stderr=to_stderr, highlight=False)
+        self.console = console(stderr=to_stderr)
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from saccade.cli.options import Json, print_skipped
+from saccade.cli.options import Json, Trust, print_notes
+from saccade.cli.terminal import console, echo, path_argument
+from saccade.errors import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -22,12 +24,13 @@ _MAX_PAIRS = 5  # confused pairs of classes that are shown otherwise
 
 def evaluate(
     network: Annotated[
-        Path, typer.Argument(metavar="RUN_OR_CHECKPOINT", help="Folder of a run, or its .ckpt file.")
+        Path, path_argument(metavar="RUN_OR_CHECKPOINT", help="Folder of a run, or its .ckpt file.")
     ],
     task: Annotated[
         str | None,
         typer.Argument(help="NAME[:option=value,...] with the same classes; default: the task of the run."),
     ] = None,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Re-evaluate a run on its own task or on another one with the same classes.
@@ -35,31 +38,29 @@ def evaluate(
     Reports the error with its 95% interval, the error per class, the confusion matrix, and the localization
     of the attention.
     """
-    from rich.console import Console
-
     from saccade.results import better_polarity
     from saccade.training import evaluate_run
 
-    result = evaluate_run(network, task)
-    print_skipped(result)
+    result = evaluate_run(network, task, trust=trust)
+    print_notes(result)
     if as_json:
         typer.echo(json.dumps(result, indent=1))
         return
     error = result["error"]
-    typer.echo(
+    echo(
         f"{result['task']}: test error {error['mean']:.2%} of {result['images']} images "
         f"(95% interval {error['low']:.2%} to {error['high']:.2%}; chance {result['chance_error']:.2%}), "
         f"loss {result['loss']:.4f}"
     )
-    console = Console(highlight=False)
+    terminal = console()
     if len(result["classes"]) <= _MAX_CLASSES:
-        console.print(_confusion_table(result))
+        terminal.print(_confusion_table(result))
     else:
-        console.print(_worst_classes(result))
-        typer.echo(_confused_pairs(result))
+        terminal.print(_worst_classes(result))
+        echo(_confused_pairs(result))
     if localization := result["localization"]:
         polarity = better_polarity(localization)
-        typer.echo(
+        echo(
             f"attention at {localization['path']}, {polarity} polarity: average precision on the target "
             f"{localization[polarity]['precision']:.2f}, chance {localization['chance']:.2f}; "
             f"pointing game {localization[polarity]['pointing']:.0%}"
@@ -77,9 +78,9 @@ def _table(columns: Sequence[str], title: str | None = None) -> Table:
 
 def _confusion_table(result: Evaluation) -> Table:
     """Return the confusion matrix as a table."""
-    table = _table(["true / predicted", *(row["name"] for row in result["classes"]), "error"])
+    table = _table(["true / predicted", *(printable(row["name"], 40) for row in result["classes"]), "error"])
     for counts, row in zip(result["confusion"], result["classes"], strict=True):
-        table.add_row(row["name"], *map(str, counts), _percent(row["error"]))
+        table.add_row(printable(row["name"], 40), *map(str, counts), _percent(row["error"]))
     return table
 
 
@@ -89,7 +90,7 @@ def _worst_classes(result: Evaluation) -> Table:
     table = _table(["class", "images", "error"], title)
     tested = [(row["error"], row) for row in result["classes"] if row["error"] is not None]
     for error, row in sorted(tested, key=lambda pair: -pair[0])[:_MAX_CLASSES]:
-        table.add_row(row["name"], str(row["images"]), _percent(error))
+        table.add_row(printable(row["name"], 40), str(row["images"]), _percent(error))
     return table
 
 

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from saccade.cli.options import Trust
+from saccade.cli.terminal import echo, path_argument, path_option
+
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
 Images = Annotated[
     list[Path] | None,
-    typer.Argument(metavar="IMAGE...", help="Images or folders; default: test images of the run."),
+    path_argument(metavar="IMAGE...", help="Images or folders; default: test images of the run."),
 ]
 Layers = Annotated[
     list[str] | None,
@@ -49,7 +52,11 @@ def look(
         bool, typer.Option("--pretrained", help="Pretrained weights for a model of torchvision or timm.")
     ] = False,
     count: Annotated[int, typer.Option("--images", min=1, help="Number of test images.")] = 8,
-    out: Annotated[Path, typer.Option(help="Output folder: look.html and PNG files.")] = Path("look"),
+    trust: Trust = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace files in OUT that saccade has not written.")
+    ] = False,
+    out: Annotated[Path, path_option(help="Output folder: look.html and PNG files.")] = Path("look"),
     cmap: Annotated[
         str, typer.Option(help="Color map of the PNG files: magma, viridis or cividis.")
     ] = "magma",
@@ -63,18 +70,22 @@ def look(
     """
     from dataclasses import replace
 
-    from saccade.errors import BadOption, check_choice
+    from saccade.errors import BadOption, bad_option, check_choice
+    from saccade.files import check_folder
     from saccade.viz import CMAPS
     from saccade.viz import look as look_at
 
     check_choice("look", "cmap", cmap, CMAPS)  # before the model runs
+    check_folder(out)
+    if not 0 <= alpha <= 1:  # typer accepts NaN
+        raise bad_option("look", "must be between 0 and 1", alpha=alpha)
     if not (Path(network).exists() or "/" in network):
         subject = _library_model(network, images, pretrained)
     elif pretrained:
         message = f"--pretrained applies to models of torchvision and timm, not to {network!r}"
         raise BadOption(message, owner="look", option="pretrained", value=True)
     else:
-        subject = _trained_model(Path(network), images, count)
+        subject = _trained_model(Path(network).expanduser(), images, count, trust)
     result = look_at(
         subject.model,
         subject.inputs,
@@ -84,13 +95,13 @@ def look(
         names=subject.names,
     )
     result = replace(result, title=subject.title)
-    pictures = result.save_png(out, cmap=cmap, alpha=alpha)
-    page = result.save_html(out / "look.html")
+    pictures = result.save_png(out, cmap=cmap, alpha=alpha, overwrite=overwrite)
+    page = result.save_html(out / "look.html", overwrite=overwrite)
     layers = ", ".join(path or "the model" for path in result.maps)
-    typer.echo(f"{page} and {len(pictures)} PNG files: {layers}")
+    echo(f"{page} and {len(pictures)} PNG files: {layers}")
 
 
-def _trained_model(run: Path, images: list[Path] | None, count: int) -> _Subject:
+def _trained_model(run: Path, images: list[Path] | None, count: int, trust: bool) -> _Subject:
     """Return the model of a run with images, by default test images; print the predictions for others."""
     import torch
 
@@ -99,7 +110,7 @@ def _trained_model(run: Path, images: list[Path] | None, count: int) -> _Subject
     from saccade.training import examples, restore
 
     classifier = restore(run)
-    inputs, labels = examples(run, classifier.plan)
+    inputs, labels = examples(run, classifier, trust=trust)
     classes = classifier.hparams["classes"]
     is_clip = inputs.ndim == 5
     if images and is_clip:
@@ -116,7 +127,7 @@ def _trained_model(run: Path, images: list[Path] | None, count: int) -> _Subject
     predicted = [classes[k] for k in predictions.tolist()]
     if images:
         for name, answer, probability in zip(names, predicted, probabilities.tolist(), strict=True):
-            typer.echo(f"{name}: {answer} ({probability:.2f})")
+            echo(f"{name}: {answer} ({probability:.2f})")
     else:
         true = [classes[k] for k in labels.tolist()]
         names = [

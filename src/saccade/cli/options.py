@@ -9,6 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
+from saccade.cli.terminal import echo
+
 # Declarations of options, one for each panel of the help.
 data_option = partial(typer.Option, rich_help_panel="Data")
 model_option = partial(typer.Option, rich_help_panel="Model")
@@ -92,6 +94,14 @@ Logger = Annotated[
         "installed; none, csv: no other logger."
     ),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust",
+        help="Load the task of a run that another user has trained, although it imports code, downloads, or "
+        "reads files outside of the run.",
+    ),
+]
 Json = Annotated[bool, output_option("--json", help="Print the result as JSON to standard output.")]
 
 #: Option of the command line -> option of the task.
@@ -143,7 +153,9 @@ def recipe_values(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> di
     return values
 
 
-def print_skipped(task: Mapping[str, Any]) -> None:
-    """Print the skipped images of a result to standard error."""
+def print_notes(task: Mapping[str, Any]) -> None:
+    """Print to standard error how the splits were chosen, and which images were skipped."""
+    for note in task.get("notes", ()):
+        echo(f"saccade: {note}", err=True)
     for image in task["skipped"]:
-        typer.echo(f"saccade: skipped: {image}", err=True)
+        echo(f"saccade: skipped: {image}", err=True)

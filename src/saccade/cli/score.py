@@ -8,13 +8,15 @@ from typing import Annotated
 
 import typer
 
-from saccade.cli.options import Json
+from saccade.cli.options import Json, Trust
+from saccade.cli.terminal import echo, path_argument
 
 
 def score(
-    folder: Annotated[Path, typer.Argument(help="Folder of a run or of a comparison.")],
+    folder: Annotated[Path, path_argument(help="Folder of a run or of a comparison.")],
     images: Annotated[int, typer.Option(help="Number of test images to score.")] = 100,
     steps: Annotated[int, typer.Option(help="Steps of the deletion and insertion curves.")] = 20,
+    trust: Trust = False,
     as_json: Json = False,
 ) -> None:
     """Score the maps of a run, or of every run of a comparison: faithfulness and sanity check.
@@ -28,7 +30,7 @@ def score(
     from saccade.viz import write_report
 
     with RunDisplay(to_stderr=as_json) as display:
-        result = run(folder, images=images, steps=steps, report=display.show_stage)
+        result = run(folder, images=images, steps=steps, report=display.show_stage, trust=trust)
     if "leaderboard" in result:
         rows, written = (
             result["leaderboard"],
@@ -40,4 +42,4 @@ def score(
         typer.echo(json.dumps(result, indent=1))
     else:
         display.console.print(scores_table(rows))
-        typer.echo(written)
+        echo(written)

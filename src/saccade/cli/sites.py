@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from saccade.cli.terminal import console
+
 
 def sites(
     model: Annotated[str, typer.Argument(help="A model of torchvision or timm, for example timm:resnet50.")],
@@ -19,7 +21,6 @@ def sites(
 ) -> None:
     """List the places of a model that can take attention and, for a mechanism, its cost there."""
     import torch
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -46,19 +47,19 @@ def sites(
         table.add_column(column, justify="right" if is_number else "left", no_wrap=column != "path")
     for row in shown.rows:
         table.add_row(*map(Text, row[: len(columns)]))
-    console = Console(highlight=False)
-    console.print(f"{title}\n", markup=False)
-    console.print(table)
+    terminal = console()
+    terminal.print(f"{title}\n")
+    terminal.print(table)
     for refused in dict.fromkeys(site.refused for site in shown if site.refused):
         paths = ", ".join(dict.fromkeys(site.path for site in shown if site.refused == refused))
-        console.print(Text(f"\nnot at {paths}: {refused}"))
-    console.print()
+        terminal.print(Text(f"\nnot at {paths}: {refused}"))
+    terminal.print()
     for kind in KINDS if attention else ():
         fitting = [site for site in shown.of(kind) if site.refused is None]
         parameters = sum(site.parameters or 0 for site in fitting)
         share = sum(site.share or 0.0 for site in fitting)
         if fitting:
-            console.print(
+            terminal.print(
                 f"{kind:<9}{len(fitting):>3} x {attention}: {parameters:,} parameters "
                 f"(+{parameters / size:.1%}), FLOPs +{share:.1%}"
             )

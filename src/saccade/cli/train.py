@@ -32,10 +32,11 @@ from saccade.cli.options import (
     execution_option,
     model_option,
     output_option,
-    print_skipped,
+    print_notes,
     recipe_values,
     training_option,
 )
+from saccade.cli.terminal import echo, parse_path
 
 
 def train(
@@ -47,7 +48,12 @@ def train(
         ),
     ] = None,
     seed: Annotated[int | None, training_option(help="Seed of all random numbers of the run.")] = None,
-    out: Annotated[Path, output_option(help="Folder of the run.")] = Path("runs/train"),
+    out: Annotated[
+        Path | None,
+        output_option(
+            parser=parse_path, metavar="PATH", help="Folder of the run; default: a new one in runs/."
+        ),
+    ] = None,
     resume: Annotated[bool, execution_option("--resume", help="Continue an interrupted run.")] = False,
     recipe: RecipeName = None,
     epochs: Epochs = None,
@@ -83,6 +89,7 @@ def train(
     options = locals()  # every option by name
 
     from saccade.cli.display import RunDisplay
+    from saccade.cli.folders import run_folder
     from saccade.config import Recipe, read_recipe
     from saccade.training import Hardware
     from saccade.training import train as train_run
@@ -91,6 +98,8 @@ def train(
     if print_recipe:
         typer.echo(run_recipe.to_yaml(), nl=False)
         return
+    out = out or run_folder(run_recipe)
+    echo(f"saccade: the run is written to {out.resolve()}", err=True)
     with RunDisplay() as display:
         result = train_run(
             run_recipe,
@@ -100,8 +109,8 @@ def train(
             hardware=Hardware(devices, nodes, strategy),
             logger=logger.value,
         )
-    print_skipped(result["task"])
+    print_notes(result["task"])
     if as_json:
         typer.echo(json.dumps(result, indent=1))
     else:
-        typer.echo(f"test error {result['error']:.2%} of {result['task']['test']} images; run: {out}")
+        echo(f"test error {result['error']:.2%} of {result['task']['test']} images; run: {out}")

@@ -77,6 +77,13 @@ class Comparison:
             **shared,
         }
 
+    def changes(self, existing: Comparison) -> list[str]:
+        """Return the keys in which an existing comparison differs, so that this one cannot extend it."""
+        old, new = existing.to_mapping(), self.to_mapping()
+        extends = set(existing.attentions) <= set(self.attentions) and existing.seeds <= self.seeds
+        extensible = {"attentions", "seeds"} if extends else set()
+        return [key for key in new if key not in extensible and old[key] != new[key]]
+
     @classmethod
     def read(cls, path: Path) -> Comparison:
         """Read a comparison from a YAML file."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from saccade.annotations import check_annotations
 from saccade.config.recipe import Recipe
 from saccade.data import TaskChoice, resolve_task
 from saccade.grammar import check_options, parse, parse_placed
@@ -91,6 +92,7 @@ def _attention(text: str) -> AttentionChoice | None:
     if name == "none":
         return None
     check_options(name, options, [option.name for option in spec(name).options])
+    options = check_annotations(name, spec(name).module, options)
     return AttentionChoice(name, options, text, tuple(places))
 
 

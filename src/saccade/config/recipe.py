@@ -10,8 +10,9 @@ from typing import Any, Literal, get_args, get_type_hints
 import yaml
 
 from saccade.attachment import Kind
-from saccade.errors import BadRecipe, UnknownName
-from saccade.files import check_schema, write_text
+from saccade.config.strict_yaml import format_yaml, parse_yaml
+from saccade.errors import BadRecipe, BadRun, UnknownName
+from saccade.files import check_schema, read_text, write_text
 
 Schedule = Literal["one-cycle", "cosine", "step", "constant"]
 Augment = Literal["none", "flip", "crop", "crop-flip", "scale", "scale-flip"]
@@ -114,6 +115,8 @@ class Recipe:
         for name in ("stage", "epochs", "batch_size", "grad_accum_steps"):
             check_integer(name, getattr(self, name), at_least=1)
         check_integer("seed", self.seed, at_least=0)
+        if self.seed >= 2**63:
+            raise self._bad("seed", "must be at most 2**63 - 1")
         if self.early_stopping_patience is not None:
             check_integer("early_stopping_patience", self.early_stopping_patience, at_least=1)
         for name in ("learning_rate", "weight_decay", "mixup"):
@@ -164,6 +167,11 @@ class Recipe:
         objective = str(values.get("objective", cls.objective)).partition(":")[0]
         return cls(**({"backbone": "ram"} if objective == "recurrent" else {}) | dict(values))
 
+    @classmethod
+    def read(cls, path: Path) -> Recipe:
+        """Read a recipe from a YAML file."""
+        return cls.from_mapping(read_yaml(path))
+
     def write(self, path: Path) -> None:
         """Write the recipe to a YAML file."""
         write_text(path, self.to_yaml())
@@ -175,8 +183,7 @@ class Recipe:
 
 def to_yaml(values: Mapping[str, Any]) -> str:
     """Return the keys of a recipe or a comparison as YAML, with the schema number."""
-    text: str = yaml.safe_dump({"schema": SCHEMA, **values}, sort_keys=False)
-    return text
+    return format_yaml({"schema": SCHEMA, **values})
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -187,10 +194,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         BadRun: The file has another schema.
     """
     try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise _bad_file(path, f"cannot be read: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = parse_yaml(read_text(path))
+    except BadRun as error:
+        raise BadRecipe(f"recipe {error}", owner=str(path)) from error
+    except yaml.YAMLError as error:
         raise _bad_file(path, f"is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise _bad_file(path, f"must contain keys and values, not {values!r}")
@@ -208,15 +215,16 @@ def read_settings(texts: list[str]) -> dict[str, Any]:
         >>> read_settings(["optimizer=sgd", "learning_rate=0.1", "grad_clip=null"])
         {'optimizer': 'sgd', 'learning_rate': 0.1, 'grad_clip': None}
     """
-    settings = {}
+    settings: dict[str, Any] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise BadRecipe(f"{text!r} does not have the form KEY=VALUE", option=key, value=text)
         try:
-            settings[key] = yaml.safe_load(value)
+            settings[key] = parse_yaml(value)
         except yaml.YAMLError as error:
-            raise BadRecipe(f"{text!r}: {value!r} is not a YAML value", option=key, value=value) from error
+            message = f"{text!r}: {value!r} is not a YAML value: {error}"
+            raise BadRecipe(message, option=key, value=value) from error
     return settings
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -25,7 +26,7 @@ class _Loader(yaml.SafeLoader):
     depth = 0
 
     def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
+        event: Any = super().peek_event()  # type: ignore[no-untyped-call]
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise yaml.YAMLError("anchors and aliases are not supported")
         if getattr(event, "tag", None):
@@ -53,8 +54,29 @@ class _Loader(yaml.SafeLoader):
 
 
 _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_integer)
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML that quotes the texts which `_Loader` would read as something else."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+
+
 for _name, _pattern in _TAGS.items():
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), None)
+    for _class in (_Loader, _Dumper):
+        _class.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", re.compile(f"^(?:{_pattern})$"), None)
+
+
+def format_yaml(values: Mapping[str, Any]) -> str:
+    """Return a mapping as YAML that `parse_yaml` reads back.
+
+    Example:
+        >>> print(format_yaml({"task": "1e-3", "seed": 3}), end="")
+        task: '1e-3'
+        seed: 3
+    """
+    text: str = yaml.dump(values, Dumper=_Dumper, sort_keys=False)
+    return text
 
 
 def parse_yaml(text: str) -> Any:
@@ -78,4 +100,4 @@ def parse_yaml(text: str) -> Any:
     """
     if len(text) > MAX_CHARACTERS:
         raise yaml.YAMLError(f"it has {len(text)} characters; at most {MAX_CHARACTERS} are read")
-    return yaml.load(text, Loader=_Loader)  # noqa: S506  # a subclass of SafeLoader
+    return yaml.load(text, Loader=_Loader)  # a subclass of SafeLoader

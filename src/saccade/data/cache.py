@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
-from saccade.data.checks import OnBadImage
+from saccade.data.checks import OnBadImage, check_memory
 from saccade.data.decoding import Sample
 from saccade.data.images import BadImage
 from saccade.data.task import Split, moments
@@ -81,6 +81,7 @@ def load_cached(
         BadImage: An image cannot be read and `on_bad_image` is "fail".
     """
     place = folder / key
+    check_memory("cache", size, 1)
     if not place.is_dir():
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,6 +42,21 @@ class ReadingOptions:
         check_choice(self.owner, "on_bad_image", self.on_bad_image, ("fail", "skip"))
         if not 0 < self.val_fraction < 0.5:
             raise bad_option(self.owner, "must be between 0 and 0.5", val_fraction=self.val_fraction)
+
+
+def check_memory(owner: str, size: int, count: int, frames: int = 1) -> None:
+    """Raise `BadOption` unless `count` square RGB images of `size` pixels fit into the memory of the machine.
+
+    Example:
+        >>> check_memory("white-patch", size=1_000_000, count=2000)
+        Traceback (most recent call last):
+        saccade.errors.BadOption: white-patch: size=1000000 needs 6e+06 GB for 2000 images; ...
+    """
+    needed = 3 * size**2 * count * frames
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > total:
+        expected = f"needs {needed / 1e9:.3g} GB for {count} images; this machine has {total / 1e9:.0f} GB"
+        raise bad_option(owner, expected, size=size)
 
 
 def check_optional(owner: str, **values: object) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from saccade.data.checks import OnBadImage
+from saccade.data.checks import OnBadImage, check_memory
 from saccade.data.images import BadImage, Photograph
 from saccade.data.task import Split
 
@@ -92,6 +92,7 @@ def _attempts(read: Callable[[_T], Sample], items: Sequence[_T], workers: int) -
 
 def stack_samples(samples: Iterator[Sample], count: int, size: int) -> Split:
     """Return up to `count` samples as a split in memory."""
+    check_memory("images", size, count)
     images = np.empty((count, 3, size, size), np.uint8)
     labels: list[int] = []
     masks: list[NDArray[np.bool_]] = []

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from saccade.data.checks import check_not_negative, check_optional
+from saccade.data.checks import check_memory, check_not_negative, check_optional
 from saccade.data.folder import load_folder
 from saccade.data.task import Split, Task
 from saccade.data.torchvision_sets import TORCHVISION_SETS, read_torchvision
@@ -76,6 +76,7 @@ def load_digits(
     for index, (images, labels) in enumerate(read_digits(source, root, seed).values()):
         rng = np.random.default_rng((seed, index))
         indices = rng.permutation(len(labels))[:max_samples] if max_samples else np.arange(len(labels))
+        check_memory("digits", size, len(indices))
         images, labels, masks = images[indices], labels[indices], None
         if variant == "rotated":
             images = _rotate(images, angle, rng)

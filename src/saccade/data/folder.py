@@ -9,14 +9,18 @@ from pathlib import Path
 import numpy as np
 
 from saccade.data.cache import cache_key, load_cached
-from saccade.data.checks import OnBadImage, ReadingOptions
+from saccade.data.checks import OnBadImage, ReadingOptions, check_memory
 from saccade.data.decoding import Sample, available_cpus, decode_samples, stack_samples
 from saccade.data.images import image_files, read_image, resize_and_crop, resize_and_crop_mask
 from saccade.data.task import Split, Task
 from saccade.errors import BadData
 
 #: Names of the folders of each split, if the user has split the images.
-_PARTS = {"train": ("train",), "validation": ("val", "valid", "validation"), "test": ("test",)}
+_PARTS = {
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
 
 
 @dataclass(frozen=True)
@@ -36,11 +40,12 @@ def load_folder(
     cache: str | None = None,
     workers: int | None = None,
 ) -> Task:
-    """Load the images in PATH/CLASS, or in PATH/train/CLASS and PATH/test/CLASS if both folders exist.
+    """Load the images in PATH/CLASS, or in PATH/train/CLASS, PATH/val/CLASS and PATH/test/CLASS.
 
-    Every image is resized and center-cropped to `size` x `size`. PATH/val/CLASS is the validation split if it
-    exists. Otherwise, the fraction `val_fraction` of the training images of each class is held out for
-    validation, and, without a test folder, the same fraction again for testing.
+    Every image is resized and center-cropped to `size` x `size`. If there is a folder of a part, "train",
+    "val" or "test", the subfolders of PATH are never taken for classes. Without a test folder, the images in
+    val are the test split. Splits that are still missing are drawn at random from the training images of
+    each class, the fraction `val_fraction` for each.
 
     Args:
         path: Folder of images.
@@ -62,48 +67,50 @@ def load_folder(
             of two splits differ, no mask belongs to an image, or the cache cannot be written.
     """
     options = ReadingOptions("folder", size, val_fraction, max_samples, seed, on_bad_image, workers)
-    root = Path(path)
+    root = Path(path).expanduser()
     if not root.is_dir():
         raise BadData(f"{path!r} is not a folder of images", owner="folder", option="path", value=path)
     rng = np.random.default_rng(seed)
-    classes, items = _find_items(root, val_fraction, rng)
-    mask_files = None if masks is None else _find_masks(Path(masks), root, items)
+    classes, items, notes = _find_items(root, val_fraction, rng)
+    mask_files = None if masks is None else _find_masks(Path(masks).expanduser(), root, items)
     skipped: list[str] = []
     splits = {}
     for part, of_part in items.items():
         if max_samples:
             of_part = [of_part[i] for i in rng.permutation(len(of_part))[:max_samples]]
+        check_memory("folder", size, len(of_part) if cache is None else 1)
         reader = _Reader(of_part, size, mask_files, options)
         if cache is None:
             splits[part] = stack_samples(reader.samples(skipped), len(of_part), size)
         else:
             name = f"{root.resolve().name}-{part}"
             splits[part] = reader.load_cached(Path(cache).expanduser(), name, skipped)
-    return Task(f"folder:{root.name}", classes, *(splits[part] for part in _PARTS), skipped=tuple(skipped))
+    parts = (splits[part] for part in _PARTS)
+    return Task(f"folder:{root.name}", classes, *parts, skipped=tuple(skipped), notes=notes)
 
 
 def _find_items(
     root: Path, val_fraction: float, rng: np.random.Generator
-) -> tuple[tuple[str, ...], dict[str, list[_Item]]]:
-    """Return the classes, and the images of each split."""
-    folders = {
-        part: next((root / name for name in names if (root / name).is_dir()), None)
-        for part, names in _PARTS.items()
-    }
-    is_split = folders["train"] is not None and folders["test"] is not None
-    train = _files_by_class(folders["train"] if is_split and folders["train"] else root)
+) -> tuple[tuple[str, ...], dict[str, list[_Item]], tuple[str, ...]]:
+    """Return the classes, the images of each split, and notes on how the splits were chosen."""
+    folders = _part_folders(root)
+    notes = []
+    if "test" not in folders and "validation" in folders:
+        folders["test"] = folders.pop("validation")
+        notes.append(f"{str(root)!r} has no folder test: {folders['test'].name} is the test split")
+    train = _files_by_class(folders.get("train", root))
     if len(train) < 2:
         only = next(iter(train))
         message = f"{str(root)!r} contains a single class, {only!r}; two are required"
         raise BadData(message, owner=str(root), option="classes", value=only)
     items: dict[str, list[_Item]] = {"train": [], "validation": [], "test": []}
-    fixed = {part: folder for part, folder in folders.items() if is_split and folder and part != "train"}
+    fixed = {part: folder for part, folder in folders.items() if part != "train"}
     for part, folder in fixed.items():
         by_class = _files_by_class(folder)
         if list(by_class) != list(train):
             message = (
-                f"{str(root)!r}: the classes in train, {list(train)}, and in {folder.name}, "
-                f"{list(by_class)}, differ"
+                f"{str(root)!r}: the classes in {folders['train'].name}, {list(train)}, "
+                f"and in {folder.name}, {list(by_class)}, differ"
             )
             raise BadData(message, owner=str(root), option="classes", value=list(by_class), choices=train)
         items[part] = [_Item(file, label) for label, files in enumerate(by_class.values()) for file in files]
@@ -116,7 +123,27 @@ def _find_items(
             items[part] += [_Item(file, label) for file in order[:count]]
             order = order[count:]
         items["train"] += [_Item(file, label) for file in order]
-    return tuple(train), items
+    return tuple(train), items, tuple(notes)
+
+
+def _part_folders(root: Path) -> dict[str, Path]:
+    """Return the folder of each part that the user has split; empty if the subfolders are classes.
+
+    Raises:
+        BadData: There is a folder of a part, but none for training.
+    """
+    entries = sorted(entry for entry in root.iterdir() if entry.is_dir())
+    folders = {
+        part: entry
+        for part, names in _PARTS.items()
+        for entry in reversed(entries)
+        if entry.name.lower() in names
+    }
+    if folders and "train" not in folders:
+        part = next(iter(folders.values())).name
+        message = f"{str(root)!r} has a folder {part!r}, which names a part, but no folder 'train'"
+        raise BadData(message, owner=str(root), option="classes", value=part)
+    return folders
 
 
 def _files_by_class(root: Path) -> dict[str, list[Path]]:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import os
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from saccade.errors import BadData
+from saccade.files import check_regular
 
 Photograph = NDArray[np.uint8]  # (H, W, 3)
 
@@ -32,15 +35,23 @@ def image_files(folder: Path) -> list[Path]:
     """Return the image files in a folder and its subfolders, sorted by path.
 
     Raises:
-        BadData: The folder is missing, unreadable or contains no image.
+        BadData: The folder or a subfolder is missing or unreadable, or there is no image.
     """
     name = str(folder)
     if not folder.is_dir():
         raise BadData(f"{name!r} is not a folder of images", owner=name, value=name)
-    try:
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
-    except OSError as error:
-        raise BadData(f"{name!r} cannot be read: {error.strerror}", owner=name, value=name) from error
+
+    def fail(error: OSError) -> NoReturn:
+        unreadable = str(error.filename)
+        message = f"{unreadable!r} cannot be read: {error.strerror}"
+        raise BadData(message, owner=name, value=unreadable) from error
+
+    files = sorted(
+        Path(parent, file)
+        for parent, _, names in os.walk(folder, onerror=fail)
+        for file in names
+        if Path(file).suffix.lower() in IMAGE_SUFFIXES
+    )
     if not files:
         suffixes = sorted(IMAGE_SUFFIXES)
         message = f"{name!r} contains no image ({', '.join(suffixes)})"
@@ -72,6 +83,8 @@ def read_image(path: Path | str, max_side: int | None = None) -> Photograph:
 
 def open_image(source: Path | str | bytes) -> Image.Image:
     """Open an image file, or its content. Pillow decodes the pixels at first access."""
+    if not isinstance(source, bytes):
+        check_regular(Path(source))  # a pipe would wait forever
     with _OPEN_LOCK, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return Image.open(io.BytesIO(source) if isinstance(source, bytes) else source)

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from saccade.data.checks import check_not_negative
+from saccade.data.checks import check_memory, check_not_negative
 from saccade.data.digits import GrayImages, LabeledDigits, ink_box, read_digits
 from saccade.data.task import Split, Task
 from saccade.errors import bad_option, check_positive
@@ -72,6 +72,7 @@ def load_moving_digits(
     """
     counts = {"train": train, "validation": validation, "test": test}
     check_positive(_TASK, frames=frames, size=size, moment=moment, **counts)
+    check_memory(_TASK, size, sum(counts.values()), frames)
     if size < 8:
         raise bad_option(_TASK, "must be at least 8; a digit has half of this size", size=size)
     if 2 * moment >= frames:

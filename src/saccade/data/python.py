@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from torch.utils.data import Dataset
+
 from saccade.data.checks import OnBadImage, ReadingOptions
 from saccade.data.map_style import MapDataset, task_from_datasets
 from saccade.data.task import Task
@@ -87,7 +89,7 @@ def import_class(name: str) -> Callable[..., MapDataset]:
 
     Raises:
         BadOption: The name does not have the form MODULE.CLASS.
-        BadData: The module cannot be imported, or the object is not callable.
+        BadData: The module cannot be imported, or the object is not the class of a data set.
         UnknownName: The module has no such class.
     """
     module_name, dot, class_name = name.rpartition(".")
@@ -108,10 +110,18 @@ def import_class(name: str) -> Callable[..., MapDataset]:
         classes = (key for key, value in vars(module).items() if inspect.isclass(value))
         raise UnknownName(f"class of {module_name}", class_name, classes, owner=module_name)
     member = getattr(module, class_name)
-    if not callable(member):
-        message = f"python: {name!r} is not a class, but an object of type {type(member).__name__}"
+    if not _is_data_set(member):
+        kind = "a class" if inspect.isclass(member) else f"an object of type {type(member).__name__}"
+        message = f"python: {name!r} is {kind}, not the class of a data set with __getitem__ and __len__"
         raise BadData(message, owner="python", option="name", value=name)
     return cast(Callable[..., MapDataset], member)
+
+
+def _is_data_set(member: object) -> bool:
+    """Return whether an object is the class of a data set. Anything else is not called: it might do harm."""
+    if not inspect.isclass(member):
+        return False
+    return issubclass(member, Dataset) or all(hasattr(member, name) for name in ("__getitem__", "__len__"))
 
 
 def class_parameters(create: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:

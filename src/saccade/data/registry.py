@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from saccade import plugins
+from saccade.annotations import check_annotations
 from saccade.data.digits import load_digits
 from saccade.data.folder import load_folder
 from saccade.data.huggingface import load_huggingface
@@ -21,6 +22,7 @@ from saccade.errors import BadOption, UnknownName
 from saccade.grammar import check_options, format_value, parse, split_options
 
 _GROUP = "saccade.tasks"
+_LARGEST = 2**40  # of an integer; what fits into memory is checked where the images are
 
 TASKS: Mapping[str, Callable[..., Task]] = {
     "white-patch": load_white_patch,
@@ -57,6 +59,23 @@ class TaskChoice:
     @property
     def name(self) -> str:
         return self.text.partition(":")[0]
+
+    @property
+    def effect(self) -> str | None:
+        """What loading does beyond computing from bundled data, in words; None for nothing."""
+        match self.name:
+            case "python":
+                return f"imports and calls {self.options.get('name')!r}"
+            case "huggingface":
+                return f"downloads or reads the data set {self.options.get('path')!r}"
+            case "folder":
+                return f"reads the images in {self.options.get('path')!r}"
+            case "white-patch" | "digits" | "moving-digits" if not {"root", "source"} & {*self.options}:
+                return None
+            case "white-patch" | "digits" | "moving-digits":
+                return f"reads {self.options.get('source', self.options.get('root'))!r}"
+            case _:
+                return f"downloads or reads the data set {self.name!r}"
 
 
 def task_names() -> list[str]:
@@ -102,9 +121,10 @@ def resolve_task(text: str) -> TaskChoice:
     known = {*inspect.signature(load).parameters} - {"options"}
     if name == "python":
         of_class = {option: options.pop(option) for option in [*options] if option not in known}
+        options = check_annotations(name, load, options, _LARGEST)
         return TaskChoice(text, load, options | ({"options": of_class} if of_class else {}))
     check_options(name, options, known)
-    return TaskChoice(text, load, options)
+    return TaskChoice(text, load, check_annotations(name, load, options, _LARGEST))
 
 
 def with_options(text: str, options: Mapping[str, Any]) -> str:

@@ -61,6 +61,7 @@ class Task:
         validation: Validation split.
         test: Test split.
         skipped: One sentence for each image that was left out because it could not be read.
+        notes: Sentences on how the splits were chosen, if that is not what the names of the files say.
 
     Raises:
         BadData: A split is empty, the numbers of images and labels differ, a label has no class, or all
@@ -73,6 +74,7 @@ class Task:
     validation: Split
     test: Split
     skipped: tuple[str, ...] = field(default=(), kw_only=True)
+    notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
         for part in ("train", "validation", "test"):

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from saccade.data.checks import ReadingOptions
+from saccade.data.checks import ReadingOptions, check_memory
 from saccade.data.task import Split, Task
 from saccade.errors import BadData, check_choice
 
@@ -52,6 +52,7 @@ def load_torchvision(
     check_choice("torchvision", "name", name, list(TORCHVISION_SETS))
     ReadingOptions(name, size, val_fraction, max_samples, seed)
     images, labels, classes = read_torchvision(name, root, train=True, download=download)
+    check_memory(name, size or images.shape[-1], min(len(labels), max_samples or len(labels)))
     rng = np.random.default_rng(seed)
     order = rng.permutation(len(labels))
     count = max(1, round(val_fraction * len(labels)))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from saccade.data.checks import check_not_negative
+from saccade.data.checks import check_memory, check_not_negative
 from saccade.data.images import Photograph, image_files, read_image
 from saccade.data.photographs import bundled_photographs, enlarge, torchvision_photographs
 from saccade.data.task import Split, Task
@@ -58,6 +58,7 @@ def load_white_patch(
     """
     counts = {"train": train, "validation": validation, "test": test}
     check_positive(_TASK, size=size, **counts)
+    check_memory(_TASK, size, sum(counts.values()))
     if len(patch) != 2 or not 1 <= patch[0] <= patch[1] <= size:
         raise bad_option(_TASK, f"must be two sides, 1 <= smallest <= largest <= {size}", patch=tuple(patch))
     if not 0 <= level <= 255:

@@ -103,11 +103,7 @@ def _claim(comparison: Comparison, out: Path) -> None:
     if path.exists():
         existing = Comparison.read(path)
         old, new = existing.to_mapping(), comparison.to_mapping()
-        extensible = set()
-        if set(existing.attentions) <= set(comparison.attentions) and existing.seeds <= comparison.seeds:
-            extensible = {"attentions", "seeds"}
-        changed = [key for key in new if key not in extensible and old[key] != new[key]]
-        if changed:
+        if changed := comparison.changes(existing):
             difference = ", ".join(f"{key} {old[key]!r}, not {new[key]!r}" for key in changed)
             message = f"{str(out)!r} belongs to another comparison: {difference}; choose another --out"
             raise BadRun(message, owner=str(out), option=changed[0], value=new[changed[0]])

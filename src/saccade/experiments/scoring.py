@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.attribution import grad_cam
-from saccade.data import Split, load
+from saccade.data import Split
 from saccade.errors import BadRun, check_positive
 from saccade.metrics import RANKINGS, Curves, Sanity, evaluate_faithfulness, localize, sanity_check
 from saccade.models import RecurrentAttention
@@ -31,7 +31,7 @@ from saccade.results import (
     write_comparison,
     write_run_result,
 )
-from saccade.training import Classifier, attention_path, record_attention, restore
+from saccade.training import Classifier, attention_path, record_attention, restore, stored_task
 
 _T = TypeVar("_T")
 Report = Callable[[str, float], None]  # the current step, and the completed fraction
@@ -42,7 +42,12 @@ _CHECKED = 25  # so that this number of images suffices
 
 
 def score(
-    folder: Path, *, images: int = 100, steps: int = 20, report: Report = lambda _step, _fraction: None
+    folder: Path,
+    *,
+    images: int = 100,
+    steps: int = 20,
+    report: Report = lambda _step, _fraction: None,
+    trust: bool = False,
 ) -> RunResult | ComparisonResults:
     """Score the maps of a run, or of all runs of a comparison.
 
@@ -54,6 +59,8 @@ def score(
         images: Number of test images, evenly spaced; of those with a target if the task has masks.
         steps: Steps of the deletion and insertion curves.
         report: Called with the current step and the completed fraction.
+        trust: Whether to load tasks that read, download or import something, although this user has not
+            trained the runs.
 
     Returns:
         The content of result.json or results.json.
@@ -65,7 +72,7 @@ def score(
     """
     check_positive("score", images=images, steps=steps)
     if (folder / RUN_RESULT).exists():
-        return score_run(folder, images, steps, report)
+        return score_run(folder, images, steps, report, trust)
     if not (folder / COMPARISON).exists():
         message = (
             f"{str(folder)!r} holds neither a complete run, with {RUN_RESULT}, nor a finished comparison, "
@@ -84,20 +91,20 @@ def score(
                 title = f"run {number + 1}/{len(runs)}: {run['attention']}, seed {run['seed']}: {step}"
                 report(title, (number + fraction) / len(runs))
 
-            results.append(score_run(folder / run["folder"], images, steps, report_run))
+            results.append(score_run(folder / run["folder"], images, steps, report_run, trust))
         summary["leaderboard"] = compute_leaderboard(results)
         summary["runs"] = [comparison_run(r, run["folder"]) for r, run in zip(results, runs, strict=True)]
         write_comparison(folder, summary)
     return summary
 
 
-def score_run(folder: Path, images: int, steps: int, report: Report) -> RunResult:
+def score_run(folder: Path, images: int, steps: int, report: Report, trust: bool) -> RunResult:
     """Score the maps of one run; write its result.json and return its content."""
     with lock_folder(folder):
         result = read_run_result(folder)
         classifier = restore(folder)
         classifier.to("cuda" if torch.cuda.is_available() else "cpu")
-        test = load(classifier.plan.task).test
+        test = stored_task(folder, classifier, trust=trust).test
         if test.images.ndim != 4:
             message = f"{str(folder)!r} is a run on clips; only maps of images can be scored"
             raise BadRun(message, owner=str(folder), option="task", value=classifier.recipe.task)

@@ -12,6 +12,7 @@ from typing import Any, get_args
 from torch import nn
 
 from saccade import plugins
+from saccade.annotations import check_annotations
 from saccade.errors import BadOption, SaccadeError, UnknownName, check_choice, check_positive
 from saccade.grammar import check_options, merge_options
 from saccade.layers import __path__ as _FOLDERS
@@ -153,10 +154,7 @@ def create(name: str, channels: int, **options: Any) -> nn.Module:
         256
     """
     name, options = merge_options(name, options)
-    known = {option.name: option for option in spec(name).options}
-    check_options(name, options, known)
-    for option, value in options.items():
-        if known[option].choices:
-            check_choice(name, option, value, known[option].choices)
+    check_options(name, options, (option.name for option in spec(name).options))
     check_positive(name, channels=channels)
-    return spec(name).module(channels, **options)
+    module = spec(name).module
+    return module(channels, **check_annotations(name, module, options))

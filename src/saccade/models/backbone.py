@@ -12,6 +12,16 @@ from saccade.errors import BadOption, UnknownName
 from saccade.grammar import parse
 
 SOURCES = ("torchvision", "timm")
+#: Options of the constructors that read files or download; `pretrained` is the one way to do so.
+_REFUSED = {
+    "pretrained",
+    "weights",
+    "weights_backbone",
+    "checkpoint_path",
+    "pretrained_cfg",
+    "cache_dir",
+    "file",
+}
 
 
 def load_backbone(
@@ -57,6 +67,9 @@ def load_backbone(
     sources = (source,) if source in SOURCES else SOURCES
     bare, parsed = parse(rest if source in SOURCES else name)
     options = parsed | options
+    for option in _REFUSED & options.keys():
+        message = f"{name}: the option {option} is not supported: it reads or downloads weights"
+        raise BadOption(message, owner=name, option=option, value=options[option])
     for library in sources:
         if bare in _names(library):
             heads = {} if classes is None else {"num_classes": classes}

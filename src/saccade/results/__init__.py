@@ -38,6 +38,7 @@ from saccade.results.schema import (
     RunResult,
     RunScores,
 )
+from saccade.results.signature import is_signed, sign
 from saccade.results.statistics import confidence_interval, proportion_interval, significant
 
 __all__ = [
@@ -69,6 +70,7 @@ __all__ = [
     "consequence",
     "finding",
     "hardware_info",
+    "is_signed",
     "lock_folder",
     "main_map",
     "number",
@@ -78,6 +80,7 @@ __all__ = [
     "read_run_info",
     "read_run_result",
     "run_info",
+    "sign",
     "signed",
     "significant",
     "summarize",

@@ -54,9 +54,10 @@ def verdict(difference: Interval | None) -> Verdict | None:
 
 def finding(leaderboard: Sequence[Row]) -> str:
     """Return the one sentence that the leaderboard supports."""
-    best = min(leaderboard, key=lambda row: row["error"]["mean"])
-    error = f"{number(100 * best['error']['mean'])}%"
-    lowest = f"`{best['attention']}` has the lowest test error, {error}"
+    smallest = min(row["error"]["mean"] for row in leaderboard)
+    error = f"{number(100 * smallest)}%"
+    best = [f"`{row['attention']}`" for row in leaderboard if row["error"]["mean"] == smallest]
+    lowest = f"{_list(best)} {'has' if len(best) == 1 else 'share'} the lowest test error, {error}"
     others = [row for row in leaderboard if row["attention"] != BASELINE]
     if not others:
         return f"Only `{BASELINE}` was run: its test error is {error}."

@@ -8,16 +8,17 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Any, Literal, NoReturn, TypeVar, cast, get_args, get_origin, get_type_hints, is_typeddict
 
 from saccade.errors import BadRun
-from saccade.files import check_schema, write_json, write_text
+from saccade.files import check_schema, read_text, write_json, write_text
 from saccade.results.schema import SCHEMA, ComparisonResults, Row, RunInfo, RunResult
 
 RUN_INFO, RUN_RESULT = "run.json", "result.json"
 COMPARISON, LEADERBOARD = "results.json", "leaderboard.csv"
 
 _T = TypeVar("_T")
+_LARGEST = 1e18  # of a number: 1e999 in JSON is infinite
 
 
 def read_run_info(folder: Path) -> RunInfo:
@@ -82,17 +83,21 @@ def _flatten(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _read(folder: Path, name: str, form: type[_T], owner: str) -> _T:
     path = folder / name
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not path.exists():
         message = f"{str(folder)!r} has no {name}, so it is not the folder of {owner}"
-        raise BadRun(message, owner=str(folder), option=name) from None
-    except (OSError, ValueError) as error:
-        raise BadRun(f"{str(path)!r} cannot be read: {error}", owner=str(path)) from error
+        raise BadRun(message, owner=str(folder), option=name)
+    try:
+        value = json.loads(read_text(path), parse_constant=_refuse)
+    except (RecursionError, json.JSONDecodeError) as error:
+        raise BadRun(f"{str(path)!r} is not JSON: {error}", owner=str(path)) from error
     if isinstance(value, dict):
         check_schema(path, value.get("schema", 1), SCHEMA)
     validate(path, value, form)
     return cast(_T, value)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise json.JSONDecodeError(f"{constant} is not a finite number", constant, 0)
 
 
 def validate(path: Path, value: Any, form: Any, field: str = "") -> None:
@@ -116,6 +121,8 @@ def validate(path: Path, value: Any, form: Any, field: str = "") -> None:
         accepted: Any = (int, float) if kind is float else kind
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
             raise _bad(path, field, value, f"must be of type {kind.__name__}")
+        if kind in (int, float) and not -_LARGEST <= value <= _LARGEST:
+            raise _bad(path, field, value, "is out of range")
         if is_typeddict(form):
             for key, kind in get_type_hints(form).items():
                 if key in value:

@@ -11,6 +11,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from saccade.errors import BadRun
+from saccade.files import check_folder
 
 LOCK = ".lock"
 
@@ -34,7 +35,12 @@ def lock_folder(folder: Path) -> Iterator[None]:
         Traceback (most recent call last):
         saccade.errors.BadRun: '.../run' is in use by process ... on ...
     """
-    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        check_folder(folder)
+        created = [path for path in (folder, *folder.parents) if not path.exists()]
+    except OSError as error:  # the path is too long, or a part of it is no folder
+        reason = error.strerror or str(error)
+        raise BadRun(f"{str(folder)!r} cannot be written: {reason}", owner=str(folder)) from error
     path = folder / LOCK
     lock = FileLock(path)
     owner = str(folder)

@@ -170,6 +170,7 @@ class TaskSummary(TypedDict):
     chance_error: Annotated[float, "Error of always predicting the most frequent class."]
     masks: Annotated[bool, "Whether the test images have target masks."]
     skipped: Annotated[list[str], "Images that could not be read."]
+    notes: Annotated[list[str], "How the splits were chosen, if not by the names of the folders."]
 
 
 @final

@@ -15,7 +15,7 @@ from saccade.training.objectives.hard import MonteCarloClassifier
 from saccade.training.objectives.recurrent import Recurrent
 from saccade.training.objectives.registry import OBJECTIVES, create_objective
 from saccade.training.run import prepare, train
-from saccade.training.trained_model import examples, restore
+from saccade.training.trained_model import examples, restore, stored_task
 
 __all__ = [
     "OBJECTIVES",
@@ -42,5 +42,6 @@ __all__ = [
     "prepare",
     "record_attention",
     "restore",
+    "stored_task",
     "train",
 ]

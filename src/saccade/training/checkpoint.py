@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from saccade.config import Recipe, read_yaml
+from saccade.config import Recipe
 from saccade.errors import BadRun
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
@@ -30,7 +30,7 @@ def checkpoint_of(path: Path) -> Path:
     if not (path / RECIPE).is_file():
         message = f"{str(path)!r} is not the folder of a run: it holds no {RECIPE}"
         raise BadRun(message, owner=str(path), option=RECIPE)
-    recipe = Recipe.from_mapping(read_yaml(path / RECIPE))
+    recipe = Recipe.read(path / RECIPE)
     return path / (CHECKPOINT if recipe.early_stopping_patience is None else BEST)
 
 

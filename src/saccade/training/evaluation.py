@@ -9,28 +9,30 @@ import torch
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from saccade.data import Task, load, load_task
+from saccade.data import Task, load_task
 from saccade.errors import BadData, BadRun
 from saccade.results import SCHEMA, Evaluation, proportion_interval
 from saccade.training.evaluate import localize, predict
 from saccade.training.module import Classifier
 from saccade.training.network import attention_path
-from saccade.training.trained_model import restore
+from saccade.training.trained_model import restore, stored_task
 
 
-def evaluate_run(path: Path, task: str | None = None) -> Evaluation:
+def evaluate_run(path: Path, task: str | None = None, *, trust: bool = False) -> Evaluation:
     """Evaluate the model of a run, or of a checkpoint, on the test images of a task.
 
     Args:
         path: Folder of a run, or a checkpoint.
         task: NAME[:option=value,...], with the same classes as the task of the run, which is the default.
+        trust: Whether to load a task that reads, downloads or imports something, although this user has not
+            trained the run.
 
     Returns:
         The content of `saccade evaluate --json`. The interval of the error is Wilson's for a proportion of
         the images: it does not cover the variation between seeds.
 
     Raises:
-        BadRun: There is no such model.
+        BadRun: There is no such model, or its task is not trusted.
         BadData: The task has other classes, or images of a size that the model does not accept.
     """
     if (path / "runs").is_dir():
@@ -38,7 +40,7 @@ def evaluate_run(path: Path, task: str | None = None) -> Evaluation:
         raise BadRun(message, owner=str(path))
     classifier = restore(path)
     classifier.to("cuda" if torch.cuda.is_available() else "cpu")
-    data = load_task(task) if task else load(classifier.plan.task)
+    data = load_task(task) if task else stored_task(path, classifier, trust=trust)
     _check(classifier, data, task or classifier.recipe.task)
     logits = predict(classifier, data.test.images)
     predictions, labels = logits.argmax(1), data.test.labels

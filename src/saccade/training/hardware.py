@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from lightning.pytorch.strategies import StrategyRegistry
 
 from saccade.config import check_integer
 from saccade.errors import BadRecipe, UnknownName
+
+#: Strategies of Lightning that start no process of their own and run the same training loop.
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "fsdp")
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ class Hardware:
     Attributes:
         devices: Number of GPUs per node or, without a GPU, of CPU processes.
         nodes: Number of machines. Each must run the same command, as with torchrun and SLURM.
-        strategy: How several devices share the work: "auto", "ddp", "fsdp", ...
+        strategy: How several devices share the work, one of `STRATEGIES`.
 
     Raises:
         BadRecipe: A number is not positive.
@@ -41,11 +43,11 @@ class Hardware:
         """Check that this machine can train batches of a size.
 
         Raises:
-            UnknownName: Lightning has no such strategy.
+            UnknownName: The strategy is none of `STRATEGIES`.
             BadRecipe: The machine has too few devices or no GPU, or the devices cannot share a batch equally.
         """
-        if self.strategy != "auto" and self.strategy not in StrategyRegistry:
-            raise UnknownName("strategy", self.strategy, ["auto", *StrategyRegistry.available_strategies()])
+        if self.strategy not in STRATEGIES:
+            raise UnknownName("strategy", self.strategy, STRATEGIES, owner="train")
         world = self.devices * self.nodes
         if batch_size % world:
             message = f"batch_size={batch_size} is not divisible by the number of devices, {world}"

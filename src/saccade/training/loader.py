@@ -45,7 +45,7 @@ class Batches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         order = torch.arange(self.length)
         if self.seed is not None:
-            generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+            generator = torch.Generator().manual_seed((self.seed * 100_003 + self.epoch) % 2**63)
             order = torch.randperm(self.length, generator=generator)
         first, self.skip = self.skip, 0
         for batch in order[: len(self) * self.batch_size].split(self.batch_size)[first:]:

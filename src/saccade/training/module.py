@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from saccade.config import Plan, Recipe
 from saccade.data import Split, TaskInfo
-from saccade.errors import UnknownName
+from saccade.errors import BadRecipe, UnknownName
 from saccade.models import head_path
 from saccade.training.augment.basic import augmentation
 from saccade.training.loader import CPU, Batch
@@ -113,7 +113,7 @@ class Classifier(lightning.LightningModule):
         # seed once per epoch does not suffice: Lightning draws a different amount before the first step of
         # each. Every process has its own draws, because its images differ.
         step = (self.recipe.seed * 100_003 + self.current_epoch) * 1_000_003 + index
-        torch.manual_seed(step + self.global_rank * 1_000_000_000_039)
+        torch.manual_seed((step + self.global_rank * 1_000_000_000_039) % 2**63)
 
     def training_step(self, batch: Batch, _index: int) -> dict[str, Tensor]:
         images, labels = self.augment(batch[0]), batch[1]
@@ -158,10 +158,24 @@ def create_schedule(recipe: Recipe, optimizer: Optimizer, steps: int) -> lr_sche
 
 
 def check_optimizer(name: str) -> None:
-    """Raise `UnknownName` unless timm has an optimizer of this name."""
+    """Check that timm has an optimizer, and that it can take a step here.
+
+    Raises:
+        UnknownName: timm has no optimizer of this name.
+        BadRecipe: It needs another package, a GPU, a closure or second-order gradients.
+    """
     known = [str(optimizer) for optimizer in list_optimizers()]
     if name not in known:
         raise UnknownName("optimizer", name, known, owner="timm")
+    with torch.random.fork_rng(devices=[]):
+        weight = nn.Parameter(torch.ones(2, 2))
+        weight.grad = torch.ones(2, 2)
+        try:
+            create_optimizer_v2([weight], name, lr=1e-3).step()
+        except Exception as error:  # each optimizer fails in its own way
+            reason = str(error).partition("\n")[0] or type(error).__name__
+            message = f"optimizer={name!r} cannot train here: {reason}"
+            raise BadRecipe(message, owner="train", option="optimizer", value=name) from error
 
 
 def select_labeled(labels: Tensor, fraction: float, seed: int) -> Tensor:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from saccade.annotations import check_annotations
 from saccade.attachment import KINDS, Attached, attach
 from saccade.config import Choice, Plan
 from saccade.errors import BadOption, BadRecipe
@@ -106,7 +107,7 @@ def _built_in(backbone: Choice, classes: int, shape: tuple[int, ...]) -> nn.Modu
     create, model_class = BUILT_IN[backbone.name]
     known = [option for option in inspect.signature(model_class).parameters if option not in _FROM_TASK]
     check_options(backbone.name, backbone.options, known)
-    return create(classes, shape, **backbone.options)
+    return create(classes, shape, **check_annotations(backbone.name, model_class, backbone.options))
 
 
 def _slots(plan: Plan, pool: str, shape: str) -> dict[Any, tuple[str, Mapping[str, Any]]]:

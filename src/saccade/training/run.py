@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,11 +16,12 @@ from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, Model
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from saccade.config import Plan, Recipe, read_yaml, resolve
+from saccade.config import Plan, Recipe, resolve
 from saccade.data import Task, TaskInfo, load
 from saccade.errors import BadRecipe, BadRun
 from saccade.profiling import cost
 from saccade.results import (
+    LOCK,
     RUN_INFO,
     RUN_RESULT,
     SCHEMA,
@@ -27,6 +29,7 @@ from saccade.results import (
     lock_folder,
     read_run_result,
     run_info,
+    sign,
     write_gallery,
     write_run_info,
     write_run_result,
@@ -42,6 +45,9 @@ from saccade.training.loggers import LoggerName, check_logger, logging_to
 from saccade.training.module import Classifier, check_optimizer
 from saccade.training.network import attention_path, is_built_in
 from saccade.training.objectives.registry import create_objective
+
+#: What a run may leave in its folder before its recipe is written.
+_OWN = (LOCK, "tensorboard", "wandb", "mlflow.db", "mlflow-artifacts")
 
 
 def prepare(recipe: Recipe) -> Plan:
@@ -137,13 +143,15 @@ def train(
     is_first = getattr(rank_zero_only, "rank", 0) == 0
     with lock_folder(folder) if is_first else nullcontext():
         if is_first and (folder / RECIPE).exists():
-            existing = Recipe.from_mapping(read_yaml(folder / RECIPE))
+            existing = Recipe.read(folder / RECIPE)
             if existing != recipe:
                 message = f"{str(folder)!r} belongs to another recipe: {_difference(existing, recipe)}"
                 raise BadRun(message, owner=str(folder), option="recipe")
             if not resume:
                 message = f"{str(folder)!r} already holds a run; resume it, or choose another folder"
                 raise BadRun(message, owner=str(folder), option="resume", value=False)
+        elif is_first:
+            _check_empty(folder)
         if is_first and (folder / RUN_RESULT).exists():
             return read_run_result(folder)
         plan = plan or prepare(recipe)
@@ -155,6 +163,7 @@ def train(
                     write_run_info(folder, run_info(folder, hardware))
             torch.manual_seed(recipe.seed)
             classifier = create_objective(plan, task.info())
+            classifier.hparams["signature"] = sign(recipe.task)  # in the checkpoints, see `stored_task`
             if not (folder / CHECKPOINT).exists():
                 load_initial_weights(classifier)
             freeze(classifier)
@@ -164,6 +173,14 @@ def train(
         result = _result(classifier.eval(), task, folder, history)
         write_run_result(folder, result)
     return result
+
+
+def _check_empty(folder: Path) -> None:
+    """Raise `BadRun` if a folder without a recipe holds files other than those that a run starts with."""
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in _OWN)
+    if foreign:
+        message = f"{str(folder)!r} holds no run, but {foreign[0]!r}; choose an empty or a new folder"
+        raise BadRun(message, owner=str(folder), option="out", value=foreign[0])
 
 
 def _difference(existing: Recipe, recipe: Recipe) -> str:
@@ -245,6 +262,9 @@ def _result(classifier: Classifier, task: Task, folder: Path, history: History) 
     """Test a trained model; return the content of result.json."""
     recipe = classifier.recipe
     error, loss = error_and_loss(classifier, task.test)
+    if not math.isfinite(loss):
+        message = f"{str(folder)!r}: training diverged, and the test loss is {loss}; lower the learning rate"
+        raise BadRun(message, owner=str(folder), option="loss", value=loss)
     write_gallery(folder, build_gallery(classifier, task.test))
     example = task.test.images[:1].to(classifier.device)
     measured = cost(classifier, example)
@@ -272,6 +292,7 @@ def _result(classifier: Classifier, task: Task, folder: Path, history: History) 
             "chance_error": task.chance_error(),
             "masks": task.test.masks is not None,
             "skipped": list(task.skipped),
+            "notes": list(task.notes),
         },
     }
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from saccade.config import Plan, Recipe, resolve
-from saccade.data import TaskInfo, load
+from saccade.config import Recipe, resolve
+from saccade.data import Task, TaskInfo, load
 from saccade.errors import BadRun
-from saccade.results import read_gallery
+from saccade.results import is_signed, read_gallery
 from saccade.training.checkpoint import checkpoint_of, load_checkpoint
 from saccade.training.module import Classifier
 from saccade.training.objectives.registry import create_objective
@@ -40,28 +40,54 @@ def restore(path: Path) -> Classifier:
         with torch.random.fork_rng(devices=[]):
             classifier = create_objective(plan, task)
         classifier.load_state_dict(state)
+        classifier.hparams["signature"] = saved.get("signature")
     except (KeyError, TypeError, RuntimeError) as error:
         raise BadRun(f"{str(path)!r} is not a checkpoint of a run of saccade", owner=str(path)) from error
     return classifier.eval()
 
 
-def examples(path: Path, plan: Plan) -> tuple[Tensor, Tensor]:
+def stored_task(path: Path, classifier: Classifier, *, trust: bool) -> Task:
+    """Load the task of a restored run.
+
+    A run that this user has trained is trusted: its checkpoint holds a signature of the task. The task of
+    another run must compute from bundled data alone.
+
+    Args:
+        path: The run or checkpoint, for the message.
+        classifier: The restored model.
+        trust: Whether the user trusts the run.
+
+    Raises:
+        BadRun: The task reads, downloads or imports something, and the run is not trusted.
+    """
+    task = classifier.plan.task
+    if not (trust or task.effect is None or is_signed(task.text, classifier.hparams["signature"])):
+        message = (
+            f"{str(path)!r} was not trained by this user on this machine, and its task {task.effect}; "
+            f"add --trust to allow it"
+        )
+        raise BadRun(message, owner=str(path), option="trust", value=task.text)
+    return load(task)
+
+
+def examples(path: Path, classifier: Classifier, *, trust: bool = False) -> tuple[Tensor, Tensor]:
     """Return test images of a run: those in its gallery or, if it has none yet, all of its task.
 
     Args:
         path: Folder of the run, or a checkpoint in it.
-        plan: Plan of the run.
+        classifier: The restored model.
+        trust: Whether the user trusts the run, see `stored_task`.
 
     Returns:
         Images `(K, 3, H, W)` or clips `(K, 3, T, H, W)`, uint8, and labels `(K,)`.
 
     Raises:
-        BadRun: The gallery cannot be read.
+        BadRun: The gallery cannot be read, or the run is not trusted.
     """
     folder = path if path.is_dir() else path.parent.parent
     try:
         gallery = read_gallery(folder)
     except FileNotFoundError:
-        test = load(plan.task).test
+        test = stored_task(path, classifier, trust=trust).test
         return test.images, test.labels
     return gallery.images, gallery.labels

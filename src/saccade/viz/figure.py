@@ -11,22 +11,24 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from torch import Tensor, nn
 
 from saccade.attribution import grad_cam, last_layer
 from saccade.data import Photograph
 from saccade.errors import BadData, BadShape, NothingRecorded, UnknownName, check_choice
-from saccade.files import atomic_write
+from saccade.files import atomic_write, check_folder
 from saccade.maps import AttentionMap, SpatialMap
 from saccade.model_state import preserve_state
 from saccade.recording import record
+from saccade.viz.html import MARKER
 from saccade.viz.inputs import ImageLike, Images, PreparedInputs, Transform, prepare_inputs
 from saccade.viz.look_page import NOTEBOOK_BUDGET, PAGE_BUDGET, render_look
 from saccade.viz.overlay import ALPHA, CMAPS, blend, draw_marks, palette
 from saccade.viz.payload import sheet_map
 
 Method = Literal["attention", "grad_cam"]
+_SOFTWARE = b"Software\0saccade"  # in the header of every PNG file
 
 
 def look(
@@ -157,42 +159,51 @@ class Look:
         blended = blend(self.inputs.display_images[image], heat, palette(cmap), alpha)
         return draw_marks(blended, self.maps[path], image)
 
-    def save_png(self, folder: str | Path, *, cmap: str = CMAPS[0], alpha: float = ALPHA) -> list[Path]:
+    def save_png(
+        self, folder: str | Path, *, cmap: str = CMAPS[0], alpha: float = ALPHA, overwrite: bool = False
+    ) -> list[Path]:
         """Write one PNG per image and layer, `NAME.LAYER.png`, at the size of the image.
 
         Args:
             folder: Output folder.
             cmap: Color map: magma, viridis or cividis.
             alpha: Opacity of the heat map, from 0 to 1.
+            overwrite: Whether to replace files that saccade has not written.
 
         Returns:
             Paths of the files.
 
         Raises:
-            BadRun: The folder cannot be written.
+            BadRun: The folder cannot be written, or it holds a file of this name that is not a picture of
+                saccade.
             BadOption: The color map is unknown, or alpha is out of range.
         """
+        check_folder(Path(folder))
         paths = []
         for index, name in enumerate(_distinct(map(_file_name, self.inputs.names))):
             for path in self.maps:
                 target = Path(folder) / f"{name}.{_file_name(path or self.title)}.png"
                 picture = self.overlay(path, index, cmap=cmap, alpha=alpha)
-                with atomic_write(target) as file:
-                    Image.fromarray(picture).save(file, "png")
+                with atomic_write(target, marker=_SOFTWARE, overwrite=overwrite) as file:
+                    Image.fromarray(picture).save(file, "png", pnginfo=_png_info())
                 paths.append(target)
         return paths
 
-    def save_html(self, path: str | Path) -> Path:
+    def save_html(self, path: str | Path, *, overwrite: bool = False) -> Path:
         """Write the interactive page, one self-contained file, and return its path.
 
         Most of its size are the factors of pairwise attention. The page names the images whose factors
         exceed the size limit; their heat maps are shown.
 
+        Args:
+            path: The file.
+            overwrite: Whether to replace a file that saccade has not written.
+
         Raises:
-            BadRun: The file cannot be written.
+            BadRun: The file cannot be written, or it exists and is not a page of saccade.
         """
-        with atomic_write(Path(path)) as file:
-            file.write(self._render().encode())
+        with atomic_write(Path(path), marker=MARKER, overwrite=overwrite) as file:
+            file.write(self._render().encode("utf-8", "replace"))  # names may hold lone surrogates
         return Path(path)
 
     def _repr_html_(self) -> str:
@@ -207,6 +218,12 @@ class Look:
         return render_look(
             self.title, self.method, self.inputs, self.maps, self.saliency, self.left_out, budget
         )
+
+
+def _png_info() -> PngImagePlugin.PngInfo:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Software", "saccade")
+    return info
 
 
 def _to_model(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -14,6 +14,8 @@ from markupsafe import Markup, escape
 
 from saccade.viz import overlay
 
+#: In the first lines of every page.
+MARKER = b'<meta name="generator" content="saccade">'
 _STATIC = files("saccade.viz") / "static"
 
 

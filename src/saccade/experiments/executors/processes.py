@@ -38,7 +38,7 @@ class Processes:
         BadRun: The processes of a run died three times.
     """
 
-    jobs: int
+    jobs: int = 2
 
     def __post_init__(self) -> None:
         check_positive("processes", jobs=self.jobs)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from saccade.errors import BadOption, BadRun
+from saccade.errors import BadOption, BadRun, check_positive_number
 from saccade.experiments.executors.job import RETRIES, Job, Report, Start
 from saccade.files import atomic_write
 from saccade.results import RUN_RESULT, RunResult, read_run_result
@@ -44,11 +44,9 @@ class Ray:
     shared: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("cpus", "gpus"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-                message = f"ray: {name}={value!r} must be a number of at least 0"
-                raise BadOption(message, owner="ray", option=name, value=value)
+        check_positive_number("ray", cpus=self.cpus)
+        if self.gpus:
+            check_positive_number("ray", gpus=self.gpus)
 
     def run(self, jobs: Sequence[Job], start: Start, _report: Report) -> Iterator[tuple[int, RunResult]]:
         import ray

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import cast
 
 from saccade import plugins
+from saccade.annotations import check_annotations
 from saccade.config import Plan, Recipe
 from saccade.data import TaskInfo
 from saccade.errors import BadRecipe, UnknownName
@@ -53,7 +54,7 @@ def create_objective(plan: Plan, task: TaskInfo) -> Classifier:
         if value != getattr(Recipe, key):
             message = f"{key}={value!r} has no effect on objective={name!r}"
             raise BadRecipe(message, owner=name, option=key, value=value)
-    classifier = objective(plan, task, **options)
+    classifier = objective(plan, task, **check_annotations(name, objective, options))
     if hard_items(classifier.model) and not isinstance(classifier, Hard):
         message = f"attention={plan.recipe.attention!r} needs objective='hard', not {plan.objective.text!r}"
         raise BadRecipe(message, owner=name, option="objective", value=plan.objective.text)

@@ -1,0 +1,54 @@
+"""The terminal: printed text is safe to print, and paths are checked as they are read."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from saccade.errors import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_LONGEST_LINE = 2000
+
+
+def echo(text: str, *, err: bool = False) -> None:
+    """Print text; control characters in the names of files and classes are escaped."""
+    for line in text.splitlines():
+        typer.echo(printable(line, _LONGEST_LINE), err=err)
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Return a console that takes no text for markup: names may contain brackets."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+def parse_path(text: str) -> Path:
+    """Return the path of an argument; `~` is the home folder.
+
+    Raises:
+        typer.BadParameter: The path is empty or longer than the system allows.
+    """
+    if not text.strip():
+        raise typer.BadParameter("the path is empty")
+    path = Path(text).expanduser()
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, RuntimeError) as error:
+        if not isinstance(error, NotADirectoryError):
+            reason = getattr(error, "strerror", None) or str(error)
+            raise typer.BadParameter(f"{printable(text, 200)!r}: {reason}") from error
+    return path
+
+
+path_argument = partial(typer.Argument, parser=parse_path)
+path_option = partial(typer.Option, parser=parse_path, metavar="PATH")
