@@ -2,34 +2,6 @@
 
 from typing import TYPE_CHECKING, Any
 
-from saccade.attachment import Site, Sites, attach, detach, sites
-from saccade.errors import (
-    BadData,
-    BadOption,
-    BadRecipe,
-    BadRun,
-    BadShape,
-    NothingRecorded,
-    SaccadeError,
-    UnknownName,
-)
-from saccade.layers.registry import create, mechanisms, register, spec
-from saccade.layers.spec import Example, Option, Paper, Spec
-from saccade.maps import (
-    AttentionMap,
-    BranchMap,
-    ChannelMap,
-    ClassTokenMap,
-    FixationMap,
-    GridMap,
-    PairwiseMap,
-    SpatialMap,
-    Tap,
-    TokenMap,
-    WindowMap,
-)
-from saccade.recording import Maps, record
-
 __version__ = "0.1.0"
 
 __all__ = [
@@ -71,17 +43,59 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from saccade.attachment import Site, Sites, attach, detach, sites
+    from saccade.errors import (
+        BadData,
+        BadOption,
+        BadRecipe,
+        BadRun,
+        BadShape,
+        NothingRecorded,
+        SaccadeError,
+        UnknownName,
+    )
+    from saccade.layers.registry import create, mechanisms, register, spec
+    from saccade.layers.spec import Example, Option, Paper, Spec
+    from saccade.maps import (
+        AttentionMap,
+        BranchMap,
+        ChannelMap,
+        ClassTokenMap,
+        FixationMap,
+        GridMap,
+        PairwiseMap,
+        SpatialMap,
+        Tap,
+        TokenMap,
+        WindowMap,
+    )
+    from saccade.recording import Maps, record
     from saccade.viz import look
 else:
+    import importlib
+
+    # Modules with public names, in the order of their cost: `saccade --help` needs no torch, and the core
+    # neither draws nor trains.
+    _MODULES = ("errors", "maps", "layers.spec", "layers.registry", "attachment", "recording", "viz")
 
     def __getattr__(name: str) -> Any:
-        """Import `look` at its first use: drawing needs more packages than the core."""
-        if name != "look":
-            raise AttributeError(f"module 'saccade' has no attribute {name!r}")
-        try:
-            from saccade.viz import look
-        except ModuleNotFoundError as error:
-            needed = f"saccade.look needs {error.name!r}; pip install 'saccade[report]'"
-            raise ModuleNotFoundError(needed, name=error.name) from error
-        globals()["look"] = look
-        return look
+        """Import a public name, or a package, at its first use."""
+        if name not in __all__:
+            try:
+                return importlib.import_module(f"saccade.{name}")
+            except ModuleNotFoundError as error:
+                if error.name != f"saccade.{name}":
+                    raise
+                raise AttributeError(f"module 'saccade' has no attribute {name!r}") from None
+        for path in _MODULES:
+            try:
+                module = importlib.import_module(f"saccade.{path}")
+            except ModuleNotFoundError as error:
+                needed = f"saccade.{name} needs {error.name!r}; pip install 'saccade[report]'"
+                raise ModuleNotFoundError(needed, name=error.name) from error
+            if hasattr(module, name):
+                return globals().setdefault(name, getattr(module, name))
+        raise AttributeError(f"module 'saccade' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

@@ -28,17 +28,15 @@ def atomic_write(path: Path, *, marker: bytes | None = None, overwrite: bool = F
         overwrite: Whether to replace a file of the user.
 
     Raises:
-        BadRun: The folder is not writable, the disk is full, or `path` is a device, a pipe, a folder, or a file
-            of the user.
+        BadRun: The folder is not writable, the disk is full, or `path` is a device, a pipe, a folder or a
+            file of the user.
     """
     temporary: Path | None = None
     if path.exists() and not path.is_file():
         message = f"{str(path)!r} cannot be written: it exists, and is not a regular file"
         raise BadRun(message, owner=str(path))
     if marker and not overwrite and path.exists() and marker not in _beginning(path):
-        message = (
-            f"{str(path)!r} exists, and was not written by saccade; choose another path, or overwrite it"
-        )
+        message = f"{str(path)!r} was not written by saccade; choose another path, or overwrite it"
         raise BadRun(message, owner=str(path), option="overwrite", value=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -38,7 +38,7 @@ from saccade.cli.options import (
     recipe_values,
     training_option,
 )
-from saccade.cli.terminal import echo, parse_path, path_argument
+from saccade.cli.terminal import announce, echo, parse_path, path_argument
 
 
 class ExecutorName(StrEnum):
@@ -110,6 +110,7 @@ def compare(
     Comparisons are incremental. Run the command again after an interruption, or with more seeds or
     mechanisms, and only the missing runs are trained.
     """
+    announce()
     options = {**locals(), "attentions": attention or None, "attention": None}  # every option by name
 
     from saccade.cli.display import ComparisonDisplay

@@ -15,9 +15,19 @@ from rich.text import Text
 
 from saccade.cli.terminal import console
 from saccade.config import Recipe
-from saccade.results import Interval, Row, RunResult, compute_leaderboard, main_map
+from saccade.errors import printable
+from saccade.results import (
+    Interval,
+    JoinedLocalization,
+    JoinedMap,
+    Row,
+    RunResult,
+    compute_leaderboard,
+    main_map,
+)
 from saccade.training import Progress as RunProgress
 
+_NAME = 24  # characters of a name that are not folded
 _SCORED = (
     "faithful: gain of the map's pixel order over a random order, in area under the deletion and insertion "
     "curves; sanity: rank correlation with the map of random weights, where 1 means that the map ignores "
@@ -31,9 +41,8 @@ class RunDisplay:
     def __init__(self, *, to_stderr: bool = True) -> None:
         self.console = console(stderr=to_stderr)
         self.bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            TextColumn("{task.percentage:>3.0f}%  {task.fields[numbers]}"),
+            BarColumn(bar_width=12),
+            TextColumn("{task.percentage:>3.0f}%  {task.fields[numbers]}", markup=False),
             console=self.console,
             auto_refresh=False,
         )
@@ -53,9 +62,9 @@ class RunDisplay:
     def progressed(self, progress: RunProgress) -> None:
         """Show the progress of training."""
         numbers = (
-            f"epoch {progress.epoch}/{progress.epochs}  loss {progress.loss:.3f}  "
-            f"error {progress.error:.1%}  {progress.images_per_second:,.0f} images/s  "
-            f"{_clock(progress.seconds_left)} left"
+            f"{_clock(progress.seconds_left)} left  epoch {progress.epoch}/{progress.epochs}  "
+            f"error {progress.error:.1%}  loss {progress.loss:.3f}  "
+            f"{progress.images_per_second:,.0f} images/s"
         )
         self.bar.update(self.task, completed=progress.fraction, numbers=numbers)
         self.refresh()
@@ -66,7 +75,7 @@ class RunDisplay:
         self.refresh()
 
     def render(self) -> RenderableType:
-        return self.bar
+        return Group(Text(self.bar.tasks[0].description), self.bar)
 
     def refresh(self) -> None:
         if self.console.is_terminal:
@@ -102,44 +111,73 @@ class ComparisonDisplay(RunDisplay):
             self.console.print(line, style=None)
 
     def render(self) -> RenderableType:
-        return Group(leaderboard_table(self.title, self.rows), self.total, self.bar)
+        table = leaderboard_table(self.title, self.rows, self.console.width)
+        return Group(table, self.total, super().render())
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, trace)
         if self.rows:
-            self.console.print(leaderboard_table(self.title, self.rows))
+            self.console.print(leaderboard_table(self.title, self.rows, self.console.width))
 
 
-def leaderboard_table(title: str, rows: Sequence[Row]) -> Table:
-    """Return the leaderboard as a table, with the smallest error first."""
-    chance = [row["localization"]["chance"] for row in rows if row["localization"]]
-    scored = any(row["scores"] for row in rows)
-    caption = "brackets: 95% interval over seeds; vs none: paired difference in percentage points"
-    if chance:
-        caption += f"; on target: average precision of the map, chance {max(chance):.2f}"
-    if scored:
-        caption += f"; {_SCORED}"
-    scores = ["faithful\nsanity"] if scored else []
-    table = _table(
-        ["error %", "vs none", "on target", *scores, "params", "MFLOPs", "ms", "train"], caption, title
-    )
-    for row in sorted(rows, key=lambda row: row["error"]["mean"]):
-        localization, maps = row["localization"], main_map(row)
-        faithful = f"{maps['faithfulness']['mean']:+.2f}\n{_mean(maps['spearman'])}" if maps else ""
-        table.add_row(
-            row["attention"],
-            _percent(row["error"]),
-            _percent(row["difference"], sign="+"),
-            f"{_mean(localization['precision'])}\n{localization['polarity']}" if localization else "",
-            *([faithful] if scored else []),
-            f"{row['parameters'] / 1e3:.1f}k",
-            f"{row['flops'] / 1e6:.1f}",
-            f"{row['latency_ms']:.2f}",
-            f"{row['train_seconds']:.0f}s",
+def leaderboard_table(title: str, rows: Sequence[Row], width: int) -> Table:
+    """Return the leaderboard as a table, with the smallest error first.
+
+    Names are always shown: in a narrow terminal, the columns that matter least are left out.
+
+    Args:
+        title: Title of the table.
+        rows: Rows of the leaderboard.
+        width: Width of the terminal in characters.
+    """
+    rows = sorted(rows, key=lambda row: row["error"]["mean"])
+    columns = _columns(rows)
+    names = [printable(row["attention"], 200) for row in rows]
+    longest = max(map(len, names), default=0)
+    for column in ("train", "ms", "MFLOPs", "params", "faithful\nsanity", "on target", "vs none"):
+        needed = sum(
+            max(map(len, "\n".join([title, *cells]).split("\n"))) + 2 for title, cells in columns.items()
         )
+        if needed + min(longest, _NAME) <= width:
+            break
+        columns.pop(column, None)
+    parts = ["brackets: 95% interval over seeds"]
+    if "vs none" in columns:
+        parts.append("vs none: paired difference in percentage points")
+    chance = [row["localization"]["chance"] for row in rows if row["localization"]]
+    if chance and "on target" in columns:
+        parts.append(f"on target: average precision of the map, chance {max(chance):.2f}")
+    if "faithful\nsanity" in columns:
+        parts.append(_SCORED)
+    table = _table([*columns], "; ".join(parts), title)
+    for name, *cells in zip(names, *columns.values(), strict=True):
+        table.add_row(name, *cells)
     return table
+
+
+def _columns(rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Return the cells of each column by its title."""
+    columns = {
+        "error %": [_percent(row["error"]) for row in rows],
+        "vs none": [_percent(row["difference"], sign="+") for row in rows],
+        "on target": [_on_target(row["localization"]) for row in rows],
+        "faithful\nsanity": [_faithful(main_map(row)) for row in rows],
+        "params": [f"{row['parameters'] / 1e3:.1f}k" for row in rows],
+        "MFLOPs": [f"{row['flops'] / 1e6:.1f}" for row in rows],
+        "ms": [f"{row['latency_ms']:.2f}" for row in rows],
+        "train": [f"{row['train_seconds']:.0f}s" for row in rows],
+    }
+    return {title: cells for title, cells in columns.items() if any(cells) or title != "faithful\nsanity"}
+
+
+def _on_target(localization: JoinedLocalization | None) -> str:
+    return f"{_mean(localization['precision'])}\n{localization['polarity']}" if localization else ""
+
+
+def _faithful(scores: JoinedMap | None) -> str:
+    return f"{scores['faithfulness']['mean']:+.2f}\n{_mean(scores['spearman'])}" if scores else ""
 
 
 def scores_table(rows: Sequence[Row]) -> Table:
@@ -168,7 +206,7 @@ def _table(columns: Sequence[str], caption: str, title: str | None = None) -> Ta
         pad_edge=False,
         collapse_padding=True,
     )
-    table.add_column("attention", overflow="fold", ratio=1)
+    table.add_column("attention", overflow="fold")
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True)
     return table

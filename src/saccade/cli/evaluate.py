@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saccade.cli.options import Json, Trust, print_notes
-from saccade.cli.terminal import console, echo, path_argument
+from saccade.cli.terminal import announce, console, echo, path_argument
 from saccade.errors import printable
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def evaluate(
     Reports the error with its 95% interval, the error per class, the confusion matrix, and the localization
     of the attention.
     """
+    announce()
     from saccade.results import better_polarity
     from saccade.training import evaluate_run
 

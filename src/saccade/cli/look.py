@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from saccade.cli.options import Trust
-from saccade.cli.terminal import echo, path_argument, path_option
+from saccade.cli.terminal import announce, echo, path_argument, path_option
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -68,6 +68,7 @@ def look(
 
     A model without attention is drawn with Grad-CAM of the predicted class.
     """
+    announce()
     from dataclasses import replace
 
     from saccade.errors import BadOption, bad_option, check_choice

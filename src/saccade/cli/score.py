@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from saccade.cli.options import Json, Trust
-from saccade.cli.terminal import echo, path_argument
+from saccade.cli.terminal import announce, echo, path_argument
 
 
 def score(
@@ -24,6 +24,7 @@ def score(
     The scores are written to the result.json of each run, and to the leaderboard and report of a comparison.
     Running the command again replaces them. An interrupted command leaves the files intact.
     """
+    announce()
     from saccade.cli.display import RunDisplay, scores_table
     from saccade.experiments import score as run
     from saccade.results import LEADERBOARD, RUN_RESULT, compute_leaderboard

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from saccade.cli.terminal import console
+from saccade.cli.terminal import announce, console
 
 
 def sites(
@@ -20,6 +20,7 @@ def sites(
     ] = None,
 ) -> None:
     """List the places of a model that can take attention and, for a mechanism, its cost there."""
+    announce()
     import torch
     from rich.table import Table
     from rich.text import Text

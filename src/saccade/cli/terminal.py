@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +22,12 @@ def echo(text: str, *, err: bool = False) -> None:
     """Print text; control characters in the names of files and classes are escaped."""
     for line in text.splitlines():
         typer.echo(printable(line, _LONGEST_LINE), err=err)
+
+
+def announce() -> None:
+    """Tell the user of a terminal that something happens: PyTorch takes seconds to import."""
+    if sys.stderr.isatty():
+        typer.echo("saccade: loading PyTorch ...", err=True)
 
 
 def console(*, stderr: bool = False) -> Console:

@@ -36,7 +36,7 @@ from saccade.cli.options import (
     recipe_values,
     training_option,
 )
-from saccade.cli.terminal import echo, parse_path
+from saccade.cli.terminal import announce, echo, parse_path
 
 
 def train(
@@ -86,6 +86,7 @@ def train(
     On Ctrl-C or SIGTERM, a checkpoint is saved. After a hard kill, the checkpoint of the last completed epoch
     remains. `--resume` continues from the checkpoint and ends with the same weights as an uninterrupted run.
     """
+    announce()
     options = locals()  # every option by name
 
     from saccade.cli.display import RunDisplay
