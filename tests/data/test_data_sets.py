@@ -141,7 +141,7 @@ class Endless:
         yield 1
 
 
-class Failing:
+class Failing(ByTrain):
     def __init__(self):
         raise RuntimeError("no such\\n file")
 
@@ -267,7 +267,7 @@ def test_options_that_are_passed_on_are_those_of_the_base(own: Any) -> None:
         ("python:own_images.Whole,options=3", UnknownName, {"value": "options"}),
         ("python:own_images.Others", BadOption, {"owner": "own_images.Others", "option": "subset"}),
         ("python:own_images.Failing", BadData, {"owner": "own_images.Failing", "value": {}}),
-        ("python:own_images.Endless", BadData, {"value": "Endless"}),
+        ("python:own_images.Endless", BadData, {"option": "name", "value": "own_images.Endless"}),
         ("python:own_images.Whole,count=0", BadData, {"owner": "python:own_images.Whole", "value": 0}),
         ("python:own_images.Dicts", BadData, {"value": "dict"}),
         ("python:own_images.Floats", BadData, {"value": 0.0}),

@@ -418,7 +418,7 @@ _RECIPES = {
     "complex_key": "? [a]\n: 3",
     "schema": "schema: 99",
     "schema_text": "schema: x",
-    "control": "task: \"white-patch\\x1b[31m\"",
+    "control": 'task: "white-patch\\x1b[31m"',
     "tab": "a:\n\t- b",
     "markup": "task: '[bold]cat'",
     "code": "task: python:subprocess.Popen,args=[touch,CANARY]",

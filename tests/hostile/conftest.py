@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from support.forked import ForkServer
 
 from hostile.cases import QUICK, SMALL
+from support.forked import ForkServer
 
 
 @pytest.fixture(scope="session")
@@ -68,8 +67,19 @@ def prepared(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> di
     paths["run"], paths["comparison"] = root / "run", root / "comparison"
     for line in (
         ("train", SMALL, *QUICK.split(), "-a", "se:reduction=4", "--out", str(paths["run"])),
-        ("compare", SMALL, *QUICK.split(), "-a", "none", "-a", "se:reduction=4", "--seeds", "2", "--out",
-         str(paths["comparison"])),
+        (
+            "compare",
+            SMALL,
+            *QUICK.split(),
+            "-a",
+            "none",
+            "-a",
+            "se:reduction=4",
+            "--seeds",
+            "2",
+            "--out",
+            str(paths["comparison"]),
+        ),
     ):
         outcome = server.run(line, root / "work")
         assert outcome.code == 0, outcome.error

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from support.forked import ForkServer, Outcome
 
 from hostile.cases import QUICK, SMALL, Case, fine, recipes, refused
+from support.forked import ForkServer, Outcome
 
 _LONGEST = 1500  # characters of a message: about a screen
 
@@ -35,7 +35,9 @@ def check_refused(outcome: Outcome) -> None:
 
 
 @pytest.mark.parametrize("case", refused(), ids=lambda case: case.line[:80].encode("unicode_escape").decode())
-def test_it_is_refused_with_one_sentence(case: Case, server: ForkServer, prepared: dict[str, str], tmp_path: Path) -> None:
+def test_it_is_refused_with_one_sentence(
+    case: Case, server: ForkServer, prepared: dict[str, str], tmp_path: Path
+) -> None:
     outcome = run(server, case, prepared, tmp_path)
     check_refused(outcome)
     assert case.names.replace("_", "-") in outcome.error.replace("_", "-").replace("\n", ""), outcome.error
@@ -48,7 +50,9 @@ def test_it_works(case: Case, server: ForkServer, prepared: dict[str, str], tmp_
 
 
 @pytest.mark.parametrize("name", recipes())
-def test_a_recipe_is_refused_with_one_sentence(name: str, server: ForkServer, prepared: dict[str, str], tmp_path: Path) -> None:
+def test_a_recipe_is_refused_with_one_sentence(
+    name: str, server: ForkServer, prepared: dict[str, str], tmp_path: Path
+) -> None:
     (tmp_path / "recipe.yaml").write_text(recipes()[name])
     for command in ("train", "compare"):
         case = Case(f"{command} --recipe {tmp_path / 'recipe.yaml'} --print-recipe")

@@ -53,7 +53,12 @@ class ForkServer:
         self, arguments: tuple[str, ...], folder: Path, *, timeout: float = 60, **environment: str
     ) -> Outcome:
         """Run `saccade ARGUMENTS` in a folder, with additional environment variables."""
-        request = {"arguments": arguments, "folder": str(folder), "timeout": timeout, "environment": environment}
+        request = {
+            "arguments": arguments,
+            "folder": str(folder),
+            "timeout": timeout,
+            "environment": environment,
+        }
         stdin, stdout = self.process.stdin, self.process.stdout
         if stdin is None or stdout is None:
             raise RuntimeError("the server has no pipes")
@@ -61,7 +66,9 @@ class ForkServer:
         stdin.flush()
         answer = json.loads(stdout.readline())
         captured = (
-            (folder.parent / f"{folder.name}.{name}").read_bytes()[:_MAX_CAPTURED].decode(errors="backslashreplace")
+            (folder.parent / f"{folder.name}.{name}")
+            .read_bytes()[:_MAX_CAPTURED]
+            .decode(errors="backslashreplace")
             for name in ("out", "err")
         )
         return Outcome(answer["code"], *captured, answer["seconds"])

@@ -139,7 +139,6 @@ def compare(
             raise BadOption(message, owner="compare", option=name, value=value)
     run_executor = create(**given)
     out = out or comparison_folder(comparison)
-    echo(f"saccade: the comparison is written to {out.resolve()}", err=True)
     with ComparisonDisplay(comparison.training.task, to_stderr=as_json) as display:
         summary = run_comparison(comparison, out, display, run_executor, logger.value)
     page = write_report(out)
@@ -150,7 +149,8 @@ def compare(
     for sentence in (finding(summary["leaderboard"]), caution(summary["leaderboard"])):
         if sentence:
             echo(sentence.replace("\N{MINUS SIGN}", "-"))  # terminals may lack the character
-    echo(f"report: {page}    table: {out / 'leaderboard.csv'}    results: {out / 'results.json'}")
+    out = out.resolve()
+    echo(f"report: {page.resolve()}    table: {out / 'leaderboard.csv'}    results: {out / 'results.json'}")
 
 
 def report(
@@ -159,4 +159,4 @@ def report(
     """Write the report of a comparison again, from its results."""
     from saccade.viz import write_report
 
-    echo(f"report: {write_report(folder)}")
+    echo(f"report: {write_report(folder).resolve()}")

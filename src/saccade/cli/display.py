@@ -38,7 +38,7 @@ _SCORED = (
 class RunDisplay:
     """Progress bar with loss, error and remaining time. Silent without a terminal."""
 
-    def __init__(self, *, to_stderr: bool = True) -> None:
+    def __init__(self, description: str = "training", *, to_stderr: bool = True) -> None:
         self.console = console(stderr=to_stderr)
         self.bar = Progress(
             BarColumn(bar_width=12),
@@ -46,7 +46,7 @@ class RunDisplay:
             console=self.console,
             auto_refresh=False,
         )
-        self.task = self.bar.add_task("training", total=1.0, numbers="")
+        self.task = self.bar.add_task(description, total=1.0, numbers="")
         self.live = Live(self.render(), console=self.console, auto_refresh=False, transient=True)
 
     def __enter__(self) -> Self:
@@ -122,7 +122,7 @@ class ComparisonDisplay(RunDisplay):
             self.console.print(leaderboard_table(self.title, self.rows, self.console.width))
 
 
-def leaderboard_table(title: str, rows: Sequence[Row], width: int) -> Table:
+def leaderboard_table(title: str, rows: Sequence[Row], width: int = 80) -> Table:
     """Return the leaderboard as a table, with the smallest error first.
 
     Names are always shown: in a narrow terminal, the columns that matter least are left out.

@@ -99,7 +99,7 @@ def look(
     pictures = result.save_png(out, cmap=cmap, alpha=alpha, overwrite=overwrite)
     page = result.save_html(out / "look.html", overwrite=overwrite)
     layers = ", ".join(path or "the model" for path in result.maps)
-    echo(f"{page} and {len(pictures)} PNG files: {layers}")
+    echo(f"{page.resolve()} and {len(pictures)} PNG files: {layers}")
 
 
 def _trained_model(run: Path, images: list[Path] | None, count: int, trust: bool) -> _Subject:

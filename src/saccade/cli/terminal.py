@@ -37,12 +37,13 @@ def console(*, stderr: bool = False) -> Console:
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 
-def parse_path(text: str) -> Path:
+def parse_path(text: str | Path) -> Path:
     """Return the path of an argument; `~` is the home folder.
 
     Raises:
         typer.BadParameter: The path is empty or longer than the system allows.
     """
+    text = str(text)  # the default is a path already
     if not text.strip():
         raise typer.BadParameter("the path is empty")
     path = Path(text).expanduser()

@@ -100,8 +100,7 @@ def train(
         typer.echo(run_recipe.to_yaml(), nl=False)
         return
     out = out or run_folder(run_recipe)
-    echo(f"saccade: the run is written to {out.resolve()}", err=True)
-    with RunDisplay() as display:
+    with RunDisplay(f"training in {out.resolve()}") as display:
         result = train_run(
             run_recipe,
             out,
@@ -114,4 +113,4 @@ def train(
     if as_json:
         typer.echo(json.dumps(result, indent=1))
     else:
-        echo(f"test error {result['error']:.2%} of {result['task']['test']} images; run: {out}")
+        echo(f"test error {result['error']:.2%} of {result['task']['test']} images; run: {out.resolve()}")

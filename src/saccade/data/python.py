@@ -111,8 +111,8 @@ def import_class(name: str) -> Callable[..., MapDataset]:
         raise UnknownName(f"class of {module_name}", class_name, classes, owner=module_name)
     member = getattr(module, class_name)
     if not _is_data_set(member):
-        kind = "a class" if inspect.isclass(member) else f"an object of type {type(member).__name__}"
-        message = f"python: {name!r} is {kind}, not the class of a data set with __getitem__ and __len__"
+        kind = "has no __getitem__ and __len__" if inspect.isclass(member) else "is no class"
+        message = f"python: {name!r} {kind}; the class of a data set, a sequence, is required"
         raise BadData(message, owner="python", option="name", value=name)
     return cast(Callable[..., MapDataset], member)
 

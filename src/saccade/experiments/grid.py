@@ -10,10 +10,10 @@ from saccade.config import Comparison, Recipe, folder_name, resolve
 from saccade.errors import BadRun
 from saccade.experiments.executors import Executor, Job, Local
 from saccade.results import (
-    LOCK,
     RUN_RESULT,
     ComparisonResults,
     RunResult,
+    check_unused,
     lock_folder,
     summarize,
     write_comparison,
@@ -109,8 +109,6 @@ def _claim(comparison: Comparison, out: Path) -> None:
             raise BadRun(message, owner=str(out), option=changed[0], value=new[changed[0]])
         if old != new:
             comparison.write(path)
-    elif any(path.name not in (LOCK, "runs") for path in out.iterdir()):
-        message = f"{str(out)!r} is not empty and holds no comparison; choose another --out"
-        raise BadRun(message, owner=str(out), option="out")
     else:
+        check_unused(out, ("runs",))
         comparison.write(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -64,3 +64,16 @@ def lock_folder(folder: Path) -> Iterator[None]:
         with suppress(OSError):  # stops at the first folder that is not empty
             for empty in created:
                 empty.rmdir()
+
+
+def check_unused(folder: Path, traces: Collection[str] = ()) -> None:
+    """Raise `BadRun` if a folder holds files that are neither its lock nor traces of an earlier start.
+
+    Args:
+        folder: The folder.
+        traces: Names that are accepted.
+    """
+    foreign = sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, *traces))
+    if foreign:
+        message = f"{str(folder)!r} is not empty: it holds {foreign[0]!r}; choose another folder"
+        raise BadRun(message, owner=str(folder), option="out", value=foreign[0])

@@ -159,7 +159,11 @@ class Run(TypedDict):
     scores: Annotated[RunScores | None, "Output of `saccade score`; null before it runs."]
 
 
-class TaskSummary(TypedDict):
+class _TaskNotes(TypedDict, total=False):
+    notes: Annotated[list[str], "How the splits were chosen, if not by the names of the folders."]
+
+
+class TaskSummary(_TaskNotes):
     """The task that a run learns."""
 
     name: Annotated[str, "Name of the task."]
@@ -170,7 +174,6 @@ class TaskSummary(TypedDict):
     chance_error: Annotated[float, "Error of always predicting the most frequent class."]
     masks: Annotated[bool, "Whether the test images have target masks."]
     skipped: Annotated[list[str], "Images that could not be read."]
-    notes: Annotated[list[str], "How the splits were chosen, if not by the names of the folders."]
 
 
 @final

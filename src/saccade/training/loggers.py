@@ -17,6 +17,8 @@ LoggerName = Literal["auto", "none", "csv", "tensorboard", "wandb", "mlflow"]
 
 #: Packages of which each logger needs one.
 _NEEDED = {"tensorboard": ("tensorboard", "tensorboardX"), "wandb": ("wandb",), "mlflow": ("mlflow",)}
+#: What loggers write into the folder of a run.
+TRACES = ("tensorboard", "wandb", "mlflow.db", "mlflow-artifacts")
 
 
 def check_logger(name: LoggerName) -> None:

@@ -21,11 +21,11 @@ from saccade.data import Task, TaskInfo, load
 from saccade.errors import BadRecipe, BadRun
 from saccade.profiling import cost
 from saccade.results import (
-    LOCK,
     RUN_INFO,
     RUN_RESULT,
     SCHEMA,
     RunResult,
+    check_unused,
     lock_folder,
     read_run_result,
     run_info,
@@ -41,13 +41,10 @@ from saccade.training.evaluate import build_gallery, error_and_loss, localize
 from saccade.training.hardware import ONE_DEVICE, Hardware
 from saccade.training.initial_weights import check_initial_weights, freeze, load_initial_weights
 from saccade.training.loader import Batches, free_bytes, make_loader, move_to_device_if_fits
-from saccade.training.loggers import LoggerName, check_logger, logging_to
+from saccade.training.loggers import TRACES, LoggerName, check_logger, logging_to
 from saccade.training.module import Classifier, check_optimizer
 from saccade.training.network import attention_path, is_built_in
 from saccade.training.objectives.registry import create_objective
-
-#: What a run may leave in its folder before its recipe is written.
-_OWN = (LOCK, "tensorboard", "wandb", "mlflow.db", "mlflow-artifacts")
 
 
 def prepare(recipe: Recipe) -> Plan:
@@ -151,7 +148,7 @@ def train(
                 message = f"{str(folder)!r} already holds a run; resume it, or choose another folder"
                 raise BadRun(message, owner=str(folder), option="resume", value=False)
         elif is_first:
-            _check_empty(folder)
+            check_unused(folder, TRACES)
         if is_first and (folder / RUN_RESULT).exists():
             return read_run_result(folder)
         plan = plan or prepare(recipe)
@@ -173,14 +170,6 @@ def train(
         result = _result(classifier.eval(), task, folder, history)
         write_run_result(folder, result)
     return result
-
-
-def _check_empty(folder: Path) -> None:
-    """Raise `BadRun` if a folder without a recipe holds files other than those that a run starts with."""
-    foreign = sorted(path.name for path in folder.iterdir() if path.name not in _OWN)
-    if foreign:
-        message = f"{str(folder)!r} holds no run, but {foreign[0]!r}; choose an empty or a new folder"
-        raise BadRun(message, owner=str(folder), option="out", value=foreign[0])
 
 
 def _difference(existing: Recipe, recipe: Recipe) -> str:
