@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -118,13 +119,12 @@ def _serve() -> None:
             if time.monotonic() - start > request["timeout"]:
                 break
             time.sleep(0.01)
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(pid, signal.SIGKILL)  # the child, or what it left behind
-        except ProcessLookupError:
-            pass
         if code is None:
             os.waitpid(pid, 0)
-        print(json.dumps({"code": code, "seconds": time.monotonic() - start}), flush=True)
+        sys.stdout.write(json.dumps({"code": code, "seconds": time.monotonic() - start}) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":

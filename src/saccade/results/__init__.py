@@ -21,7 +21,7 @@ from saccade.results.leaderboard import (
     main_map,
     summarize,
 )
-from saccade.results.lock import check_unused, lock_folder
+from saccade.results.lock import LOCK, check_unused, lock_folder
 from saccade.results.provenance import hardware_info, run_info
 from saccade.results.schema import (
     BASELINE,
@@ -48,6 +48,7 @@ __all__ = [
     "COMPARISON",
     "GALLERY",
     "LEADERBOARD",
+    "LOCK",
     "POLARITIES",
     "RUN_INFO",
     "RUN_RESULT",

@@ -1,6 +1,6 @@
 """Clumsy and hostile inputs, as data: what a user or a stranger gives, and how it must end.
 
-A line is what follows `saccade`. Words in braces are prepared by conftest.py: a folder, a file, a name.
+A line is what follows `saccade`. Words in braces are prepared by tests/hostile: a folder, a file, a name.
 `Case("...")` must be refused with one sentence and exit code 2; `fine=True` must work.
 """
 
