@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import stat
@@ -97,7 +98,9 @@ def read_text(path: Path) -> str:
 def check_regular(path: Path) -> None:
     """Raise `OSError` for a pipe, a device or a socket: to read one may wait or go on forever."""
     if not stat.S_ISREG(path.stat().st_mode):
-        raise OSError("it is a folder" if path.is_dir() else "it is not a regular file")
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        raise OSError("it is not a regular file")
 
 
 def check_schema(path: Path, schema: object, expected: int) -> None:

@@ -342,7 +342,7 @@ def test_a_run_on_clips_comes_back_and_can_be_looked_at(compared: Path, tmp_path
     result = json.loads((folder / "result.json").read_text())
     test = load_task(TASK).test
     assert error_and_loss(classifier, test)[0] == result["error"]
-    clips, labels = examples(folder, classifier.plan)
+    clips, labels = examples(folder, classifier)
     assert torch.equal(clips, test.images)  # two of each class, which is all there are
     assert torch.equal(labels, test.labels)
     seen = look(classifier, clips[:2].float())

@@ -84,14 +84,16 @@ def prepared(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> di
             str(paths["comparison"]),
         ),
     ):
-        outcome = server.run(line, root / "work")
+        outcome = server.run(line, root / "work", environment={"HOME": str(root)})
         assert outcome.code == 0, outcome.error
     return {name: str(path) for name, path in paths.items()}
 
 
 def run(server: ForkServer, case: Case, prepared: dict[str, str], folder: Path) -> Outcome:
     arguments = tuple(_fill(argument, prepared) for argument in case.arguments)
-    outcome = server.run(arguments, folder / "work", HOME=str(folder), **dict(case.environment))
+    outcome = server.run(
+        arguments, folder / "work", environment={"HOME": str(folder), **dict(case.environment)}
+    )
     assert outcome.code is not None, f"hangs: {outcome.error}"
     assert "Traceback" not in outcome.output + outcome.error, outcome.error
     assert not [*folder.rglob("CANARY")], "code ran"

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,14 +52,14 @@ class ForkServer:
         )
 
     def run(
-        self, arguments: tuple[str, ...], folder: Path, *, timeout: float = 60, **environment: str
+        self, arguments: tuple[str, ...], folder: Path, *, environment: Mapping[str, str], timeout: float = 60
     ) -> Outcome:
         """Run `saccade ARGUMENTS` in a folder, with additional environment variables."""
         request = {
             "arguments": arguments,
             "folder": str(folder),
             "timeout": timeout,
-            "environment": environment,
+            "environment": dict(environment),
         }
         stdin, stdout = self.process.stdin, self.process.stdout
         if stdin is None or stdout is None:
@@ -66,13 +67,11 @@ class ForkServer:
         stdin.write(json.dumps(request) + "\n")
         stdin.flush()
         answer = json.loads(stdout.readline())
-        captured = (
-            (folder.parent / f"{folder.name}.{name}")
-            .read_bytes()[:_MAX_CAPTURED]
-            .decode(errors="backslashreplace")
+        output, error = (
+            Path(f"{folder}.{name}").read_bytes()[:_MAX_CAPTURED].decode(errors="backslashreplace")
             for name in ("out", "err")
         )
-        return Outcome(answer["code"], *captured, answer["seconds"])
+        return Outcome(answer["code"], output, error, answer["seconds"])
 
     def close(self) -> None:
         """End the server."""
@@ -84,7 +83,7 @@ def _child(request: dict[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for stream, suffix in ((0, None), (1, "out"), (2, "err")):
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        path = folder.parent / f"{folder.name}.{suffix}" if suffix else Path(os.devnull)
+        path = Path(f"{folder}.{suffix}") if suffix else Path(os.devnull)
         os.dup2(os.open(path, flags if suffix else os.O_RDONLY), stream)
     os.environ.update(request["environment"])
     os.chdir(folder)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import cast
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from saccade.data import Split
+from saccade.errors import BadRun
 from saccade.maps import AttentionMap
 from saccade.metrics import Localization, LocalizationScore
 from saccade.metrics import localize as localize_maps
@@ -24,10 +26,18 @@ _GALLERY_IMAGES = 24
 
 @torch.inference_mode()
 def error_and_loss(classifier: Classifier, split: Split) -> tuple[float, float]:
-    """Return the error and the mean loss on a split."""
+    """Return the error and the mean loss on a split.
+
+    Raises:
+        BadRun: The loss is not finite, because training diverged.
+    """
     logits = predict(classifier, split.images)
     wrong = (logits.argmax(1) != split.labels).double().mean()
-    return wrong.item(), F.cross_entropy(logits, split.labels).item()
+    loss = F.cross_entropy(logits, split.labels).item()
+    if not math.isfinite(loss):
+        message = f"training diverged: the test loss is {loss}; lower learning_rate or set grad_clip"
+        raise BadRun(message, owner="train", option="loss", value=loss)
+    return wrong.item(), loss
 
 
 @torch.inference_mode()

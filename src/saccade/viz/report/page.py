@@ -19,7 +19,7 @@ from saccade.results import (
     signed,
     verdict,
 )
-from saccade.viz.html import MARKER, render_page
+from saccade.viz.html import render_page
 from saccade.viz.report import charts, gallery, removal, table, text
 
 #: What a heat map shows, by kind or variant of the map.
@@ -51,7 +51,7 @@ def write_report(folder: Path) -> Path:
     """
     target = folder / "report.html"
     page = render_report(folder)
-    with atomic_write(target, marker=MARKER) as file:
+    with atomic_write(target) as file:
         file.write(page.encode("utf-8", "replace"))  # names may hold lone surrogates
     return target
 
