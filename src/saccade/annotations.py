@@ -103,7 +103,7 @@ def convert(value: Any, annotation: Any) -> Any:
             except TypeError:
                 continue
     elif origin is Literal:
-        if any(value == choice and type(value) is type(choice) for choice in arguments):
+        if any(type(value) is type(choice) and value == choice for choice in arguments):
             return value
     elif annotation is bool:
         if isinstance(value, bool | int | str) and str(value).lower() in _BOOLEANS:
@@ -123,6 +123,9 @@ def convert(value: Any, annotation: Any) -> Any:
     elif annotation in (None, NoneType):
         if value is None:
             return None
+    elif annotation is str:
+        if isinstance(value, str) and value:
+            return value
     else:
         kind = origin or annotation
         if not inspect.isclass(kind) or kind is Any or isinstance(value, kind):
@@ -150,7 +153,12 @@ def describe(annotation: Any) -> str:
         return f"{', '.join(first)} or {last}" if first else last
     if origin in _SEQUENCES:
         return f"a list with {describe(arguments[0])} each"
-    names = {int: "an integer", float: "a finite number", bool: "true or false", str: "a text"}
+    names = {
+        int: "an integer",
+        float: "a finite number",
+        bool: "true or false",
+        str: "a text that is not empty",
+    }
     if annotation in (None, NoneType):
         return "none"
     return names.get(annotation, f"of type {getattr(origin or annotation, '__name__', annotation)}")

@@ -139,7 +139,7 @@ class BadRun(SaccadeError):
 
 def check_choice(owner: str, option: str, value: object, choices: Sequence[object]) -> None:
     """Raise `BadOption` unless `value` is one of `choices`."""
-    if value not in choices:
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
         expected = ", ".join(map(repr, choices))
         message = f"{owner}: {option}={value!r} is not one of {expected}"
         raise BadOption(message, owner=owner, option=option, value=value, choices=choices)

@@ -15,6 +15,7 @@ from typing import IO, Any
 from saccade.errors import BadRun
 
 _MAX_BYTES = 64 << 20  # of a text file
+_MOST_PARTS = 200  # of a path
 
 
 @contextmanager
@@ -64,6 +65,9 @@ def _beginning(path: Path) -> bytes:
 
 def check_folder(folder: Path) -> None:
     """Raise `BadRun` unless a path can be the folder of results: no file, and not the root folder."""
+    if len(folder.parts) > _MOST_PARTS:
+        message = f"{str(folder)!r} has {len(folder.parts)} parts; at most {_MOST_PARTS} are supported"
+        raise BadRun(message, owner=str(folder), option="out")
     if folder.exists() and not folder.is_dir():
         raise BadRun(f"{str(folder)!r} is not a folder", owner=str(folder))
     if folder.resolve() == Path(folder.resolve().anchor):

@@ -9,6 +9,8 @@ from typing import Any
 from saccade.errors import BadOption, UnknownName
 
 _CLOSING = {"[": "]", "(": ")"}
+_TOO_DEEP = tuple(bracket * 20 for bracket in _CLOSING)
+_LONGEST = 2000  # characters of a text
 
 
 def parse(text: str) -> tuple[str, dict[str, Any]]:
@@ -31,6 +33,8 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
         >>> parse("channel_gate:pools=['avg', 'max']")
         ('channel_gate', {'pools': ['avg', 'max']})
     """
+    if len(text) > _LONGEST:
+        raise BadOption(f"{text!r} has {len(text)} characters; at most {_LONGEST} are read", value=text)
     name, colon, rest = (piece.strip() for piece in text.partition(":"))
     options: dict[str, Any] = {}
     for part in split_options(rest) if colon else ():
@@ -173,8 +177,12 @@ def _literal(text: str) -> Any:
         return lowered[text.lower()]
     try:
         return ast.literal_eval(text)
+    except (RecursionError, MemoryError):
+        raise ValueError(f"{text[:20]}..., which is nested too deeply,") from None
     except (ValueError, SyntaxError, TypeError):  # TypeError: an unhashable key, as in {[1]: 2}
         if text[:1] in _CLOSING and text[-1:] == _CLOSING[text[:1]]:
+            if text.startswith(_TOO_DEEP):
+                raise ValueError(f"{text[:20]}..., which is nested too deeply,") from None
             return [_literal(part.strip()) for part in split_options(text[1:-1].removesuffix(","))]
         if not text or any(letter in "[]()'\"" for letter in text):
             raise ValueError(repr(text)) from None

@@ -115,7 +115,7 @@ def compare(
 
     from saccade.cli.display import ComparisonDisplay
     from saccade.cli.folders import comparison_folder
-    from saccade.config import read_recipe
+    from saccade.config import read_recipe, resolve
     from saccade.errors import BadOption
     from saccade.experiments import FIRST_EXPERIMENT, Comparison, Executor, Local, Processes, Ray
     from saccade.experiments import compare as run_comparison
@@ -124,6 +124,8 @@ def compare(
 
     defaults = read_recipe(recipe) if recipe else {"attentions": list(FIRST_EXPERIMENT)}
     comparison = Comparison.from_mapping(recipe_values(defaults, options))
+    for run in comparison.runs()[: len(comparison.attentions)]:
+        resolve(run)
     if print_recipe:
         typer.echo(comparison.to_yaml(), nl=False)
         return

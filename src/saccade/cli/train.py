@@ -91,11 +91,12 @@ def train(
 
     from saccade.cli.display import RunDisplay
     from saccade.cli.folders import run_folder
-    from saccade.config import Recipe, read_recipe
+    from saccade.config import Recipe, read_recipe, resolve
     from saccade.training import Hardware
     from saccade.training import train as train_run
 
     run_recipe = Recipe.from_mapping(recipe_values(read_recipe(recipe) if recipe else {}, options))
+    resolve(run_recipe)
     if print_recipe:
         typer.echo(run_recipe.to_yaml(), nl=False)
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -12,6 +13,8 @@ from saccade.config.recipe import Recipe, check_integer, check_keys, read_yaml, 
 from saccade.errors import BadRecipe
 from saccade.files import write_text
 
+_MOST_SEEDS = 1000
+_LONGEST_NAME = 150  # characters of a folder name; file systems allow 255 bytes
 _PER_RUN = ("attention", "seed")
 
 #: The attentions that are compared by default.
@@ -43,6 +46,9 @@ class Comparison:
 
     def __post_init__(self) -> None:
         check_integer("seeds", self.seeds, at_least=1)
+        if self.seeds > _MOST_SEEDS:
+            message = f"seeds={self.seeds} must be at most {_MOST_SEEDS}"
+            raise BadRecipe(message, option="seeds", value=self.seeds)
         if not self.attentions:
             message = "attentions=[] must contain at least one attention; add -a NAME"
             raise BadRecipe(message, option="attentions", value=())
@@ -113,4 +119,8 @@ def folder_name(recipe: Recipe) -> str:
         >>> folder_name(Recipe(attention="multi_head:heads=4,projection=conv1d", seed=1))
         'multi_head-heads=4-projection=conv1d-seed1'
     """
-    return f"{re.sub(r'[^A-Za-z0-9_.=]+', '-', recipe.attention).strip('-')}-seed{recipe.seed}"
+    name = re.sub(r"[^A-Za-z0-9_.=]+", "-", recipe.attention).strip("-")
+    if len(name) > _LONGEST_NAME:
+        digest = hashlib.sha256(recipe.attention.encode(errors="surrogatepass")).hexdigest()
+        name = f"{name[:_LONGEST_NAME]}-{digest[:8]}"
+    return f"{name}-seed{recipe.seed}"

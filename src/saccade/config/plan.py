@@ -90,6 +90,7 @@ def _attention(text: str) -> AttentionChoice | None:
     mechanism, places = parse_placed(text)
     name, options = parse(mechanism)
     if name == "none":
+        check_options(name, options, [])
         return None
     check_options(name, options, [option.name for option in spec(name).options])
     options = check_annotations(name, spec(name).module, options)

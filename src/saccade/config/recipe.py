@@ -11,7 +11,7 @@ import yaml
 
 from saccade.attachment import Kind
 from saccade.config.strict_yaml import format_yaml, parse_yaml
-from saccade.errors import BadRecipe, BadRun, UnknownName
+from saccade.errors import BadRecipe, BadRun, SaccadeError, UnknownName
 from saccade.files import check_schema, read_text, write_text
 
 Schedule = Literal["one-cycle", "cosine", "step", "constant"]
@@ -117,6 +117,8 @@ class Recipe:
         check_integer("seed", self.seed, at_least=0)
         if self.seed >= 2**63:
             raise self._bad("seed", "must be at most 2**63 - 1")
+        if self.stage > 3:
+            raise self._bad("stage", "must be 1, 2 or 3")
         if self.early_stopping_patience is not None:
             check_integer("early_stopping_patience", self.early_stopping_patience, at_least=1)
         for name in ("learning_rate", "weight_decay", "mixup"):
@@ -170,7 +172,11 @@ class Recipe:
     @classmethod
     def read(cls, path: Path) -> Recipe:
         """Read a recipe from a YAML file."""
-        return cls.from_mapping(read_yaml(path))
+        values = read_yaml(path)
+        try:
+            return cls.from_mapping(values)
+        except SaccadeError as error:
+            raise BadRecipe(f"recipe {str(path)!r}: {error}", owner=str(path), option=error.option) from error
 
     def write(self, path: Path) -> None:
         """Write the recipe to a YAML file."""

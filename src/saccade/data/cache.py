@@ -82,15 +82,15 @@ def load_cached(
     """
     place = folder / key
     check_memory("cache", size, 1)
-    if not place.is_dir():
-        try:
+    try:
+        if not place.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / f".{key}.lock"):
                 if not place.is_dir():
                     _write(place, size, decode)
-        except OSError as error:
-            message = f"the cache {str(folder)!r} cannot be written: {error.strerror or error}"
-            raise BadData(message, owner=str(folder), option="cache", value=str(folder)) from error
+    except OSError as error:
+        message = f"the cache {str(folder)!r} cannot be written: {error.strerror or error}"
+        raise BadData(message, owner=str(folder), option="cache", value=str(folder)) from error
     try:
         entry = json.loads((place / "split.json").read_text())
         labels = torch.tensor(entry["labels"], dtype=torch.int64)

@@ -110,13 +110,15 @@ def resolve_task(text: str) -> TaskChoice:
         load = cast(Callable[..., Task], plugins.load(_GROUP, name))
     else:
         raise UnknownName("task", name, task_names())
-    first, comma, others = rest.partition(",")
+    first, *others = split_options(rest)
     options: dict[str, Any] = {}
     if name in _FIRST and not first.startswith(f"{_FIRST[name][0]}="):
         option, what, form = _FIRST[name]
         if not first:
             raise BadOption(f"{text!r} names no {what}; write {name}:{form}", owner=name, option=option)
-        options, rest, colon = {option: first}, others, comma
+        if first[0] in "'\"":  # a path with a comma
+            first = parse(f"{name}:{option}={first}")[1][option]
+        options, rest, colon = {option: first}, ",".join(others), ":" * bool(others)
     options |= parse(f"{name}:{rest}")[1] if colon else {}
     known = {*inspect.signature(load).parameters} - {"options"}
     if name == "python":

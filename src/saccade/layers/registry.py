@@ -13,12 +13,13 @@ from torch import nn
 
 from saccade import plugins
 from saccade.annotations import check_annotations
-from saccade.errors import BadOption, SaccadeError, UnknownName, check_choice, check_positive
+from saccade.errors import BadOption, SaccadeError, UnknownName, bad_option, check_choice, check_positive
 from saccade.grammar import check_options, merge_options
 from saccade.layers import __path__ as _FOLDERS
 from saccade.layers.spec import Domain, Spec
 
 _GROUP = "saccade.mechanisms"
+_MOST_CHANNELS = 2**20
 _registered: dict[str, Spec] = {}
 
 
@@ -156,5 +157,7 @@ def create(name: str, channels: int, **options: Any) -> nn.Module:
     name, options = merge_options(name, options)
     check_options(name, options, (option.name for option in spec(name).options))
     check_positive(name, channels=channels)
+    if channels > _MOST_CHANNELS:
+        raise bad_option(name, f"must be at most {_MOST_CHANNELS}", channels=channels)
     module = spec(name).module
     return module(channels, **check_annotations(name, module, options))

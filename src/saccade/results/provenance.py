@@ -37,7 +37,7 @@ def run_info(folder: Path, options: DataclassInstance) -> RunInfo:
         >>> run_info(Path("runs/train"), Hardware(devices=2))["repeat"]
         'saccade train --recipe runs/train/recipe.yaml --out runs/train-again --devices 2'
     """
-    again = folder.with_name(f"{folder.name}-again")
+    again = f"{folder}-again" if folder.name else f"{folder.resolve()}-again"
     command = ["saccade", "train", "--recipe", str(folder / "recipe.yaml"), "--out", str(again)]
     for field in fields(options):
         value = getattr(options, field.name)

@@ -10,6 +10,7 @@ import torch
 
 from saccade.config import Recipe
 from saccade.errors import BadRun
+from saccade.files import check_regular
 
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 BEST = Path("checkpoints") / "best.ckpt"
@@ -41,6 +42,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         BadRun: The file is missing, or is not a checkpoint of a run.
     """
     try:
+        check_regular(path)
         with warnings.catch_warnings(action="ignore"):
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:

@@ -60,7 +60,11 @@ class Classifier(lightning.LightningModule):
         network = build(plan, len(task.classes), task.shape)
         # torch has no channels-last layout that suits clips
         self.layout = torch.channels_last if len(task.shape) == 3 else torch.contiguous_format
-        self.model = network.to(memory_format=self.layout)
+        try:
+            self.model = network.to(memory_format=self.layout)
+        except RuntimeError as error:  # of weights with three spatial axes
+            message = f"the model has layers for clips, but the images have shape {task.shape}"
+            raise BadRecipe(message, owner="train", option="task", value=task.shape) from error
         channels = (-1, *[1 for _ in task.shape[1:]])
         self.register_buffer("mean", task.mean.view(channels))
         self.register_buffer("std", task.std.view(channels))

@@ -77,7 +77,7 @@ def prepare(recipe: Recipe) -> Plan:
     check_initial_weights(classifier)
     try:
         classifier.eval()(torch.empty(2, *task.shape, device="meta"))
-    except RuntimeError as error:
+    except Exception as error:  # models check their inputs in different ways
         reason = str(error).partition("\n")[0]
         message = f"backbone={recipe.backbone!r} does not accept inputs of shape {task.shape}: {reason}"
         raise BadRecipe(message, option="backbone", value=recipe.backbone) from error

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saccade.config import Recipe, resolve
 from saccade.data import Task, TaskInfo, load
-from saccade.errors import BadRun
+from saccade.errors import BadRun, SaccadeError
 from saccade.results import is_signed, read_gallery
 from saccade.training.checkpoint import checkpoint_of, load_checkpoint
 from saccade.training.module import Classifier
@@ -37,11 +37,19 @@ def restore(path: Path) -> Classifier:
         # float32, whatever the precision of the training
         mean, std = (state[name].float().flatten() for name in ("mean", "std"))
         task = TaskInfo(tuple(saved["classes"]), tuple(saved["shape"]), mean, std)
+        with torch.device("meta"):  # a damaged recipe may name a model that exceeds the memory
+            expected = create_objective(plan, task).state_dict()
+        if {name: value.shape for name, value in expected.items()} != {k: v.shape for k, v in state.items()}:
+            raise ValueError("the weights do not fit the recipe")
         with torch.random.fork_rng(devices=[]):
             classifier = create_objective(plan, task)
         classifier.load_state_dict(state)
         classifier.hparams["signature"] = saved.get("signature")
-    except (KeyError, TypeError, RuntimeError) as error:
+    except SaccadeError as error:
+        raise BadRun(
+            f"{str(path)!r}: {error}", owner=str(path), option=error.option, value=error.value
+        ) from error
+    except Exception as error:  # a damaged checkpoint fails anywhere
         raise BadRun(f"{str(path)!r} is not a checkpoint of a run of saccade", owner=str(path)) from error
     return classifier.eval()
 

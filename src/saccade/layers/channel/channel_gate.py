@@ -79,8 +79,8 @@ class ChannelGate(nn.Module):
         check_positive("channel_gate", reduction=reduction)
         if channels < reduction:
             raise bad_option("channel_gate", f"must be at least reduction={reduction}", channels=channels)
-        if isinstance(pools, str) or not pools:
-            raise bad_option("channel_gate", f"must be a sequence of names from {list(POOLS)}", pools=pools)
+        if isinstance(pools, str) or not pools or len({*pools}) < len(pools):
+            raise bad_option("channel_gate", f"must be different names from {list(POOLS)}", pools=pools)
         for pool in pools:
             check_choice("channel_gate", "pools", pool, list(POOLS))
         self.channels, self.pools = channels, tuple(pools)
