@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from saccade.errors import bad_option, check_choice
+from saccade.errors import BadOption, bad_option, check_choice
 
 #: Words for booleans, as the command line and recipes write them.
 _BOOLEANS = {
@@ -76,6 +77,34 @@ def check_annotations(
     return checked
 
 
+def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+    """Raise `BadOption` for an argument of a public function that does not have the annotated type.
+
+    Args:
+        function: The function.
+        arguments: Its arguments by name, for example `locals()` in its first line.
+
+    Example:
+        >>> def scale(x: float, size: int | None = None) -> None:
+        ...     check_arguments(scale, locals())
+        >>> scale("large")
+        Traceback (most recent call last):
+        saccade.errors.BadOption: scale: x='large' must be a finite number
+    """
+    name = function.__name__
+    for argument, annotation in parameter_types(function).items():
+        value = arguments.get(argument)
+        if argument in arguments:
+            try:
+                convert(value, annotation)
+            except TypeError:
+                is_short = isinstance(value, str | int | float | list | tuple | dict | None)
+                shown = repr(value) if is_short else f"an object of type {type(value).__name__}"
+                message = f"{name}: {argument}={shown} must be {describe(annotation)}"
+                raise BadOption(message, owner=name, option=argument, value=value) from None
+
+
+@functools.cache
 def parameter_types(function: Callable[..., Any]) -> dict[str, Any]:
     """Return the annotations of a function's parameters, or of those of a class. Empty if unknown."""
     function = inspect.unwrap(getattr(function, "func", function))  # of functools.partial
@@ -111,6 +140,9 @@ def convert(value: Any, annotation: Any) -> Any:
     elif annotation in (int, float):
         accepted = int if annotation is int else (int, float)
         if isinstance(value, accepted) and not isinstance(value, bool) and math.isfinite(value):
+            return value
+    elif origin is type:
+        if inspect.isclass(value):
             return value
     elif origin in _SEQUENCES:
         if isinstance(value, list | tuple):

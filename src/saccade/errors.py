@@ -175,6 +175,9 @@ def check_shape(owner: str, x: Tensor, pattern: str, **sizes: int) -> None:
         Traceback (most recent call last):
         saccade.errors.BadShape: cbam: expected (B, C=64, H, W), got (2, 3, 8, 8)
     """
+    if not hasattr(x, "ndim"):
+        message = f"{owner}: expected a tensor, got an object of type {type(x).__name__}"
+        raise BadShape(message, owner=owner, option="shape", value=type(x).__name__)
     axes = pattern.split()
     if axes[-1] == "...":
         fits = len(axes) <= x.ndim <= len(axes) + 2

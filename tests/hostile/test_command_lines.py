@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from support.forked import ForkServer, Outcome
 from support.hostile import QUICK, SMALL, Case, fine, recipes, refused
+from support.images import write_images
 
 _LONGEST = 1500  # characters of a message: about a screen
 
@@ -37,15 +37,9 @@ def prepared(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> di
         "comma": ("cat", "dog"),
         "bytes_names": ("cat", "dog"),
     }
-    rng = np.random.default_rng(0)
     paths = {name: root / name for name in folders} | {"comma": root / "one, two"}
     for name, classes in folders.items():
-        for of_class in classes:
-            folder = paths[name] / of_class
-            folder.mkdir(parents=True)
-            for number in range(12):
-                pixels = rng.integers(0, 255, (20, 24, 3), dtype=np.uint8)
-                Image.fromarray(pixels).save(folder / f"{number}.png")
+        write_images(paths[name], classes)
     for folder in paths["bytes_names"].iterdir():
         os.rename(folder / "0.png", os.fsencode(folder) + b"/\xff\xfe.png")
     for name in ("empty", "foreign", "no_permission", "folder_of_fifos", "folder_of_links"):
@@ -63,7 +57,7 @@ def prepared(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> di
     paths["file"].write_text("text")
     paths["binary"].write_bytes(bytes(range(256)) * 20)
     paths["image"] = root / "image.png"
-    Image.fromarray(rng.integers(0, 255, (40, 30, 3), dtype=np.uint8)).save(paths["image"])
+    Image.new("RGB", (40, 30), "orange").save(paths["image"])
     os.mkfifo(paths["fifo"])
     paths["long_name"] = root / ("long" * 75)
     paths["deep_path"] = root / "/".join(["d"] * 2000)

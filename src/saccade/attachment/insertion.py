@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade._torch import tree_map
+from saccade.annotations import check_arguments
 from saccade.attachment.attached import Attached, attached_to, insert, is_dead
 from saccade.attachment.model_check import check_model
 from saccade.attachment.removal import remove
@@ -97,6 +98,7 @@ def attach(
         >>> sc.detach(model)
         ['0.attention']
     """
+    check_arguments(attach, locals())
     check_model(model, "attach", "attach to the original model, then compile or wrap it")
     builder = SiteBuilder(name, options)
     if clash := [option.name for option in spec(builder.name).options if option.name in _own_options()]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from saccade.annotations import check_arguments
 from saccade.attachment.model_check import check_model
 from saccade.attachment.site import Site, Sites
 from saccade.attachment.site_builder import SiteBuilder, construction
@@ -48,6 +49,7 @@ def sites(model: nn.Module, example_inputs: object, name: str | None = None, /, 
         stages.1.2  stage  32 x 8 x 8    162         4,386  0.31%
         stages.2.2  stage  64 x 4 x 4    580         3,140  0.22%
     """
+    check_arguments(sites, locals())
     from saccade.profiling import flops  # its counter takes as long to import as the rest of the package
 
     check_model(model, "sites", "pass the original model")

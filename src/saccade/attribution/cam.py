@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade._torch import uncompiled
+from saccade.annotations import check_arguments
 from saccade.errors import BadOption, BadShape, UnknownName
 from saccade.maps import SpatialMap
 from saccade.model_state import preserve_state, temporary_hooks
@@ -58,6 +59,7 @@ def grad_cam(
         >>> grad_cam(model, torch.rand(4, 3, 32, 32)).weights.shape
         torch.Size([4, 4, 4])
     """
+    check_arguments(grad_cam, locals())
     from captum.attr import LayerGradCam
 
     model = uncompiled(model)  # hooks do not run on a model that torch.compile has compiled

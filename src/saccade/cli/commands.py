@@ -27,7 +27,6 @@ app = typer.Typer(
     help="Visual attention for PyTorch: insert it, see where a model looks, measure whether it helps.",
     no_args_is_help=True,
     invoke_without_command=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",  # the default would read NAME[:option=value] as markup
 )

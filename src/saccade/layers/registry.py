@@ -12,7 +12,7 @@ from typing import Any, get_args
 from torch import nn
 
 from saccade import plugins
-from saccade.annotations import check_annotations
+from saccade.annotations import check_annotations, check_arguments
 from saccade.errors import BadOption, SaccadeError, UnknownName, bad_option, check_choice, check_positive
 from saccade.grammar import check_options, merge_options
 from saccade.layers import __path__ as _FOLDERS
@@ -96,6 +96,7 @@ def spec(name: str) -> Spec:
         >>> [option.name for option in sc.spec("se").options]
         ['reduction', 'bias']
     """
+    check_arguments(spec, locals())
     if name in _registered:
         return _registered[name]
     if name in _built_in():
@@ -127,6 +128,7 @@ def register(spec: Spec) -> None:
         Traceback (most recent call last):
         saccade.errors.BadOption: a mechanism named 'se' exists already; choose another name
     """
+    check_arguments(register, locals())
     if spec.name in mechanisms():
         message = f"a mechanism named {spec.name!r} exists already; choose another name"
         raise BadOption(message, owner="register", option="name", value=spec.name)
@@ -154,6 +156,7 @@ def create(name: str, channels: int, **options: Any) -> nn.Module:
         >>> sc.create("cbam:reduction=4", 256, spatial=False).channels
         256
     """
+    check_arguments(create, locals())
     name, options = merge_options(name, options)
     check_options(name, options, (option.name for option in spec(name).options))
     check_positive(name, channels=channels)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saccade.annotations import check_arguments
 from saccade.errors import BadOption, BadShape, UnknownName, check_choice, check_positive, check_shape
 from saccade.metrics.checks import check_finite
 
@@ -169,6 +170,7 @@ def evaluate_faithfulness(
         >>> scores["positive"].auc_gain(over=scores["random"]).item() > 0
         True
     """
+    check_arguments(evaluate_faithfulness, locals())
     _check(images, heatmap, rankings, steps, batch_size)
     images = images.detach() if images.is_floating_point() else images.float()
     blank = images.mean((2, 3), keepdim=True) if blank is None else blank

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from saccade.annotations import check_arguments
 from saccade.errors import BadOption, BadShape, check_shape
 from saccade.metrics.checks import check_finite
 
@@ -112,6 +113,7 @@ def localize(heatmap: Tensor, mask: Tensor) -> Localization:
         >>> scores.positive.pointing, scores.positive.energy, scores.chance
         (tensor([1.], ...), tensor([0.6250], ...), tensor([0.5000], ...))
     """
+    check_arguments(localize, locals())
     _check(heatmap, mask)
     heat = heatmap.detach().flatten(1)
     heat = heat if heat.is_floating_point() else heat.double()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade._torch import uncompiled
+from saccade.annotations import check_arguments
 from saccade.errors import BadOption, BadShape, UnknownName, check_shape
 from saccade.maps import normalize
 from saccade.metrics.checks import check_finite
@@ -119,6 +120,7 @@ def sanity_check(
         >>> scores.layers[0], scores.reaches[0], scores.spearman[0].tolist()    # runs after the attention
         ('head', False, [1.0, 1.0])
     """
+    check_arguments(sanity_check, locals())
     if isinstance(model, torch.jit.ScriptModule) or uncompiled(model) is not model:
         message = f"{_OWNER}: cannot randomize a scripted or compiled model; pass the original module"
         raise BadOption(message, owner=_OWNER, option="model", value=type(model).__name__)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from saccade._torch import COMPILED
+from saccade.annotations import check_arguments
 from saccade.errors import BadOption, NothingRecorded, SaccadeError, UnknownName
 from saccade.maps import AttentionMap, PairwiseMap, SpatialMap, Tap, attention_rollout
 from saccade.model_state import Handle, temporary_hooks
@@ -127,6 +128,7 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
         >>> maps
         Maps('': spatial)
     """
+    check_arguments(record, locals())
     name = type(model).__name__
     if isinstance(model, torch.jit.ScriptModule):
         message = "cannot record a scripted model; record the module it was scripted from"

@@ -14,9 +14,17 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 from torch import Tensor, nn
 
+from saccade.annotations import check_arguments
 from saccade.attribution import grad_cam, last_layer
 from saccade.data import Photograph
-from saccade.errors import BadData, BadShape, NothingRecorded, UnknownName, check_choice
+from saccade.errors import (
+    BadData,
+    BadShape,
+    NothingRecorded,
+    UnknownName,
+    check_choice,
+    check_positive_number,
+)
 from saccade.files import atomic_write, check_folder
 from saccade.maps import AttentionMap, SpatialMap
 from saccade.model_state import preserve_state
@@ -82,6 +90,7 @@ def look(
         >>> result.heatmaps("1.spatial")[0].shape
         torch.Size([32, 32])
     """
+    check_arguments(look, locals())
     if method is not None:
         check_choice("look", "method", method, ("attention", "grad_cam"))
     prepared = prepare_inputs(
@@ -179,6 +188,7 @@ class Look:
             BadOption: The color map is unknown, or alpha is out of range.
         """
         check_folder(Path(folder))
+        check_positive_number("look", alpha=alpha or 1)
         paths = []
         for index, name in enumerate(_distinct(map(_file_name, self.inputs.names))):
             for path in self.maps:

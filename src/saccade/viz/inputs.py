@@ -17,8 +17,8 @@ from saccade.data import Photograph, as_rgb, contact_sheet, read_image
 from saccade.errors import BadData, BadOption, BadShape
 from saccade.maps import normalize
 
-ImageLike: TypeAlias = "str | Path | Image.Image | NDArray[np.generic]"
-Images: TypeAlias = "Tensor | ImageLike | Sequence[ImageLike]"
+ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.generic]
+Images: TypeAlias = Tensor | ImageLike | Sequence[ImageLike]
 Transform: TypeAlias = Callable[[Image.Image], Tensor]
 
 _MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]  # of ImageNet
