@@ -7,13 +7,14 @@ DEMO := $(BIN)/saccade compare white-patch --out demo
 # One test process per core; more threads in each process would only wait for one another.
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -n auto --dist=worksteal
 
-.PHONY: help install browser demo test test-fast coverage lint bench clean
+.PHONY: help install browser demo test soak test-fast coverage lint bench clean
 
 help:
 	@echo "make install    create .venv with all dependencies, at the tested versions"
 	@echo "make demo       run the first experiment; report, leaderboard and results are written to demo/"
 	@echo "make test       check style, types and imports, then run all tests"
 	@echo "make test-fast  run the tests that need no browser, no cluster, no other process and little time"
+	@echo "make soak       run the tests of hostile input that `make test` leaves out: about 20 minutes"
 	@echo "make coverage   run all tests and list the lines and branches that none of them reaches"
 	@echo "make lint       check style, types and imports"
 	@echo "make browser    find Chromium for the page tests, or install it"
@@ -41,11 +42,15 @@ demo: install
 
 test: install browser lint
 	@echo "test: all tests, and the examples in docstrings"
-	@$(PYTEST)
+	@$(PYTEST) -m 'not soak'
+
+soak: install
+	@echo "soak: hundreds of clumsy and hostile command lines and files, in child processes"
+	@$(PYTEST) -m soak
 
 test-fast: install
 	@echo "test-fast: the tests without the markers slow, browser, ray and process"
-	@$(PYTEST) -m 'not slow and not browser and not ray and not process'
+	@$(PYTEST) -m 'not slow and not browser and not ray and not process and not soak'
 
 coverage: install browser
 	@echo "coverage: all tests, and the lines and branches that none of them reaches"

@@ -31,6 +31,8 @@ MARKED = {
         "test_house.py::test_the_wheel",
     ),
     "slow": (
+        "tests/hostile/test_command_lines.py",
+        "tests/hostile/test_damaged_files.py",
         "tests/experiments/",
         "tests/training/",
         "attachment/test_sweep.py",

@@ -166,6 +166,15 @@ def convert(value: Any, annotation: Any) -> Any:
 
 
 _SEQUENCES = (Sequence, list, tuple)
+#: One value and several values of a type, in words.
+_WORDS = {
+    int: ("an integer", "integers"),
+    float: ("a finite number", "finite numbers"),
+    bool: ("true or false", "booleans"),
+    str: ("a non-empty text", "non-empty texts"),
+    None: ("none", "nones"),
+    NoneType: ("none", "nones"),
+}
 
 
 def describe(annotation: Any) -> str:
@@ -174,23 +183,18 @@ def describe(annotation: Any) -> str:
     Example:
         >>> describe(int | None), describe(bool), describe(Literal["mul", "add"])
         ('an integer or none', 'true or false', "'mul' or 'add'")
-        >>> describe(Sequence[int])
-        'a list with an integer each'
+        >>> describe(Sequence[int]), describe(Mapping[str, Any])
+        ('a list of integers', 'a Mapping')
     """
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (UnionType, Union):
-        return " or ".join(map(describe, arguments))
+        *first, last = map(describe, arguments)
+        return f"{', '.join(first)} or {last}"
     if origin is Literal:
         *first, last = map(repr, arguments)
         return f"{', '.join(first)} or {last}" if first else last
     if origin in _SEQUENCES:
-        return f"a list with {describe(arguments[0])} each"
-    names = {
-        int: "an integer",
-        float: "a finite number",
-        bool: "true or false",
-        str: "a text that is not empty",
-    }
-    if annotation in (None, NoneType):
-        return "none"
-    return names.get(annotation, f"of type {getattr(origin or annotation, '__name__', annotation)}")
+        return f"a list of {_WORDS.get(arguments[0], ('', 'values'))[1]}"
+    if annotation in _WORDS:
+        return _WORDS[annotation][0]
+    return f"a {getattr(origin or annotation, '__name__', annotation)}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -83,6 +84,13 @@ def prepared(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> di
     return {name: str(path) for name, path in paths.items()}
 
 
+def sample(cases: Iterable[Case]) -> Iterator[Any]:
+    """Yield the cases as parameters; `make test` runs every twentieth, `make soak` all."""
+    for number, case in enumerate(cases):
+        name = f"{number}-{case.line[:60]!a}"
+        yield pytest.param(case, id=name, marks=[] if number % 20 == 0 else pytest.mark.soak)
+
+
 def run(server: ForkServer, case: Case, prepared: dict[str, str], folder: Path) -> Outcome:
     arguments = tuple(_fill(argument, prepared) for argument in case.arguments)
     outcome = server.run(
@@ -116,12 +124,13 @@ def test_it_is_refused_with_one_sentence(
     assert case.names.replace("_", "-") in outcome.error.replace("_", "-").replace("\n", ""), outcome.error
 
 
-@pytest.mark.parametrize("case", fine(), ids=lambda case: f"{case.line[:80]}{case.environment}")
+@pytest.mark.parametrize("case", sample(fine()))
 def test_it_works(case: Case, server: ForkServer, prepared: dict[str, str], tmp_path: Path) -> None:
     outcome = run(server, case, prepared, tmp_path)
     assert outcome.code == 0, outcome.error
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", recipes())
 def test_a_recipe_is_refused_with_one_sentence(
     name: str, server: ForkServer, prepared: dict[str, str], tmp_path: Path

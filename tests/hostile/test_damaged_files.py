@@ -99,6 +99,7 @@ def damaged(comparison: Path, tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", _TEXTS)
 def test_json_files(name: str, comparison: Path, server: ForkServer, tmp_path: Path) -> None:
     out = damaged(comparison, tmp_path)
@@ -156,6 +157,7 @@ _GALLERIES = {
 }
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", [*_GALLERIES, "folder", "zip_of_text", "cut"])
 def test_galleries(name: str, comparison: Path, server: ForkServer, tmp_path: Path) -> None:
     out = damaged(comparison, tmp_path)
@@ -213,6 +215,7 @@ _CHECKPOINTS: dict[str, Any] = {
 }
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", [*_CHECKPOINTS, "cut", "missing", "fifo"])
 def test_checkpoints(name: str, comparison: Path, server: ForkServer, tmp_path: Path) -> None:
     out = damaged(comparison, tmp_path)
@@ -230,6 +233,7 @@ def test_checkpoints(name: str, comparison: Path, server: ForkServer, tmp_path: 
         check(server, out, command, str(run), name="last.ckpt")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("text", ["", "null", "[]", "task: [", "schema: 99", "epochs: 0", "x: 1", "\x00"])
 def test_recipes_of_runs(text: str, comparison: Path, server: ForkServer, tmp_path: Path) -> None:
     out = damaged(comparison, tmp_path)

@@ -98,7 +98,13 @@ def attach(
         >>> sc.detach(model)
         ['0.attention']
     """
-    check_arguments(attach, locals())
+    arguments: dict[str, Any] = {
+        "name": name,
+        "identity": identity,
+        "dry_run": dry_run,
+        "allow_multiple": allow_multiple,
+    }
+    check_arguments(attach, arguments if isinstance(where, str) else {**arguments, "where": where})
     check_model(model, "attach", "attach to the original model, then compile or wrap it")
     builder = SiteBuilder(name, options)
     if clash := [option.name for option in spec(builder.name).options if option.name in _own_options()]:

@@ -49,7 +49,7 @@ def sites(model: nn.Module, example_inputs: object, name: str | None = None, /, 
         stages.1.2  stage  32 x 8 x 8    162         4,386  0.31%
         stages.2.2  stage  64 x 4 x 4    580         3,140  0.22%
     """
-    check_arguments(sites, locals())
+    check_arguments(sites, {"name": name})
     from saccade.profiling import flops  # its counter takes as long to import as the rest of the package
 
     check_model(model, "sites", "pass the original model")

@@ -7,7 +7,6 @@ from collections.abc import Collection
 from torch import nn
 
 from saccade._torch import forward_hooks, forward_pre_hooks
-from saccade.annotations import check_arguments
 from saccade.attachment.attached import Place, attached_to, attend_to_input, attend_to_output
 from saccade.attachment.model_check import check_model
 
@@ -31,7 +30,6 @@ def detach(model: nn.Module) -> list[str]:
         >>> sc.detach(model), sc.detach(model)
         (['0.attention'], [])
     """
-    check_arguments(detach, locals())
     check_model(model, "detach", "call detach on the original model")
     hosts = [(path, module) for path, module in model.named_modules() if attached_to(module)]
     return [f"{path}.{name}" for path, host in hosts for name in remove(host)]

@@ -156,7 +156,7 @@ def create(name: str, channels: int, **options: Any) -> nn.Module:
         >>> sc.create("cbam:reduction=4", 256, spatial=False).channels
         256
     """
-    check_arguments(create, locals())
+    check_arguments(create, {"name": name})
     name, options = merge_options(name, options)
     check_options(name, options, (option.name for option in spec(name).options))
     check_positive(name, channels=channels)
