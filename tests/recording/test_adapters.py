@@ -440,7 +440,7 @@ def test_windows_do_not_depend_on_how_many_are_held(monkeypatch: pytest.MonkeyPa
     maps = recorded(model, images(2, 3, 64, 48))
     attention = maps["features.1.1"]
     expected = attention.saliency()
-    monkeypatch.setattr("saccade.maps.window.CHUNK", 2 * 2 * 12 * 12 * 3)
+    monkeypatch.setattr("saccade.maps.pairwise.CHUNK", 2 * 2 * 12 * 12 * 3)
     torch.testing.assert_close(attention.saliency(), expected)
 
 
