@@ -7,18 +7,14 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from saccade._torch import tree_leaves
+from saccade._torch import tensors_in
 
 
 def gpus_of(model: nn.Module, inputs: tuple[Any, ...]) -> list[int]:
     """Return the indices of the GPUs that hold parameters, buffers or inputs of a model."""
-    tensors = [
-        *model.parameters(),
-        *model.buffers(),
-        *(t for t in tree_leaves(inputs) if isinstance(t, Tensor)),
-    ]
+    tensors = [*model.parameters(), *model.buffers(), *tensors_in(inputs)]
     return sorted({t.device.index for t in tensors if t.is_cuda})
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import saccade as sc
 from saccade.maps import ClassTokenMap, DotProductMap, attention_rollout
-from saccade.recording.adapters.entry_points import plugin_adapters
+from saccade.recording.adapters.registry import plugin_adapters
 from support.errors import raises
 
 

@@ -12,11 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from saccade._torch import tree_map
-from saccade.attachment.attached import Attached, attached_to, insert, is_dead
-from saccade.attachment.model_check import check_model
-from saccade.attachment.removal import remove
+from saccade.attachment.attached import Attached, attached_to, check_model, insert, is_dead, remove
 from saccade.attachment.select import Where, select_candidates
-from saccade.attachment.site import Site, Sites
+from saccade.attachment.site import Sites
 from saccade.attachment.site_builder import SiteBuilder, construction
 from saccade.attachment.site_detection import Candidate, SiteFinder
 from saccade.attachment.trace import trace_forward
@@ -99,7 +97,8 @@ def attach(
     """
     check_model(model, "attach", "attach to the original model, then compile or wrap it")
     builder = SiteBuilder(name, options)
-    if clash := [option.name for option in spec(builder.name).options if option.name in _own_options()]:
+    own_options = inspect.getfullargspec(attach).kwonlyargs
+    if clash := [option.name for option in spec(builder.name).options if option.name in own_options]:
         message = f"{builder.name} has an option {clash[0]!r}, which attach has too; rename it to attach it"
         raise BadOption(message, owner="attach", option=clash[0])
     candidates = select_candidates(SiteFinder(trace_forward(model, example_inputs)), where)
@@ -111,19 +110,12 @@ def attach(
     with construction():
         planned = [_planned(candidate, builder, identity) for candidate in candidates]
     if not dry_run:
-        insertions = [(candidate, module) for candidate, (_, module) in zip(candidates, planned, strict=True)]
-        _apply(model, example_inputs, insertions)
-    return Sites(site for site, _ in planned)
+        _apply(model, example_inputs, planned)
+    return Sites(candidate.site for candidate, _ in planned)
 
 
-def _own_options() -> set[str]:
-    """Return the keyword arguments of `attach` that are not options of the mechanism."""
-    parameters = inspect.signature(attach).parameters.values()
-    return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
-
-
-def _planned(candidate: Candidate, builder: SiteBuilder, identity: bool) -> tuple[Site, Attached]:
-    """Return the site with its cost, and the module to insert there."""
+def _planned(candidate: Candidate, builder: SiteBuilder, identity: bool) -> tuple[Candidate, Attached]:
+    """Return the candidate with the cost of its site, and the module to insert there."""
     measured = builder.measure(candidate.site)
     start = measured.start if identity else "paper"
     mechanism, is_map = builder.build(candidate.site)
@@ -135,28 +127,26 @@ def _planned(candidate: Candidate, builder: SiteBuilder, identity: bool) -> tupl
     )
     parameters = sum(p.numel() for p in attached.parameters())
     site = replace(candidate.site, parameters=parameters, flops=measured.flops, start=start)
-    return site, attached.to(candidate.node.device, candidate.node.dtype)
+    return replace(candidate, site=site), attached.to(candidate.node.device, candidate.node.dtype)
 
 
-def _apply(
-    model: nn.Module, example_inputs: object, insertions: Sequence[tuple[Candidate, Attached]]
-) -> None:
+def _apply(model: nn.Module, example_inputs: object, plan: Sequence[tuple[Candidate, Attached]]) -> None:
     """Insert all modules and verify that a forward pass calls each once; remove them if anything fails."""
-    before = {candidate.host: attached_to(candidate.host) for candidate, _ in insertions}
+    before = {candidate.host: attached_to(candidate.host) for candidate, _ in plan}
     calls: Counter[nn.Module] = Counter()
     zeros: dict[nn.Module, Tensor] = {}  # the features that are zero for any image
 
     def observe(module: nn.Module, inputs: tuple[Tensor]) -> None:
-        calls.update([module])
+        calls[module] += 1
         if not inputs[0].is_meta and not inputs[0].any():
             zeros[module] = inputs[0].new_zeros((2, *inputs[0].shape[1:]))  # batch norm needs two images
 
     try:
-        for candidate, attached in insertions:
+        for candidate, attached in plan:
             insert(candidate.host, attached)
-        with temporary_hooks(attached.register_forward_pre_hook(observe) for _, attached in insertions):
+        with temporary_hooks(attached.register_forward_pre_hook(observe) for _, attached in plan):
             trace_forward(model, tree_map(_without_zeros, example_inputs))
-        for candidate, attached in insertions:
+        for candidate, attached in plan:
             _verify(candidate, attached, calls[attached], zeros.get(attached))
     except BaseException:
         for host, names in before.items():

@@ -47,14 +47,10 @@ def select_candidates(finder: SiteFinder, where: Where) -> list[Candidate]:
 def _matching(finder: SiteFinder, pattern: str) -> list[Candidate]:
     """Return the places of the modules whose path matches; each must be able to take attention."""
     known = [path for paths in finder.trace.paths.values() for path in paths if path]
-    matching = [path for path in known if _matches(path, pattern)]
+    levels = pattern.count(".")
+    matching = [path for path in known if path.count(".") == levels and fnmatchcase(path, pattern)]
     if not matching:
         near = difflib.get_close_matches(pattern, known, cutoff=0.5)
         choices = near or [path for path in known if "." not in path]
         raise UnknownName("module path", pattern, choices, owner="attach")
     return [finder.candidate_at(path) for path in matching]
-
-
-def _matches(path: str, pattern: str) -> bool:
-    levels, patterns = path.split("."), pattern.split(".")
-    return len(levels) == len(patterns) and all(map(fnmatchcase, levels, patterns))

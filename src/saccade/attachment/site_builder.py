@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +14,6 @@ from saccade.attachment.site import Site, Start
 from saccade.errors import BadOption, BadShape, SaccadeError
 from saccade.grammar import check_options, merge_options
 from saccade.layers.registry import create, spec, specs
-from saccade.layers.spec import Spec
 
 _SEQUENCE = "B L C"
 _MAPS = {1: "B C W", 2: "B C H W", 3: "B C T H W"}
@@ -61,14 +60,14 @@ class SiteBuilder:
             channels, *extents = site.shape
             x = torch.randn((2, channels, *extents) if is_map else (2, *extents, channels))
             with _errors_at(site.path), torch.no_grad():
-                evaluated, trained = (module.train(mode)(x) for mode in (False, True))
-                for y in (evaluated, trained):
+                outputs = [module.train(mode)(x) for mode in (False, True)]
+                for y in outputs:
                     if not isinstance(y, Tensor) or y.shape != x.shape:
                         shape = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
                         message = f"{self.name} returns {shape}, expected its input shape {tuple(x.shape)}"
                         raise BadShape(message, owner=self.name, option="shape", value=shape)
                 parameters = sum(p.numel() for p in module.parameters())
-                measurement = Measurement(_start(x, evaluated, trained), parameters, flops(module, x[:1]))
+                measurement = Measurement(_start(x, outputs), parameters, flops(module, x[:1]))
                 self._measurements[site.shape] = measurement
         return self._measurements[site.shape]
 
@@ -80,15 +79,16 @@ class SiteBuilder:
             if examples:
                 needed = {k: v for k, v in examples[0].items() if all(e.get(k) == v for e in examples)}
                 return needed, shapes != _SEQUENCE
-        others = [spec.name for spec in specs() if _takes(spec, axes)]
-        raise BadOption(
+        others = [
+            other.name
+            for other in specs()
+            if any(e.shapes in _shapes(axes) and e.output is None for e in other.examples)
+        ]
+        message = (
             f"{self.name} does not map features with {axes} spatial {'axis' if axes == 1 else 'axes'}, "
-            f"here {site.shape}, to the same shape; choose from {', '.join(others)}",
-            owner=self.name,
-            option="shape",
-            value=site.shape,
-            choices=others,
+            f"here {site.shape}, to the same shape; choose from {', '.join(others)}"
         )
+        raise BadOption(message, owner=self.name, option="shape", value=site.shape, choices=others)
 
 
 @contextmanager
@@ -116,13 +116,9 @@ def _shapes(axes: int) -> tuple[str, ...]:
     return (_MAPS[1], _SEQUENCE) if axes == 1 else (_MAPS[axes],)
 
 
-def _takes(mechanism: Spec, axes: int) -> bool:
-    return any(e.shapes in _shapes(axes) and e.output is None for e in mechanism.examples)
-
-
-def _start(x: Tensor, evaluated: Tensor, trained: Tensor) -> Start:
+def _start(x: Tensor, outputs: Sequence[Tensor]) -> Start:
     """Return whether a mechanism is the identity at initialization, from its outputs for random features."""
-    if torch.equal(x, evaluated) and torch.equal(x, trained):
+    if all(torch.equal(x, y) for y in outputs):
         return "identity"
-    error = max((y - x).abs().max().item() for y in (evaluated, trained))
+    error = max((y - x).abs().max().item() for y in outputs)
     return "near identity" if error < _TOLERANCE * x.abs().max().item() else "zero gate"

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 from saccade._torch import uncompiled
-from saccade.errors import BadOption, BadShape, UnknownName
+from saccade.errors import BadOption, BadShape, UnknownName, bad_option
 from saccade.maps import SpatialMap
 from saccade.model_state import preserve_state, temporary_hooks
 
 _OWNER = "grad_cam"
+Outputs = dict[str, tuple[int, ...] | str]  # shapes of tensors, types of other outputs
 
 
 def grad_cam(
@@ -90,25 +92,23 @@ def last_layer(model: nn.Module, images: Tensor) -> str:
     return _layer(model, outputs, None)
 
 
-def _run(model: nn.Module, images: Tensor) -> tuple[object, dict[str, object]]:
+def _run(model: nn.Module, images: Tensor) -> tuple[object, Outputs]:
     """Return the output of the model, and the latest output of each module in the order of their ends."""
-    outputs: dict[str, object] = {}
+    outputs: Outputs = {}
 
-    def keep(path: str, output: object) -> None:
+    def keep(path: str, _module: nn.Module, _inputs: object, output: object) -> None:
         outputs.pop(path, None)
-        outputs[path] = output.shape if isinstance(output, Tensor) else type(output).__name__
+        outputs[path] = _described(output)
 
-    with temporary_hooks(
-        module.register_forward_hook(lambda _module, _inputs, output, path=path: keep(path, output))
-        for path, module in model.named_modules()
-    ):
+    hooks = (m.register_forward_hook(functools.partial(keep, path)) for path, m in model.named_modules())
+    with temporary_hooks(hooks):
         return model(images), outputs
 
 
-def _layer(model: nn.Module, outputs: dict[str, object], layer: str | None) -> str:
+def _layer(model: nn.Module, outputs: Outputs, layer: str | None) -> str:
     """Return the path of the layer to use."""
     name = type(model).__name__
-    maps = {path: s for path, s in outputs.items() if isinstance(s, torch.Size) and len(s) == 4}
+    maps = {path: shape for path, shape in outputs.items() if isinstance(shape, tuple) and len(shape) == 4}
     if layer is None:
         placed = [path for path, shape in maps.items() if min(shape[2:]) > 1]
         if not placed:
@@ -120,7 +120,7 @@ def _layer(model: nn.Module, outputs: dict[str, object], layer: str | None) -> s
         message = f"{_OWNER}: layer {layer!r}, a {module}, does not run"
         raise BadOption(message, owner=_OWNER, option="layer", value=layer)
     if layer not in maps:
-        message = f"{_OWNER}: layer {layer!r} returns {_described(outputs[layer])}, expected (B, C, H, W)"
+        message = f"{_OWNER}: layer {layer!r} returns {outputs[layer]}, expected (B, C, H, W)"
         raise BadShape(message, owner=_OWNER, option="layer", value=layer)
     return layer
 
@@ -128,23 +128,19 @@ def _layer(model: nn.Module, outputs: dict[str, object], layer: str | None) -> s
 def _classes(name: str, scores: object, target: int | Sequence[int] | Tensor | None) -> Tensor:
     """Return the class of each image, (B,)."""
     if not isinstance(scores, Tensor) or scores.ndim != 2:
-        result = scores.shape if isinstance(scores, Tensor) else type(scores).__name__
-        message = f"{_OWNER}: {name} returns {_described(result)}, expected scores of shape (B, classes)"
+        message = f"{_OWNER}: {name} returns {_described(scores)}, expected scores of shape (B, classes)"
         raise BadShape(message, owner=_OWNER, option="model", value=name)
     if target is None:
         return scores.argmax(1)
     classes = torch.as_tensor(target).cpu()
     if classes.is_floating_point() or tuple(classes.shape) not in ((), (len(scores),)):
-        message = (
-            f"{_OWNER}: target={target!r} must be one class, or one for each of the {len(scores)} images"
-        )
-        raise BadOption(message, owner=_OWNER, option="target", value=target)
+        expected = f"must be one class, or one for each of the {len(scores)} images"
+        raise bad_option(_OWNER, expected, target=target)
     if ((classes < 0) | (classes >= scores.shape[1])).any():
-        message = f"{_OWNER}: target={target!r} is not among the classes 0 to {scores.shape[1] - 1}"
-        raise BadOption(message, owner=_OWNER, option="target", value=target)
+        raise bad_option(_OWNER, f"is not among the classes 0 to {scores.shape[1] - 1}", target=target)
     return classes.expand(len(scores))
 
 
-def _described(output: object) -> str:
-    """Describe the output of a module, a shape or the name of a type."""
-    return str(tuple(output)) if isinstance(output, torch.Size) else f"a {output}"
+def _described(output: object) -> tuple[int, ...] | str:
+    """Return the shape of a tensor, or the type of another output."""
+    return tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"

@@ -12,8 +12,11 @@ from torch import Tensor, nn
 from saccade._torch import has_own_attention_block
 from saccade.maps import PairwiseMap
 from saccade.model_state import Handle
-from saccade.recording.adapters.observe import ForwardWrapper, ObserverHook, Publish
+from saccade.recording.adapters.observe import Observer, Publish
 from saccade.recording.adapters.tokens import AttentionSite, Layout, mask_to_bias
+
+Mask = Tensor | None
+Masks = tuple[Mask, Mask]
 
 
 def observe_multihead(site: AttentionSite, publish: Publish) -> list[Handle]:
@@ -22,22 +25,22 @@ def observe_multihead(site: AttentionSite, publish: Publish) -> list[Handle]:
     The fast path of an encoder layer skips the attention module and is disabled by hooks. To keep the results
     the same bit for bit, the `forward` of the layer is observed instead.
     """
-    attention, layer, layout = site.module, site.parent, site.layout
+    attention, layer = site.module, site.parent
     if layer is not None and _has_fast_path(layer, attention):
 
-        def observe_layer(layer: Any, inputs: Mapping[str, Any], _output: Any) -> None:
+        def layer_adapter(layer: Any, inputs: Mapping[str, Any], _output: Any) -> PairwiseMap:
             x = inputs["src"]
             x = layer.norm1.forward(x) if layer.norm_first else x
             masks = inputs.get("src_mask"), inputs.get("src_key_padding_mask")
-            publish(pairwise_map(attention, x, x, *masks, layout))
+            return _pairwise_map(attention, x, x, masks, site.layout)
 
-        return [ForwardWrapper(layer, observe_layer)]
+        return [Observer(layer, layer_adapter, publish, wrap=True)]
 
-    def observe(module: Any, inputs: Mapping[str, Any], _output: Any) -> None:
+    def adapter(module: Any, inputs: Mapping[str, Any], _output: Any) -> PairwiseMap:
         masks = inputs.get("attn_mask"), inputs.get("key_padding_mask")
-        publish(pairwise_map(module, inputs["query"], inputs["key"], *masks, layout))
+        return _pairwise_map(module, inputs["query"], inputs["key"], masks, site.layout)
 
-    return [ObserverHook(attention, observe)]
+    return [Observer(attention, adapter, publish)]
 
 
 def _has_fast_path(layer: nn.Module, attention: nn.Module) -> bool:
@@ -51,15 +54,9 @@ def _has_fast_path(layer: nn.Module, attention: nn.Module) -> bool:
     )
 
 
-def pairwise_map(
-    attention: nn.MultiheadAttention,
-    query: Tensor,
-    key: Tensor,
-    attn_mask: Tensor | None,
-    key_padding_mask: Tensor | None,
-    layout: Layout,
-) -> PairwiseMap:
+def _pairwise_map(attention: Any, query: Tensor, key: Tensor, masks: Masks, layout: Layout) -> PairwiseMap:
     """Return the map of one call, from its inputs and the weights of the attention."""
+    attn_mask, key_padding_mask = masks
     if query.is_nested:  # the encoder removes padding this way
         key_padding_mask = _padding(query)
         query = key = query.to_padded_tensor(0.0)
@@ -91,18 +88,16 @@ def _project(attention: Any, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor
     return F.linear(query, wq, bq), F.linear(key, wk, bk)
 
 
-def _bias(
-    attn_mask: Tensor | None, key_padding_mask: Tensor | None, heads: int, dtype: torch.dtype
-) -> Tensor | None:
+def _bias(attn_mask: Mask, key_padding_mask: Mask, heads: int, dtype: torch.dtype) -> Mask:
     """Return the sum of both masks as a bias of the logits; the axes of heads and queries may be 1."""
-    bias = mask_to_bias(attn_mask, dtype, visible=False)
-    if bias is not None:
-        bias = bias.unflatten(0, (-1, heads)) if bias.ndim == 3 else bias[None, None]
-    padding = mask_to_bias(key_padding_mask, dtype, visible=False)
-    if padding is None:
-        return bias
-    padding = padding.reshape(-1, 1, 1, padding.shape[-1])
-    return padding if bias is None else bias + padding
+    if attn_mask is not None:
+        attn_mask = attn_mask.unflatten(0, (-1, heads)) if attn_mask.ndim == 3 else attn_mask[None, None]
+    if key_padding_mask is not None:
+        key_padding_mask = key_padding_mask.reshape(-1, 1, 1, key_padding_mask.shape[-1])
+    bias, padding = (mask_to_bias(mask, dtype, visible=False) for mask in (attn_mask, key_padding_mask))
+    if bias is None or padding is None:
+        return padding if bias is None else bias
+    return bias + padding
 
 
 def _padding(nested: Tensor) -> Tensor:

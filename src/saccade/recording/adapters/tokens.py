@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,10 +26,10 @@ class FeatureShapes:
     def __init__(self) -> None:
         self._shapes: dict[int, tuple[int, ...]] = {}
 
-    def register(self, model: nn.Module) -> list[Handle]:
+    def register(self, model: nn.Module) -> Iterator[Handle]:
         """Register hooks that keep the shapes of the feature maps of a model."""
         layers = (module for module in model.modules() if isinstance(module, FEATURE_LAYERS))
-        return [layer.register_forward_hook(self._keep) for layer in layers]
+        return (layer.register_forward_hook(self._keep) for layer in layers)
 
     def _keep(self, _module: nn.Module, _args: Any, output: Any) -> None:
         if isinstance(output, tuple):  # a pooling that also returns indices

@@ -10,15 +10,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from saccade.maps import PairwiseMap
 from saccade.model_state import Handle
-from saccade.recording.adapters.observe import ObserverHook, Publish
+from saccade.recording.adapters.observe import Observer, Publish
 from saccade.recording.adapters.tokens import AttentionSite, mask_to_bias
 
 
 def observe_vit(site: AttentionSite, publish: Publish) -> list[Handle]:
     """Observe the `Attention` of ViT and DeiT, and its variants with rotary positions: EVA-02, DINOv3."""
 
-    def observe(module: Any, inputs: Mapping[str, Any], _output: Any) -> None:
+    def adapter(module: Any, inputs: Mapping[str, Any], _output: Any) -> PairwiseMap:
         x = inputs["x"]
         queries, keys = _queries_and_keys(module, x, inputs.get("rope"))
         bias = mask_to_bias(inputs.get("attn_mask"), x.dtype, visible=True)
@@ -27,23 +28,23 @@ def observe_vit(site: AttentionSite, publish: Publish) -> list[Handle]:
             bias = torch.full((count, count), -torch.inf, dtype=x.dtype, device=x.device).triu(1)
         if bias is not None:
             bias = bias.reshape((1,) * (4 - bias.ndim) + bias.shape)
-        publish(site.layout.build_map(queries, keys, module.scale, bias))
+        return site.layout.build_map(queries, keys, module.scale, bias)
 
-    return [ObserverHook(site.module, observe)]
+    return [Observer(site.module, adapter, publish)]
 
 
 def observe_beit(site: AttentionSite, publish: Publish) -> list[Handle]:
     """Observe the `Attention` of BEiT, which has no key bias and a weight for each relative position."""
 
-    def observe(module: Any, inputs: Mapping[str, Any], _output: Any) -> None:
+    def adapter(module: Any, inputs: Mapping[str, Any], _output: Any) -> PairwiseMap:
         queries, keys = _heads(qkv(module, inputs["x"]), module.num_heads)
         bias = inputs.get("shared_rel_pos_bias")
         if module.relative_position_bias_table is not None:
             relative = module._get_rel_pos_bias()  # private in timm; seen in timm 1.0
             bias = relative if bias is None else relative + bias
-        publish(site.layout.build_map(queries, keys, module.scale, bias))
+        return site.layout.build_map(queries, keys, module.scale, bias)
 
-    return [ObserverHook(site.module, observe)]
+    return [Observer(site.module, adapter, publish)]
 
 
 def qkv(module: Any, x: Tensor) -> Tensor:
