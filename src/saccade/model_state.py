@@ -31,13 +31,8 @@ def preserve_state(model: nn.Module, inputs: tuple[Any, ...]) -> Iterator[None]:
         inputs: The inputs of `model`. The random state of their GPUs is restored, too.
     """
     flags = [(module, module.training) for module in model.modules()]
-    buffers = [
-        (module, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
-    gpus = gpus_of(model, inputs)
-    with torch.random.fork_rng(devices=gpus), torch.inference_mode(False), torch.no_grad():
+    buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m.named_buffers(recurse=False)]
+    with torch.random.fork_rng(devices=gpus_of(model, inputs)), torch.inference_mode(False), torch.no_grad():
         for module, _ in flags:
             module.training = False
         try:

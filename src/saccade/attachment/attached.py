@@ -7,6 +7,7 @@ attention with it, and `detach` finds everything by looking at the modules.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection
 from typing import Any, Literal
 
@@ -35,8 +36,6 @@ class Attached(nn.Module):
         move_last_axis: Whether the last axis of x is the second axis of what A takes and returns, as for a
             mechanism of maps `(B, C, H, W)` on the features `(B, H, W, C)` of Swin.
     """
-
-    gate: nn.Parameter | None
 
     def __init__(
         self, mechanism: nn.Module, *, gate: bool, place: Place = "output", move_last_axis: bool = False
@@ -98,10 +97,8 @@ def attached_to(host: nn.Module, place: Place | None = None) -> dict[str, Attach
 def insert(host: nn.Module, attached: Attached) -> str:
     """Add attention to a host; return the name of the child, `attention` or, if taken, `attention_2`."""
     is_first = not attached_to(host, attached.place)
-    name, number = "attention", 1
-    while hasattr(host, name):
-        number += 1
-        name = f"attention_{number}"
+    names = itertools.chain(["attention"], map("attention_{}".format, itertools.count(2)))
+    name = next(name for name in names if not hasattr(host, name))
     host.add_module(name, attached.train(host.training))
     if is_first and attached.place == "input":
         host.register_forward_pre_hook(attend_to_input)

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from fnmatch import fnmatchcase
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from saccade._torch import tree_map
 from saccade.attachment.attached import Attached, attached_to, check_model, insert, is_dead, remove
-from saccade.attachment.select import Where, select_candidates
-from saccade.attachment.site import Sites
+from saccade.attachment.site import KINDS, Kind, Site, Sites
 from saccade.attachment.site_builder import SiteBuilder, construction
 from saccade.attachment.site_detection import Candidate, SiteFinder
 from saccade.attachment.trace import trace_forward
-from saccade.errors import BadOption
+from saccade.errors import BadOption, UnknownName
 from saccade.layers.registry import spec
 from saccade.model_state import temporary_hooks
+
+Where: TypeAlias = Kind | Sequence[str] | Callable[[Site], bool]
 
 
 def attach(
@@ -101,12 +104,11 @@ def attach(
     if clash := [option.name for option in spec(builder.name).options if option.name in own_options]:
         message = f"{builder.name} has an option {clash[0]!r}, which attach has too; rename it to attach it"
         raise BadOption(message, owner="attach", option=clash[0])
-    candidates = select_candidates(SiteFinder(trace_forward(model, example_inputs)), where)
-    for candidate in candidates:
-        if attached_to(candidate.host, candidate.place) and not allow_multiple:
-            path = candidate.site.path
-            message = f"{path} has attention already; detach it, or pass allow_multiple=True"
-            raise BadOption(message, owner="attach", option="where", value=path)
+    candidates = _select(SiteFinder(trace_forward(model, example_inputs)), where)
+    taken = [candidate.site.path for candidate in candidates if attached_to(candidate.host, candidate.place)]
+    if taken and not allow_multiple:
+        message = f"{taken[0]} has attention already; detach it, or pass allow_multiple=True"
+        raise BadOption(message, owner="attach", option="where", value=taken[0])
     with construction():
         planned = [_planned(candidate, builder, identity) for candidate in candidates]
     if not dry_run:
@@ -114,19 +116,56 @@ def attach(
     return Sites(candidate.site for candidate, _ in planned)
 
 
+def _select(finder: SiteFinder, where: Where) -> list[Candidate]:
+    """Return the selected places in the order of the forward pass, each once.
+
+    Raises:
+        UnknownName: If no module matches a path.
+        BadOption: If `where` is no kind, selects no place, or selects one that cannot take attention.
+    """
+    if callable(where):
+        candidates = [candidate for candidate in finder.candidates() if where(candidate.site)]
+        selection = "that the function `where` accepts"
+    elif isinstance(where, str):
+        if where not in KINDS:
+            expected = f"one of {', '.join(map(repr, KINDS))}, a list of module paths or a function of a Site"
+            message = f"attach: where={where!r} is not {expected}"
+            raise BadOption(message, owner="attach", option="where", value=where, choices=KINDS)
+        candidates = [candidate for candidate in finder.candidates() if candidate.site.kind == where]
+        selection = f"of kind {where!r}"
+    else:
+        candidates = [candidate for pattern in where for candidate in _matching(finder, pattern)]
+        selection = "in an empty list"
+    if not candidates:
+        counts = Counter(candidate.site.kind for candidate in finder.candidates())
+        kinds = ", ".join(f"{kind} ({n})" for kind, n in counts.items()) or "no places of any kind"
+        message = f"attach: there is no place {selection}; this model has {kinds}, and modules by their paths"
+        raise BadOption(message, owner="attach", option="where", value=where)
+    unique = {(candidate.host, candidate.place): candidate for candidate in reversed(candidates)}
+    return sorted(unique.values(), key=lambda candidate: candidate.node.index)
+
+
+def _matching(finder: SiteFinder, pattern: str) -> list[Candidate]:
+    """Return the places of the modules whose path matches; each must be able to take attention."""
+    known = [path for paths in finder.trace.paths.values() for path in paths if path]
+    levels = pattern.count(".")
+    matching = [path for path in known if path.count(".") == levels and fnmatchcase(path, pattern)]
+    if not matching:
+        near = difflib.get_close_matches(pattern, known, cutoff=0.5)
+        choices = near or [path for path in known if "." not in path]
+        raise UnknownName("module path", pattern, choices, owner="attach")
+    return [finder.candidate_at(path) for path in matching]
+
+
 def _planned(candidate: Candidate, builder: SiteBuilder, identity: bool) -> tuple[Candidate, Attached]:
     """Return the candidate with the cost of its site, and the module to insert there."""
-    measured = builder.measure(candidate.site)
-    start = measured.start if identity else "paper"
+    start, _, flops = builder.measure(candidate.site)
     mechanism, is_map = builder.build(candidate.site)
-    attached = Attached(
-        mechanism,
-        gate=start == "zero gate",
-        place=candidate.place,
-        move_last_axis=candidate.site.channels_last == is_map,
-    )
+    gate, move_last_axis = identity and start == "zero gate", candidate.site.channels_last == is_map
+    attached = Attached(mechanism, gate=gate, place=candidate.place, move_last_axis=move_last_axis)
     parameters = sum(p.numel() for p in attached.parameters())
-    site = replace(candidate.site, parameters=parameters, flops=measured.flops, start=start)
+    start = start if identity else "paper"
+    site = replace(candidate.site, parameters=parameters, flops=flops, start=start)
     return replace(candidate, site=site), attached.to(candidate.node.device, candidate.node.dtype)
 
 
@@ -165,15 +204,11 @@ def _verify(candidate: Candidate, attached: Attached, calls: int, zeros: Tensor 
     """Raise `BadOption` unless the attention runs once in a forward pass and can train."""
     path = candidate.site.path
     if calls != 1:
-        problem = (
-            f"the attention runs {calls} times in a forward pass, expected once; the children of "
-            f"{type(candidate.host).__name__} are called from outside, so it cannot hold attention"
-        )
-        raise BadOption(f"{path}: {problem}", owner="attach", option="where", value=path)
+        cause = f"the children of {type(candidate.host).__name__} are called from outside"
+        message = f"{path}: the attention runs {calls} times in a forward pass, not once, since {cause}"
+        raise BadOption(message, owner="attach", option="where", value=path)
     if zeros is not None and is_dead(attached, zeros):
-        problem = (
-            "the features are all zero at initialization, as in a branch that starts at zero, and "
-            f"{type(attached.mechanism).__name__} passes no gradient there: neither would ever train; "
-            "use identity=True, or another initialization of the model (timm: zero_init_last=False)"
-        )
-        raise BadOption(f"{path}: {problem}", owner="attach", option="identity", value=False)
+        name = type(attached.mechanism).__name__
+        problem = f"the features are zero at initialization, where {name} passes no gradient and never trains"
+        advice = "use identity=True, or another initialization of the model (timm: zero_init_last=False)"
+        raise BadOption(f"{path}: {problem}; {advice}", owner="attach", option="identity", value=False)

@@ -75,8 +75,7 @@ class _SingleArgument(nn.Sequential):
 def _with_cost(site: Site, builder: SiteBuilder, flops_per_image: float) -> Site:
     """Return a site with the cost of a mechanism, or with the reason why it does not fit."""
     try:
-        measured = builder.measure(site)
+        _, parameters, flops = builder.measure(site)
     except BadOption as error:
         return replace(site, refused=str(error).removeprefix(f"{site.path}: "))
-    share = measured.flops / flops_per_image
-    return replace(site, parameters=measured.parameters, flops=measured.flops, share=share)
+    return replace(site, parameters=parameters, flops=flops, share=flops / flops_per_image)

@@ -36,7 +36,6 @@ class SiteFinder:
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
-        self._batch = trace.image.shape[0]
         self._hosts: dict[Node, list[Call]] = defaultdict(list)
         for call in trace.calls:
             if call.output_node is not None and self.rejection(call) is None:
@@ -56,7 +55,8 @@ class SiteFinder:
         is_container = isinstance(call.module, (nn.Sequential, nn.ModuleDict))
         if is_container and not runs_children_in_order(call.module):
             return f"the forward of the {name} runs over its children and would call attention as one of them"
-        if not 3 <= len(node.shape) <= 5 or node.shape[0] != self._batch or not node.dtype.is_floating_point:
+        is_batch = 3 <= len(node.shape) <= 5 and node.shape[0] == self.trace.image.shape[0]
+        if not is_batch or not node.dtype.is_floating_point:
             return f"the output of the {name}, {node.shape}, is no batch of sequences, images or clips"
         if node.axis not in (1, len(node.shape) - 1):
             return f"the channels of the output of the {name}, {node.shape}, are on axis {node.axis}"
@@ -69,12 +69,12 @@ class SiteFinder:
         path), other kinds the shallowest (`layer4.2` before `layer4.2.act3`). A Sequential, an Identity or a
         module that calls its children like a Sequential is used only if there is no other.
         """
-        calls = self._hosts.get(node)
-        if not calls:
-            return None
-        levels = 0 if kind == "residual" else 1
-        call = min(calls, key=lambda c: (self._is_container(c), c.path.count(".") * levels, c.end))
-        return _candidate(call, node, kind)
+
+        def rank(call: Call) -> tuple[bool, int, int]:
+            return self._is_container(call), 0 if kind == "residual" else call.path.count("."), call.end
+
+        call = min(self._hosts[node], key=rank, default=None)
+        return _candidate(call, node, kind) if call else None
 
     def candidate_at(self, path: str) -> Candidate:
         """Return where to attach to the output of the module at a path: there, or at the end of a Sequential.
@@ -122,13 +122,9 @@ class SiteFinder:
         Between blocks it is the last output of a block, not the norm before the next strided convolution.
         """
         start = min((call.end for call in self._blocks), default=0)
-        trunk = {
-            call.output_node: candidate
-            for call in self.trace.calls
-            if call.output_node is not None and call.end >= start and call.output_node.index <= self._last
-            if not any(_within(call, block) for block in self._blocks)
-            if (candidate := self.candidate(call.output_node, "stage")) is not None
-        }
+        outside = [call for call in self.trace.calls if not any(_within(call, b) for b in self._blocks)]
+        nodes = {call.output_node for call in outside if call.output_node and call.end >= start}
+        trunk = {n: place for n in nodes if n.index <= self._last and (place := self.candidate(n, "stage"))}
         ends = {call.output_node.index for call in self._blocks if call.output_node is not None}
         last_end = max(ends, default=0)
         in_order = sorted(trunk, key=lambda node: node.index)
@@ -166,12 +162,8 @@ class SiteFinder:
         calls = [call for call in calls if not runs_children_in_order(call.module)]
         counts = Counter(type(module) for module in {call.module for call in calls})
         repeated = [call for call in calls if counts[type(call.module)] > 1]
-        parts = {
-            type(a.module)
-            for a in repeated
-            for b in repeated
-            if _within(a, b) and type(a.module) is not type(b.module)
-        }
+        nested = [(type(a.module), type(b.module)) for a in repeated for b in repeated if _within(a, b)]
+        parts = {inner for inner, outer in nested if inner is not outer}
         levels = {_level(call.path) for call in repeated if type(call.module) not in parts}
         blocks = [call for call in calls if _level(call.path) in levels]
         return [call for call in blocks if not any(_within(call, other) for other in blocks)]

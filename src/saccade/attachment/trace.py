@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -77,7 +78,7 @@ class Trace(TorchFunctionMode):
         self._counts: Counter[nn.Module] = Counter()
         self._versions: Any = WeakTensorKeyDictionary()  # weak: the pass needs no more memory than usual
         self._running: list[Call] = []
-        self._clock = 0
+        self._clock = itertools.count()
         self.image = self._add(image, "example", ())
 
     def is_unique(self, call: Call) -> bool:
@@ -116,23 +117,20 @@ class Trace(TorchFunctionMode):
         """Register the hooks that trace the modules outside attached attention."""
         for path, module in model.named_modules(remove_duplicate=False):
             self.paths.setdefault(module, []).append(path)
-        attached = (module for module in self.paths if isinstance(module, Attached))
-        skipped = {part for module in attached for part in module.modules()}
+        skipped = {part for host in self.paths if isinstance(host, Attached) for part in host.modules()}
         for module in self.paths:
             if module not in skipped and not isinstance(module, torch.jit.ScriptModule):
                 yield module.register_forward_pre_hook(self._enter)
                 yield module.register_forward_hook(self._leave)
 
     def _enter(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._clock += 1
         first = self.node(inputs[0]) if inputs else None
-        self._running.append(Call(self.paths[module][0], module, self._clock, first))
+        self._running.append(Call(self.paths[module][0], module, next(self._clock), first))
 
     def _leave(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        self._clock += 1
         while (call := self._running.pop()).module is not module:
             pass  # a call that ended in an exception that the network caught
-        call.end = self._clock
+        call.end = next(self._clock)
         if isinstance(output, Tensor):
             parents = tuple(node for t in tensors_in(inputs) if (node := self.node(t)) is not None)
             call.output_node = self.node(output)
@@ -158,8 +156,7 @@ def trace_forward(model: nn.Module, example_inputs: object) -> Trace:
     """
     args, kwargs = call_arguments(example_inputs)
     described = repr(tree_map(lambda x: tuple(x.shape) if isinstance(x, Tensor) else x, example_inputs))
-    tensors = tensors_in((args, kwargs))
-    image = next((t for t in tensors if t.is_floating_point() and 3 <= t.ndim <= 5), None)
+    image = next((t for t in tensors_in((args, kwargs)) if t.is_floating_point() and 3 <= t.ndim <= 5), None)
     if image is None:
         expected = "images (B, C, H, W), sequences (B, C, L) or clips (B, C, T, H, W)"
         message = f"example_inputs hold no batch of {expected}, got {described}"

@@ -13,7 +13,6 @@ from saccade.errors import BadOption, BadShape, UnknownName, bad_option
 from saccade.maps import SpatialMap
 from saccade.model_state import preserve_state, temporary_hooks
 
-_OWNER = "grad_cam"
 Outputs = dict[str, tuple[int, ...] | str]  # shapes of tensors, types of other outputs
 
 
@@ -65,10 +64,10 @@ def grad_cam(
     model = uncompiled(model)  # hooks do not run on a model that torch.compile has compiled
     modules = dict(model.named_modules())
     if layer is not None and layer not in modules:
-        raise UnknownName("module", layer, modules, owner=_OWNER)
+        raise UnknownName("module", layer, modules, owner="grad_cam")
     with preserve_state(model, (images,)):
-        images = images.detach().clone()  # an inference tensor cannot require gradients
         images = images if images.is_floating_point() else images.float()
+        images = images.detach().clone()  # an inference tensor cannot require gradients
         scores, outputs = _run(model, images)
         path = _layer(model, outputs, layer)
         classes = _classes(type(model).__name__, scores, target)
@@ -79,8 +78,8 @@ def grad_cam(
         except RuntimeError as error:
             if "not have been used" not in str(error):
                 raise
-            message = f"{_OWNER}: the scores do not depend on layer {path!r}; choose another layer"
-            raise BadOption(message, owner=_OWNER, option="layer", value=path) from error
+            message = f"grad_cam: the scores do not depend on layer {path!r}; choose another layer"
+            raise BadOption(message, owner="grad_cam", option="layer", value=path) from error
     return SpatialMap(heat[:, 0].detach())
 
 
@@ -88,8 +87,7 @@ def last_layer(model: nn.Module, images: Tensor) -> str:
     """Return the path of the layer that `grad_cam` uses by default."""
     model = uncompiled(model)
     with preserve_state(model, (images,)):
-        _, outputs = _run(model, images)
-    return _layer(model, outputs, None)
+        return _layer(model, _run(model, images)[1], None)
 
 
 def _run(model: nn.Module, images: Tensor) -> tuple[object, Outputs]:
@@ -112,32 +110,32 @@ def _layer(model: nn.Module, outputs: Outputs, layer: str | None) -> str:
     if layer is None:
         placed = [path for path, shape in maps.items() if min(shape[2:]) > 1]
         if not placed:
-            message = f"{_OWNER}: no module of {name} returns (B, C, H, W) with H and W above 1"
-            raise BadShape(message, owner=_OWNER, option="model", value=name)
+            message = f"grad_cam: no module of {name} returns (B, C, H, W) with H and W above 1"
+            raise BadShape(message, owner="grad_cam", option="model", value=name)
         return placed[-1]
     if layer not in outputs:
         module = type(model.get_submodule(layer)).__name__
-        message = f"{_OWNER}: layer {layer!r}, a {module}, does not run"
-        raise BadOption(message, owner=_OWNER, option="layer", value=layer)
+        message = f"grad_cam: layer {layer!r}, a {module}, does not run"
+        raise BadOption(message, owner="grad_cam", option="layer", value=layer)
     if layer not in maps:
-        message = f"{_OWNER}: layer {layer!r} returns {outputs[layer]}, expected (B, C, H, W)"
-        raise BadShape(message, owner=_OWNER, option="layer", value=layer)
+        message = f"grad_cam: layer {layer!r} returns {outputs[layer]}, expected (B, C, H, W)"
+        raise BadShape(message, owner="grad_cam", option="layer", value=layer)
     return layer
 
 
 def _classes(name: str, scores: object, target: int | Sequence[int] | Tensor | None) -> Tensor:
     """Return the class of each image, (B,)."""
     if not isinstance(scores, Tensor) or scores.ndim != 2:
-        message = f"{_OWNER}: {name} returns {_described(scores)}, expected scores of shape (B, classes)"
-        raise BadShape(message, owner=_OWNER, option="model", value=name)
+        message = f"grad_cam: {name} returns {_described(scores)}, expected scores of shape (B, classes)"
+        raise BadShape(message, owner="grad_cam", option="model", value=name)
     if target is None:
         return scores.argmax(1)
     classes = torch.as_tensor(target).cpu()
     if classes.is_floating_point() or tuple(classes.shape) not in ((), (len(scores),)):
         expected = f"must be one class, or one for each of the {len(scores)} images"
-        raise bad_option(_OWNER, expected, target=target)
+        raise bad_option("grad_cam", expected, target=target)
     if ((classes < 0) | (classes >= scores.shape[1])).any():
-        raise bad_option(_OWNER, f"is not among the classes 0 to {scores.shape[1] - 1}", target=target)
+        raise bad_option("grad_cam", f"is not among the classes 0 to {scores.shape[1] - 1}", target=target)
     return classes.expand(len(scores))
 
 

@@ -164,10 +164,8 @@ class BranchMap(AttentionMap):
     @classmethod
     def of(cls, weights: Tensor, branches: Sequence[Tensor]) -> BranchMap:
         """Build the map from weights (B, M, C) and the M branches (B, C, S...) that they mix."""
-        energies = [
-            torch.einsum("bc,bc...->b...", weight, branch.abs())
-            for weight, branch in zip(weights.detach().unbind(1), branches, strict=True)
-        ]
+        pairs = zip(weights.detach().unbind(1), branches, strict=True)
+        energies = [torch.einsum("bc,bc...->b...", weight, branch.abs()) for weight, branch in pairs]
         return cls(weights.detach(), torch.stack(energies).sum(0).detach())
 
     def saliency(self) -> Tensor:

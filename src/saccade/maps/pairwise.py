@@ -134,11 +134,10 @@ class PairwiseMap(AttentionMap):
         Returns:
             Relevance of each key, (B, Nk).
         """
-        sums = [
-            (relevance[:, None, chunk].to(rows) @ rows).squeeze(1)
-            for chunk in chunks(math.prod(self.query_shape), self._row_size)
-            for rows in [self._select_head(self._rows_at(chunk), head)]
-        ]
+        sums = []
+        for chunk in chunks(math.prod(self.query_shape), self._row_size):
+            rows = self._select_head(self._rows_at(chunk), head)
+            sums.append((relevance[:, None, chunk].to(rows) @ rows).squeeze(1))
         return torch.stack(sums).sum(0)
 
     def tokens(self) -> PairwiseMap:
@@ -247,10 +246,9 @@ class AdditiveMap(PairwiseMap):
     def rows(self, queries: Tensor) -> Tensor:
         dtype = torch.promote_types(queries.dtype, torch.float32)
         keys, direction = self.keys.to(dtype).unsqueeze(2), self.direction.to(dtype)[:, None, None, :, None]
-        scores = [
-            torch.tanh(queries[:, :, chunk].to(dtype).unsqueeze(3) + keys) @ direction
-            for chunk in chunks(queries.shape[2], self._row_size)
-        ]
+        slices = chunks(queries.shape[2], self._row_size)
+        parts = (queries[:, :, chunk].to(dtype).unsqueeze(3) for chunk in slices)
+        scores = [torch.tanh(part + keys) @ direction for part in parts]
         return (self.scale * torch.cat(scores, 2).squeeze(-1)).softmax(dim=-1)
 
     @property

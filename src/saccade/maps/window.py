@@ -74,8 +74,7 @@ class WindowMap(PairwiseMap):
         window, position = index // n, index % n
         bias = self.bias.expand(-1, len(self.places), -1, -1)[:, window, position]
         queries = self.queries[:, :, window, position].unsqueeze(3)
-        keys = self.keys[:, :, window]
-        weights = softmax_weights(queries, keys, self.scale, bias.unsqueeze(2)).squeeze(3)
+        weights = softmax_weights(queries, self.keys[:, :, window], self.scale, bias.unsqueeze(2)).squeeze(3)
         rows = weights.new_zeros(batch, heads, len(index), count + 1)
         return rows.scatter_(3, self._slots[window].expand_as(weights), weights)[..., :count]
 

@@ -73,9 +73,7 @@ class Maps(Mapping[str, AttentionMap]):
 
     def _collect(self) -> dict[str, AttentionMap]:
         """Read the taps while they record; the maps stay when the recording has ended."""
-        for path, tap in self._taps.items():
-            if tap.latest is not None:
-                self._maps[path] = tap.latest
+        self._maps |= {path: tap.latest for path, tap in self._taps.items() if tap.latest is not None}
         return self._maps
 
 
@@ -135,21 +133,18 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
     attention = find_attention(model, adapters or {}, features)
     taps: dict[str, Tap] = {}
     for path, module in model.named_modules():
+        place = without_compiled(path)
         if isinstance(module, Tap):
-            taps[without_compiled(path.rpartition(".")[0])] = module
-        elif path in attention:
-            taps[without_compiled(path)] = Tap()
+            taps[place.rpartition(".")[0]] = module
+        elif place in attention:
+            taps[place] = Tap()
     if not taps:
         raise NothingRecorded(f"{name} holds no known attention mechanism", owner="record", value=name)
     if any(tap.recording for tap in taps.values()) or any(map(is_observed, model.modules())):
         message = f"{name} is already being recorded; leave the outer block first"
         raise BadOption(message, owner="record", option="model", value=name)
 
-    observers = (
-        handle
-        for path, observe in attention.items()
-        for handle in observe(taps[without_compiled(path)].publish)
-    )
+    observers = (handle for path, observe in attention.items() for handle in observe(taps[path].publish))
     maps = Maps(taps)
     for tap in taps.values():
         tap.recording = True

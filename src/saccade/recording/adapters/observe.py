@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,7 +13,6 @@ from torch import nn
 from saccade._torch import forward_hooks
 from saccade.errors import BadOption
 from saccade.maps import AttentionMap
-from saccade.model_state import Handle
 
 #: Computes a map from a module, its inputs by name and its output. It is called without gradients.
 Adapter = Callable[[Any, Mapping[str, Any], Any], AttentionMap]
@@ -33,9 +33,11 @@ class Observer:
     def __init__(self, module: nn.Module, adapter: Adapter, publish: Publish, *, wrap: bool = False) -> None:
         self.signature = inspect.signature(module.forward)
         self.adapter, self.publish, self.active = adapter, publish, True
-        self.handle: Handle = (
-            ForwardWrapper(module, self) if wrap else module.register_forward_hook(self, with_kwargs=True)
-        )
+        if wrap:
+            vars(module)["forward"] = functools.partial(_observed_forward, self, module, module.forward)
+            self.undo: Callable[[], object] = functools.partial(vars(module).pop, "forward")
+        else:
+            self.undo = module.register_forward_hook(self, with_kwargs=True).remove
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if not self.active:
@@ -50,31 +52,20 @@ class Observer:
 
     def remove(self) -> None:
         self.active = False
-        self.handle.remove()
+        self.undo()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Observer:
         """Return the same observer: in a copy of a recorded model it stops when the recording ends."""
         return self
 
 
-class ForwardWrapper:
-    """An observer in the `forward` of a module."""
-
-    def __init__(self, module: nn.Module, observer: Observer) -> None:
-        self.module, self.original, self.observer = module, module.forward, observer
-        vars(module)["forward"] = self
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        output = self.original(*args, **kwargs)
-        self.observer(self.module, args, kwargs, output)
-        return output
-
-    def remove(self) -> None:
-        del vars(self.module)["forward"]
+def _observed_forward(observer: Observer, module: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
+    output = forward(*args, **kwargs)
+    observer(module, args, kwargs, output)
+    return output
 
 
 def is_observed(module: nn.Module) -> bool:
     """Return whether a module has an active observer."""
-    forward = vars(module).get("forward")
-    observers = [*forward_hooks(module).values(), getattr(forward, "observer", None)]
+    observers = (*forward_hooks(module).values(), *getattr(vars(module).get("forward"), "args", ()))
     return any(isinstance(observer, Observer) and observer.active for observer in observers)

@@ -41,8 +41,9 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import accumulate
+from typing import Any
 
 from torch import nn
 
@@ -55,11 +56,12 @@ from saccade.recording.adapters.multihead import observe_multihead
 from saccade.recording.adapters.observe import Adapter, Observer, Publish
 from saccade.recording.adapters.squeeze import observe_squeeze
 from saccade.recording.adapters.swin import observe_timm_swin, observe_torchvision_swin
-from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes, Layout
+from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes
 from saccade.recording.adapters.vit import observe_beit, observe_vit
 
 GROUP = "saccade.adapters"
 
+Key = str | type[nn.Module]
 Observe = Callable[[AttentionSite, Publish], list[Handle]]
 
 #: How to observe the modules that run the `forward` of each class, by its full name.
@@ -84,32 +86,31 @@ ADAPTERS: Mapping[str, Observe] = {
 
 
 @functools.cache  # installed packages do not change while the process runs
-def plugin_adapters() -> dict[str | type[nn.Module], Adapter]:
+def plugin_adapters() -> dict[Key, Adapter]:
     """Return the adapters of all entry points. One that cannot be loaded is left out, with a warning.
 
     Raises:
         BadOption: If an entry point is no mapping from classes or full class names to functions.
     """
-    adapters: dict[str | type[nn.Module], Adapter] = {}
+    adapters: dict[Key, Adapter] = {}
     for name in plugins.names(GROUP):
         try:
             table = plugins.load(GROUP, name)
         except BadOption as error:
             warnings.warn(str(error), stacklevel=2)
             continue
-        if not isinstance(table, Mapping) or not all(
-            isinstance(key, str | type) and callable(adapter) for key, adapter in table.items()
-        ):
+        pairs: Any = table.items() if isinstance(table, Mapping) else [(None, None)]
+        if not all(isinstance(key, str | type) and callable(adapter) for key, adapter in pairs):
             message = f"{GROUP}: {name} is {table!r}, expected a mapping from classes to adapter functions"
             raise BadOption(message, owner=GROUP, option=name, value=table)
-        adapters.update(table)
+        adapters.update(pairs)
     return adapters
 
 
 def find_attention(
     model: nn.Module, adapters: Mapping[type[nn.Module], Adapter], features: FeatureShapes
 ) -> dict[str, Callable[[Publish], list[Handle]]]:
-    """Return how to observe each attention of a model that publishes no map itself, by its module name.
+    """Return how to observe each attention of a model that publishes no map itself, by its path.
 
     The adapters of the caller precede the built-in ones, and these the adapters of entry points. A module
     that owns a tap publishes the map of everything inside it, so nothing inside is observed.
@@ -117,32 +118,24 @@ def find_attention(
     Raises:
         BadOption: If an attention is inside a compiled module, which calls no hooks.
     """
-    observers: list[tuple[str | type[nn.Module], Observe]] = [
-        *((key, functools.partial(_observe_with, adapter)) for key, adapter in adapters.items()),
-        *ADAPTERS.items(),
-        *((key, functools.partial(_observe_with, adapter)) for key, adapter in plugin_adapters().items()),
-    ]
+    observers = [*_observers(adapters), *ADAPTERS.items(), *_observers(plugin_adapters())]
     attention: dict[str, Callable[[Publish], list[Handle]]] = {}
     for path, module in model.named_modules():
         observe = next((observe for key, observe in observers if _applies(key, module)), None)
+        place = without_compiled(path)
         owners = [*accumulate(filter(None, path.split(".")), nn.Module.get_submodule, initial=model)]
         if observe is None or any(isinstance(child, Tap) for owner in owners for child in owner.children()):
             continue
         if any(map(is_compiled, owners)):
-            place = without_compiled(path)
-            message = (
-                f"cannot record {type(model).__name__}: torch.compile bypasses the forward hook on "
-                f"{type(module).__name__} {place!r}; record the model before compilation "
-                "(`model._orig_mod`, or a `copy.deepcopy` of a model compiled in place)"
-            )
+            problem = f"torch.compile bypasses the forward hook on {type(module).__name__} {place!r}"
+            advice = "record the original (`model._orig_mod`, or a `copy.deepcopy` of one compiled in place)"
+            message = f"cannot record {type(model).__name__}: {problem}; {advice}"
             raise BadOption(message, owner="record", option="model", value=place)
-        parent = owners[-2] if len(owners) > 1 else None
-        site = AttentionSite(module, parent, Layout.from_owners(owners, features))
-        attention[path] = functools.partial(observe, site)
+        attention[place] = functools.partial(observe, AttentionSite.from_owners(owners, features))
     return attention
 
 
-def _applies(key: str | type[nn.Module], module: nn.Module) -> bool:
+def _applies(key: Key, module: nn.Module) -> bool:
     """Return whether a module is of a class, or runs the `forward` of the class with a full name."""
     if not isinstance(key, str):
         return isinstance(module, key)
@@ -150,6 +143,10 @@ def _applies(key: str | type[nn.Module], module: nn.Module) -> bool:
     return key == f"{definer.__module__}.{definer.__qualname__}"
 
 
-def _observe_with(adapter: Adapter, site: AttentionSite, publish: Publish) -> list[Handle]:
-    """Observe a module with an adapter function."""
-    return [Observer(site.module, adapter, publish)]
+def _observers(adapters: Mapping[Any, Adapter]) -> Iterator[tuple[Key, Observe]]:
+    """Return how to observe modules with adapter functions."""
+
+    def observe(adapter: Adapter, site: AttentionSite, publish: Publish) -> list[Handle]:
+        return [Observer(site.module, adapter, publish)]
+
+    return ((key, functools.partial(observe, adapter)) for key, adapter in adapters.items())

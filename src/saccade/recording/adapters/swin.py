@@ -65,8 +65,7 @@ def _map(attention: Any, x: Tensor, window: Extents, shift: Extents, *, pad_firs
     if _is_cosine(attention):
         factor = attention.logit_scale.clamp(max=math.log(100)).exp()[:, None]
         queries, keys, scale = F.normalize(queries, dim=-1) * factor, F.normalize(keys, dim=-1), 1.0
-    bias = _relative(attention) + mask
-    return WindowMap(queries.detach(), keys.detach(), scale, size, size, places=places, bias=bias.detach())
+    return WindowMap(queries, keys, scale, size, size, places=places, bias=_relative(attention) + mask)
 
 
 def _project(attention: Any, x: Tensor) -> Tensor:
@@ -111,22 +110,14 @@ def _cut_windows(
         places = F.pad(places, padding, value=-1).roll(back, (0, 1))
     else:
         places = F.pad(places.roll(back, (0, 1)), padding, value=-1)
-    rows, columns = (_regions(places.shape[axis], window[axis], shift[axis], device) for axis in (0, 1))
-    regions = _cut(3 * rows[:, None] + columns, window)
+    sides = zip(places.shape, shift, strict=True)
+    rows, columns = (torch.arange(n, device=device) >= n - step for n, step in sides)  # rolled to the end
+    regions = _cut(2 * rows[:, None] + columns, window)
     mask = _HIDDEN * (regions[:, :, None] != regions[:, None, :])
     return _cut(places, window), mask if any(shift) else mask[:1]
 
 
-def _regions(extent: int, window: int, shift: int, device: torch.device) -> Tensor:
-    """Number the parts of an axis that were neighbors before it was rolled by `shift`."""
-    position = torch.arange(extent, device=device)
-    if not shift:
-        return torch.zeros_like(position)
-    return (position >= extent - window).long() + (position >= extent - shift).long()
-
-
 def _cut(grid: Tensor, window: Extents) -> Tensor:
     """Cut a grid `(H, W)` into windows, `(windows, n)`."""
-    height, width = window
-    rows, columns = grid.shape[0] // height, grid.shape[1] // width
-    return grid.reshape(rows, height, columns, width).transpose(1, 2).reshape(rows * columns, -1)
+    rows, columns = window
+    return grid.unfold(0, rows, rows).unfold(1, columns, columns).flatten(2).flatten(0, 1)
