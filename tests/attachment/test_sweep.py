@@ -163,6 +163,7 @@ MECHANISMS: dict[str, dict[str, Any]] = {
 @dataclass
 class Case:
     model: nn.Module
+    sites: sc.Sites
     x: Tensor
     where: tuple[str, ...]
     weights: dict[str, Tensor]
@@ -183,7 +184,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     weights = copy.deepcopy(model.state_dict())  # with the versions that mnasnet needs
     evaluated, trained = output(model, x, training=False), output(model, x, training=True)
     model.load_state_dict(weights)
-    return Case(model, x, where, weights, evaluated, trained)
+    return Case(model, sc.sites(model, x), x, where, weights, evaluated, trained)
 
 
 def output(model: nn.Module, x: Tensor, *, training: bool) -> Tensor:
@@ -210,7 +211,7 @@ def test_in_and_out(case: Case, mechanism: str) -> None:
     model, x = case.model, case.x
     where: Any = case.where[list(MECHANISMS).index(mechanism) % len(case.where)]
     options = MECHANISMS[mechanism]
-    axes = {len(site.shape) - 1 for site in sc.sites(model, x).of(where)}
+    axes = {len(site.shape) - 1 for site in case.sites.of(where)}
     if not fits(mechanism, axes):
         others = tuple(name for name in sc.mechanisms() if fits(name, axes))
         with raises(sc.BadOption, owner=mechanism, option="shape", choices=others):

@@ -164,8 +164,7 @@ def _planned(candidate: Candidate, builder: SiteBuilder, identity: bool) -> tupl
     gate, move_last_axis = identity and start == "zero gate", candidate.site.channels_last == is_map
     attached = Attached(mechanism, gate=gate, place=candidate.place, move_last_axis=move_last_axis)
     parameters = sum(p.numel() for p in attached.parameters())
-    start = start if identity else "paper"
-    site = replace(candidate.site, parameters=parameters, flops=flops, start=start)
+    site = replace(candidate.site, parameters=parameters, flops=flops, start=start if identity else "paper")
     return replace(candidate, site=site), attached.to(candidate.node.device, candidate.node.dtype)
 
 

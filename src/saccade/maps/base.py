@@ -68,12 +68,11 @@ class AttentionMap(ABC):
         """
         heat = self.saliency().detach().float()
         if size is not None:
-            if len(size) != heat.ndim - 1:
-                message = (
-                    f"size {tuple(size)} has {len(size)} axes, but the {self.kind} map has {heat.ndim - 1}"
-                )
+            axes = heat.ndim - 1
+            if len(size) != axes:
+                message = f"size {tuple(size)} has {len(size)} axes, but the {self.kind} map has {axes}"
                 raise BadShape(message, owner=type(self).__name__, option="size", value=tuple(size))
-            heat = F.interpolate(heat.unsqueeze(1), size, mode=_INTERPOLATION[len(size)])[:, 0]
+            heat = F.interpolate(heat.unsqueeze(1), size, mode=_INTERPOLATION[axes])[:, 0]
         return normalize(heat)
 
 
