@@ -389,20 +389,20 @@ def test_options_of_sites_need_a_mechanism() -> None:
 
 
 def test_the_command_lists_places_and_costs() -> None:
-    shown = CliRunner().invoke(
+    listing = CliRunner().invoke(
         app, ["sites", "resnet18", "-a", "se", "--image-size", "64"], env={"COLUMNS": "120"}
     )
-    assert shown.exit_code == 0, shown.output
-    assert "layer4.1.bn2" in shown.output
-    assert "not at conv1: se: channels=3 must be at least reduction=16" in shown.output
-    (total,) = (line for line in shown.output.splitlines() if line.startswith("residual"))
+    assert listing.exit_code == 0, listing.output
+    assert "layer4.1.bn2" in listing.output
+    assert "not at conv1: se: channels=3 must be at least reduction=16" in listing.output
+    (total,) = (line for line in listing.output.splitlines() if line.startswith("residual"))
     added = sum(
         s.parameters or 0 for s in sc.sites(tv.resnet18(), torch.zeros(1, 3, 64, 64), "se").of("residual")
     )
     assert f"8 x se: {added:,} parameters" in total
-    only = CliRunner().invoke(app, ["sites", "timm:resnet18", "--where", "stage", "--image-size", "64"])
-    assert only.output.count("stage") == 4
-    assert "bn2" not in only.output
+    stages = CliRunner().invoke(app, ["sites", "timm:resnet18", "--where", "stage", "--image-size", "64"])
+    assert stages.output.count("stage") == 4
+    assert "bn2" not in stages.output
 
 
 @pytest.mark.parametrize(

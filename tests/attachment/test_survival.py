@@ -193,11 +193,11 @@ def _worker(_: int, rank: int, folder: str) -> None:
 
 
 def test_two_processes_train_the_same_attention(tmp_path: Path) -> None:
-    other: Any = mp.spawn(  # type: ignore[no-untyped-call,attr-defined]
+    processes: Any = mp.spawn(  # type: ignore[no-untyped-call,attr-defined]
         _worker, (1, str(tmp_path)), nprocs=1, join=False, daemon=True
     )
     _worker(0, 0, str(tmp_path))
-    other.join()
+    processes.join()
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     parameters = {key: value for key, value in first.items() if "running" not in key}
     assert all(torch.equal(value, second[key]) for key, value in parameters.items())

@@ -224,15 +224,15 @@ def test_in_and_out(case: Case, mechanism: str) -> None:
     assert torch.equal(output(model, x, training=False), case.evaluated)
     assert torch.equal(output(model, x, training=True), case.trained)
 
-    ours = {key: p for key, p in model.named_parameters() if key not in case.weights}
+    added = {key: p for key, p in model.named_parameters() if key not in case.weights}
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
     reached: set[str] = set()
     for _ in range(2):
         optimizer.zero_grad()
         output(model, x, training=True).square().mean().backward()
-        reached |= {key for key, p in ours.items() if p.grad is not None and p.grad.any()}
+        reached |= {key for key, p in added.items() if p.grad is not None and p.grad.any()}
         optimizer.step()
-    modules = {key.partition(".attention.")[0] for key in ours}
+    modules = {key.partition(".attention.")[0] for key in added}
     assert {key.partition(".attention.")[0] for key in reached} == modules
     assert any(".mechanism." in key for key in reached)
 
