@@ -32,6 +32,11 @@ FEATURE_LAYERS = (
 )
 
 
+def tensors_in(tree: Any) -> list[Tensor]:
+    """Return the tensors in nested containers."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
 def uncompiled(model: nn.Module) -> nn.Module:
     """Return the module that torch.compile wraps, or the model itself if it is not wrapped."""
     module: nn.Module = getattr(model, COMPILED, model)
@@ -41,6 +46,11 @@ def uncompiled(model: nn.Module) -> nn.Module:
 def is_compiled(module: nn.Module) -> bool:
     """Return whether `torch.compile(module)` or `module.compile()` made this module."""
     return uncompiled(module) is not module or module._compiled_call_impl is not None  # seen in 2.10 to 2.15
+
+
+def without_compiled(path: str) -> str:
+    """Return a module path without the levels that torch.compile adds."""
+    return ".".join(part for part in path.split(".") if part != COMPILED)
 
 
 def forward_hooks(module: nn.Module) -> MutableMapping[int, Any]:

@@ -7,18 +7,14 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from saccade._torch import tree_leaves
+from saccade._torch import tensors_in
 
 
 def gpus_of(model: nn.Module, inputs: tuple[Any, ...]) -> list[int]:
     """Return the indices of the GPUs that hold parameters, buffers or inputs of a model."""
-    tensors = [
-        *model.parameters(),
-        *model.buffers(),
-        *(t for t in tree_leaves(inputs) if isinstance(t, Tensor)),
-    ]
+    tensors = [*model.parameters(), *model.buffers(), *tensors_in(inputs)]
     return sorted({t.device.index for t in tensors if t.is_cuda})
 
 
@@ -35,13 +31,8 @@ def preserve_state(model: nn.Module, inputs: tuple[Any, ...]) -> Iterator[None]:
         inputs: The inputs of `model`. The random state of their GPUs is restored, too.
     """
     flags = [(module, module.training) for module in model.modules()]
-    buffers = [
-        (module, name, buffer, buffer.clone())
-        for module in model.modules()
-        for name, buffer in module.named_buffers(recurse=False)
-    ]
-    gpus = gpus_of(model, inputs)
-    with torch.random.fork_rng(devices=gpus), torch.inference_mode(False), torch.no_grad():
+    buffers = [(m, name, b, b.clone()) for m in model.modules() for name, b in m.named_buffers(recurse=False)]
+    with torch.random.fork_rng(devices=gpus_of(model, inputs)), torch.inference_mode(False), torch.no_grad():
         for module, _ in flags:
             module.training = False
         try:

@@ -119,14 +119,14 @@ def test_dtype_and_memory_format_are_those_of_the_features() -> None:
             x = images().double().to(memory_format=torch.channels_last)
             sc.attach(model, name, example_inputs=x, identity=identity)
             assert {p.dtype for p in model.parameters()} == {torch.float64}
-            seen: list[Tensor] = []
+            tensors: list[Tensor] = []
             model.get_submodule("stage1.0.norm2").register_forward_hook(
-                lambda _, inputs, output, s=seen: s.extend([inputs[0], output])
+                lambda _, inputs, output, tensors=tensors: tensors.extend([inputs[0], output])
             )
             model(x)
-            assert seen[1].dtype == torch.float64
-            assert seen[1].stride() == seen[0].stride(), (name, identity)
-            assert seen[1].is_contiguous(memory_format=torch.channels_last)
+            assert tensors[1].dtype == torch.float64
+            assert tensors[1].stride() == tensors[0].stride(), (name, identity)
+            assert tensors[1].is_contiguous(memory_format=torch.channels_last)
 
 
 def test_the_memory_format_is_kept_of_a_mechanism_that_changes_it() -> None:
@@ -175,7 +175,7 @@ def test_every_parameter_of_the_attention_trains_by_the_second_step(name: str) -
     reduces = any(option.name == "reduction" for option in sc.spec(name).options)
     options: dict[str, Any] = {"reduction": 2} if reduces else {}  # a ReLU may block both of two hidden units
     plan = sc.attach(model, name, where="stage", example_inputs=x, **options)
-    ours = {key: p for key, p in model.named_parameters() if ".attention." in key}
+    added = {key: p for key, p in model.named_parameters() if ".attention." in key}
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     reached: set[str] = set()
     for step in range(2 if {s.start for s in plan} != {"identity"} else 3):
@@ -183,12 +183,12 @@ def test_every_parameter_of_the_attention_trains_by_the_second_step(name: str) -
         model.train()
         torch.manual_seed(step)
         F.cross_entropy(model(x), torch.arange(len(x)) % 5).backward()
-        got = {key for key, p in ours.items() if p.grad is not None and p.grad.abs().max() > 0}
-        assert got, f"step {step}: no parameter of the attention is reached"
-        reached |= got
+        reached_now = {key for key, p in added.items() if p.grad is not None and p.grad.abs().max() > 0}
+        assert reached_now, f"step {step}: no parameter of the attention is reached"
+        reached |= reached_now
         optimizer.step()
     # A softmax does not change when one number is added to all logits, nor a sum when a norm follows.
-    missed = {key for key in ours.keys() - reached if not key.endswith("bias")}
+    missed = {key for key in added.keys() - reached if not key.endswith("bias")}
     assert not missed
 
 
@@ -198,9 +198,9 @@ def test_attention_alone_learns_while_the_network_is_frozen(name: str) -> None:
     target = model(x).detach().roll(1, 0)  # the output for another image
     model.requires_grad_(False)
     sc.attach(model, name, example_inputs=x)
-    ours = [p for p in model.parameters() if p.requires_grad]
-    assert len(ours) == sum(".attention." in key for key, _ in model.named_parameters())
-    optimizer = torch.optim.Adam(ours, 0.02)
+    added = [p for p in model.parameters() if p.requires_grad]
+    assert len(added) == sum(".attention." in key for key, _ in model.named_parameters())
+    optimizer = torch.optim.Adam(added, 0.02)
     losses = []
     for _ in range(20):
         optimizer.zero_grad()
@@ -241,9 +241,9 @@ def test_keys_of_the_network_stay_and_the_others_are_the_attentions() -> None:
     assert [key for key in model.state_dict() if ".attention." not in key] == keys
     missing, unexpected = model.load_state_dict(pretrained, strict=False)
     assert not unexpected
-    ours = {key for key in model.state_dict() if ".attention." in key}
-    assert set(missing) <= ours
-    assert {key.rpartition(".")[2] for key in ours - set(missing)} <= {
+    added = {key for key in model.state_dict() if ".attention." in key}
+    assert set(missing) <= added
+    assert {key.rpartition(".")[2] for key in added - set(missing)} <= {
         "num_batches_tracked"
     }  # torch forgives
     assert {key.split(".attention.")[0] for key in missing} == {site.path for site in plan}
@@ -446,8 +446,8 @@ def test_the_image_itself_can_be_attended_to() -> None:
     assert [(site.path, site.shape) for site in plan] == [("stem.0", (3, 8, 8))]
     with torch.no_grad():
         model.get_parameter("stem.0.attention.mechanism.head.bias").copy_(torch.tensor([-1.0, 0, 0, 0, 1, 0]))
-    sc_of_flipped = model(x.flip(3))
-    torch.testing.assert_close(sc_of_flipped, before, rtol=1e-4, atol=1e-5)
+    scores_of_flipped = model(x.flip(3))
+    torch.testing.assert_close(scores_of_flipped, before, rtol=1e-4, atol=1e-5)
 
 
 def test_maps_are_recorded_under_the_paths_of_the_network() -> None:

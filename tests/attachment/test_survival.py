@@ -6,6 +6,7 @@ import copy
 import io
 import pickle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,11 +22,11 @@ from support.networks import Residual
 MECHANISMS = ["cbam", "self_attention"]  # one with a gate, one that starts as the identity
 
 
-def trained(name: str, *, scale: float = 0.3) -> Residual:
+def trained(name: str, where: Any = "residual", *, scale: float = 0.3) -> Residual:
     """Return an attached model whose gates and gammas are not 0, as after training."""
     torch.manual_seed(0)
     model, x = Residual(2), torch.randn(2, 3, 8, 8)
-    sc.attach(model, name, example_inputs=x)
+    sc.attach(model, name, where=where, example_inputs=x)
     with torch.no_grad():
         for key, p in model.named_parameters():
             if key.endswith((".gate", ".gamma")):
@@ -39,7 +40,7 @@ def images(batch: int = 2, size: int = 8) -> Tensor:
 
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_compile_as_one_graph(name: str) -> None:
-    model, x = trained(name), images()
+    model, x = trained(name, ["stage1.0.norm2"]), images()
     compiled = torch.compile(model, fullgraph=True, backend="eager")  # the graph is what may break
     torch.testing.assert_close(compiled(x), model(x))
     model.train()
@@ -58,7 +59,7 @@ def test_compile_to_machine_code() -> None:
 
 @pytest.mark.parametrize("name", MECHANISMS)
 def test_export_for_other_batches_and_sizes(name: str) -> None:
-    model = trained(name)
+    model = trained(name, ["stage1.0.norm2"])
     batch, high = torch.export.Dim("batch", min=2, max=64), torch.export.Dim("high", min=2, max=64)
     shapes = ({0: batch, 2: 2 * high, 3: 2 * high},)
     program = torch.export.export(model, (images(3, 16),), dynamic_shapes=shapes)
@@ -156,8 +157,8 @@ def test_frozen_backbone() -> None:
     model, x = Residual(2), images()
     model.requires_grad_(False)
     sc.attach(model, "cbam", example_inputs=x)
-    trained = {key for key, p in model.named_parameters() if p.requires_grad}
-    assert trained == {key for key, _ in model.named_parameters() if ".attention." in key}
+    trainable = {key for key, p in model.named_parameters() if p.requires_grad}
+    assert trainable == {key for key, _ in model.named_parameters() if ".attention." in key}
     model(x).square().sum().backward()
     assert any(p.grad is not None and p.grad.any() for p in model.parameters())
 
@@ -171,7 +172,7 @@ def test_an_example_made_in_inference_mode() -> None:
     assert not any(p.is_inference() for p in model.parameters())
 
 
-def _worker(rank: int, folder: str) -> None:
+def _worker(_: int, rank: int, folder: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     torch.manual_seed(rank)  # different weights: DDP must send those of rank 0
     model = Residual(2, width=16)
@@ -192,7 +193,11 @@ def _worker(rank: int, folder: str) -> None:
 
 
 def test_two_processes_train_the_same_attention(tmp_path: Path) -> None:
-    mp.spawn(_worker, (str(tmp_path),), nprocs=2)  # type: ignore[no-untyped-call,attr-defined]
+    processes: Any = mp.spawn(  # type: ignore[no-untyped-call,attr-defined]
+        _worker, (1, str(tmp_path)), nprocs=1, join=False, daemon=True
+    )
+    _worker(0, 0, str(tmp_path))
+    processes.join()
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     parameters = {key: value for key, value in first.items() if "running" not in key}
     assert all(torch.equal(value, second[key]) for key, value in parameters.items())

@@ -42,12 +42,12 @@ ARCHITECTURES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[s
     "resnet18": (lambda: tv.resnet18(num_classes=10), (3, 64, 64), ("residual", "stage")),
     "resnext50": (
         lambda: ResNet(Bottleneck, [1, 1, 1, 1], 10, groups=32, width_per_group=4),
-        (3, 48, 48),
+        (3, 32, 32),
         ("residual",),
     ),
     "densenet121": (lambda: tv.DenseNet(16, (2, 3, 2), num_classes=10), (3, 48, 48), ("stage", "stem")),
-    "vgg11_bn": (_vgg, (3, 48, 48), ("stage", "head")),
-    "mobilenet_v2": (lambda: tv.mobilenet_v2(num_classes=10), (3, 48, 48), ("residual",)),
+    "vgg11_bn": (_vgg, (3, 32, 32), ("stage", "head")),
+    "mobilenet_v2": (lambda: tv.mobilenet_v2(num_classes=10), (3, 32, 32), ("residual",)),
     "mobilenet_v3_small": (lambda: tv.mobilenet_v3_small(num_classes=10), (3, 64, 64), ("residual",)),
     "mnasnet0_5": (lambda: tv.mnasnet0_5(weights=None, num_classes=10), (3, 48, 48), ("residual",)),
     "efficientnet_b0": (lambda: tv.efficientnet_b0(num_classes=10), (3, 48, 48), ("residual", "stage")),
@@ -163,6 +163,7 @@ MECHANISMS: dict[str, dict[str, Any]] = {
 @dataclass
 class Case:
     model: nn.Module
+    sites: sc.Sites
     x: Tensor
     where: tuple[str, ...]
     weights: dict[str, Tensor]
@@ -183,7 +184,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     weights = copy.deepcopy(model.state_dict())  # with the versions that mnasnet needs
     evaluated, trained = output(model, x, training=False), output(model, x, training=True)
     model.load_state_dict(weights)
-    return Case(model, x, where, weights, evaluated, trained)
+    return Case(model, sc.sites(model, x), x, where, weights, evaluated, trained)
 
 
 def output(model: nn.Module, x: Tensor, *, training: bool) -> Tensor:
@@ -210,7 +211,7 @@ def test_in_and_out(case: Case, mechanism: str) -> None:
     model, x = case.model, case.x
     where: Any = case.where[list(MECHANISMS).index(mechanism) % len(case.where)]
     options = MECHANISMS[mechanism]
-    axes = {len(site.shape) - 1 for site in sc.sites(model, x).of(where)}
+    axes = {len(site.shape) - 1 for site in case.sites.of(where)}
     if not fits(mechanism, axes):
         others = tuple(name for name in sc.mechanisms() if fits(name, axes))
         with raises(sc.BadOption, owner=mechanism, option="shape", choices=others):
@@ -223,15 +224,15 @@ def test_in_and_out(case: Case, mechanism: str) -> None:
     assert torch.equal(output(model, x, training=False), case.evaluated)
     assert torch.equal(output(model, x, training=True), case.trained)
 
-    ours = {key: p for key, p in model.named_parameters() if key not in case.weights}
+    added = {key: p for key, p in model.named_parameters() if key not in case.weights}
     optimizer = torch.optim.SGD(model.parameters(), 1e-3)
     reached: set[str] = set()
     for _ in range(2):
         optimizer.zero_grad()
         output(model, x, training=True).square().mean().backward()
-        reached |= {key for key, p in ours.items() if p.grad is not None and p.grad.any()}
+        reached |= {key for key, p in added.items() if p.grad is not None and p.grad.any()}
         optimizer.step()
-    modules = {key.partition(".attention.")[0] for key in ours}
+    modules = {key.partition(".attention.")[0] for key in added}
     assert {key.partition(".attention.")[0] for key in reached} == modules
     assert any(".mechanism." in key for key in reached)
 

@@ -151,18 +151,18 @@ def test_the_mean_does_not_depend_on_how_many_rows_are_held(
 ) -> None:
     recorded = pairs((4, 6), (4, 6), heads=1, batch=1)
     expected = recorded.weights().mean((1, 2)).reshape(1, 4, 6)
-    held: list[int] = []
+    chunk_sizes: list[int] = []
     rows = PairwiseMap.rows
 
     def counted(self: PairwiseMap, queries: Tensor) -> Tensor:
-        held.append(queries.shape[2])
+        chunk_sizes.append(queries.shape[2])
         return rows(self, queries)
 
     monkeypatch.setattr("saccade.maps.pairwise.CHUNK", chunk)
     monkeypatch.setattr(PairwiseMap, "rows", counted)
     torch.testing.assert_close(recorded.attention_received(), expected)
-    assert sum(held) == 24
-    assert max(held) == min(24, max(1, chunk // 24))
+    assert sum(chunk_sizes) == 24
+    assert max(chunk_sizes) == min(24, max(1, chunk // 24))
 
 
 def test_half_precision_factors_are_multiplied_in_float32() -> None:
@@ -182,10 +182,10 @@ def test_means_of_other_weights_do_not_depend_on_how_many_rows_are_held(
     kind: type[PairwiseMap], chunk: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     softmax = pairs((4, 6), (3, 2))
-    rest: dict[str, Any] = {"direction": torch.ones(2, 4)} if kind is AdditiveMap else {}
+    direction: dict[str, Any] = {"direction": torch.ones(2, 4)} if kind is AdditiveMap else {}
     width = 1 if kind is RectifiedSumMap else 4
     factors = softmax.queries[..., :width], softmax.keys[..., :width]
-    recorded = kind(*factors, 0.5, (4, 6), (3, 2), **rest)
+    recorded = kind(*factors, 0.5, (4, 6), (3, 2), **direction)
     weights = recorded.weights()
     assert recorded.sums_to_one == torch.allclose(weights.sum(-1), torch.ones(2, 2, 24))
     monkeypatch.setattr("saccade.maps.pairwise.CHUNK", chunk)

@@ -40,7 +40,7 @@ def test_points_that_are_no_numbers_are_nowhere() -> None:
 def test_footprints_count_how_often_a_pixel_was_seen() -> None:
     torch.manual_seed(0)
     locations = torch.rand(2, 5, 2) * 2 - 1
-    seen = sc.FixationMap(locations, ((3 / 8, 3 / 12), (6 / 8, 6 / 12)), size=(8, 12)).saliency()
+    counts = sc.FixationMap(locations, ((3 / 8, 3 / 12), (6 / 8, 6 / 12)), size=(8, 12)).saliency()
     expected = torch.zeros(2, 8, 12)
     for b, step, side in itertools.product(range(2), range(5), (3, 6)):
         x, y = ((locations[b, step] + 1) / 2 * torch.tensor([12, 8])).tolist()
@@ -48,7 +48,7 @@ def test_footprints_count_how_often_a_pixel_was_seen() -> None:
             high = max(0.0, min(i + 1, y + side / 2) - max(i, y - side / 2))
             wide = max(0.0, min(j + 1, x + side / 2) - max(j, x - side / 2))
             expected[b, i, j] += high * wide
-    torch.testing.assert_close(seen, expected)
+    torch.testing.assert_close(counts, expected)
 
 
 def test_a_fixation_is_drawn_at_any_size() -> None:

@@ -34,8 +34,8 @@ def is_idle(model: nn.Module) -> bool:
     return all(not tap.recording and tap.latest is None for tap in taps(model))
 
 
-def assert_same_map(one: sc.AttentionMap, other: sc.AttentionMap) -> None:
-    torch.testing.assert_close(one.saliency(), other.saliency())
+def assert_same_map(actual: sc.AttentionMap, expected: sc.AttentionMap) -> None:
+    torch.testing.assert_close(actual.saliency(), expected.saliency())
 
 
 # Paths.
@@ -216,11 +216,11 @@ def test_a_second_recording_inside_the_first_is_refused_and_does_not_end_it() ->
 
 
 def test_two_models_can_be_recorded_at_once() -> None:
-    one, two = network(), network()
-    with sc.record(one) as ones, sc.record(two) as twos:
-        one(images(2))
-        two(images(3))
-    assert (ones["3"].heatmap().shape[0], twos["3"].heatmap().shape[0]) == (2, 3)
+    first, second = network(), network()
+    with sc.record(first) as first_maps, sc.record(second) as second_maps:
+        first(images(2))
+        second(images(3))
+    assert (first_maps["3"].heatmap().shape[0], second_maps["3"].heatmap().shape[0]) == (2, 3)
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")  # torch's own
@@ -248,9 +248,9 @@ def test_maps_are_detached_in_training() -> None:
     with sc.record(model) as maps:
         model(images()).sum().backward()
     for attention in maps.values():
-        held = [value for value in vars(attention).values() if isinstance(value, Tensor)]
-        assert held
-        assert not any(value.requires_grad for value in held)
+        tensors = [value for value in vars(attention).values() if isinstance(value, Tensor)]
+        assert tensors
+        assert not any(value.requires_grad for value in tensors)
 
 
 def test_recording_works_without_gradients() -> None:

@@ -1,4 +1,4 @@
-"""The module that `attach` inserts: a child of its host, called by a hook that holds no state.
+"""The module that `attach` inserts: a child of its host, called by a hook that holds no state; and `detach`.
 
 `attach` replaces nothing in a model, so its keys, classes and references stay. The hooks are functions of
 this module that look for `Attached` children. A copied, pickled or replicated model therefore carries its
@@ -7,11 +7,16 @@ attention with it, and `detach` finds everything by looking at the modules.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Collection
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
+from saccade._torch import forward_hooks, forward_pre_hooks, is_compiled
+from saccade.errors import BadOption
 from saccade.model_state import preserve_state
 
 Place = Literal["input", "output"]
@@ -31,8 +36,6 @@ class Attached(nn.Module):
         move_last_axis: Whether the last axis of x is the second axis of what A takes and returns, as for a
             mechanism of maps `(B, C, H, W)` on the features `(B, H, W, C)` of Swin.
     """
-
-    gate: nn.Parameter | None
 
     def __init__(
         self, mechanism: nn.Module, *, gate: bool, place: Place = "output", move_last_axis: bool = False
@@ -56,18 +59,16 @@ class Attached(nn.Module):
 
 def attend_to_output(host: nn.Module, _: Any, output: Tensor) -> Tensor:
     """Pass the output of a host through its attached attention; a forward hook."""
-    for child in host.children():
-        if isinstance(child, Attached) and child.place == "output":
-            output = child(output)
+    for child in attached_to(host, "output").values():
+        output = child(output)
     return output
 
 
 def attend_to_input(host: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
     """Pass the first input of a host through its attached attention; a forward pre-hook."""
     x, *rest = inputs
-    for child in host.children():
-        if isinstance(child, Attached) and child.place == "input":
-            x = child(x)
+    for child in attached_to(host, "input").values():
+        x = child(x)
     return (x, *rest)
 
 
@@ -87,25 +88,72 @@ def runs_children_in_order(module: nn.Module) -> bool:
     return type(module).forward is nn.Sequential.forward
 
 
-def attached_to(host: nn.Module, place: Place | None = None) -> list[str]:
-    """Return the names of the attached children of a module, at one place or at both."""
-    return [
-        name
-        for name, child in host.named_children()
-        if isinstance(child, Attached) and place in (None, child.place)
-    ]
+def attached_to(host: nn.Module, place: Place | None = None) -> dict[str, Attached]:
+    """Return the attached children of a module by name, at one place or at both."""
+    children = {name: child for name, child in host.named_children() if isinstance(child, Attached)}
+    return {name: child for name, child in children.items() if place in (None, child.place)}
 
 
 def insert(host: nn.Module, attached: Attached) -> str:
     """Add attention to a host; return the name of the child, `attention` or, if taken, `attention_2`."""
     is_first = not attached_to(host, attached.place)
-    name, number = "attention", 1
-    while hasattr(host, name):
-        number += 1
-        name = f"attention_{number}"
+    names = itertools.chain(["attention"], map("attention_{}".format, itertools.count(2)))
+    name = next(name for name in names if not hasattr(host, name))
     host.add_module(name, attached.train(host.training))
     if is_first and attached.place == "input":
         host.register_forward_pre_hook(attend_to_input)
     elif is_first and not runs_children_in_order(host):
         host.register_forward_hook(attend_to_output)
     return name
+
+
+def remove(host: nn.Module, keep: Collection[str] = ()) -> list[str]:
+    """Remove the attached children of a host except those in `keep`; return the names of the removed ones."""
+    names = [name for name in attached_to(host) if name not in keep]
+    for name in names:
+        delattr(host, name)
+    hooks = {"output": forward_hooks(host), "input": forward_pre_hooks(host)}
+    for place in hooks.keys() - {child.place for child in attached_to(host).values()}:
+        for key in [key for key, hook in hooks[place].items() if hook in (attend_to_output, attend_to_input)]:
+            del hooks[place][key]  # like the handle that the registration returned
+    return names
+
+
+def detach(model: nn.Module) -> list[str]:
+    """Remove everything that `attach` inserted into a model, which restores the original model exactly.
+
+    Args:
+        model: The model, changed in place.
+
+    Returns:
+        The paths of the removed modules.
+
+    Raises:
+        BadOption: If the model is compiled, scripted or wrapped.
+
+    Example:
+        >>> import torch, saccade as sc
+        >>> model, x = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3)), torch.randn(1, 3, 8, 8)
+        >>> plan = sc.attach(model, "se", where=["0"], example_inputs=x)
+        >>> sc.detach(model), sc.detach(model)
+        (['0.attention'], [])
+    """
+    check_model(model, "detach", "call detach on the original model")
+    hosts = [(path, module) for path, module in model.named_modules() if attached_to(module)]
+    return [f"{path}.{name}" for path, host in hosts for name in remove(host)]
+
+
+def check_model(model: object, owner: str, advice: str) -> None:
+    """Raise `BadOption` unless a model is a module that uses submodules and hooks added later."""
+    if not isinstance(model, nn.Module):
+        problem = "is not an nn.Module"
+    elif isinstance(model, torch.jit.ScriptModule):
+        problem = "is scripted and cannot be changed; use the module it was scripted from"
+    elif any(map(is_compiled, model.modules())):
+        problem = f"is compiled, and compiled code does not see changes; {advice}"
+    elif isinstance(model, DistributedDataParallel):
+        problem = f"has already collected the parameters; {advice}"
+    else:
+        return
+    name = type(model).__name__
+    raise BadOption(f"{owner}: {name} {problem}", owner=owner, option="model", value=name)

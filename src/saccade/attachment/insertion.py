@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import difflib
 import inspect
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from fnmatch import fnmatchcase
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from saccade._torch import tree_map
 from saccade.annotations import check_arguments
-from saccade.attachment.attached import Attached, attached_to, insert, is_dead
-from saccade.attachment.model_check import check_model
-from saccade.attachment.removal import remove
-from saccade.attachment.select import Where, select_candidates
-from saccade.attachment.site import Site, Sites
+from saccade.attachment.attached import Attached, attached_to, check_model, insert, is_dead, remove
+from saccade.attachment.site import KINDS, Kind, Site, Sites
 from saccade.attachment.site_builder import SiteBuilder, construction
 from saccade.attachment.site_detection import Candidate, SiteFinder
 from saccade.attachment.trace import trace_forward
-from saccade.errors import BadOption
+from saccade.errors import BadOption, UnknownName
 from saccade.layers.registry import spec
 from saccade.model_state import temporary_hooks
+
+Where: TypeAlias = Kind | Sequence[str] | Callable[[Site], bool]
 
 
 def attach(
@@ -107,64 +108,91 @@ def attach(
     check_arguments(attach, arguments if isinstance(where, str) else {**arguments, "where": where})
     check_model(model, "attach", "attach to the original model, then compile or wrap it")
     builder = SiteBuilder(name, options)
-    if clash := [option.name for option in spec(builder.name).options if option.name in _own_options()]:
+    own_options = inspect.getfullargspec(attach).kwonlyargs
+    if clash := [option.name for option in spec(builder.name).options if option.name in own_options]:
         message = f"{builder.name} has an option {clash[0]!r}, which attach has too; rename it to attach it"
         raise BadOption(message, owner="attach", option=clash[0])
-    candidates = select_candidates(SiteFinder(trace_forward(model, example_inputs)), where)
-    for candidate in candidates:
-        if attached_to(candidate.host, candidate.place) and not allow_multiple:
-            path = candidate.site.path
-            message = f"{path} has attention already; detach it, or pass allow_multiple=True"
-            raise BadOption(message, owner="attach", option="where", value=path)
+    candidates = _select(SiteFinder(trace_forward(model, example_inputs)), where)
+    taken = [candidate.site.path for candidate in candidates if attached_to(candidate.host, candidate.place)]
+    if taken and not allow_multiple:
+        message = f"{taken[0]} has attention already; detach it, or pass allow_multiple=True"
+        raise BadOption(message, owner="attach", option="where", value=taken[0])
     with construction():
         planned = [_planned(candidate, builder, identity) for candidate in candidates]
     if not dry_run:
-        insertions = [(candidate, module) for candidate, (_, module) in zip(candidates, planned, strict=True)]
-        _apply(model, example_inputs, insertions)
-    return Sites(site for site, _ in planned)
+        _apply(model, example_inputs, planned)
+    return Sites(candidate.site for candidate, _ in planned)
 
 
-def _own_options() -> set[str]:
-    """Return the keyword arguments of `attach` that are not options of the mechanism."""
-    parameters = inspect.signature(attach).parameters.values()
-    return {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+def _select(finder: SiteFinder, where: Where) -> list[Candidate]:
+    """Return the selected places in the order of the forward pass, each once.
+
+    Raises:
+        UnknownName: If no module matches a path.
+        BadOption: If `where` is no kind, selects no place, or selects one that cannot take attention.
+    """
+    if callable(where):
+        candidates = [candidate for candidate in finder.candidates() if where(candidate.site)]
+        selection = "that the function `where` accepts"
+    elif isinstance(where, str):
+        if where not in KINDS:
+            expected = f"one of {', '.join(map(repr, KINDS))}, a list of module paths or a function of a Site"
+            message = f"attach: where={where!r} is not {expected}"
+            raise BadOption(message, owner="attach", option="where", value=where, choices=KINDS)
+        candidates = [candidate for candidate in finder.candidates() if candidate.site.kind == where]
+        selection = f"of kind {where!r}"
+    else:
+        candidates = [candidate for pattern in where for candidate in _matching(finder, pattern)]
+        selection = "in an empty list"
+    if not candidates:
+        counts = Counter(candidate.site.kind for candidate in finder.candidates())
+        kinds = ", ".join(f"{kind} ({n})" for kind, n in counts.items()) or "no places of any kind"
+        message = f"attach: there is no place {selection}; this model has {kinds}, and modules by their paths"
+        raise BadOption(message, owner="attach", option="where", value=where)
+    unique = {(candidate.host, candidate.place): candidate for candidate in reversed(candidates)}
+    return sorted(unique.values(), key=lambda candidate: candidate.node.index)
 
 
-def _planned(candidate: Candidate, builder: SiteBuilder, identity: bool) -> tuple[Site, Attached]:
-    """Return the site with its cost, and the module to insert there."""
-    measured = builder.measure(candidate.site)
-    start = measured.start if identity else "paper"
+def _matching(finder: SiteFinder, pattern: str) -> list[Candidate]:
+    """Return the places of the modules whose path matches; each must be able to take attention."""
+    known = [path for paths in finder.trace.paths.values() for path in paths if path]
+    levels = pattern.count(".")
+    matching = [path for path in known if path.count(".") == levels and fnmatchcase(path, pattern)]
+    if not matching:
+        near = difflib.get_close_matches(pattern, known, cutoff=0.5)
+        choices = near or [path for path in known if "." not in path]
+        raise UnknownName("module path", pattern, choices, owner="attach")
+    return [finder.candidate_at(path) for path in matching]
+
+
+def _planned(candidate: Candidate, builder: SiteBuilder, identity: bool) -> tuple[Candidate, Attached]:
+    """Return the candidate with the cost of its site, and the module to insert there."""
+    start, _, flops = builder.measure(candidate.site)
     mechanism, is_map = builder.build(candidate.site)
-    attached = Attached(
-        mechanism,
-        gate=start == "zero gate",
-        place=candidate.place,
-        move_last_axis=candidate.site.channels_last == is_map,
-    )
+    gate, move_last_axis = identity and start == "zero gate", candidate.site.channels_last == is_map
+    attached = Attached(mechanism, gate=gate, place=candidate.place, move_last_axis=move_last_axis)
     parameters = sum(p.numel() for p in attached.parameters())
-    site = replace(candidate.site, parameters=parameters, flops=measured.flops, start=start)
-    return site, attached.to(candidate.node.device, candidate.node.dtype)
+    site = replace(candidate.site, parameters=parameters, flops=flops, start=start if identity else "paper")
+    return replace(candidate, site=site), attached.to(candidate.node.device, candidate.node.dtype)
 
 
-def _apply(
-    model: nn.Module, example_inputs: object, insertions: Sequence[tuple[Candidate, Attached]]
-) -> None:
+def _apply(model: nn.Module, example_inputs: object, plan: Sequence[tuple[Candidate, Attached]]) -> None:
     """Insert all modules and verify that a forward pass calls each once; remove them if anything fails."""
-    before = {candidate.host: attached_to(candidate.host) for candidate, _ in insertions}
+    before = {candidate.host: attached_to(candidate.host) for candidate, _ in plan}
     calls: Counter[nn.Module] = Counter()
     zeros: dict[nn.Module, Tensor] = {}  # the features that are zero for any image
 
     def observe(module: nn.Module, inputs: tuple[Tensor]) -> None:
-        calls.update([module])
+        calls[module] += 1
         if not inputs[0].is_meta and not inputs[0].any():
             zeros[module] = inputs[0].new_zeros((2, *inputs[0].shape[1:]))  # batch norm needs two images
 
     try:
-        for candidate, attached in insertions:
+        for candidate, attached in plan:
             insert(candidate.host, attached)
-        with temporary_hooks(attached.register_forward_pre_hook(observe) for _, attached in insertions):
+        with temporary_hooks(attached.register_forward_pre_hook(observe) for _, attached in plan):
             trace_forward(model, tree_map(_without_zeros, example_inputs))
-        for candidate, attached in insertions:
+        for candidate, attached in plan:
             _verify(candidate, attached, calls[attached], zeros.get(attached))
     except BaseException:
         for host, names in before.items():
@@ -183,15 +211,11 @@ def _verify(candidate: Candidate, attached: Attached, calls: int, zeros: Tensor 
     """Raise `BadOption` unless the attention runs once in a forward pass and can train."""
     path = candidate.site.path
     if calls != 1:
-        problem = (
-            f"the attention runs {calls} times in a forward pass, expected once; the children of "
-            f"{type(candidate.host).__name__} are called from outside, so it cannot hold attention"
-        )
-        raise BadOption(f"{path}: {problem}", owner="attach", option="where", value=path)
+        cause = f"the children of {type(candidate.host).__name__} are called from outside"
+        message = f"{path}: the attention runs {calls} times in a forward pass, not once, since {cause}"
+        raise BadOption(message, owner="attach", option="where", value=path)
     if zeros is not None and is_dead(attached, zeros):
-        problem = (
-            "the features are all zero at initialization, as in a branch that starts at zero, and "
-            f"{type(attached.mechanism).__name__} passes no gradient there: neither would ever train; "
-            "use identity=True, or another initialization of the model (timm: zero_init_last=False)"
-        )
-        raise BadOption(f"{path}: {problem}", owner="attach", option="identity", value=False)
+        name = type(attached.mechanism).__name__
+        problem = f"the features are zero at initialization, where {name} passes no gradient and never trains"
+        advice = "use identity=True, or another initialization of the model (timm: zero_init_last=False)"
+        raise BadOption(f"{path}: {problem}; {advice}", owner="attach", option="identity", value=False)

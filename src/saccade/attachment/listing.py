@@ -8,12 +8,12 @@ from typing import Any
 from torch import nn
 
 from saccade.annotations import check_arguments
-from saccade.attachment.model_check import check_model
+from saccade.attachment.attached import check_model
 from saccade.attachment.site import Site, Sites
 from saccade.attachment.site_builder import SiteBuilder, construction
 from saccade.attachment.site_detection import SiteFinder
 from saccade.attachment.trace import call_arguments, trace_forward
-from saccade.errors import BadOption
+from saccade.errors import BadOption, bad_option
 
 
 def sites(model: nn.Module, example_inputs: object, name: str | None = None, /, **options: Any) -> Sites:
@@ -55,8 +55,7 @@ def sites(model: nn.Module, example_inputs: object, name: str | None = None, /, 
     check_model(model, "sites", "pass the original model")
     if name is None and options:
         option = min(options)
-        message = f"sites: {option}={options[option]!r} is an option of a mechanism; name one"
-        raise BadOption(message, owner="sites", option=option, value=options[option])
+        raise bad_option("sites", "is an option of a mechanism; name one", **{option: options[option]})
     builder = None if name is None else SiteBuilder(name, options)
     trace = trace_forward(model, example_inputs)
     places = [candidate.site for candidate in SiteFinder(trace).candidates()]
@@ -67,23 +66,18 @@ def sites(model: nn.Module, example_inputs: object, name: str | None = None, /, 
         return Sites(_with_cost(site, builder, flops_per_image) for site in places)
 
 
-class _SingleArgument(nn.Module):
+class _SingleArgument(nn.Sequential):
     """A model as a function of its example inputs."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, example_inputs: object) -> Any:
         args, kwargs = call_arguments(example_inputs)
-        return self.model(*args, **kwargs)
+        return self[0](*args, **kwargs)
 
 
 def _with_cost(site: Site, builder: SiteBuilder, flops_per_image: float) -> Site:
     """Return a site with the cost of a mechanism, or with the reason why it does not fit."""
     try:
-        measured = builder.measure(site)
+        _, parameters, flops = builder.measure(site)
     except BadOption as error:
         return replace(site, refused=str(error).removeprefix(f"{site.path}: "))
-    share = measured.flops / flops_per_image
-    return replace(site, parameters=measured.parameters, flops=measured.flops, share=share)
+    return replace(site, parameters=parameters, flops=flops, share=flops / flops_per_image)

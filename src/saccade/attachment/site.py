@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 Kind = Literal["input", "stem", "residual", "stage", "head"]
 Start = Literal["zero gate", "identity", "near identity", "paper"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+_FORMATS = {"parameters": ",", "flops": ",", "share": ".2%"}  # of the columns of the table
 
 
 @dataclass(frozen=True)
@@ -76,30 +76,14 @@ class Sites(tuple[Site, ...]):
     @property
     def rows(self) -> list[tuple[str, ...]]:
         """Cells of the table."""
-        cells = [
-            {
-                "path": site.path,
-                "kind": site.kind or "",
-                "features": " x ".join(map(str, site.shape)),
-                "parameters": _number(site.parameters),
-                "flops": _number(site.flops),
-                "share": "" if site.share is None else f"{site.share:.2%}",
-                "start": site.start or "",
-                "refused": site.refused or "",
-            }
-            for site in self
-        ]
-        return [tuple(row[column] for column in self.columns) for row in cells]
+        values = [{**vars(site), "features": " x ".join(map(str, site.shape))} for site in self]
+        return [tuple(_cell(row[column], column) for column in self.columns) for row in values]
 
     def __str__(self) -> str:
         lines = [self.columns, *self.rows]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(_line(line, widths) for line in lines)
+        return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
-def _line(cells: Iterable[str], widths: Iterable[int]) -> str:
-    return "  ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)).rstrip()
-
-
-def _number(value: int | None) -> str:
-    return "" if value is None else f"{value:,}"
+def _cell(value: object, column: str) -> str:
+    return "" if value is None else format(value, _FORMATS.get(column, ""))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,17 +16,8 @@ from saccade.layers.registry import create, spec, specs
 from saccade.layers.spec import Spec
 
 _SEQUENCE = "B L C"
-_MAPS = {1: "B C W", 2: "B C H W", 3: "B C T H W"}
+_SHAPES = {1: ("B C W", _SEQUENCE), 2: ("B C H W",), 3: ("B C T H W",)}  # of features by their spatial axes
 _TOLERANCE = 1e-4  # of the largest value, for a transform that is the identity up to rounding
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """The cost of a mechanism for features of one shape, and its output at initialization."""
-
-    start: Start
-    parameters: int
-    flops: int
 
 
 class SiteBuilder:
@@ -36,7 +26,7 @@ class SiteBuilder:
     def __init__(self, text: str, options: Mapping[str, Any]) -> None:
         self.name, self.options = merge_options(text, options)
         check_options(self.name, self.options, [option.name for option in spec(self.name).options])
-        self._measurements: dict[tuple[int, ...], Measurement] = {}
+        self._measurements: dict[tuple[int, ...], tuple[Start, int, int]] = {}
 
     def build(self, site: Site) -> tuple[nn.Module, bool]:
         """Return a mechanism for a place, and whether it takes the features channels first.
@@ -48,8 +38,10 @@ class SiteBuilder:
             needed, is_map = self._layout(site)
             return create(self.name, site.channels, **{**needed, **self.options}), is_map
 
-    def measure(self, site: Site) -> Measurement:
-        """Run the mechanism on random features of the shape of the place, in both modes.
+    def measure(self, site: Site) -> tuple[Start, int, int]:
+        """Return the output of the mechanism at initialization, its number of parameters, and its FLOPs.
+
+        The mechanism runs on random features of the shape of the place, in both modes.
 
         Raises:
             BadOption: If the mechanism fails there or returns another shape.
@@ -61,34 +53,27 @@ class SiteBuilder:
             channels, *extents = site.shape
             x = torch.randn((2, channels, *extents) if is_map else (2, *extents, channels))
             with _errors_at(site.path), torch.no_grad():
-                evaluated, trained = (module.train(mode)(x) for mode in (False, True))
-                for y in (evaluated, trained):
+                outputs = [module.train(mode)(x) for mode in (False, True)]
+                for y in outputs:
                     if not isinstance(y, Tensor) or y.shape != x.shape:
                         shape = tuple(y.shape) if isinstance(y, Tensor) else type(y).__name__
                         message = f"{self.name} returns {shape}, expected its input shape {tuple(x.shape)}"
                         raise BadShape(message, owner=self.name, option="shape", value=shape)
                 parameters = sum(p.numel() for p in module.parameters())
-                measurement = Measurement(_start(x, evaluated, trained), parameters, flops(module, x[:1]))
-                self._measurements[site.shape] = measurement
+                self._measurements[site.shape] = _start(x, outputs), parameters, flops(module, x[:1])
         return self._measurements[site.shape]
 
     def _layout(self, site: Site) -> tuple[dict[str, Any], bool]:
         """Return the options that features with so many axes need, and whether they are channels first."""
-        axes, mechanism = len(site.shape) - 1, spec(self.name)
-        for shapes in _shapes(axes):
-            examples = [e.options for e in mechanism.examples if e.shapes == shapes and e.output is None]
-            if examples:
+        axes = len(site.shape) - 1
+        for shapes in _SHAPES[axes]:
+            if examples := _options(spec(self.name), shapes):
                 needed = {k: v for k, v in examples[0].items() if all(e.get(k) == v for e in examples)}
                 return needed, shapes != _SEQUENCE
-        others = [spec.name for spec in specs() if _takes(spec, axes)]
-        raise BadOption(
-            f"{self.name} does not map features with {axes} spatial {'axis' if axes == 1 else 'axes'}, "
-            f"here {site.shape}, to the same shape; choose from {', '.join(others)}",
-            owner=self.name,
-            option="shape",
-            value=site.shape,
-            choices=others,
-        )
+        others = [other.name for other in specs() if any(_options(other, s) for s in _SHAPES[axes])]
+        features = f"features with {axes} spatial {'axis' if axes == 1 else 'axes'}, here {site.shape},"
+        message = f"{self.name} does not map {features} to the same shape; choose from {', '.join(others)}"
+        raise BadOption(message, owner=self.name, option="shape", value=site.shape, choices=others)
 
 
 @contextmanager
@@ -111,18 +96,14 @@ def _errors_at(path: str) -> Iterator[None]:
         raise BadOption(message, owner="attach", option="where", value=path) from error
 
 
-def _shapes(axes: int) -> tuple[str, ...]:
-    """Return the layouts of features with so many spatial axes."""
-    return (_MAPS[1], _SEQUENCE) if axes == 1 else (_MAPS[axes],)
+def _options(mechanism: Spec, shapes: str) -> list[Mapping[str, Any]]:
+    """Return the options of the examples that map features of these shapes to the same shape."""
+    return [e.options for e in mechanism.examples if e.shapes == shapes and e.output is None]
 
 
-def _takes(mechanism: Spec, axes: int) -> bool:
-    return any(e.shapes in _shapes(axes) and e.output is None for e in mechanism.examples)
-
-
-def _start(x: Tensor, evaluated: Tensor, trained: Tensor) -> Start:
+def _start(x: Tensor, outputs: Sequence[Tensor]) -> Start:
     """Return whether a mechanism is the identity at initialization, from its outputs for random features."""
-    if torch.equal(x, evaluated) and torch.equal(x, trained):
+    if all(torch.equal(x, y) for y in outputs):
         return "identity"
-    error = max((y - x).abs().max().item() for y in (evaluated, trained))
+    error = max((y - x).abs().max().item() for y in outputs)
     return "near identity" if error < _TOLERANCE * x.abs().max().item() else "zero gate"

@@ -36,7 +36,6 @@ class SiteFinder:
 
     def __init__(self, trace: Trace) -> None:
         self.trace = trace
-        self._batch = trace.image.shape[0]
         self._hosts: dict[Node, list[Call]] = defaultdict(list)
         for call in trace.calls:
             if call.output_node is not None and self.rejection(call) is None:
@@ -45,7 +44,6 @@ class SiteFinder:
     def rejection(self, call: Call) -> str | None:
         """Return why nothing can be attached to the output of a call; None if something can be."""
         name, paths, node = type(call.module).__name__, self.trace.paths[call.module], call.output_node
-        is_container = isinstance(call.module, (nn.Sequential, nn.ModuleDict))
         if not call.path:
             return "this is the whole model"
         if len(paths) > 1:
@@ -54,9 +52,11 @@ class SiteFinder:
             return f"the {name} is called more than once in a forward pass"
         if node is None:
             return f"the {name} returns no tensor that depends on example_inputs"
+        is_container = isinstance(call.module, (nn.Sequential, nn.ModuleDict))
         if is_container and not runs_children_in_order(call.module):
             return f"the forward of the {name} runs over its children and would call attention as one of them"
-        if not 3 <= len(node.shape) <= 5 or node.shape[0] != self._batch or not node.dtype.is_floating_point:
+        is_batch = 3 <= len(node.shape) <= 5 and node.shape[0] == self.trace.image.shape[0]
+        if not is_batch or not node.dtype.is_floating_point:
             return f"the output of the {name}, {node.shape}, is no batch of sequences, images or clips"
         if node.axis not in (1, len(node.shape) - 1):
             return f"the channels of the output of the {name}, {node.shape}, are on axis {node.axis}"
@@ -69,12 +69,12 @@ class SiteFinder:
         path), other kinds the shallowest (`layer4.2` before `layer4.2.act3`). A Sequential, an Identity or a
         module that calls its children like a Sequential is used only if there is no other.
         """
-        calls = self._hosts.get(node)
-        if not calls:
-            return None
-        levels = 0 if kind == "residual" else 1
-        call = min(calls, key=lambda c: (self._is_container(c), c.path.count(".") * levels, c.end))
-        return Candidate(call.module, "output", node, _site(call.path, kind, node))
+
+        def rank(call: Call) -> tuple[bool, int, int]:
+            return self._is_container(call), 0 if kind == "residual" else call.path.count("."), call.end
+
+        call = min(self._hosts[node], key=rank, default=None)
+        return _candidate(call, node, kind) if call else None
 
     def candidate_at(self, path: str) -> Candidate:
         """Return where to attach to the output of the module at a path: there, or at the end of a Sequential.
@@ -87,67 +87,57 @@ class SiteFinder:
         if call is None or call.output_node is None or reason is not None:
             message = f"cannot attach to {path!r}: {reason}; saccade.sites lists the possible places"
             raise BadOption(message, owner="attach", option="where", value=path)
-        node = call.output_node
-        inner = self.candidate(node) if self._is_container(call) else None
-        return inner or Candidate(call.module, "output", node, _site(call.path, None, node))
+        inner = self.candidate(call.output_node) if self._is_container(call) else None
+        return inner or _candidate(call, call.output_node)
 
     def candidates(self) -> list[Candidate]:
         """Return the places of all kinds in the order of the forward pass."""
-        places = [self.input, self.stem, *self.residuals, *self.stages, self.head]
-        return sorted((place for place in places if place is not None), key=lambda place: place.node.index)
+        places = [self._input(), self._stem(), *self._residuals(), *self._stages(), self._head]
+        return sorted(filter(None, places), key=lambda place: place.node.index)
 
-    @property
-    def input(self) -> Candidate | None:
+    def _input(self) -> Candidate | None:
         """The input of the first module that takes the image; not of the model, whose hooks DDP skips."""
         image = self.trace.image
-        for call in sorted(self.trace.calls, key=lambda call: call.start):
-            takes_image = call.input_node is image and call.path
-            if takes_image and self.trace.is_unique(call) and not self._is_container(call):
-                return Candidate(call.module, "input", image, _site(call.path, "input", image))
-        return None
+        calls = (call for call in self.trace.calls if call.input_node is image and call.path)
+        hosts = (call for call in calls if self.trace.is_unique(call) and not self._is_container(call))
+        first = min(hosts, key=lambda call: call.start, default=None)
+        return _candidate(first, image, "input", "input") if first else None
 
-    @property
-    def stem(self) -> Candidate | None:
+    def _stem(self) -> Candidate | None:
         """The input of the first block."""
         first = min(self._blocks, key=lambda call: call.start, default=None)
         return self._nearest(first.input_node if first else None, "stem")
 
-    @property
-    def residuals(self) -> Iterator[Candidate]:
+    def _residuals(self) -> Iterator[Candidate]:
         """The end of each branch: the side of an addition with the longer path from the input."""
         for node in self.trace.nodes:
-            sides = node.parents
-            if node.operation in _ADDITIONS and len(sides) == 2 and sides[0].shape == sides[1].shape:
-                side = max(sides, key=lambda side: side.depth)
-                candidate = self.candidate(side, "residual")
-                if candidate is not None and (self.head is None or side.index <= self.head.node.index):
-                    yield candidate
+            side, shapes = node.parent, [parent.shape for parent in node.parents]
+            is_sum = node.operation in _ADDITIONS and len(shapes) == 2 and shapes[0] == shapes[1]
+            if is_sum and side and side.index <= self._last and (place := self.candidate(side, "residual")):
+                yield place
 
-    @property
-    def stages(self) -> Iterator[Candidate]:
+    def _stages(self) -> Iterator[Candidate]:
         """The last tensor of each run of equal extents on the trunk, from the first block to the head.
 
         Between blocks it is the last output of a block, not the norm before the next strided convolution.
         """
         start = min((call.end for call in self._blocks), default=0)
-        end = self.head.node.index if self.head else len(self.trace.nodes)
-        trunk = {
-            call.output_node: candidate
-            for call in self.trace.calls
-            if call.output_node is not None and call.end >= start and call.output_node.index <= end
-            if not any(_within(call, block) for block in self._blocks)
-            if (candidate := self.candidate(call.output_node, "stage")) is not None
-        }
+        outside = [call for call in self.trace.calls if not any(_within(call, b) for b in self._blocks)]
+        nodes = {call.output_node for call in outside if call.output_node and call.end >= start}
+        trunk = {n: place for n in nodes if n.index <= self._last and (place := self.candidate(n, "stage"))}
         ends = {call.output_node.index for call in self._blocks if call.output_node is not None}
+        last_end = max(ends, default=0)
         in_order = sorted(trunk, key=lambda node: node.index)
         for _, run in groupby(in_order, key=lambda node: node.spatial):
-            last = max(
-                run, key=lambda node: (node.index in ends or node.index > max(ends, default=0), node.index)
-            )
-            yield trunk[last]
+            yield trunk[max(run, key=lambda node: (node.index in ends or node.index > last_end, node.index))]
 
     @cached_property
-    def head(self) -> Candidate | None:
+    def _last(self) -> int:
+        """The index of the last tensor that can be a place."""
+        return self._head.node.index if self._head else len(self.trace.nodes)
+
+    @cached_property
+    def _head(self) -> Candidate | None:
         """The last map before the positions are pooled or, if the output is a map, before the scores."""
         node = self.trace.output
         if node is not None and len(node.shape) >= 3 and node.positions > 1:
@@ -172,12 +162,8 @@ class SiteFinder:
         calls = [call for call in calls if not runs_children_in_order(call.module)]
         counts = Counter(type(module) for module in {call.module for call in calls})
         repeated = [call for call in calls if counts[type(call.module)] > 1]
-        parts = {
-            type(a.module)
-            for a in repeated
-            for b in repeated
-            if _within(a, b) and type(a.module) is not type(b.module)
-        }
+        nested = [(type(a.module), type(b.module)) for a in repeated for b in repeated if _within(a, b)]
+        parts = {inner for inner, outer in nested if inner is not outer}
         levels = {_level(call.path) for call in repeated if type(call.module) not in parts}
         blocks = [call for call in calls if _level(call.path) in levels]
         return [call for call in blocks if not any(_within(call, other) for other in blocks)]
@@ -196,15 +182,15 @@ class SiteFinder:
     def _nearest(self, node: Node | None, kind: Kind) -> Candidate | None:
         """Return the nearest place at or before a tensor."""
         while node is not None and node is not self.trace.image:
-            if (candidate := self.candidate(node, kind)) is not None:
+            if candidate := self.candidate(node, kind):
                 return candidate
             node = node.parent
         return None
 
 
-def _site(path: str, kind: Kind | None, node: Node) -> Site:
-    channels_last = node.axis != 1
-    return Site(path, kind, (node.shape[node.axis], *node.spatial), channels_last)
+def _candidate(call: Call, node: Node, kind: Kind | None = None, place: Place = "output") -> Candidate:
+    site = Site(call.path, kind, (node.shape[node.axis], *node.spatial), channels_last=node.axis != 1)
+    return Candidate(call.module, place, node, site)
 
 
 def _within(inner: Call, outer: Call) -> bool:

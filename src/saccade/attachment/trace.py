@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -13,13 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from saccade._torch import WeakTensorKeyDictionary, tree_leaves, version
+from saccade._torch import WeakTensorKeyDictionary, tensors_in, tree_map, version
 from saccade.attachment.attached import Attached
 from saccade.errors import BadOption
 from saccade.model_state import Handle, preserve_state, temporary_hooks
-
-#: Positional and keyword arguments of a model.
-Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 @dataclass(eq=False)
@@ -36,10 +34,7 @@ class Node:
     index: int
     dtype: torch.dtype
     device: torch.device
-    depth: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.depth = 1 + max((parent.depth for parent in self.parents), default=-1)
+    depth: int
 
     @property
     def spatial(self) -> tuple[int, ...]:
@@ -68,25 +63,85 @@ class Call:
     output_node: Node | None = None
 
 
-@dataclass(eq=False)
-class Trace:
-    """A forward pass: nodes in the order of computation, calls in the order in which they end."""
+class Trace(TorchFunctionMode):
+    """A forward pass: nodes in the order of computation, calls in the order in which they end.
 
-    image: Node
-    output: Node | None
-    nodes: list[Node]
-    calls: list[Call]
-    paths: Mapping[nn.Module, list[str]]  # several if a module is registered at several paths
+    It observes every call of torch from Python; calls of modules stand for operations below Python.
+    """
+
+    def __init__(self, image: Tensor) -> None:
+        super().__init__()
+        self.nodes: list[Node] = []
+        self.output: Node | None = None
+        self.calls: list[Call] = []
+        self.paths: dict[nn.Module, list[str]] = {}  # several if a module is registered at several paths
+        self._counts: Counter[nn.Module] = Counter()
+        self._versions: Any = WeakTensorKeyDictionary()  # weak: the pass needs no more memory than usual
+        self._running: list[Call] = []
+        self._clock = itertools.count()
+        self.image = self._add(image, "example", ())
 
     def is_unique(self, call: Call) -> bool:
         """Return whether the module is registered at one path and runs once in a pass."""
         return len(self.paths[call.module]) == 1 and self._counts[call.module] == 1
 
-    def __post_init__(self) -> None:
-        self._counts = Counter(call.module for call in self.calls)
+    def node(self, tensor: object) -> Node | None:
+        """Return the node of a tensor in its present state, if it depends on the example inputs."""
+        if not isinstance(tensor, Tensor):
+            return None
+        versions: dict[int, Node] = self._versions.get(tensor, {})
+        return versions.get(version(tensor)) or (versions[max(versions)] if versions else None)
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        tensors = tensors_in((args, kwargs))
+        before = [(t, version(t), node) for t in tensors if (node := self.node(t)) is not None]
+        result = function(*args, **kwargs)
+        if before:
+            parents = tuple(node for _, _, node in before)
+            changed = [t for t, old, _ in before if version(t) != old]
+            for tensor in (*changed, *tensors_in(result)):
+                if self._versions.get(tensor, {}).get(version(tensor)) is None:
+                    self._add(tensor, _name(function), parents, _axis(function, args, kwargs, before, tensor))
+        return result
+
+    def _add(self, tensor: Tensor, operation: str, parents: tuple[Node, ...], axis: int = 1) -> Node:
+        shape, index = tuple(tensor.shape), len(self.nodes)
+        depth = 1 + max((parent.depth for parent in parents), default=-1)
+        node = Node(operation, parents, shape, axis, index, tensor.dtype, tensor.device, depth)
+        self.nodes.append(node)
+        self._versions.setdefault(tensor, {})[version(tensor)] = node
+        return node
+
+    def register(self, model: nn.Module) -> Iterator[Handle]:
+        """Register the hooks that trace the modules outside attached attention."""
+        for path, module in model.named_modules(remove_duplicate=False):
+            self.paths.setdefault(module, []).append(path)
+        skipped = {part for host in self.paths if isinstance(host, Attached) for part in host.modules()}
+        for module in self.paths:
+            if module not in skipped and not isinstance(module, torch.jit.ScriptModule):
+                yield module.register_forward_pre_hook(self._enter)
+                yield module.register_forward_hook(self._leave)
+
+    def _enter(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
+        first = self.node(inputs[0]) if inputs else None
+        self._running.append(Call(self.paths[module][0], module, next(self._clock), first))
+
+    def _leave(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        while (call := self._running.pop()).module is not module:
+            pass  # a call that ended in an exception that the network caught
+        call.end = next(self._clock)
+        if isinstance(output, Tensor):
+            parents = tuple(node for t in tensors_in(inputs) if (node := self.node(t)) is not None)
+            call.output_node = self.node(output)
+            if call.output_node is None and parents:  # computed below Python
+                axis = next((n.axis for n in parents if len(n.shape) == output.ndim), 1)
+                call.output_node = self._add(output, "module", parents, axis)
+        self.calls.append(call)
+        self._counts[module] += 1
 
 
-def call_arguments(example_inputs: object) -> Arguments:
+def call_arguments(example_inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments of a model, from a tensor, a tuple or a dict of keyword arguments."""
     if isinstance(example_inputs, dict):
         return (), example_inputs
@@ -100,109 +155,26 @@ def trace_forward(model: nn.Module, example_inputs: object) -> Trace:
         BadOption: If the example inputs hold no image, or if the forward pass fails.
     """
     args, kwargs = call_arguments(example_inputs)
-    described = _described(example_inputs)
-    tensors = (t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor))
-    image = next((t for t in tensors if t.is_floating_point() and 3 <= t.ndim <= 5), None)
+    described = repr(tree_map(lambda x: tuple(x.shape) if isinstance(x, Tensor) else x, example_inputs))
+    image = next((t for t in tensors_in((args, kwargs)) if t.is_floating_point() and 3 <= t.ndim <= 5), None)
     if image is None:
         expected = "images (B, C, H, W), sequences (B, C, L) or clips (B, C, T, H, W)"
         message = f"example_inputs hold no batch of {expected}, got {described}"
         raise BadOption(message, option="example_inputs", value=described)
-    tracer = _Tracer(image)
+    trace = Trace(image)
     device = image.device.type
     can_autocast = torch.amp.is_autocast_available(device)
     full_precision = torch.autocast(device, enabled=False) if can_autocast else nullcontext()
     with preserve_state(model, (args, kwargs)), full_precision:
         try:
-            with temporary_hooks(tracer.register(model)), tracer:
+            with temporary_hooks(trace.register(model)), trace:
                 output = model(*args, **kwargs)
         except Exception as error:
             name, cause = type(model).__name__, f"{type(error).__name__}: {error}"
             message = f"the forward pass of {name} fails on example_inputs {described}: {cause}"
             raise BadOption(message, option="example_inputs", value=described) from error
-    outputs = (tracer.node(t) for t in tree_leaves(output) if isinstance(t, Tensor))
-    result = next((node for node in outputs if node), None)
-    return Trace(tracer.image, result, tracer.nodes, tracer.calls, tracer.paths)
-
-
-class _Tracer(TorchFunctionMode):
-    """Observes every call of torch from Python; calls of modules stand for operations below Python."""
-
-    def __init__(self, image: Tensor) -> None:
-        super().__init__()
-        self.nodes: list[Node] = []
-        self.calls: list[Call] = []
-        self.paths: dict[nn.Module, list[str]] = {}
-        self._versions: Any = WeakTensorKeyDictionary()  # weak: the pass needs no more memory than usual
-        self._running: list[Call] = []
-        self._clock = 0
-        self.image = self._add(image, "example", ())
-
-    def node(self, tensor: object) -> Node | None:
-        """Return the node of a tensor in its present state, if it depends on the example inputs."""
-        if not isinstance(tensor, Tensor):
-            return None
-        versions: dict[int, Node] = self._versions.get(tensor, {})
-        return versions.get(version(tensor)) or (versions[max(versions)] if versions else None)
-
-    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)]
-        before = [(t, version(t), node) for t in tensors if (node := self.node(t)) is not None]
-        result = function(*args, **kwargs)
-        if before:
-            parents = tuple(node for _, _, node in before)
-            changed = [t for t, old, _ in before if version(t) != old]
-            for tensor in [*changed, *(t for t in tree_leaves(result) if isinstance(t, Tensor))]:
-                if self._versions.get(tensor, {}).get(version(tensor)) is None:
-                    self._add(tensor, _name(function), parents, _axis(function, args, kwargs, before, tensor))
-        return result
-
-    def _add(self, tensor: Tensor, operation: str, parents: tuple[Node, ...], axis: int = 1) -> Node:
-        node = Node(
-            operation, parents, tuple(tensor.shape), axis, len(self.nodes), tensor.dtype, tensor.device
-        )
-        self.nodes.append(node)
-        self._versions.setdefault(tensor, {})[version(tensor)] = node
-        return node
-
-    def register(self, model: nn.Module) -> Iterator[Handle]:
-        """Register the hooks that trace the modules outside attached attention."""
-        for path, module in model.named_modules(remove_duplicate=False):
-            self.paths.setdefault(module, []).append(path)
-        attached = (module for module in self.paths if isinstance(module, Attached))
-        skipped = {part for module in attached for part in module.modules()}
-        for module in self.paths:
-            if module not in skipped and not isinstance(module, torch.jit.ScriptModule):
-                yield module.register_forward_pre_hook(self._enter)
-                yield module.register_forward_hook(self._leave)
-
-    def _enter(self, module: nn.Module, inputs: tuple[Any, ...]) -> None:
-        self._clock += 1
-        first = self.node(inputs[0]) if inputs else None
-        self._running.append(Call(self.paths[module][0], module, self._clock, first))
-
-    def _leave(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        self._clock += 1
-        while (call := self._running.pop()).module is not module:
-            pass  # a call that ended in an exception that the network caught
-        call.end = self._clock
-        if isinstance(output, Tensor):
-            parents = tuple(node for t in tree_leaves(inputs) if (node := self.node(t)) is not None)
-            call.output_node = self.node(output)
-            if call.output_node is None and parents:  # computed below Python
-                axis = next((n.axis for n in parents if len(n.shape) == output.ndim), 1)
-                call.output_node = self._add(output, "module", parents, axis)
-        self.calls.append(call)
-
-
-def _described(example_inputs: object) -> str:
-    if isinstance(example_inputs, Tensor):
-        return str(tuple(example_inputs.shape))
-    if isinstance(example_inputs, (tuple, list)):
-        return f"({', '.join(map(_described, example_inputs))})"
-    if isinstance(example_inputs, dict):
-        return f"{{{', '.join(f'{name}: {_described(value)}' for name, value in example_inputs.items())}}}"
-    return repr(example_inputs)
+    trace.output = next((node for t in tensors_in(output) if (node := trace.node(t))), None)
+    return trace
 
 
 def _name(function: Any) -> str:
@@ -230,9 +202,8 @@ def _axis(
     if name in _MOVES and args and args[0] is tensor:
         extents = torch.empty([*range(tensor.ndim)], device="meta")  # the extent identifies the axis
         return tuple(function(extents, *args[1:], **kwargs).shape).index(node.axis)
-    if len(node.shape) == result.ndim:
-        return node.axis
-    if node.shape[: node.axis + 1] == tuple(result.shape[: node.axis + 1]):
+    leading = slice(node.axis + 1)
+    if len(node.shape) == result.ndim or node.shape[leading] == tuple(result.shape[leading]):
         return node.axis
     if node.axis == len(node.shape) - 1 and result.ndim and result.shape[-1] == node.shape[-1]:
         return last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import torch
@@ -9,11 +10,11 @@ from torch import Tensor, nn
 
 from saccade._torch import uncompiled
 from saccade.annotations import check_arguments
-from saccade.errors import BadOption, BadShape, UnknownName
+from saccade.errors import BadOption, BadShape, UnknownName, bad_option
 from saccade.maps import SpatialMap
 from saccade.model_state import preserve_state, temporary_hooks
 
-_OWNER = "grad_cam"
+Outputs = dict[str, tuple[int, ...] | str]  # shapes of tensors, types of other outputs
 
 
 def grad_cam(
@@ -65,10 +66,10 @@ def grad_cam(
     model = uncompiled(model)  # hooks do not run on a model that torch.compile has compiled
     modules = dict(model.named_modules())
     if layer is not None and layer not in modules:
-        raise UnknownName("module", layer, modules, owner=_OWNER)
+        raise UnknownName("module", layer, modules, owner="grad_cam")
     with preserve_state(model, (images,)):
-        images = images.detach().clone()  # an inference tensor cannot require gradients
         images = images if images.is_floating_point() else images.float()
+        images = images.detach().clone()  # an inference tensor cannot require gradients
         scores, outputs = _run(model, images)
         path = _layer(model, outputs, layer)
         classes = _classes(type(model).__name__, scores, target)
@@ -79,8 +80,8 @@ def grad_cam(
         except RuntimeError as error:
             if "not have been used" not in str(error):
                 raise
-            message = f"{_OWNER}: the scores do not depend on layer {path!r}; choose another layer"
-            raise BadOption(message, owner=_OWNER, option="layer", value=path) from error
+            message = f"grad_cam: the scores do not depend on layer {path!r}; choose another layer"
+            raise BadOption(message, owner="grad_cam", option="layer", value=path) from error
     return SpatialMap(heat[:, 0].detach())
 
 
@@ -88,65 +89,58 @@ def last_layer(model: nn.Module, images: Tensor) -> str:
     """Return the path of the layer that `grad_cam` uses by default."""
     model = uncompiled(model)
     with preserve_state(model, (images,)):
-        _, outputs = _run(model, images)
-    return _layer(model, outputs, None)
+        return _layer(model, _run(model, images)[1], None)
 
 
-def _run(model: nn.Module, images: Tensor) -> tuple[object, dict[str, object]]:
+def _run(model: nn.Module, images: Tensor) -> tuple[object, Outputs]:
     """Return the output of the model, and the latest output of each module in the order of their ends."""
-    outputs: dict[str, object] = {}
+    outputs: Outputs = {}
 
-    def keep(path: str, output: object) -> None:
+    def keep(path: str, _module: nn.Module, _inputs: object, output: object) -> None:
         outputs.pop(path, None)
-        outputs[path] = output.shape if isinstance(output, Tensor) else type(output).__name__
+        outputs[path] = _described(output)
 
-    with temporary_hooks(
-        module.register_forward_hook(lambda _module, _inputs, output, path=path: keep(path, output))
-        for path, module in model.named_modules()
-    ):
+    hooks = (m.register_forward_hook(functools.partial(keep, path)) for path, m in model.named_modules())
+    with temporary_hooks(hooks):
         return model(images), outputs
 
 
-def _layer(model: nn.Module, outputs: dict[str, object], layer: str | None) -> str:
+def _layer(model: nn.Module, outputs: Outputs, layer: str | None) -> str:
     """Return the path of the layer to use."""
     name = type(model).__name__
-    maps = {path: s for path, s in outputs.items() if isinstance(s, torch.Size) and len(s) == 4}
+    maps = {path: shape for path, shape in outputs.items() if isinstance(shape, tuple) and len(shape) == 4}
     if layer is None:
         placed = [path for path, shape in maps.items() if min(shape[2:]) > 1]
         if not placed:
-            message = f"{_OWNER}: no module of {name} returns (B, C, H, W) with H and W above 1"
-            raise BadShape(message, owner=_OWNER, option="model", value=name)
+            message = f"grad_cam: no module of {name} returns (B, C, H, W) with H and W above 1"
+            raise BadShape(message, owner="grad_cam", option="model", value=name)
         return placed[-1]
     if layer not in outputs:
         module = type(model.get_submodule(layer)).__name__
-        message = f"{_OWNER}: layer {layer!r}, a {module}, does not run"
-        raise BadOption(message, owner=_OWNER, option="layer", value=layer)
+        message = f"grad_cam: layer {layer!r}, a {module}, does not run"
+        raise BadOption(message, owner="grad_cam", option="layer", value=layer)
     if layer not in maps:
-        message = f"{_OWNER}: layer {layer!r} returns {_described(outputs[layer])}, expected (B, C, H, W)"
-        raise BadShape(message, owner=_OWNER, option="layer", value=layer)
+        message = f"grad_cam: layer {layer!r} returns {outputs[layer]}, expected (B, C, H, W)"
+        raise BadShape(message, owner="grad_cam", option="layer", value=layer)
     return layer
 
 
 def _classes(name: str, scores: object, target: int | Sequence[int] | Tensor | None) -> Tensor:
     """Return the class of each image, (B,)."""
     if not isinstance(scores, Tensor) or scores.ndim != 2:
-        result = scores.shape if isinstance(scores, Tensor) else type(scores).__name__
-        message = f"{_OWNER}: {name} returns {_described(result)}, expected scores of shape (B, classes)"
-        raise BadShape(message, owner=_OWNER, option="model", value=name)
+        message = f"grad_cam: {name} returns {_described(scores)}, expected scores of shape (B, classes)"
+        raise BadShape(message, owner="grad_cam", option="model", value=name)
     if target is None:
         return scores.argmax(1)
     classes = torch.as_tensor(target).cpu()
     if classes.is_floating_point() or tuple(classes.shape) not in ((), (len(scores),)):
-        message = (
-            f"{_OWNER}: target={target!r} must be one class, or one for each of the {len(scores)} images"
-        )
-        raise BadOption(message, owner=_OWNER, option="target", value=target)
+        expected = f"must be one class, or one for each of the {len(scores)} images"
+        raise bad_option("grad_cam", expected, target=target)
     if ((classes < 0) | (classes >= scores.shape[1])).any():
-        message = f"{_OWNER}: target={target!r} is not among the classes 0 to {scores.shape[1] - 1}"
-        raise BadOption(message, owner=_OWNER, option="target", value=target)
+        raise bad_option("grad_cam", f"is not among the classes 0 to {scores.shape[1] - 1}", target=target)
     return classes.expand(len(scores))
 
 
-def _described(output: object) -> str:
-    """Describe the output of a module, a shape or the name of a type."""
-    return str(tuple(output)) if isinstance(output, torch.Size) else f"a {output}"
+def _described(output: object) -> tuple[int, ...] | str:
+    """Return the shape of a tensor, or the type of another output."""
+    return tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"

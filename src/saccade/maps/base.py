@@ -68,14 +68,11 @@ class AttentionMap(ABC):
         """
         heat = self.saliency().detach().float()
         if size is not None:
-            if len(size) != heat.ndim - 1:
-                raise BadShape(
-                    f"size {tuple(size)} has {len(size)} axes, but the {self.kind} map has {heat.ndim - 1}",
-                    owner=type(self).__name__,
-                    option="size",
-                    value=tuple(size),
-                )
-            heat = F.interpolate(heat.unsqueeze(1), size, mode=_INTERPOLATION[len(size)])[:, 0]
+            axes = heat.ndim - 1
+            if len(size) != axes:
+                message = f"size {tuple(size)} has {len(size)} axes, but the {self.kind} map has {axes}"
+                raise BadShape(message, owner=type(self).__name__, option="size", value=tuple(size))
+            heat = F.interpolate(heat.unsqueeze(1), size, mode=_INTERPOLATION[axes])[:, 0]
         return normalize(heat)
 
 
@@ -168,10 +165,8 @@ class BranchMap(AttentionMap):
     @classmethod
     def of(cls, weights: Tensor, branches: Sequence[Tensor]) -> BranchMap:
         """Build the map from weights (B, M, C) and the M branches (B, C, S...) that they mix."""
-        energies = [
-            torch.einsum("bc,bc...->b...", weight, branch.abs())
-            for weight, branch in zip(weights.detach().unbind(1), branches, strict=True)
-        ]
+        pairs = zip(weights.detach().unbind(1), branches, strict=True)
+        energies = [torch.einsum("bc,bc...->b...", weight, branch.abs()) for weight, branch in pairs]
         return cls(weights.detach(), torch.stack(energies).sum(0).detach())
 
     def saliency(self) -> Tensor:

@@ -15,6 +15,24 @@ from saccade.maps.base import AttentionMap
 CHUNK = 1 << 22  # weights held at a time when rows are reduced
 
 
+def chunks(count: int, row_size: int) -> Iterator[slice]:
+    """Split `count` rows of `row_size` values into chunks that fit the memory limit."""
+    step = max(1, CHUNK // row_size)
+    return (slice(start, start + step) for start in range(0, count, step))
+
+
+def scaled_products(queries: Tensor, keys: Tensor, scale: float) -> Tensor:
+    """Return scale * queries @ keys^T in float32 or higher precision."""
+    dtype = torch.promote_types(queries.dtype, torch.float32)
+    return scale * queries.to(dtype) @ keys.to(dtype).transpose(-2, -1)
+
+
+def softmax_weights(queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+    """Return softmax(scale * queries @ keys^T + bias) in float32 or higher precision."""
+    logits = scaled_products(queries, keys, scale)
+    return (logits if bias is None else logits + bias.to(logits)).softmax(dim=-1)
+
+
 @dataclass(frozen=True, eq=False)
 class PairwiseMap(AttentionMap):
     """Softmax weights between every query and every key, stored as their factors.
@@ -60,9 +78,7 @@ class PairwiseMap(AttentionMap):
         Returns:
             Weights, (B, heads, n, Nk).
         """
-        dtype = torch.promote_types(queries.dtype, torch.float32)
-        logits = self.scale * queries.to(dtype) @ self.keys.to(dtype).transpose(-2, -1)
-        return logits.softmax(dim=-1)
+        return softmax_weights(queries, self.keys, self.scale)
 
     def weights(self) -> Tensor:
         """Return all weights, (B, heads, Nq, Nk). No other method builds this large tensor."""
@@ -118,11 +134,10 @@ class PairwiseMap(AttentionMap):
         Returns:
             Relevance of each key, (B, Nk).
         """
-        sums = [
-            (relevance[:, None, chunk].to(rows) @ rows).squeeze(1)
-            for chunk in self._chunks(math.prod(self.query_shape))
-            for rows in [self._select_head(self._rows_at(chunk), head)]
-        ]
+        sums = []
+        for chunk in chunks(math.prod(self.query_shape), self._row_size):
+            rows = self._select_head(self._rows_at(chunk), head)
+            sums.append((relevance[:, None, chunk].to(rows) @ rows).squeeze(1))
         return torch.stack(sums).sum(0)
 
     def tokens(self) -> PairwiseMap:
@@ -134,8 +149,8 @@ class PairwiseMap(AttentionMap):
             >>> PairwiseMap(q, q, 8**-0.5, (4, 4), (4, 4)).tokens().query_shape
             (16,)
         """
-        shapes = (math.prod(self.query_shape),), (math.prod(self.key_shape),)
-        return replace(self, query_shape=shapes[0], key_shape=shapes[1])
+        queries, keys = math.prod(self.query_shape), math.prod(self.key_shape)
+        return replace(self, query_shape=(queries,), key_shape=(keys,))
 
     def saliency(self) -> Tensor:
         return self.attention_received()
@@ -143,11 +158,6 @@ class PairwiseMap(AttentionMap):
     def _rows_at(self, positions: slice) -> Tensor:
         """Return the weights of the queries at these positions, (B, heads, n, Nk)."""
         return self.rows(self.queries[:, :, positions])
-
-    def _chunks(self, count: int) -> Iterator[slice]:
-        """Split `count` queries into chunks that fit the memory limit."""
-        step = max(1, CHUNK // self._row_size)
-        return (slice(start, start + step) for start in range(0, count, step))
 
     @property
     def _row_size(self) -> int:
@@ -162,19 +172,17 @@ class PairwiseMap(AttentionMap):
         return weights[:, head]
 
     def _index(self, t: int | None, y: int | None, x: int | None) -> int:
-        axes = {1: ("x",), 2: ("y", "x"), 3: ("t", "y", "x")}[len(self.query_shape)]
+        axes = ("t", "y", "x")[-len(self.query_shape) :]
         position = {name: value for name, value in (("t", t), ("y", y), ("x", x)) if value is not None}
-        if set(position) != set(axes):
-            message = (
-                f"a map of shape {self.query_shape} needs a position in {', '.join(axes)}, got {position}"
-            )
-            raise self._bad("position", position, message)
+        if tuple(position) != axes:
+            needed = f"needs a position in {', '.join(axes)}, got {position}"
+            raise self._bad("position", position, f"a map of shape {self.query_shape} {needed}")
         index = 0
         for name, extent in zip(axes, self.query_shape, strict=True):
-            if not 0 <= position[name] < extent:
-                message = f"{name}={position[name]} is outside the map of shape {self.query_shape}"
-                raise self._bad(name, position[name], message)
-            index = index * extent + position[name]
+            value = position[name]
+            if not 0 <= value < extent:
+                raise self._bad(name, value, f"{name}={value} is outside the map of shape {self.query_shape}")
+            index = index * extent + value
         return index
 
     def _bad(self, option: str, value: object, message: str) -> BadShape:
@@ -197,8 +205,7 @@ class DotProductMap(PairwiseMap):
     sums_to_one = False
 
     def rows(self, queries: Tensor) -> Tensor:
-        dtype = torch.promote_types(queries.dtype, torch.float32)
-        return self.scale * queries.to(dtype) @ self.keys.to(dtype).transpose(-2, -1)
+        return scaled_products(queries, self.keys, self.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,10 +246,9 @@ class AdditiveMap(PairwiseMap):
     def rows(self, queries: Tensor) -> Tensor:
         dtype = torch.promote_types(queries.dtype, torch.float32)
         keys, direction = self.keys.to(dtype).unsqueeze(2), self.direction.to(dtype)[:, None, None, :, None]
-        scores = [
-            torch.tanh(queries[:, :, chunk].to(dtype).unsqueeze(3) + keys) @ direction
-            for chunk in self._chunks(queries.shape[2])
-        ]
+        slices = chunks(queries.shape[2], self._row_size)
+        parts = (queries[:, :, chunk].to(dtype).unsqueeze(3) for chunk in slices)
+        scores = [torch.tanh(part + keys) @ direction for part in parts]
         return (self.scale * torch.cat(scores, 2).squeeze(-1)).softmax(dim=-1)
 
     @property

@@ -46,10 +46,9 @@ def attention_rollout(maps: Sequence[PairwiseMap]) -> SpatialMap:
     """
     if not maps:
         raise _bad("rollout needs at least one pairwise map, got none", [])
-    for attention in maps:
-        if not (attention.sums_to_one or isinstance(attention, TokenMap)):
-            kind = type(attention).__name__
-            raise _bad(f"rollout needs weights that sum to 1 over all tokens, got a {kind}", kind)
+    others = [type(m).__name__ for m in maps if not (m.sums_to_one or isinstance(m, TokenMap))]
+    if others:
+        raise _bad(f"rollout needs weights that sum to 1 over all tokens, got a {others[0]}", others[0])
     layers = [attention.tokens() for attention in maps]
     shapes = {(len(layer.queries), *layer.query_shape, *layer.key_shape) for layer in layers}
     if len(shapes) > 1 or layers[0].query_shape != layers[0].key_shape:

@@ -39,8 +39,10 @@ class GridMap(AttentionMap):
 
     def saliency(self) -> Tensor:
         height, width = self.size
-        points = self.grid.flatten(1, 2).float()
-        x, y = (self._pixels(points[..., axis], extent) for axis, extent in ((0, width), (1, height)))
+        points = self.grid.flatten(1, 2).float() + 1
+        extents = points.new_tensor([width, height])
+        pixels = points * (extents - 1) if self.align_corners else points * extents - 1  # twice their indices
+        x, y = (pixels / 2).unbind(-1)
         density = points.new_zeros(len(points), height * width)
         for column in (x.floor(), x.floor() + 1):
             for row in (y.floor(), y.floor() + 1):
@@ -49,12 +51,6 @@ class GridMap(AttentionMap):
                 index = torch.where(inside, row * width + column, 0).long()
                 density.scatter_add_(1, index, torch.where(inside, weight, 0))
         return density.reshape(-1, *self.size)
-
-    def _pixels(self, coordinate: Tensor, extent: int) -> Tensor:
-        """Convert coordinates in [-1, 1] to fractional pixel indices."""
-        if self.align_corners:
-            return (coordinate + 1) * (extent - 1) / 2
-        return ((coordinate + 1) * extent - 1) / 2
 
 
 @dataclass(frozen=True, eq=False)

@@ -33,13 +33,10 @@ class Tap(nn.Module):
         True
     """
 
-    recording: bool
-    latest: AttentionMap | None
-
     def __init__(self) -> None:
         super().__init__()
         self.recording = False
-        self.latest = None
+        self.latest: AttentionMap | None = None
 
     def publish(self, attention: AttentionMap) -> None:
         """Keep `attention` if the tap is recording."""

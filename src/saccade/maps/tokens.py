@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from saccade.maps.pairwise import PairwiseMap
+from saccade.maps.pairwise import PairwiseMap, softmax_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,12 +54,8 @@ class TokenMap(PairwiseMap):
         Returns:
             Weights, (B, heads, n, Nk).
         """
-        dtype = torch.promote_types(queries.dtype, torch.float32)
-        keys = torch.cat([self.extra_keys, self.keys], dim=2).to(dtype)
-        logits = self.scale * queries.to(dtype) @ keys.transpose(-2, -1)
-        if bias is not None:
-            logits = logits + bias.to(dtype)
-        return logits.softmax(dim=-1)[..., self.extra_keys.shape[2] :]
+        keys = torch.cat([self.extra_keys, self.keys], dim=2)
+        return softmax_weights(queries, keys, self.scale, bias)[..., self.extra_keys.shape[2] :]
 
     def tokens(self) -> TokenMap:
         queries = torch.cat([self.extra_queries, self.queries], dim=2)
@@ -82,7 +78,9 @@ class TokenMap(PairwiseMap):
 class ClassTokenMap(TokenMap):
     """A `TokenMap` whose first token without a position is the class token, which feeds the classifier.
 
-    The heat map is the row of the class token, not the mean over queries.
+    The heat map is the row of the class token, not the mean over queries. `attention_received` is the mean
+    over the queries of positions, without the row and the column of the class token; it sums to less than 1,
+    since the class token receives the remainder.
 
     Example:
         >>> import torch
@@ -102,20 +100,6 @@ class ClassTokenMap(TokenMap):
         """
         row = self.rows(self.extra_queries[:, :, :1], self._bias_rows(0, slice(1)))
         return self._select_head(row, head).reshape(-1, *self.key_shape)
-
-    def attention_received(self, head: int | None = None) -> Tensor:
-        """Return the weight that each position receives: the mean over the queries of positions.
-
-        The result sums to less than 1: the class token receives the remainder. The row and the column of the
-        class token are not included.
-
-        Args:
-            head: Head, counted from 0; by default, the mean over heads.
-
-        Returns:
-            Weights, (B, *key_shape).
-        """
-        return super().attention_received(head)
 
     def saliency(self) -> Tensor:
         return self.class_row()

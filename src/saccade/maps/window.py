@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from saccade.errors import BadOption
-from saccade.maps.pairwise import CHUNK, PairwiseMap
+from saccade.maps.pairwise import PairwiseMap, chunks, softmax_weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,29 +45,25 @@ class WindowMap(PairwiseMap):
 
     def rows(self, queries: Tensor) -> Tensor:  # noqa: ARG002
         """Raise `BadOption`: the window of a query is unknown without its position."""
-        raise BadOption(
-            "WindowMap: rows of queries need their positions; call attention_from instead",
-            owner="WindowMap",
-            option="queries",
-        )
+        message = "WindowMap: rows of queries need their positions; call attention_from instead"
+        raise BadOption(message, owner="WindowMap", option="queries")
 
     def window_weights(self) -> Tensor:
         """Return the weights within each window, (B, heads, windows, n, n), including padding."""
-        return self._softmax(self.queries, self.keys, self.bias)
+        return softmax_weights(self.queries, self.keys, self.scale, self.bias)
 
     def propagate(self, relevance: Tensor, head: int | None = None) -> Tensor:
         batch, heads, windows, n, _ = self.keys.shape
         count = math.prod(self.key_shape)
         in_windows = F.pad(relevance, (0, 1))[:, self.places]  # the relevance of padding is 0
-        chunks = []
-        step = max(1, CHUNK // (batch * heads * n * n))
-        for first in range(0, windows, step):
-            chunk = slice(first, first + step)
-            bias = self.bias if self.bias.shape[1] == 1 else self.bias[:, chunk]
-            weights = self._softmax(self.queries[:, :, chunk], self.keys[:, :, chunk], bias)
+        bias = self.bias.expand(-1, windows, -1, -1)
+        parts = []
+        for chunk in chunks(windows, batch * heads * n * n):
+            keys = self.keys[:, :, chunk]
+            weights = softmax_weights(self.queries[:, :, chunk], keys, self.scale, bias[:, chunk])
             weights = self._select_head(weights, head)
-            chunks.append((in_windows[:, chunk, None].to(weights) @ weights).squeeze(2))
-        received = torch.cat(chunks, 1)
+            parts.append((in_windows[:, chunk, None].to(weights) @ weights).squeeze(2))
+        received = torch.cat(parts, 1)
         out = received.new_zeros(batch, count + 1)
         return out.index_add_(1, self._slots.flatten(), received.flatten(1))[:, :count]
 
@@ -78,14 +74,9 @@ class WindowMap(PairwiseMap):
         window, position = index // n, index % n
         bias = self.bias.expand(-1, len(self.places), -1, -1)[:, window, position]
         queries = self.queries[:, :, window, position].unsqueeze(3)
-        weights = self._softmax(queries, self.keys[:, :, window], bias.unsqueeze(2)).squeeze(3)
+        weights = softmax_weights(queries, self.keys[:, :, window], self.scale, bias.unsqueeze(2)).squeeze(3)
         rows = weights.new_zeros(batch, heads, len(index), count + 1)
         return rows.scatter_(3, self._slots[window].expand_as(weights), weights)[..., :count]
-
-    def _softmax(self, queries: Tensor, keys: Tensor, bias: Tensor) -> Tensor:
-        dtype = torch.promote_types(queries.dtype, torch.float32)
-        logits = self.scale * queries.to(dtype) @ keys.to(dtype).transpose(-2, -1)
-        return (logits + bias.to(dtype)).softmax(dim=-1)
 
     @property
     def _slots(self) -> Tensor:

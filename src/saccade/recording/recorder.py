@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from saccade._torch import COMPILED
+from saccade._torch import without_compiled
 from saccade.annotations import check_arguments
 from saccade.errors import BadOption, NothingRecorded, SaccadeError, UnknownName
 from saccade.maps import AttentionMap, PairwiseMap, SpatialMap, Tap, attention_rollout
-from saccade.model_state import Handle, temporary_hooks
+from saccade.model_state import temporary_hooks
 from saccade.recording.adapters import Adapter, FeatureShapes, find_attention, is_observed
 
 _PLACELESS = ("channel", "branch")  # kinds of maps whose weights have no place in the image
@@ -74,9 +74,7 @@ class Maps(Mapping[str, AttentionMap]):
 
     def _collect(self) -> dict[str, AttentionMap]:
         """Read the taps while they record; the maps stay when the recording has ended."""
-        for path, tap in self._taps.items():
-            if tap.latest is not None:
-                self._maps[path] = tap.latest
+        self._maps |= {path: tap.latest for path, tap in self._taps.items() if tap.latest is not None}
         return self._maps
 
 
@@ -137,41 +135,29 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
     attention = find_attention(model, adapters or {}, features)
     taps: dict[str, Tap] = {}
     for path, module in model.named_modules():
+        place = without_compiled(path)
         if isinstance(module, Tap):
-            taps[_without_compiled(path.rpartition(".")[0])] = module
-        elif path in attention:
-            taps[_without_compiled(path)] = Tap()
+            taps[place.rpartition(".")[0]] = module
+        elif place in attention:
+            taps[place] = Tap()
     if not taps:
         raise NothingRecorded(f"{name} holds no known attention mechanism", owner="record", value=name)
     if any(tap.recording for tap in taps.values()) or any(map(is_observed, model.modules())):
         message = f"{name} is already being recorded; leave the outer block first"
         raise BadOption(message, owner="record", option="model", value=name)
 
-    def register() -> Iterator[Handle]:
-        if attention:
-            yield from features.register(model)
-        for path, observe in attention.items():
-            yield from observe(taps[_without_compiled(path)].publish)
-
+    observers = (handle for path, observe in attention.items() for handle in observe(taps[path].publish))
     maps = Maps(taps)
     for tap in taps.values():
         tap.recording = True
     try:
-        with temporary_hooks(register()):
+        with temporary_hooks(features.register(model) if attention else ()), temporary_hooks(observers):
             yield maps
         if not maps:
-            raise NothingRecorded(
-                f"none of the {len(taps)} mechanisms of {name} ran; "
-                f"call the model inside the block{', not through compiled code' if attention else ''}",
-                owner="record",
-                value=name,
-            )
+            advice = "call the model inside the block" + ", not through compiled code" * bool(attention)
+            message = f"none of the {len(taps)} mechanisms of {name} ran; {advice}"
+            raise NothingRecorded(message, owner="record", value=name)
     finally:
         maps._collect()  # before the taps are emptied
         for tap in taps.values():
             tap.recording, tap.latest = False, None
-
-
-def _without_compiled(path: str) -> str:
-    """Return a module path without the levels that torch.compile adds."""
-    return ".".join(part for part in path.split(".") if part != COMPILED)

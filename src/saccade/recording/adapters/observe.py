@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,65 +11,61 @@ import torch
 from torch import nn
 
 from saccade._torch import forward_hooks
+from saccade.errors import BadOption
 from saccade.maps import AttentionMap
 
 #: Computes a map from a module, its inputs by name and its output. It is called without gradients.
-Adapter = Callable[[nn.Module, Mapping[str, Any], Any], AttentionMap]
-ObserveFn = Callable[[nn.Module, Mapping[str, Any], Any], None]
+Adapter = Callable[[Any, Mapping[str, Any], Any], AttentionMap]
 Publish = Callable[[AttentionMap], None]
 
 
 class Observer:
-    """A forward hook that passes the inputs, by name, and the output of a module to a function."""
+    """A forward hook that publishes the map of an adapter. `remove` ends it.
 
-    def __init__(self, module: nn.Module, observe: ObserveFn) -> None:
+    Args:
+        module: The module.
+        adapter: The adapter.
+        publish: Where the map goes.
+        wrap: Whether to wrap the `forward` of the module instead of registering a hook, for modules that
+            compute differently if they have hooks.
+    """
+
+    def __init__(self, module: nn.Module, adapter: Adapter, publish: Publish, *, wrap: bool = False) -> None:
         self.signature = inspect.signature(module.forward)
-        self.observe = observe
-        self.active = True
+        self.adapter, self.publish, self.active = adapter, publish, True
+        if wrap:
+            vars(module)["forward"] = functools.partial(_observed_forward, self, module, module.forward)
+            self.undo: Callable[[], object] = functools.partial(vars(module).pop, "forward")
+        else:
+            self.undo = module.register_forward_hook(self, with_kwargs=True).remove
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if self.active:
-            with torch.no_grad():
-                self.observe(module, self.signature.bind(*args, **kwargs).arguments, output)
+        if not self.active:
+            return
+        with torch.no_grad():
+            attention: object = self.adapter(module, self.signature.bind(*args, **kwargs).arguments, output)
+        if not isinstance(attention, AttentionMap):
+            name = type(module).__name__
+            message = f"the adapter of {name} returned {attention!r}, expected an AttentionMap"
+            raise BadOption(message, owner=name, option="adapters", value=attention)
+        self.publish(attention)
+
+    def remove(self) -> None:
+        self.active = False
+        self.undo()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Observer:
         """Return the same observer: in a copy of a recorded model it stops when the recording ends."""
         return self
 
 
-class ObserverHook:
-    """An observer as a forward hook."""
-
-    def __init__(self, module: nn.Module, observe: ObserveFn) -> None:
-        self.observer = Observer(module, observe)
-        self.handle = module.register_forward_hook(self.observer, with_kwargs=True)
-
-    def remove(self) -> None:
-        self.observer.active = False
-        self.handle.remove()
-
-
-class ForwardWrapper:
-    """An observer in the `forward` of a module, for modules that compute differently if they have hooks."""
-
-    def __init__(self, module: nn.Module, observe: ObserveFn) -> None:
-        self.observer = Observer(module, observe)
-        self.module, self.original = module, module.forward
-        vars(module)["forward"] = self
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        output = self.original(*args, **kwargs)
-        self.observer(self.module, args, kwargs, output)
-        return output
-
-    def remove(self) -> None:
-        self.observer.active = False
-        del vars(self.module)["forward"]
+def _observed_forward(observer: Observer, module: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
+    output = forward(*args, **kwargs)
+    observer(module, args, kwargs, output)
+    return output
 
 
 def is_observed(module: nn.Module) -> bool:
     """Return whether a module has an active observer."""
-    forward = vars(module).get("forward")
-    observers = [forward.observer] if isinstance(forward, ForwardWrapper) else []
-    observers += [hook for hook in forward_hooks(module).values() if isinstance(hook, Observer)]
-    return any(observer.active for observer in observers)
+    observers = (*forward_hooks(module).values(), *getattr(vars(module).get("forward"), "args", ()))
+    return any(isinstance(observer, Observer) and observer.active for observer in observers)

@@ -20,7 +20,11 @@ Attention of any other class is ignored, also if other parts of the model are re
 
 A module is identified by the full name of the class that defines its `forward`. Neither library is imported,
 and a class of the same name, or a subclass with another `forward`, is ignored. `record(adapters=...)` and
-entry points of the group `saccade.adapters` add classes.
+entry points of the group `saccade.adapters` add classes. The name of an entry point is free. Its object is a
+mapping from classes, or their full names, to adapters:
+
+    [project.entry-points."saccade.adapters"]
+    my_package = "my_package.attention:ADAPTERS"
 
 Queries and keys are computed again from the inputs of the module, with its weights, without gradients and
 under the same autocast. The gate of a channel is not computed again. The weights are those before dropout.
@@ -36,27 +40,32 @@ the batch (MobileViT) has maps of as many images.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Callable, Iterator, Mapping
+from itertools import accumulate
 from typing import Any
 
 from torch import nn
 
-from saccade._torch import COMPILED, is_compiled
+from saccade import plugins
+from saccade._torch import is_compiled, without_compiled
 from saccade.errors import BadOption
-from saccade.maps import AttentionMap, Tap
+from saccade.maps import Tap
 from saccade.model_state import Handle
-from saccade.recording.adapters.entry_points import plugin_adapters
 from saccade.recording.adapters.multihead import observe_multihead
-from saccade.recording.adapters.observe import Adapter, ObserverHook, Publish
+from saccade.recording.adapters.observe import Adapter, Observer, Publish
 from saccade.recording.adapters.squeeze import observe_squeeze
 from saccade.recording.adapters.swin import observe_timm_swin, observe_torchvision_swin
-from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes, Layout
+from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes
 from saccade.recording.adapters.vit import observe_beit, observe_vit
 
-RegisterFn = Callable[[AttentionSite, Publish], list[Handle]]
+GROUP = "saccade.adapters"
 
-#: How to observe the modules that run the `forward` of each class.
-ADAPTERS: Mapping[str, RegisterFn] = {
+Key = str | type[nn.Module]
+Observe = Callable[[AttentionSite, Publish], list[Handle]]
+
+#: How to observe the modules that run the `forward` of each class, by its full name.
+ADAPTERS: Mapping[str, Observe] = {
     "torch.nn.modules.activation.MultiheadAttention": observe_multihead,
     "torchvision.models.swin_transformer.ShiftedWindowAttention": observe_torchvision_swin,
     "torchvision.models.swin_transformer.ShiftedWindowAttentionV2": observe_torchvision_swin,
@@ -76,83 +85,68 @@ ADAPTERS: Mapping[str, RegisterFn] = {
 }
 
 
+@functools.cache  # installed packages do not change while the process runs
+def plugin_adapters() -> dict[Key, Adapter]:
+    """Return the adapters of all entry points. One that cannot be loaded is left out, with a warning.
+
+    Raises:
+        BadOption: If an entry point is no mapping from classes or full class names to functions.
+    """
+    adapters: dict[Key, Adapter] = {}
+    for name in plugins.names(GROUP):
+        try:
+            table = plugins.load(GROUP, name)
+        except BadOption as error:
+            warnings.warn(str(error), stacklevel=2)
+            continue
+        pairs: Any = table.items() if isinstance(table, Mapping) else [(None, None)]
+        if not all(isinstance(key, str | type) and callable(adapter) for key, adapter in pairs):
+            message = f"{GROUP}: {name} is {table!r}, expected a mapping from classes to adapter functions"
+            raise BadOption(message, owner=GROUP, option=name, value=table)
+        adapters.update(pairs)
+    return adapters
+
+
 def find_attention(
     model: nn.Module, adapters: Mapping[type[nn.Module], Adapter], features: FeatureShapes
 ) -> dict[str, Callable[[Publish], list[Handle]]]:
-    """Return how to observe each attention of a model that publishes no map itself, by its module name.
+    """Return how to observe each attention of a model that publishes no map itself, by its path.
 
-    A module that owns a tap publishes the map of everything inside it, so nothing inside is observed.
+    The adapters of the caller precede the built-in ones, and these the adapters of entry points. A module
+    that owns a tap publishes the map of everything inside it, so nothing inside is observed.
 
     Raises:
         BadOption: If an attention is inside a compiled module, which calls no hooks.
     """
+    observers = [*_observers(adapters), *ADAPTERS.items(), *_observers(plugin_adapters())]
     attention: dict[str, Callable[[Publish], list[Handle]]] = {}
-    plugins = plugin_adapters()
-    for name, module in model.named_modules():
-        register = _register_fn(module, adapters, plugins)
-        owners = list(_owners(model, name)) if register else []
-        if register is None or any(isinstance(child, Tap) for owner in owners for child in owner.children()):
+    for path, module in model.named_modules():
+        observe = next((observe for key, observe in observers if _applies(key, module)), None)
+        place = without_compiled(path)
+        owners = [*accumulate(filter(None, path.split(".")), nn.Module.get_submodule, initial=model)]
+        if observe is None or any(isinstance(child, Tap) for owner in owners for child in owner.children()):
             continue
-        _check_not_compiled(model, owners, name)
-        parent = owners[-2] if len(owners) > 1 else None
-        site = AttentionSite(module, parent, Layout.from_owners(owners, features))
-        attention[name] = functools.partial(register, site)
+        if any(map(is_compiled, owners)):
+            problem = f"torch.compile bypasses the forward hook on {type(module).__name__} {place!r}"
+            advice = "record the original (`model._orig_mod`, or a `copy.deepcopy` of one compiled in place)"
+            message = f"cannot record {type(model).__name__}: {problem}; {advice}"
+            raise BadOption(message, owner="record", option="model", value=place)
+        attention[place] = functools.partial(observe, AttentionSite.from_owners(owners, features))
     return attention
 
 
-def _register_fn(
-    module: nn.Module,
-    adapters: Mapping[type[nn.Module], Adapter],
-    plugins: Mapping[str | type[nn.Module], Adapter],
-) -> RegisterFn | None:
-    """Return the function that observes a module, if there is one: of the caller, built in or of a plugin."""
+def _applies(key: Key, module: nn.Module) -> bool:
+    """Return whether a module is of a class, or runs the `forward` of the class with a full name."""
+    if not isinstance(key, str):
+        return isinstance(module, key)
     definer = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
-    name = f"{definer.__module__}.{definer.__qualname__}"
-    for cls, adapter in adapters.items():
-        if isinstance(module, cls):
-            return functools.partial(_observe_with, adapter)
-    if name in ADAPTERS:
-        return ADAPTERS[name]
-    for key, adapter in plugins.items():
-        if name == key if isinstance(key, str) else isinstance(module, key):
-            return functools.partial(_observe_with, adapter)
-    return None
+    return key == f"{definer.__module__}.{definer.__qualname__}"
 
 
-def _observe_with(adapter: Adapter, site: AttentionSite, publish: Publish) -> list[Handle]:
-    """Observe a module with an adapter function."""
+def _observers(adapters: Mapping[Any, Adapter]) -> Iterator[tuple[Key, Observe]]:
+    """Return how to observe modules with adapter functions."""
 
-    def observe(module: nn.Module, inputs: Mapping[str, Any], output: Any) -> None:
-        attention = adapter(module, inputs, output)
-        if not isinstance(attention, AttentionMap):
-            raise BadOption(
-                f"the adapter of {type(module).__name__} returned {attention!r}, expected an AttentionMap",
-                owner=type(module).__name__,
-                option="adapters",
-                value=attention,
-            )
-        publish(attention)
+    def observe(adapter: Adapter, site: AttentionSite, publish: Publish) -> list[Handle]:
+        return [Observer(site.module, adapter, publish)]
 
-    return [ObserverHook(site.module, observe)]
-
-
-def _owners(model: nn.Module, name: str) -> Iterator[nn.Module]:
-    """Yield the modules from the model down to the one with this name."""
-    yield model
-    for part in name.split(".") if name else ():
-        model = model.get_submodule(part)
-        yield model
-
-
-def _check_not_compiled(model: nn.Module, owners: list[nn.Module], name: str) -> None:
-    """Raise `BadOption` if a module from the model down to an attention is compiled."""
-    if any(map(is_compiled, owners)):
-        path = ".".join(part for part in name.split(".") if part != COMPILED)
-        raise BadOption(
-            f"cannot record {type(model).__name__}: torch.compile bypasses the forward hook on "
-            f"{type(owners[-1]).__name__} {path!r}; record the model before compilation (`model._orig_mod`, "
-            "or a `copy.deepcopy` of a model compiled in place)",
-            owner="record",
-            option="model",
-            value=path,
-        )
+    return ((key, functools.partial(observe, adapter)) for key, adapter in adapters.items())

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from saccade.maps import ChannelMap
 from saccade.model_state import Handle
-from saccade.recording.adapters.observe import ObserverHook, Publish
+from saccade.recording.adapters.observe import Observer, Publish
 from saccade.recording.adapters.tokens import AttentionSite
 
 
@@ -26,8 +26,8 @@ def observe_squeeze(site: AttentionSite, publish: Publish) -> list[Handle]:
     def observe_gate(_module: nn.Module, _args: Any, output: Tensor) -> None:
         latest[:] = [output.flatten(1)]
 
-    def observe(_block: Any, inputs: Mapping[str, Any], _output: Any) -> None:
+    def adapter(_block: Any, inputs: Mapping[str, Any], _output: Any) -> ChannelMap:
         (features,) = inputs.values()
-        publish(ChannelMap.of(latest.pop(), features))
+        return ChannelMap.of(latest.pop(), features)
 
-    return [gate.register_forward_hook(observe_gate), ObserverHook(block, observe)]
+    return [gate.register_forward_hook(observe_gate), Observer(block, adapter, publish)]

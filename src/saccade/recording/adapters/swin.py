@@ -13,23 +13,24 @@ from torch import Tensor, nn
 from saccade.errors import BadOption
 from saccade.maps import WindowMap
 from saccade.model_state import Handle
-from saccade.recording.adapters.observe import ObserverHook, Publish
+from saccade.recording.adapters.observe import Observer, Publish
 from saccade.recording.adapters.tokens import AttentionSite
 from saccade.recording.adapters.vit import qkv
 
+Extents = Sequence[int]  # of rows and columns
 _HIDDEN = -100.0  # the logit by which both libraries hide positions of a shifted window
 
 
 def observe_torchvision_swin(site: AttentionSite, publish: Publish) -> list[Handle]:
     """Observe the `ShiftedWindowAttention` of torchvision, version 1 or 2."""
 
-    def observe(module: Any, inputs: Mapping[str, Any], _output: Any) -> None:
+    def adapter(module: Any, inputs: Mapping[str, Any], _output: Any) -> WindowMap:
         x, window = inputs["x"], module.window_size
         sizes = zip(window, module.shift_size, x.shape[1:3], strict=True)
         shift = [0 if step >= extent else offset for step, offset, extent in sizes]
-        publish(_map(module, x, window, shift, pad_first=True))
+        return _map(module, x, window, shift, pad_first=True)
 
-    return [ObserverHook(site.module, observe)]
+    return [Observer(site.module, adapter, publish)]
 
 
 def observe_timm_swin(site: AttentionSite, publish: Publish) -> list[Handle]:
@@ -43,21 +44,19 @@ def observe_timm_swin(site: AttentionSite, publish: Publish) -> list[Handle]:
         message = f"cannot record {name} alone, without the positions of its windows; record its block"
         raise BadOption(message, owner="record", option="model", value=name)
 
-    def observe(block: Any, inputs: Mapping[str, Any], _output: Any) -> None:
+    def adapter(block: Any, inputs: Mapping[str, Any], _output: Any) -> WindowMap:
         x = inputs["x"]
         if not _is_cosine(block.attn):  # version 1 normalizes before its attention, version 2 after it
             x = block.norm1.forward(x)
-        publish(_map(block.attn, x, block.window_size, block.shift_size, pad_first=False))
+        return _map(block.attn, x, block.window_size, block.shift_size, pad_first=False)
 
-    return [ObserverHook(site.parent, observe)]
+    return [Observer(site.parent, adapter, publish)]
 
 
-def _map(
-    attention: Any, x: Tensor, window: Sequence[int], shift: Sequence[int], *, pad_first: bool
-) -> WindowMap:
+def _map(attention: Any, x: Tensor, window: Extents, shift: Extents, *, pad_first: bool) -> WindowMap:
     """Return the map of an attention for the input `(B, H, W, C)`."""
     size, batch, heads = tuple(x.shape[1:3]), len(x), attention.num_heads
-    places, mask = cut_windows(size, window, shift, x.device, pad_first=pad_first)
+    places, mask = _cut_windows(size, window, shift, x.device, pad_first=pad_first)
     inside = F.pad(x.flatten(1, 2), (0, 0, 0, 1))[:, places]  # padding, -1, is the row of zeros at the end
     projected = _project(attention, inside.flatten(0, 1))
     parts = projected.reshape(batch, *places.shape, 3, heads, -1)[:, :, :, :2]  # without the values
@@ -66,8 +65,7 @@ def _map(
     if _is_cosine(attention):
         factor = attention.logit_scale.clamp(max=math.log(100)).exp()[:, None]
         queries, keys, scale = F.normalize(queries, dim=-1) * factor, F.normalize(keys, dim=-1), 1.0
-    bias = _relative(attention) + mask
-    return WindowMap(queries.detach(), keys.detach(), scale, size, size, places=places, bias=bias.detach())
+    return WindowMap(queries, keys, scale, size, size, places=places, bias=_relative(attention) + mask)
 
 
 def _project(attention: Any, x: Tensor) -> Tensor:
@@ -97,45 +95,29 @@ def _is_cosine(attention: nn.Module) -> bool:
     return hasattr(attention, "logit_scale")
 
 
-def cut_windows(
-    size: Sequence[int],
-    window: Sequence[int],
-    shift: Sequence[int],
-    device: torch.device,
-    *,
-    pad_first: bool,
+def _cut_windows(
+    size: Extents, window: Extents, shift: Extents, device: torch.device, *, pad_first: bool
 ) -> tuple[Tensor, Tensor]:
     """Return the place of each position of each window (-1 for padding) and the mask of a shift.
 
     Their shapes are `(windows, n)` and `(windows, n, n)`, or `(1, n, n)` without a shift. The image is padded
     before the shift or after it.
     """
-    padding = [-extent % step for extent, step in zip(size, window, strict=True)]
+    padding = (0, -size[1] % window[1], 0, -size[0] % window[0])
     places = torch.arange(math.prod(size), device=device).reshape(size)
     back = [-step for step in shift]
     if pad_first:
-        places = F.pad(places, (0, padding[1], 0, padding[0]), value=-1).roll(back, (0, 1))
+        places = F.pad(places, padding, value=-1).roll(back, (0, 1))
     else:
-        places = F.pad(places.roll(back, (0, 1)), (0, padding[1], 0, padding[0]), value=-1)
-    rows, columns = (
-        _regions(extent, step, offset, device)
-        for extent, step, offset in zip(places.shape, window, shift, strict=True)
-    )
-    regions = _cut(3 * rows[:, None] + columns, window)
+        places = F.pad(places.roll(back, (0, 1)), padding, value=-1)
+    sides = zip(places.shape, shift, strict=True)
+    rows, columns = (torch.arange(n, device=device) >= n - step for n, step in sides)  # rolled to the end
+    regions = _cut(2 * rows[:, None] + columns, window)
     mask = _HIDDEN * (regions[:, :, None] != regions[:, None, :])
     return _cut(places, window), mask if any(shift) else mask[:1]
 
 
-def _regions(extent: int, window: int, shift: int, device: torch.device) -> Tensor:
-    """Number the parts of an axis that were neighbors before it was rolled by `shift`."""
-    position = torch.arange(extent, device=device)
-    if not shift:
-        return torch.zeros_like(position)
-    return (position >= extent - window).long() + (position >= extent - shift).long()
-
-
-def _cut(grid: Tensor, window: Sequence[int]) -> Tensor:
+def _cut(grid: Tensor, window: Extents) -> Tensor:
     """Cut a grid `(H, W)` into windows, `(windows, n)`."""
-    height, width = window
-    rows, columns = grid.shape[0] // height, grid.shape[1] // width
-    return grid.reshape(rows, height, columns, width).transpose(1, 2).reshape(rows * columns, -1)
+    rows, columns = window
+    return grid.unfold(0, rows, rows).unfold(1, columns, columns).flatten(2).flatten(0, 1)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -16,69 +17,62 @@ from saccade.model_state import Handle
 _CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 
 
-class FeatureShapes:
+class FeatureShapes(dict[int, tuple[int, ...]]):
     """The shapes of the feature maps that a model has computed so far, by their number of positions.
 
     They give the grid of the tokens for images of any size, square or not.
     """
 
-    def __init__(self) -> None:
-        self._shapes: dict[int, tuple[int, ...]] = {}
-
-    def register(self, model: nn.Module) -> list[Handle]:
+    def register(self, model: nn.Module) -> Iterator[Handle]:
         """Register hooks that keep the shapes of the feature maps of a model."""
         layers = (module for module in model.modules() if isinstance(module, FEATURE_LAYERS))
-        return [layer.register_forward_hook(self._keep) for layer in layers]
+        return (layer.register_forward_hook(self._keep) for layer in layers)
 
     def _keep(self, _module: nn.Module, _args: Any, output: Any) -> None:
-        if isinstance(output, tuple):  # a pooling that also returns indices
-            output = output[0]
+        output = output[0] if isinstance(output, tuple) else output  # a pooling can also return indices
         shape, count = tuple(output.shape[2:]), math.prod(output.shape[2:])
-        if count > 1 and (len(shape) > 1 or count not in self._shapes):  # a sequence may be a flattened image
-            self._shapes[count] = shape
-
-    def __contains__(self, count: int) -> bool:
-        return count in self._shapes
+        if count > 1 and (len(shape) > 1 or count not in self):  # a sequence may be a flattened image
+            self[count] = shape
 
     def grid(self, count: int) -> tuple[int, ...]:
         """Return the grid of `count` places: that of a feature map, a square if there is none, else a row."""
         side = math.isqrt(count)
-        square = not self._shapes and side * side == count and side > 1
-        return self._shapes.get(count, (side, side) if square else (count,))
+        square = not self and side * side == count and side > 1
+        return self.get(count, (side, side) if square else (count,))
 
 
 @dataclass(frozen=True)
-class Layout:
-    """The layout of the tokens of one attention: the first `extra` tokens have no place.
+class AttentionSite:
+    """An attention module, the module around it, if any, and the layout of its tokens.
 
-    `extra` and `class_token` (whether the first token is a class token) come from attributes of the model;
-    `extra` is None if there are none.
+    The first `extra` tokens have no place. `extra` and `class_token` (whether the first token is a class
+    token) come from attributes of the model; `extra` is None if there are none.
     """
 
+    module: Any
+    parent: nn.Module | None
     features: FeatureShapes
     extra: int | None = None
     class_token: bool = False
 
     @classmethod
-    def from_owners(cls, owners: list[nn.Module], features: FeatureShapes) -> Layout:
+    def from_owners(cls, owners: list[nn.Module], features: FeatureShapes) -> AttentionSite:
         """Read the layout from the module itself or the nearest module around it that has the attributes."""
+        site = cls(owners[-1], owners[-2] if len(owners) > 1 else None, features)
         for owner in reversed(owners):
-            classes = [getattr(owner, name, None) for name in _CLASS_TOKENS]
-            class_token = any(isinstance(token, Tensor) for token in classes)
+            class_token = any(isinstance(getattr(owner, name, None), Tensor) for name in _CLASS_TOKENS)
             extra = getattr(owner, "num_prefix_tokens", None)
-            if isinstance(extra, int) and hasattr(owner, "cls_token"):
-                return cls(features, extra, class_token)
-            if class_token:
-                return cls(features, 1, True)
-        return cls(features)
+            is_counted = isinstance(extra, int) and hasattr(owner, "cls_token")
+            if is_counted or class_token:
+                return replace(site, extra=extra if is_counted else 1, class_token=class_token)
+        return site
 
     def split(self, count: int) -> tuple[int, bool, tuple[int, ...]]:
         """Return how many of `count` tokens have no place, whether one is a class token, and the grid."""
         known = self.extra is not None
         extras = (self.extra or 0, 0) if known else (0, 1)
         extra = next((n for n in extras if count - n in self.features), extras[0])
-        if extra >= count:
-            extra = 0
+        extra = extra if extra < count else 0
         return extra, extra > 0 and (self.class_token or not known), self.features.grid(count - extra)
 
     def build_map(
@@ -91,28 +85,14 @@ class Layout:
         extra, class_token, query_shape = self.split(queries.shape[2])
         extra_keys, _, key_shape = self.split(keys.shape[2] - more_keys)
         extra_keys += more_keys
+        extra_queries, queries = queries.tensor_split([extra], dim=2)
+        keys_of_extra, keys = keys.tensor_split([extra_keys], dim=2)
         grids = scale, query_shape, key_shape
-        queries, keys = queries.detach(), keys.detach()
         if not extra and not extra_keys and bias is None:
             return PairwiseMap(queries, keys, *grids)
         kind = ClassTokenMap if class_token else TokenMap
-        return kind(
-            queries[:, :, extra:],
-            keys[:, :, extra_keys:],
-            *grids,
-            extra_queries=queries[:, :, :extra],
-            extra_keys=keys[:, :, :extra_keys],
-            bias=None if bias is None else bias.detach(),
-        )
-
-
-@dataclass(frozen=True)
-class AttentionSite:
-    """An attention module, the module around it, if any, and the layout of its tokens."""
-
-    module: Any
-    parent: nn.Module | None
-    layout: Layout
+        bias = None if bias is None else bias.detach()
+        return kind(queries, keys, *grids, extra_queries, keys_of_extra, bias)
 
 
 def mask_to_bias(mask: Tensor | None, dtype: torch.dtype, *, visible: bool) -> Tensor | None:

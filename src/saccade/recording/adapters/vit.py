@@ -10,40 +10,41 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from saccade.maps import PairwiseMap
 from saccade.model_state import Handle
-from saccade.recording.adapters.observe import ObserverHook, Publish
+from saccade.recording.adapters.observe import Observer, Publish
 from saccade.recording.adapters.tokens import AttentionSite, mask_to_bias
 
 
 def observe_vit(site: AttentionSite, publish: Publish) -> list[Handle]:
     """Observe the `Attention` of ViT and DeiT, and its variants with rotary positions: EVA-02, DINOv3."""
 
-    def observe(module: Any, inputs: Mapping[str, Any], _output: Any) -> None:
+    def adapter(module: Any, inputs: Mapping[str, Any], _output: Any) -> PairwiseMap:
         x = inputs["x"]
         queries, keys = _queries_and_keys(module, x, inputs.get("rope"))
-        bias = mask_to_bias(inputs.get("attn_mask"), x.dtype, visible=True)
+        mask = inputs.get("attn_mask")
         if inputs.get("is_causal"):
-            count = x.shape[1]
-            bias = torch.full((count, count), -torch.inf, dtype=x.dtype, device=x.device).triu(1)
+            mask = x.new_ones(2 * x.shape[1:2], dtype=torch.bool).tril()
+        bias = mask_to_bias(mask, x.dtype, visible=True)
         if bias is not None:
             bias = bias.reshape((1,) * (4 - bias.ndim) + bias.shape)
-        publish(site.layout.build_map(queries, keys, module.scale, bias))
+        return site.build_map(queries, keys, module.scale, bias)
 
-    return [ObserverHook(site.module, observe)]
+    return [Observer(site.module, adapter, publish)]
 
 
 def observe_beit(site: AttentionSite, publish: Publish) -> list[Handle]:
     """Observe the `Attention` of BEiT, which has no key bias and a weight for each relative position."""
 
-    def observe(module: Any, inputs: Mapping[str, Any], _output: Any) -> None:
+    def adapter(module: Any, inputs: Mapping[str, Any], _output: Any) -> PairwiseMap:
         queries, keys = _heads(qkv(module, inputs["x"]), module.num_heads)
         bias = inputs.get("shared_rel_pos_bias")
         if module.relative_position_bias_table is not None:
             relative = module._get_rel_pos_bias()  # private in timm; seen in timm 1.0
             bias = relative if bias is None else relative + bias
-        publish(site.layout.build_map(queries, keys, module.scale, bias))
+        return site.build_map(queries, keys, module.scale, bias)
 
-    return [ObserverHook(site.module, observe)]
+    return [Observer(site.module, adapter, publish)]
 
 
 def qkv(module: Any, x: Tensor) -> Tensor:
@@ -62,19 +63,14 @@ def _queries_and_keys(module: Any, x: Tensor, rope: Tensor | None) -> tuple[Tens
     if module.qkv is not None:
         queries, keys = _heads(qkv(module, x), module.num_heads)
     else:
-        queries, keys = (
-            layer.forward(x).unflatten(2, (-1, module.head_dim)).transpose(1, 2)
-            for layer in (module.q_proj, module.k_proj)
-        )
+        projected = (layer.forward(x) for layer in (module.q_proj, module.k_proj))
+        queries, keys = (p.unflatten(2, (-1, module.head_dim)).transpose(1, 2) for p in projected)
     queries, keys = module.q_norm.forward(queries), module.k_norm.forward(keys)
     if rope is not None:
         rotate = sys.modules["timm.layers.pos_embed_sincos"].apply_rot_embed_cat  # imported with the module
         half = {"half": True} if getattr(module, "rotate_half", False) else {}
-        first = module.num_prefix_tokens
-        queries, keys = (
-            torch.cat([part[:, :, :first], rotate(part[:, :, first:], rope, **half)], 2).to(x.dtype)
-            for part in (queries, keys)
-        )
+        parts = (part.tensor_split([module.num_prefix_tokens], dim=2) for part in (queries, keys))
+        queries, keys = (torch.cat([a, rotate(b, rope, **half)], 2).to(x.dtype) for a, b in parts)
     groups = queries.shape[1] // keys.shape[1]  # query heads may share key heads
     return queries, keys.repeat_interleave(groups, 1) if groups > 1 else keys
 
