@@ -278,7 +278,7 @@ def test_a_map_is_scored_in_space_and_time_or_in_time_alone() -> None:
         ({"backbone": "resnet18", "attention": "se"}, "the forward pass of ResNet fails on example_inputs"),
         ({"attention": "cbam"}, "cbam does not take and return one map"),
         ({"attention": "non_local"}, r"non_local: expected \(B, C=32, H, W\)"),
-        ({"attention": "se", "stage": 4}, "stages 1 to 3 and 'time', not 4"),
+        ({"attention": "se", "stage": 4}, "stage=4 must be 1, 2 or 3"),
     ],
 )
 def test_what_cannot_read_clips_is_named_before_training(values: dict[str, Any], said: str) -> None:

@@ -239,7 +239,6 @@ _COMMANDS = (
     ("train --set objective=hope", "hope"),
     ("train --set objective=contrastive:temperature=0", "temperature"),
     ("train --set objective=contrastive:temperature=x", "temperature"),
-    ("train --set objective=hard", "hard"),
     ("train --early-stopping-patience 0", "early_stopping_patience"),
     ("train --logger nothing", "logger"),
     ("train --logger wandb", ""),

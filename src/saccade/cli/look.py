@@ -118,7 +118,8 @@ def _trained_model(run: Path, images: list[Path] | None, count: int, trust: bool
         message = f"{str(run)!r} classifies clips: IMAGE is not supported, only its test clips"
         raise BadOption(message, owner="look", option="images")
     if images:
-        inputs, pictures, names = _photographs(images, inputs.shape[-1])
+        photographs, names = _read(images)
+        inputs, pictures = _cropped(photographs, inputs.shape[-1])
     else:
         inputs, labels = inputs[:count], labels[:count]
         shown = contact_sheet(inputs) if is_clip else inputs
@@ -149,6 +150,7 @@ def _library_model(name: str, images: list[Path] | None, pretrained: bool) -> _S
     from saccade.errors import BadOption, UnknownName
     from saccade.models import input_of, load_backbone
 
+    photographs, names = _read(images or [])  # a mistake is found before the model is built
     torch.manual_seed(0)  # reproducible random weights
     try:
         model = load_backbone(name, pretrained=pretrained).eval()
@@ -158,7 +160,7 @@ def _library_model(name: str, images: list[Path] | None, pretrained: bool) -> _S
         message = f"{name!r} has no test images: expected an IMAGE"
         raise BadOption(message, owner="look", option="images")
     size, mean, std = input_of(model)
-    pixels, pictures, names = _photographs(images, size)
+    pixels, pictures = _cropped(photographs, size)
     inputs = (pixels / 255 - mean) / std
     try:
         with torch.inference_mode():
@@ -171,19 +173,19 @@ def _library_model(name: str, images: list[Path] | None, pretrained: bool) -> _S
     return _Subject(model, inputs, pictures, names, name if pretrained else f"{name} with random weights")
 
 
-def _photographs(paths: list[Path], size: int) -> tuple[Tensor, list[Photograph], list[str]]:
-    """Return images as the task `folder` prepares them, images to draw on, and their names."""
-    import torch
-
-    from saccade.data import center_crop, image_files, read_image, resize_and_crop
+def _read(paths: list[Path]) -> tuple[list[Photograph], list[str]]:
+    """Return the images of files and folders, and their names."""
+    from saccade.data import image_files, read_image
 
     files = [file for path in paths for file in (image_files(path) if path.is_dir() else [path])]
-    photographs = [read_image(file) for file in files]
-    inputs = torch.stack(
-        [torch.from_numpy(resize_and_crop(photograph, size).copy()) for photograph in photographs]
-    )
-    return (
-        inputs.permute(0, 3, 1, 2).contiguous(),
-        [center_crop(photograph) for photograph in photographs],
-        [file.stem for file in files],
-    )
+    return [read_image(file) for file in files], [file.stem for file in files]
+
+
+def _cropped(photographs: list[Photograph], size: int) -> tuple[Tensor, list[Photograph]]:
+    """Return images as the task `folder` prepares them, and the images to draw on."""
+    import torch
+
+    from saccade.data import center_crop, resize_and_crop
+
+    inputs = [torch.from_numpy(resize_and_crop(photograph, size).copy()) for photograph in photographs]
+    return torch.stack(inputs).permute(0, 3, 1, 2).contiguous(), [*map(center_crop, photographs)]

@@ -12,6 +12,7 @@ from saccade.data.images import (
     image_files,
     read_image,
     resize_and_crop,
+    resize_shorter_side,
 )
 from saccade.data.moving_digits import load_moving_digits
 from saccade.data.python import load_python
@@ -44,6 +45,7 @@ __all__ = [
     "load_white_patch",
     "read_image",
     "resize_and_crop",
+    "resize_shorter_side",
     "resolve_task",
     "task_names",
     "with_options",

@@ -173,6 +173,8 @@ class Look:
     ) -> list[Path]:
         """Write one PNG per image and layer, `NAME.LAYER.png`, at the size of the image.
 
+        Images with a shorter side of more than 1,200 pixels are reduced.
+
         Args:
             folder: Output folder.
             cmap: Color map: magma, viridis or cividis.

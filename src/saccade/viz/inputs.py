@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from saccade.data import Photograph, as_rgb, contact_sheet, read_image
+from saccade.data import Photograph, as_rgb, contact_sheet, read_image, resize_shorter_side
 from saccade.errors import BadData, BadOption, BadShape
 from saccade.maps import normalize
 
@@ -23,6 +23,7 @@ Transform: TypeAlias = Callable[[Image.Image], Tensor]
 
 _MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]  # of ImageNet
 _STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
+_MAX_SIDE = 1200  # shorter side of an image to draw on
 _TOLERANCE = 0.02  # interpolation may leave [0, 1] by this much
 
 
@@ -77,7 +78,14 @@ def prepare_inputs(
         if len(values) != len(inputs):
             message = f"{len(values)} {option} for {len(inputs)} images"
             raise BadOption(message, owner="look", option=option, value=len(values))
-    return PreparedInputs(inputs, tuple(shown), tuple(names))
+    return PreparedInputs(inputs, tuple(map(_reduced, shown)), tuple(names))
+
+
+def _reduced(photograph: Photograph) -> Photograph:
+    """Reduce a large image to a shorter side of `_MAX_SIDE`: a page of full photographs would take minutes."""
+    if min(photograph.shape[:2]) <= _MAX_SIDE:
+        return photograph
+    return np.asarray(resize_shorter_side(Image.fromarray(photograph), _MAX_SIDE), dtype=np.uint8)
 
 
 def _as_list(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:

@@ -55,9 +55,6 @@ def create_objective(plan: Plan, task: TaskInfo) -> Classifier:
             message = f"{key}={value!r} has no effect on objective={name!r}"
             raise BadRecipe(message, owner=name, option=key, value=value)
     classifier = objective(plan, task, **check_annotations(name, objective, options))
-    if isinstance(classifier, Hard) and not hard_items(classifier.model):
-        message = f"objective={plan.objective.text!r} trains attention that draws one item, such as hard_item"
-        raise BadRecipe(message, owner=name, option="objective", value=plan.objective.text)
     if hard_items(classifier.model) and not isinstance(classifier, Hard):
         message = f"attention={plan.recipe.attention!r} needs objective='hard', not {plan.objective.text!r}"
         raise BadRecipe(message, owner=name, option="objective", value=plan.objective.text)
