@@ -82,7 +82,7 @@ def prepare_inputs(
 
 
 def _reduced(photograph: Photograph) -> Photograph:
-    """Reduce a large image to a shorter side of `_MAX_SIDE`: a page of full photographs would take minutes."""
+    """Reduce a large image to a shorter side of `_MAX_SIDE`, since a page of full photographs takes minutes."""
     if min(photograph.shape[:2]) <= _MAX_SIDE:
         return photograph
     return np.asarray(resize_shorter_side(Image.fromarray(photograph), _MAX_SIDE), dtype=np.uint8)
