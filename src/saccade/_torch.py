@@ -78,3 +78,10 @@ def aot_eager(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
     from torch._dynamo.backends.registry import lookup_backend  # seen in torch 2.10 to 2.15
 
     return lookup_backend("aot_eager")(graph, inputs)
+
+
+def has_torch_fast_path(module: nn.Module) -> bool:
+    """Return whether torch runs a module as one fused operation, unless a function mode is active."""
+    if isinstance(module, nn.TransformerEncoder):
+        return all(has_torch_fast_path(layer) for layer in module.layers)
+    return type(module).forward in (nn.TransformerEncoderLayer.forward, nn.MultiheadAttention.forward)

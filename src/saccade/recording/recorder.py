@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
-from saccade._torch import without_compiled
+from saccade._torch import is_compiled, without_compiled
 from saccade.annotations import check_arguments
 from saccade.errors import BadOption, NothingRecorded, SaccadeError, UnknownName
 from saccade.maps import AttentionMap, PairwiseMap, SpatialMap, Tap, attention_rollout
 from saccade.model_state import temporary_hooks
 from saccade.recording.adapters import Adapter, FeatureShapes, find_attention, is_observed
+from saccade.recording.capture import Capture
 
 _PLACELESS = ("channel", "branch")  # kinds of maps whose weights have no place in the image
 
@@ -26,11 +28,15 @@ class Maps(Mapping[str, AttentionMap]):
     weights have a place in the image (the spatial gate of CBAM, not its channel gate). `maps[path]`, `in` and
     `get` accept such paths; iteration and `len` cover the recorded paths alone. A module that is called
     several times keeps its latest map.
+
+    Attributes:
+        unseen: Paths of modules that are named as attention, ran, and have no map. Known when the block ends.
     """
 
     def __init__(self, taps: Mapping[str, Tap]) -> None:
         self._taps = taps
         self._maps: dict[str, AttentionMap] = {}
+        self.unseen: tuple[str, ...] = ()
 
     def __getitem__(self, path: str) -> AttentionMap:
         recorded = self._collect()
@@ -140,23 +146,37 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
             taps[place.rpartition(".")[0]] = module
         elif place in attention:
             taps[place] = Tap()
-    if not taps:
-        raise NothingRecorded(f"{name} holds no known attention mechanism", owner="record", value=name)
     if any(tap.recording for tap in taps.values()) or any(map(is_observed, model.modules())):
         message = f"{name} is already being recorded; leave the outer block first"
         raise BadOption(message, owner="record", option="model", value=name)
 
     observers = (handle for path, observe in attention.items() for handle in observe(taps[path].publish))
     maps = Maps(taps)
+
+    def publish(path: str, captured: AttentionMap) -> None:
+        tap = taps.setdefault(path, Tap())
+        tap.recording = True
+        tap.publish(captured)
+
+    is_opaque = any(map(is_compiled, model.modules()))  # compiled code calls no functions of torch
+    capture = None if is_opaque else Capture(model, [*taps], features, publish)
     for tap in taps.values():
         tap.recording = True
     try:
-        with temporary_hooks(features.register(model) if attention else ()), temporary_hooks(observers):
+        with temporary_hooks(features.register(model)), temporary_hooks(observers), capture or nullcontext():
             yield maps
+        if capture:
+            maps.unseen = tuple(capture.unseen(maps))
+        if maps.unseen:
+            shown = ", ".join(map(repr, maps.unseen[:3])) + (" ..." if len(maps.unseen) > 3 else "")
+            message = f"{len(maps.unseen)} attention layers of {name} ran and were not recorded: {shown}"
+            warnings.warn(f"{message}; `maps.unseen` lists all, `adapters=` adds them", stacklevel=4)
         if not maps:
             advice = "call the model inside the block" + ", not through compiled code" * bool(attention)
-            message = f"none of the {len(taps)} mechanisms of {name} ran; {advice}"
-            raise NothingRecorded(message, owner="record", value=name)
+            found = (
+                f"none of the {len(taps)} mechanisms of {name} ran" if taps else f"no attention of {name} ran"
+            )
+            raise NothingRecorded(f"{found}; {advice}", owner="record", value=name)
     finally:
         maps._collect()  # before the taps are emptied
         for tap in taps.values():

@@ -29,11 +29,11 @@ def observe_multihead(site: AttentionSite, publish: Publish) -> list[Handle]:
     def layer_adapter(layer: Any, inputs: Mapping[str, Any], _output: Any) -> PairwiseMap:
         x = layer.norm1.forward(inputs["src"]) if layer.norm_first else inputs["src"]
         masks = inputs.get("src_mask"), inputs.get("src_key_padding_mask")
-        return _pairwise_map(site.module, x, x, masks, site)
+        return multihead_map(site.module, x, x, masks, site)
 
     def adapter(module: Any, inputs: Mapping[str, Any], _output: Any) -> PairwiseMap:
         masks = inputs.get("attn_mask"), inputs.get("key_padding_mask")
-        return _pairwise_map(module, inputs["query"], inputs["key"], masks, site)
+        return multihead_map(module, inputs["query"], inputs["key"], masks, site)
 
     if _has_fast_path(site.parent, site.module):
         return [Observer(site.parent, layer_adapter, publish, wrap=True)]
@@ -51,7 +51,7 @@ def _has_fast_path(layer: nn.Module | None, attention: nn.Module) -> TypeGuard[n
     )
 
 
-def _pairwise_map(module: Any, query: Tensor, key: Tensor, masks: Masks, site: AttentionSite) -> PairwiseMap:
+def multihead_map(module: Any, query: Tensor, key: Tensor, masks: Masks, site: AttentionSite) -> PairwiseMap:
     """Return the map of one call, from its inputs and the weights of the module."""
     attn_mask, key_padding_mask = masks
     if query.is_nested:  # the encoder removes padding this way

@@ -14,6 +14,7 @@ from saccade._torch import FEATURE_LAYERS
 from saccade.maps import ClassTokenMap, PairwiseMap, TokenMap
 from saccade.model_state import Handle
 
+_MORE_TOKENS = ("register_tokens", "distillation_token", "dist_token")  # (1, number of tokens, channels)
 _CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 
 
@@ -65,13 +66,21 @@ class AttentionSite:
             is_counted = isinstance(extra, int) and hasattr(owner, "cls_token")
             if is_counted or class_token:
                 return replace(site, extra=extra if is_counted else 1, class_token=class_token)
+        # Other libraries keep the tokens in an embedding beside the blocks.
+        found = {name.rpartition(".")[2]: tokens for name, tokens in owners[0].named_parameters()}
+        if class_token := bool(found.keys() & {*_CLASS_TOKENS}):
+            more = sum(found[name].shape[-2] for name in _MORE_TOKENS if name in found)
+            return replace(site, extra=1 + more, class_token=class_token)
         return site
 
     def split(self, count: int) -> tuple[int, bool, tuple[int, ...]]:
         """Return how many of `count` tokens have no place, whether one is a class token, and the grid."""
         known = self.extra is not None
         extras = (self.extra or 0, 0) if known else (0, 1)
-        extra = next((n for n in extras if count - n in self.features), extras[0])
+        fits = (
+            n for n in extras if count - n in self.features or (not self.features and _is_square(count - n))
+        )
+        extra = next(fits, extras[0])
         extra = extra if extra < count else 0
         return extra, extra > 0 and (self.class_token or not known), self.features.grid(count - extra)
 
@@ -93,6 +102,10 @@ class AttentionSite:
         kind = ClassTokenMap if class_token else TokenMap
         bias = None if bias is None else bias.detach()
         return kind(queries, keys, *grids, extra_queries, keys_of_extra, bias)
+
+
+def _is_square(count: int) -> bool:
+    return count > 1 and math.isqrt(count) ** 2 == count
 
 
 def mask_to_bias(mask: Tensor | None, dtype: torch.dtype, *, visible: bool) -> Tensor | None:

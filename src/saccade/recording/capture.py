@@ -1,0 +1,338 @@
+"""Capture of attention by its operations: fused kernels, and softmaxes that are multiplied with values."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from saccade._torch import WeakTensorKeyDictionary, has_torch_fast_path
+from saccade.maps import AttentionMap, ChannelMap, PairwiseMap
+from saccade.recording.adapters.multihead import multihead_map
+from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes, mask_to_bias
+
+_MOST_WEIGHTS = 1 << 26  # larger matrices of weights are kept as their column means
+_CHECKED = 1 << 22  # up to this number of weights, the factors are compared with the weights
+_TOLERANCE = 1e-2
+
+#: Parameters of `F.scaled_dot_product_attention`, which is built in and has no signature.
+_FUSED = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+_FUNCTIONAL = inspect.signature(F.multi_head_attention_forward)
+_SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax}
+_MATMUL = {torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__, Tensor.__rmatmul__}
+_EINSUM = {torch.einsum}
+_PASS = {
+    *(F.dropout, torch.dropout, Tensor.to, Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.double),
+    *(Tensor.type, Tensor.type_as, Tensor.contiguous, Tensor.clone, torch.clone),
+}
+_RESHAPE = {
+    *(Tensor.view, Tensor.reshape, torch.reshape, Tensor.transpose, torch.transpose, Tensor.permute),
+    *(torch.permute, Tensor.flatten, torch.flatten, Tensor.unflatten, Tensor.unsqueeze, Tensor.squeeze),
+    *(torch.unsqueeze, torch.squeeze, Tensor.swapaxes, Tensor.expand, Tensor.view_as, Tensor.reshape_as),
+}
+_SCALE = {Tensor.mul, Tensor.mul_, torch.mul, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__}
+#: Operations after which weights are still weights. A linear layer mixes heads ("talking heads").
+_FOLLOWED = _PASS | _RESHAPE | _SCALE | {F.linear}
+_DIVIDE = {Tensor.div, Tensor.div_, torch.div, Tensor.__truediv__, Tensor.__itruediv__}
+_ADD = {Tensor.add, Tensor.add_, torch.add, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
+_FILL = {Tensor.masked_fill, Tensor.masked_fill_, torch.masked_fill}
+
+
+@dataclass(frozen=True)
+class _Logits:
+    """A product of queries (..., Nq, D) and keys (..., Nk, D), scaled and biased."""
+
+    queries: Tensor
+    keys: Tensor
+    scale: float = 1.0
+    bias: Tensor | None = None
+
+
+@dataclass(eq=False)
+class _Weights:
+    """The result of a softmax over keys, (..., Nq, Nk), with the logits if these are a known product."""
+
+    weights: Tensor
+    logits: _Logits | None
+    is_published: bool = False
+
+
+_NAME = re.compile("attention|attn|attend", re.IGNORECASE)
+
+
+def is_within(path: str, other: str) -> bool:
+    """Return whether a module is another one, or below it. `other` may end with the number of a call."""
+    other = other.partition("#")[0]
+    return not other or path == other or path.startswith(f"{other}.")
+
+
+class Capture(TorchFunctionMode):
+    """Publishes a map for each attention that runs in a model and that no adapter observes.
+
+    Args:
+        model: The model.
+        known: Paths of modules whose attention is observed otherwise.
+        features: Shapes of the feature maps that the model has computed.
+        publish: Called with the path of the module that runs the attention, and its map.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        known: Iterable[str],
+        features: FeatureShapes,
+        publish: Callable[[str, AttentionMap], None],
+    ) -> None:
+        super().__init__()
+        self.model, self.features, self.publish = model, features, publish
+        self.paths = {module: path for path, module in model.named_modules()}
+        self.known = {model.get_submodule(path) for path in known}
+        self.stack: list[nn.Module] = []
+        self.calls: dict[str, int] = {}
+        self.tags: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self.batch = 0
+        self.guards: list[tuple[nn.Module, Any]] = []
+
+    def __enter__(self) -> Capture:
+        hooks = torch.nn.modules.module
+        self.handles = [
+            hooks.register_module_forward_pre_hook(self._enter_module),
+            hooks.register_module_forward_hook(self._leave_module, always_call=True),
+        ]
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        for handle in self.handles:
+            handle.remove()
+
+    def _enter_module(self, module: nn.Module, inputs: Any) -> None:
+        if module not in self.paths:
+            return
+        if not self.stack:
+            first = next((x for x in inputs if isinstance(x, Tensor) and x.ndim), None)
+            self.batch = 0 if first is None else len(first)
+        self.stack.append(module)
+        self.calls[self.paths[module]] = 0
+        if has_torch_fast_path(module):  # it would leave its fast path, and its attention is known
+            guard = torch._C.DisableTorchFunction()
+            guard.__enter__()
+            self.guards.append((module, guard))
+
+    def _leave_module(self, module: nn.Module, _inputs: Any, _output: Any) -> None:
+        if self.guards and self.guards[-1][0] is module:
+            self.guards.pop()[1].__exit__(None, None, None)
+        if module in self.stack:
+            while self.stack.pop() is not module:
+                pass
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if self.stack and not self.known.intersection(self.stack):
+            try:
+                with torch.no_grad():
+                    self._follow(func, args, kwargs or {}, output)
+            except (RuntimeError, ValueError, TypeError, IndexError, KeyError):
+                pass  # an unusual call; the module is listed as unseen, and the model goes on
+        return output
+
+    def unseen(self, recorded: Iterable[str]) -> list[str]:
+        """Return the paths of modules that are named as attention, ran, and have no map."""
+        seen = [*recorded]
+        named = [
+            path
+            for module, path in self.paths.items()
+            if path in self.calls
+            and _NAME.search(type(module).__name__)
+            and any(True for _ in module.parameters())
+        ]
+        return [
+            path
+            for path in named
+            if not any(is_within(path, other) or is_within(other, path) for other in seen)
+            and not any(other != path and is_within(other, path) for other in named)
+        ]
+
+    def _follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """Publish an attention, or pass the tag of an input on to the output."""
+        if func is F.scaled_dot_product_attention:
+            given = dict(zip(_FUSED, args, strict=False)) | kwargs
+            self._publish(lambda site: self._fused_map(site, given))
+        elif func is F.multi_head_attention_forward:
+            given = _FUNCTIONAL.bind(*args, **kwargs).arguments
+            self._publish(lambda site: _functional_map(site, given))
+        elif func in _MATMUL or func in _EINSUM:
+            operands = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+            if len(operands) != 2:
+                return
+            for weights, values in (operands, operands[::-1]):
+                tag = self.tags.get(weights)
+                if isinstance(tag, _Weights) and not tag.is_published:
+                    tag.is_published = True
+                    self._publish(lambda site, tag=tag, values=values: self._softmax_map(site, tag, values))
+            if func in _MATMUL and all(x.ndim > 2 for x in operands):
+                queries, keys = operands
+                self.tags[output] = _Logits(queries.detach(), keys.detach().transpose(-2, -1))
+        elif func in _SOFTMAX:
+            self._tag_softmax(args[0], args[1] if len(args) > 1 else kwargs.get("dim"), output)
+        elif args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
+            tag = next((self.tags[x] for x in args if isinstance(x, Tensor) and x in self.tags), None)
+            if isinstance(tag, _Weights) and func in _FOLLOWED:
+                self.tags[output] = tag
+            elif isinstance(tag, _Logits):
+                changed = _changed(tag, func, args, kwargs)
+                if changed is not None:
+                    self.tags[output] = changed
+                elif output is args[0]:  # changed in place, in an unknown way
+                    del self.tags[output]
+
+    def _tag_softmax(self, logits: Tensor, dim: int | None, weights: Tensor) -> None:
+        if weights.ndim < 3 or dim not in (-1, weights.ndim - 1):
+            return
+        tag = self.tags.get(logits)
+        self.tags[weights] = _Weights(weights.detach(), tag if isinstance(tag, _Logits) else None)
+
+    def _publish(self, build: Callable[[AttentionSite], AttentionMap | None]) -> None:
+        """Publish the map of the innermost module with parameters that runs."""
+        owner = next(
+            (m for m in reversed(self.stack) if next(m.parameters(), None) is not None), self.stack[0]
+        )
+        path = self.paths[owner]
+        parts = [part for part in path.split(".") if part]
+        owners = [*accumulate(parts, nn.Module.get_submodule, initial=self.model)]
+        attention = build(AttentionSite.from_owners(owners, self.features))
+        if attention is None:
+            return
+        self.calls[path] = self.calls.get(path, 0) + 1
+        number = self.calls[path]
+        self.publish(path if number == 1 else f"{path}#{number}", attention)
+
+    def _fused_map(self, site: AttentionSite, given: dict[str, Any]) -> AttentionMap | None:
+        query, key = given["query"].detach(), given["key"].detach()
+        bias = mask_to_bias(given.get("attn_mask"), query.dtype, visible=True)
+        if given.get("is_causal"):
+            extents = query.shape[-2], key.shape[-2]
+            bias = torch.full(extents, -torch.inf, dtype=query.dtype, device=query.device).triu(1)
+        if given.get("enable_gqa") and key.shape[-3] != query.shape[-3]:
+            key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
+        scale = given.get("scale")
+        scale = query.shape[-1] ** -0.5 if scale is None else scale
+        return self._map(site, _Logits(query, key, scale, bias), None, given["value"])
+
+    def _softmax_map(self, site: AttentionSite, tag: _Weights, values: Tensor) -> AttentionMap | None:
+        return self._map(site, tag.logits, tag.weights, values)
+
+    def _map(
+        self, site: AttentionSite, logits: _Logits | None, weights: Tensor | None, values: Tensor
+    ) -> AttentionMap | None:
+        """Return the map of an attention from its factors or, if these are unknown, from its weights."""
+        attention: PairwiseMap | None = None
+        if logits is not None:
+            queries, keys = (self._heads(x) for x in (logits.queries, logits.keys))
+            if queries.shape[:2] == keys.shape[:2] and queries.shape[-1] == keys.shape[-1]:
+                bias = None if logits.bias is None else self._bias(logits, queries)
+                attention = site.build_map(queries, keys, logits.scale, bias)
+        if weights is not None:
+            known = self._heads(weights)
+            if attention is None or not _agrees(attention, known):
+                if known.numel() > _MOST_WEIGHTS:
+                    return None
+                empty = (
+                    known.new_zeros(()).expand(*known.shape[:3], 1),
+                    known.new_zeros(()).expand(*known.shape[:2], known.shape[3], 1),
+                )
+                attention = site.build_map(*empty, 1.0, known.log())  # softmax(0 + log a) = a
+        return attention if attention is None else _channel_map(attention, values, site) or attention
+
+    def _heads(self, x: Tensor) -> Tensor:
+        """Return a tensor (..., N, D) as (B, heads, N, D): windows and heads in the batch become heads."""
+        if x.ndim == 2:
+            return x[None, None]
+        batch = self.batch if self.batch and x.shape[0] % self.batch == 0 else x.shape[0]
+        return x.reshape(batch, -1, *x.shape[-2:])
+
+    def _bias(self, logits: _Logits, queries: Tensor) -> Tensor:
+        """Return the bias of logits so that it is broadcast over (B, heads, Nq, Nk)."""
+        leading, bias = logits.queries.shape[:-2], logits.bias
+        if bias is None:
+            raise ValueError("the logits have no bias")
+        bias = bias.detach().reshape((1,) * (len(leading) + 2 - bias.ndim) + bias.shape)
+        if leading == queries.shape[:2]:
+            return bias
+        return bias.expand(*leading, *bias.shape[-2:]).reshape(*queries.shape[:2], *bias.shape[-2:])
+
+
+def _changed(tag: _Logits, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Logits | None:
+    """Return the tag of logits after an operation, or None if they are no known product any more."""
+    other = next((x for x in args[1:] or kwargs.values()), None)
+    number = other.item() if isinstance(other, Tensor) and other.numel() == 1 and not other.is_meta else other
+    if func in _PASS:
+        return tag
+    if func in _SCALE | _DIVIDE and isinstance(number, int | float):
+        factor = number if func in _SCALE else 1 / number
+        bias = None if tag.bias is None else factor * tag.bias
+        return replace(tag, scale=factor * tag.scale, bias=bias)
+    if func in _ADD and isinstance(other, Tensor) and isinstance(args[0], Tensor):
+        bias = other if other.shape[-1:] == args[0].shape[-1:] or other.ndim else None
+        return None if bias is None else replace(tag, bias=bias if tag.bias is None else tag.bias + bias)
+    if func in _FILL and isinstance(other, Tensor):
+        value = args[2] if len(args) > 2 else kwargs.get("value")
+        hidden = torch.zeros(other.shape, dtype=tag.queries.dtype, device=other.device)
+        hidden = hidden.masked_fill(other, float(value if value is not None else -math.inf))
+        return replace(tag, bias=hidden if tag.bias is None else tag.bias + hidden)
+    return None
+
+
+def _agrees(attention: PairwiseMap, weights: Tensor) -> bool:
+    """Return whether factors give the weights that the model has computed."""
+    if weights.numel() > _CHECKED:
+        return True
+    computed = attention.weights() if weights.numel() else weights
+    computed = attention.tokens().weights() if computed.shape != weights.shape else computed
+    return computed.shape == weights.shape and bool((computed - weights).abs().max() < _TOLERANCE)
+
+
+def _channel_map(attention: PairwiseMap, values: Tensor, site: AttentionSite) -> ChannelMap | None:
+    """Return the map of attention between channels, whose values are (..., channels, positions)."""
+    tokens = attention.tokens()
+    batch, heads = tokens.queries.shape[:2]
+    channels, positions = tokens.key_shape[0], values.shape[-1]
+    widths = {parameter.shape[1] for parameter in site.module.parameters() if parameter.ndim > 1}
+    is_square = tokens.query_shape == (channels,) and values.shape[-2] == channels
+    is_of_positions = channels in site.features or positions not in site.features
+    if not is_square or is_of_positions or heads * channels not in widths - {heads * positions}:
+        return None
+    received = torch.stack([tokens.attention_received(head) for head in range(heads)], 1)
+    features = values.detach().reshape(batch, heads * channels, *site.features.grid(positions))
+    return ChannelMap.of(received.reshape(batch, -1).to(features), features)
+
+
+def _functional_map(site: AttentionSite, given: dict[str, Any]) -> AttentionMap:
+    """Return the map of a call of `F.multi_head_attention_forward`, from its arguments."""
+    heads = given["num_heads"]
+    module = SimpleNamespace(
+        num_heads=heads,
+        head_dim=given["embed_dim_to_check"] // heads,
+        batch_first=False,
+        in_proj_weight=None if given.get("use_separate_proj_weight") else given["in_proj_weight"],
+        in_proj_bias=given["in_proj_bias"],
+        q_proj_weight=given.get("q_proj_weight"),
+        k_proj_weight=given.get("k_proj_weight"),
+        bias_k=given["bias_k"],
+        add_zero_attn=given["add_zero_attn"],
+    )
+    masks = given.get("attn_mask"), given.get("key_padding_mask")
+    return multihead_map(module, given["query"], given["key"], masks, site)
