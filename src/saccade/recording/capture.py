@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import math
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from functools import partial
 from itertools import accumulate
 from types import SimpleNamespace
 from typing import Any
@@ -16,56 +15,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from saccade._torch import WeakTensorKeyDictionary, has_torch_fast_path
+from saccade._torch import FEATURE_LAYERS, WeakTensorKeyDictionary, has_torch_fast_path
 from saccade.maps import AttentionMap, ChannelMap, PairwiseMap
 from saccade.recording.adapters.multihead import multihead_map
 from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes, mask_to_bias
+from saccade.recording.operations import EINSUM, FOLLOWED, MATMUL, SOFTMAX, Logits, Weights, change_logits
 
+#: Parameters of `F.scaled_dot_product_attention`, which is built in and has no signature.
+FUSED = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+FUNCTIONAL = inspect.signature(F.multi_head_attention_forward)
 _MOST_WEIGHTS = 1 << 26  # larger matrices of weights are kept as their column means
 _CHECKED = 1 << 22  # up to this number of weights, the factors are compared with the weights
 _TOLERANCE = 1e-2
-
-#: Parameters of `F.scaled_dot_product_attention`, which is built in and has no signature.
-_FUSED = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-_FUNCTIONAL = inspect.signature(F.multi_head_attention_forward)
-_SOFTMAX = {F.softmax, torch.softmax, Tensor.softmax, torch.special.softmax}
-_MATMUL = {torch.matmul, torch.bmm, Tensor.matmul, Tensor.bmm, Tensor.__matmul__, Tensor.__rmatmul__}
-_EINSUM = {torch.einsum}
-_PASS = {
-    *(F.dropout, torch.dropout, Tensor.to, Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.double),
-    *(Tensor.type, Tensor.type_as, Tensor.contiguous, Tensor.clone, torch.clone),
-}
-_RESHAPE = {
-    *(Tensor.view, Tensor.reshape, torch.reshape, Tensor.transpose, torch.transpose, Tensor.permute),
-    *(torch.permute, Tensor.flatten, torch.flatten, Tensor.unflatten, Tensor.unsqueeze, Tensor.squeeze),
-    *(torch.unsqueeze, torch.squeeze, Tensor.swapaxes, Tensor.expand, Tensor.view_as, Tensor.reshape_as),
-}
-_SCALE = {Tensor.mul, Tensor.mul_, torch.mul, Tensor.__mul__, Tensor.__rmul__, Tensor.__imul__}
-#: Operations after which weights are still weights. A linear layer mixes heads ("talking heads").
-_FOLLOWED = _PASS | _RESHAPE | _SCALE | {F.linear}
-_DIVIDE = {Tensor.div, Tensor.div_, torch.div, Tensor.__truediv__, Tensor.__itruediv__}
-_ADD = {Tensor.add, Tensor.add_, torch.add, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
-_FILL = {Tensor.masked_fill, Tensor.masked_fill_, torch.masked_fill}
-
-
-@dataclass(frozen=True)
-class _Logits:
-    """A product of queries (..., Nq, D) and keys (..., Nk, D), scaled and biased."""
-
-    queries: Tensor
-    keys: Tensor
-    scale: float = 1.0
-    bias: Tensor | None = None
-
-
-@dataclass(eq=False)
-class _Weights:
-    """The result of a softmax over keys, (..., Nq, Nk), with the logits if these are a known product."""
-
-    weights: Tensor
-    logits: _Logits | None
-    is_published: bool = False
-
 
 _NAME = re.compile("attention|attn|attend", re.IGNORECASE)
 
@@ -109,11 +70,11 @@ class Capture(TorchFunctionMode):
             hooks.register_module_forward_pre_hook(self._enter_module),
             hooks.register_module_forward_hook(self._leave_module, always_call=True),
         ]
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: object) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         for handle in self.handles:
             handle.remove()
 
@@ -130,10 +91,12 @@ class Capture(TorchFunctionMode):
             guard.__enter__()
             self.guards.append((module, guard))
 
-    def _leave_module(self, module: nn.Module, _inputs: Any, _output: Any) -> None:
+    def _leave_module(self, module: nn.Module, _inputs: Any, output: Any) -> None:
         if self.guards and self.guards[-1][0] is module:
             self.guards.pop()[1].__exit__(None, None, None)
         if module in self.stack:
+            if isinstance(module, FEATURE_LAYERS):
+                self.features.keep(output)
             while self.stack.pop() is not module:
                 pass
 
@@ -141,7 +104,7 @@ class Capture(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         output = func(*args, **(kwargs or {}))
-        if self.stack and not self.known.intersection(self.stack):
+        if self.stack and not torch.compiler.is_compiling() and not self.known.intersection(self.stack):
             try:
                 with torch.no_grad():
                     self._follow(func, args, kwargs or {}, output)
@@ -169,31 +132,31 @@ class Capture(TorchFunctionMode):
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Publish an attention, or pass the tag of an input on to the output."""
         if func is F.scaled_dot_product_attention:
-            given = dict(zip(_FUSED, args, strict=False)) | kwargs
+            given = dict(zip(FUSED, args, strict=False)) | kwargs
             self._publish(lambda site: self._fused_map(site, given))
         elif func is F.multi_head_attention_forward:
-            given = _FUNCTIONAL.bind(*args, **kwargs).arguments
+            given = FUNCTIONAL.bind(*args, **kwargs).arguments
             self._publish(lambda site: _functional_map(site, given))
-        elif func in _MATMUL or func in _EINSUM:
+        elif func in MATMUL or func in EINSUM:
             operands = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
             if len(operands) != 2:
                 return
             for weights, values in (operands, operands[::-1]):
                 tag = self.tags.get(weights)
-                if isinstance(tag, _Weights) and not tag.is_published:
+                if isinstance(tag, Weights) and not tag.is_published:
                     tag.is_published = True
-                    self._publish(lambda site, tag=tag, values=values: self._softmax_map(site, tag, values))
-            if func in _MATMUL and all(x.ndim > 2 for x in operands):
+                    self._publish(partial(self._softmax_map, tag=tag, values=values))
+            if func in MATMUL and all(x.ndim > 2 for x in operands):
                 queries, keys = operands
-                self.tags[output] = _Logits(queries.detach(), keys.detach().transpose(-2, -1))
-        elif func in _SOFTMAX:
+                self.tags[output] = Logits(queries.detach(), keys.detach().transpose(-2, -1))
+        elif func in SOFTMAX:
             self._tag_softmax(args[0], args[1] if len(args) > 1 else kwargs.get("dim"), output)
         elif args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
             tag = next((self.tags[x] for x in args if isinstance(x, Tensor) and x in self.tags), None)
-            if isinstance(tag, _Weights) and func in _FOLLOWED:
+            if isinstance(tag, Weights) and func in FOLLOWED:
                 self.tags[output] = tag
-            elif isinstance(tag, _Logits):
-                changed = _changed(tag, func, args, kwargs)
+            elif isinstance(tag, Logits):
+                changed = change_logits(tag, func, args, kwargs)
                 if changed is not None:
                     self.tags[output] = changed
                 elif output is args[0]:  # changed in place, in an unknown way
@@ -203,7 +166,7 @@ class Capture(TorchFunctionMode):
         if weights.ndim < 3 or dim not in (-1, weights.ndim - 1):
             return
         tag = self.tags.get(logits)
-        self.tags[weights] = _Weights(weights.detach(), tag if isinstance(tag, _Logits) else None)
+        self.tags[weights] = Weights(weights.detach(), tag if isinstance(tag, Logits) else None)
 
     def _publish(self, build: Callable[[AttentionSite], AttentionMap | None]) -> None:
         """Publish the map of the innermost module with parameters that runs."""
@@ -230,13 +193,13 @@ class Capture(TorchFunctionMode):
             key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
         scale = given.get("scale")
         scale = query.shape[-1] ** -0.5 if scale is None else scale
-        return self._map(site, _Logits(query, key, scale, bias), None, given["value"])
+        return self._map(site, Logits(query, key, scale, bias), None, given["value"])
 
-    def _softmax_map(self, site: AttentionSite, tag: _Weights, values: Tensor) -> AttentionMap | None:
+    def _softmax_map(self, site: AttentionSite, tag: Weights, values: Tensor) -> AttentionMap | None:
         return self._map(site, tag.logits, tag.weights, values)
 
     def _map(
-        self, site: AttentionSite, logits: _Logits | None, weights: Tensor | None, values: Tensor
+        self, site: AttentionSite, logits: Logits | None, weights: Tensor | None, values: Tensor
     ) -> AttentionMap | None:
         """Return the map of an attention from its factors or, if these are unknown, from its weights."""
         attention: PairwiseMap | None = None
@@ -264,7 +227,7 @@ class Capture(TorchFunctionMode):
         batch = self.batch if self.batch and x.shape[0] % self.batch == 0 else x.shape[0]
         return x.reshape(batch, -1, *x.shape[-2:])
 
-    def _bias(self, logits: _Logits, queries: Tensor) -> Tensor:
+    def _bias(self, logits: Logits, queries: Tensor) -> Tensor:
         """Return the bias of logits so that it is broadcast over (B, heads, Nq, Nk)."""
         leading, bias = logits.queries.shape[:-2], logits.bias
         if bias is None:
@@ -273,27 +236,6 @@ class Capture(TorchFunctionMode):
         if leading == queries.shape[:2]:
             return bias
         return bias.expand(*leading, *bias.shape[-2:]).reshape(*queries.shape[:2], *bias.shape[-2:])
-
-
-def _changed(tag: _Logits, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Logits | None:
-    """Return the tag of logits after an operation, or None if they are no known product any more."""
-    other = next((x for x in args[1:] or kwargs.values()), None)
-    number = other.item() if isinstance(other, Tensor) and other.numel() == 1 and not other.is_meta else other
-    if func in _PASS:
-        return tag
-    if func in _SCALE | _DIVIDE and isinstance(number, int | float):
-        factor = number if func in _SCALE else 1 / number
-        bias = None if tag.bias is None else factor * tag.bias
-        return replace(tag, scale=factor * tag.scale, bias=bias)
-    if func in _ADD and isinstance(other, Tensor) and isinstance(args[0], Tensor):
-        bias = other if other.shape[-1:] == args[0].shape[-1:] or other.ndim else None
-        return None if bias is None else replace(tag, bias=bias if tag.bias is None else tag.bias + bias)
-    if func in _FILL and isinstance(other, Tensor):
-        value = args[2] if len(args) > 2 else kwargs.get("value")
-        hidden = torch.zeros(other.shape, dtype=tag.queries.dtype, device=other.device)
-        hidden = hidden.masked_fill(other, float(value if value is not None else -math.inf))
-        return replace(tag, bias=hidden if tag.bias is None else tag.bias + hidden)
-    return None
 
 
 def _agrees(attention: PairwiseMap, weights: Tensor) -> bool:

@@ -146,6 +146,8 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
             taps[place.rpartition(".")[0]] = module
         elif place in attention:
             taps[place] = Tap()
+    if not taps and all(type(module).__module__.startswith("torch.nn.") for module in model.modules()):
+        raise NothingRecorded(f"{name} holds no known attention mechanism", owner="record", value=name)
     if any(tap.recording for tap in taps.values()) or any(map(is_observed, model.modules())):
         message = f"{name} is already being recorded; leave the outer block first"
         raise BadOption(message, owner="record", option="model", value=name)
@@ -163,7 +165,11 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
     for tap in taps.values():
         tap.recording = True
     try:
-        with temporary_hooks(features.register(model)), temporary_hooks(observers), capture or nullcontext():
+        with (
+            temporary_hooks(() if capture else features.register(model)),
+            temporary_hooks(observers),
+            capture or nullcontext(),
+        ):
             yield maps
         if capture:
             maps.unseen = tuple(capture.unseen(maps))
@@ -172,10 +178,11 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
             message = f"{len(maps.unseen)} attention layers of {name} ran and were not recorded: {shown}"
             warnings.warn(f"{message}; `maps.unseen` lists all, `adapters=` adds them", stacklevel=4)
         if not maps:
-            advice = "call the model inside the block" + ", not through compiled code" * bool(attention)
-            found = (
-                f"none of the {len(taps)} mechanisms of {name} ran" if taps else f"no attention of {name} ran"
+            advice = "call the model inside the block" + ", not through compiled code" * bool(
+                attention or not taps
             )
+            found = f"none of the {len(taps)} mechanisms of {name} ran"
+            found = found if taps else f"{name} holds no known attention mechanism, or none ran"
             raise NothingRecorded(f"{found}; {advice}", owner="record", value=name)
     finally:
         maps._collect()  # before the taps are emptied

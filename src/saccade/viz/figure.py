@@ -90,7 +90,7 @@ def look(
         >>> result.heatmaps("1.spatial")[0].shape
         torch.Size([32, 32])
     """
-    check_arguments(look, locals())
+    check_arguments(look, {"model": model, "layers": layers, "size": size})
     if method is not None:
         check_choice("look", "method", method, ("attention", "grad_cam"))
     prepared = prepare_inputs(

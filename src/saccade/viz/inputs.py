@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -82,7 +82,7 @@ def prepare_inputs(
 
 
 def _reduced(photograph: Photograph) -> Photograph:
-    """Reduce a large image to a shorter side of `_MAX_SIDE`, since a page of full photographs takes minutes."""
+    """Reduce a large image to a shorter side of `_MAX_SIDE`: full photographs make pages slow."""
     if min(photograph.shape[:2]) <= _MAX_SIDE:
         return photograph
     return np.asarray(resize_shorter_side(Image.fromarray(photograph), _MAX_SIDE), dtype=np.uint8)
@@ -92,7 +92,8 @@ def _as_list(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
     if isinstance(images, np.ndarray):
         items: list[ImageLike] = [images] if images.ndim <= 3 else [*images]
     else:
-        items = [images] if isinstance(images, str | Path | Image.Image) else [*images]
+        is_one = isinstance(images, str | Path | Image.Image) or not isinstance(images, Iterable)
+        items = [images] if is_one else [*images]
     if not items:
         raise BadData("images is empty: expected at least one image", owner="look", option="images", value=[])
     return items

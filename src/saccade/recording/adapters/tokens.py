@@ -27,9 +27,10 @@ class FeatureShapes(dict[int, tuple[int, ...]]):
     def register(self, model: nn.Module) -> Iterator[Handle]:
         """Register hooks that keep the shapes of the feature maps of a model."""
         layers = (module for module in model.modules() if isinstance(module, FEATURE_LAYERS))
-        return (layer.register_forward_hook(self._keep) for layer in layers)
+        return (layer.register_forward_hook(lambda *call: self.keep(call[-1])) for layer in layers)
 
-    def _keep(self, _module: nn.Module, _args: Any, output: Any) -> None:
+    def keep(self, output: Any) -> None:
+        """Keep the shape of the output of a layer."""
         output = output[0] if isinstance(output, tuple) else output  # a pooling can also return indices
         shape, count = tuple(output.shape[2:]), math.prod(output.shape[2:])
         if count > 1 and (len(shape) > 1 or count not in self):  # a sequence may be a flattened image
@@ -77,10 +78,8 @@ class AttentionSite:
         """Return how many of `count` tokens have no place, whether one is a class token, and the grid."""
         known = self.extra is not None
         extras = (self.extra or 0, 0) if known else (0, 1)
-        fits = (
-            n for n in extras if count - n in self.features or (not self.features and _is_square(count - n))
-        )
-        extra = next(fits, extras[0])
+        fits = self.features.__contains__ if self.features or not known else _is_square
+        extra = next((n for n in extras if fits(count - n)), extras[0])
         extra = extra if extra < count else 0
         return extra, extra > 0 and (self.class_token or not known), self.features.grid(count - extra)
 
