@@ -42,8 +42,8 @@ class Coordinate(nn.Module):
         a_h = sigma(W_h f_h + b_h)        a_w = sigma(W_w f_w + b_w)        y_chw = a_h,ch a_w,cw x_chw
 
     mean_w averages each row and mean_h each column; [;] joins them to a strip of H + W positions. W1 is
-    `reduce`, with max(8, C // r) outputs, W_h is `rows` and W_w `columns`, all of them 1 x 1 convolutions with
-    biases. sigma is the logistic function, a_h and a_w the gates, and y the output.
+    `reduce`, with max(8, C // r) outputs, W_h is `rows` and W_w is `columns`; all are 1 x 1 convolutions with
+    biases. sigma is the logistic function, a_h and a_w are the gates, and y is the output.
 
     Recording gives one map, the product of the gates, averaged over channels: mean_c a_h,ch a_w,cw.
 
