@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saccade.ops.eager import is_eager
+
 _PRODUCTS = 1 << 20  # products held at a time while they are summed
 
 
@@ -32,7 +34,7 @@ def scale_by_sum(x: Tensor, gates: Sequence[Tensor]) -> Tensor:
         >>> scale_by_sum(torch.ones(1, 2, 3), [rows, columns])[0].tolist()
         [[11.0, 21.0, 31.0], [12.0, 22.0, 32.0]]
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if not is_eager():
         return x * reduce(add, gates)
     result: Tensor = _ScaleBySum.apply(x, *gates)
     return result

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saccade.ops.eager import is_eager
 from saccade.ops.precision import no_autocast
 
 
@@ -37,7 +38,7 @@ def softmax_pool(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tenso
     """
     with no_autocast(x):
         weight, bias = weight.to(x.dtype), bias.to(x.dtype)
-        if torch.compiler.is_compiling() or torch.jit.is_tracing() or not torch.is_grad_enabled():
+        if not (is_eager() and torch.is_grad_enabled()):
             return _SoftmaxPool.forward(x, weight, bias)
         means, weights = _SoftmaxPool.apply(x, weight, bias)
     return means, weights

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from saccade.errors import bad_shape, check_positive_number, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import SpatialMap, Tap
+from saccade.ops.eager import is_eager
 
 _VALUES = 1 << 20  # values processed at a time, so that temporary results stay in the cache
 
@@ -86,7 +87,7 @@ class SimAM(nn.Module):
             raise bad_shape("simam", "the variance of a channel needs at least 2 positions", x)
         if self.tap.recording:
             self.tap.publish(SpatialMap(simam(x.detach(), self.lam).mean(1)))
-        if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        if not is_eager():
             return x * simam(x, self.lam)
         y: Tensor = _Gated.apply(x, self.lam)
         return y
@@ -120,7 +121,7 @@ class _Gated(torch.autograd.Function):
         (dy,), (x,), lam = gradients, ctx.saved_tensors, ctx.lam
         if torch.is_grad_enabled():  # for second derivatives
             return torch.autograd.grad(x * simam(x, lam), x, dy, create_graph=True)[0], None
-        return _by_chunks(lambda *parts: _gradient(*parts, lam), x, dy), None
+        return _by_chunks(lambda part, d_part: _gradient(part, d_part, lam), x, dy), None
 
 
 def _gradient(x: Tensor, dy: Tensor, lam: float) -> Tensor:
