@@ -139,6 +139,5 @@ SPEC = Spec(
         Example("B C H W", {"radix": 1, "cardinality": 4, "kernel_size": 1}),
     ),
     maps=(BranchMap,),
-    flow="x -> grouped conv, BN, ReLU -> [sum, mean -> W, BN, ReLU -> A, softmax over splits | ]"
-    " -> weighted sum -> y",
+    flow="x -> conv, BN, ReLU -> [means -> W, BN, ReLU -> A, softmax | ] -> sum -> y",
 )

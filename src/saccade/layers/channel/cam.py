@@ -105,5 +105,5 @@ SPEC = Spec(
     function=cam,
     examples=(Example("B C H W"), Example("B C W"), Example("B C T H W")),
     maps=(ChannelMap,),
-    flow="x -> [[products of channels -> negate, softmax | ] -> sum over channels -> gamma | ] -> add -> y",
+    flow="x -> [[products of channels -> -, softmax | ] -> sum -> gamma | ] -> add -> y",
 )

@@ -117,6 +117,5 @@ SPEC = Spec(
     function=coordinate,
     examples=(Example("B C H W"), Example("B C H W", {"reduction": 2})),
     maps=(SpatialMap,),
-    flow="x -> [[mean of rows | mean of columns] -> W1, BN, h-swish -> [W_h, sigmoid | W_w, sigmoid] | ]"
-    " -> multiply -> y",
+    flow="x -> [[row means | column means] -> W1, BN, h-swish -> [W_h | W_w] -> sigma | ] -> scale -> y",
 )

@@ -167,5 +167,5 @@ SPEC = Spec(
     function=simam,
     examples=(Example("B C H W"), Example("B C W"), Example("B C T H W"), Example("B C H W", {"lam": 0.1})),
     maps=(SpatialMap,),
-    flow="x -> [squared distance from the mean -> divide by the variance -> sigmoid | ] -> multiply -> y",
+    flow="x -> [squared distance from mean -> / variance -> sigmoid | ] -> multiply -> y",
 )

@@ -147,5 +147,5 @@ SPEC = Spec(
         Example("B C H W", {"reduction": 4, "pool": "mean", "fusion": "multiply"}),
     ),
     maps=(SpatialMap,),
-    flow="x -> [[w, softmax over positions | ] -> weighted sum -> W1, LN, ReLU -> W2 | ] -> add -> y",
+    flow="x -> [[w, softmax | ] -> weighted sum -> W1, LN, ReLU -> W2 | ] -> add -> y",
 )
