@@ -1,0 +1,121 @@
+"""Coordinate attention, Hou et al. 2021."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from saccade.errors import check_positive, check_shape
+from saccade.layers.spec import Example, Paper, Spec
+from saccade.maps import SpatialMap, Tap
+from saccade.ops.gates import mean, scale
+
+
+def coordinate(
+    x: Tensor, encode: Callable[[Tensor], Tensor], rows: nn.Module, columns: nn.Module
+) -> tuple[Tensor, Tensor]:
+    """Return the weights of rows and of columns, sigma(rows(f_h)) and sigma(columns(f_w)).
+
+    f_h and f_w are the first H and the last W positions of encode([mean_w x; mean_h x]).
+
+    Args:
+        x: Features, (B, C, H, W).
+        encode: Function from the means along both axes, (B, C, H + W, 1), to (B, D, H + W, 1).
+        rows: Module from (B, D, H, 1) to the logits of rows, (B, C, H, 1).
+        columns: Module from (B, D, 1, W) to the logits of columns, (B, C, 1, W).
+
+    Returns:
+        Weights of rows, (B, C, H, 1), and of columns, (B, C, 1, W).
+    """
+    height, width = x.shape[2:]
+    means = torch.cat([mean(x), mean(x.mT)], dim=2).unsqueeze(-1)
+    by_row, by_column = encode(means).split([height, width], dim=2)
+    return torch.sigmoid(rows(by_row)), torch.sigmoid(columns(by_column.mT))
+
+
+class Coordinate(nn.Module):
+    """Coordinate attention: gates each channel by its row and by its column.
+
+        [f_h; f_w] = h_swish(BN(W1 [mean_w x; mean_h x] + b1))        h_swish(z) = z relu6(z + 3) / 6
+        a_h = sigma(W_h f_h + b_h)        a_w = sigma(W_w f_w + b_w)        y_chw = a_h,ch a_w,cw x_chw
+
+    mean_w averages each row and mean_h each column; [;] joins them to a strip of H + W positions. W1 is
+    `reduce`, with max(8, C // r) outputs, W_h is `rows` and W_w is `columns`; all are 1 x 1 convolutions with
+    biases. sigma is the logistic function, a_h and a_w are the gates, and y is the output.
+
+    Recording gives one map, the product of the gates, averaged over channels: mean_c a_h,ch a_w,cw.
+
+    References:
+        Hou, Zhou, Feng: Coordinate Attention for Efficient Mobile Network Design, CVPR 2021 (equations 4 to
+        9).
+
+    Args:
+        channels: Number of channels C.
+        reduction: Reduction ratio r of the strip, at least 1. The strip has at least 8 channels.
+
+    Shape:
+        - Input: (B, C, H, W).
+        - Output: (B, C, H, W).
+
+    Raises:
+        BadOption: If the reduction is below 1.
+        BadShape: For any other input shape.
+
+    Note:
+        Deviation: none from the authors' code. The nonlinearity of the strip, which the paper leaves open, is
+        that of the code, as is the bound of 8 channels. Beside the input and the output, one map is held for
+        the backward pass.
+
+    Example:
+        >>> import torch
+        >>> Coordinate(32)(torch.randn(2, 32, 7, 5)).shape
+        torch.Size([2, 32, 7, 5])
+    """
+
+    def __init__(self, channels: int, reduction: int = 32) -> None:
+        super().__init__()
+        check_positive("coordinate", reduction=reduction)
+        self.channels = channels
+        hidden = max(8, channels // reduction)
+        self.reduce = nn.Conv2d(channels, hidden, 1)
+        self.norm = nn.BatchNorm2d(hidden)
+        self.activation = nn.Hardswish()
+        self.rows = nn.Conv2d(hidden, channels, 1)
+        self.columns = nn.Conv2d(hidden, channels, 1)
+        self.tap = Tap()
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_shape("coordinate", x, "B C H W", C=self.channels)
+        a_h, a_w = coordinate(x, self._encode, self.rows, self.columns)
+        if self.tap.recording:
+            self.tap.publish(SpatialMap(_product_mean(a_h.detach(), a_w.detach())))
+        return scale(scale(x, a_w), a_h)
+
+    def _encode(self, means: Tensor) -> Tensor:
+        encoded: Tensor = self.activation(self.norm(self.reduce(means)))
+        return encoded
+
+
+def _product_mean(a_h: Tensor, a_w: Tensor) -> Tensor:
+    """Return mean_c a_h a_w, (B, H, W), without the map of all channels."""
+    return a_h.squeeze(3).mT @ a_w.squeeze(2) / a_h.shape[1]
+
+
+SPEC = Spec(
+    name="coordinate",
+    domain="mixed",
+    paper=Paper(
+        "Coordinate Attention for Efficient Mobile Network Design",
+        "Hou, Zhou, Feng",
+        2021,
+        "https://arxiv.org/abs/2103.02907",
+    ),
+    summary="gate each channel by its row and by its column",
+    module=Coordinate,
+    function=coordinate,
+    examples=(Example("B C H W"), Example("B C H W", {"reduction": 2})),
+    maps=(SpatialMap,),
+    flow="x -> [[row means | column means] -> W1, BN, h-swish -> [W_h | W_w] -> sigma | ] -> scale -> y",
+)
