@@ -533,9 +533,9 @@ def test_a_compiled_network_is_refused_and_the_advice_helps() -> None:
         pass
     inside = torch.compile(lambda x: model(x), backend="eager")
     inside(x)
-    with raises(sc.NothingRecorded, owner="record") as caught, sc.record(model):
-        inside(x)
-    assert "not through compiled code" in str(caught.value)
+    with sc.record(model) as maps:  # a function mode makes torch.compile trace again, with the hooks
+        torch.testing.assert_close(inside(x), expected)
+    assert len(maps) == 1
     plain = copy.deepcopy(part)
     with sc.record(plain) as maps:
         torch.testing.assert_close(plain(x), expected)

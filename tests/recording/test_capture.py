@@ -35,9 +35,6 @@ class Own(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         batch, count, _ = x.shape
-        q: Tensor
-        k: Tensor
-        v: Tensor
         q, k, v = self.qkv(x).reshape(batch, count, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
         scale = q.shape[-1] ** -0.5
         causal = torch.ones(count, count, dtype=torch.bool).tril()
@@ -47,7 +44,7 @@ class Own(nn.Module):
             weights = torch.bmm(q, k.transpose(1, 2)).mul_(scale).softmax(-1)
             self.weights = weights.unflatten(0, (batch, HEADS))
             out = torch.bmm(weights, v).unflatten(0, (batch, HEADS))
-            return out.transpose(1, 2).flatten(2)
+            return torch.flatten(out.transpose(1, 2), 2)
         if form == "fused":
             self.weights = ((q @ k.mT) * scale).softmax(-1)
             out = F.scaled_dot_product_attention(q, k, v)
@@ -72,7 +69,7 @@ class Own(nn.Module):
                 logits = logits.clamp(-0.1, 0.1)
             self.weights = self.softmax(logits)
             out = self.drop(self.weights).to(v.dtype) @ v
-        return out.transpose(1, 2).flatten(2)
+        return torch.flatten(out.transpose(1, 2), 2)
 
 
 def _pairs(attention: sc.AttentionMap) -> PairwiseMap:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -88,12 +88,15 @@ def _reduced(photograph: Photograph) -> Photograph:
     return np.asarray(resize_shorter_side(Image.fromarray(photograph), _MAX_SIDE), dtype=np.uint8)
 
 
+def _items(images: object) -> list[Any]:
+    return [*images] if isinstance(images, Iterable) else [images]
+
+
 def _as_list(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
     if isinstance(images, np.ndarray):
         items: list[ImageLike] = [images] if images.ndim <= 3 else [*images]
     else:
-        is_one = isinstance(images, str | Path | Image.Image) or not isinstance(images, Iterable)
-        items = [images] if is_one else [*images]
+        items = [images] if isinstance(images, str | Path | Image.Image) else _items(images)
     if not items:
         raise BadData("images is empty: expected at least one image", owner="look", option="images", value=[])
     return items
