@@ -35,7 +35,6 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-        temporary = None
     except OSError as error:
         message = f"{str(path)!r} cannot be written: {error.strerror or error}"
         raise BadRun(message, owner=str(path)) from error
