@@ -126,18 +126,6 @@ def check_positive_number(owner: str, **values: object) -> None:
             raise bad_option(owner, "must be a positive number", **{name: value})
 
 
-def check_option(owner: str, holds: bool, expected: str, **option: object) -> None:
-    """Raise the error of `bad_option` unless the condition `holds`.
-
-    Example:
-        >>> check_option("eca", 4 % 2 == 1, "must be odd", kernel_size=4)
-        Traceback (most recent call last):
-        saccade.errors.BadOption: eca: kernel_size=4 must be odd
-    """
-    if not holds:
-        raise bad_option(owner, expected, **option)
-
-
 def check_shape(owner: str, x: Tensor, pattern: str, **sizes: int) -> None:
     """Raise `BadShape` unless `x` has the axes that `pattern` names, none of them empty.
 

@@ -96,15 +96,17 @@ class ChannelGate(nn.Module):
         return scale(x, gate.reshape(*gate.shape, *[1] * (x.ndim - 2)))
 
 
+CBAM_PAPER = Paper(
+    "CBAM: Convolutional Block Attention Module",
+    "Woo, Park, Lee, Kweon",
+    2018,
+    "https://arxiv.org/abs/1807.06521",
+)
+
 SPEC = Spec(
     name="channel_gate",
     domain="channel",
-    paper=Paper(
-        "CBAM: Convolutional Block Attention Module",
-        "Woo, Park, Lee, Kweon",
-        2018,
-        "https://arxiv.org/abs/1807.06521",
-    ),
+    paper=CBAM_PAPER,
     summary="gate each channel by a shared MLP of the channel means and maxima",
     module=ChannelGate,
     function=channel_gate,

@@ -202,11 +202,10 @@ class MultiHead(nn.Module):
 
     def _check(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         maps_only = self.projection == "conv2d" or self.position == "sincos2d"
-        is_map = query.ndim == 4 or maps_only
-        pattern = "B C H W" if is_map else "B L C"
-        batch = {} if query.ndim == 0 else {"B": query.shape[0]}
-        for x in (query, key, value):
-            check_shape("multi_head", x, pattern, C=self.channels, **batch)
+        pattern = "B C H W" if query.ndim == 4 or maps_only else "B L C"
+        check_shape("multi_head", query, pattern, C=self.channels)
+        for x in (key, value):
+            check_shape("multi_head", x, pattern, B=query.shape[0], C=self.channels)
         if key.shape != value.shape:
             raise bad_shape("multi_head", f"expected values of the keys' shape {tuple(key.shape)}", value)
 

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from saccade.errors import check_positive, check_shape
-from saccade.layers.spec import Example, Paper, Spec
+from saccade.layers.hard.fixation import RAM_PAPER
+from saccade.layers.spec import Example, Spec
 from saccade.maps import FixationMap, Tap
 
 
@@ -112,12 +113,7 @@ class Glimpse(nn.Module):
 SPEC = Spec(
     name="glimpse",
     domain="sampling",
-    paper=Paper(
-        "Recurrent Models of Visual Attention",
-        "Mnih, Heess, Graves, Kavukcuoglu",
-        2014,
-        "https://arxiv.org/abs/1406.6247",
-    ),
+    paper=RAM_PAPER,
     summary="cut patches of growing extent around a location",
     module=Glimpse,
     function=glimpse,
