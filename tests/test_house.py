@@ -117,11 +117,11 @@ DOCUMENTED = {name: getattr(saccade, name) for name in saccade.__all__} | {
 
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_every_public_name_shows_an_example(name: str) -> None:
-    thing = DOCUMENTED[name]
-    if inspect.isclass(thing) and issubclass(thing, Exception):
-        assert thing.__doc__
+    documented = DOCUMENTED[name]
+    if inspect.isclass(documented) and issubclass(documented, Exception):
+        assert documented.__doc__
         return
-    has_example = ">>>" in (thing.__doc__ or "")
+    has_example = ">>>" in (documented.__doc__ or "")
     assert has_example != (name in WITHOUT_EXAMPLE), f"{name}: an example, or an entry in WITHOUT_EXAMPLE"
 
 
@@ -175,13 +175,13 @@ def tracked() -> list[Path]:
 
 def test_no_file_names_a_package_index() -> None:
     hosts = ["pypi." + "org", "python" + "hosted.org", "download.py" + "torch.org", "index" + "-url"]
-    found = [
+    mentions = [
         f"{path.relative_to(ROOT)}: {host}"
         for path in tracked()
         for host in hosts
         if host.encode() in path.read_bytes()
     ]
-    assert not found
+    assert not mentions
 
 
 def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:

@@ -30,11 +30,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
     def started(*words: str) -> str:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert process.returncode == 0, process.stderr
+        return process.stdout
 
     return started
 
