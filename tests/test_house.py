@@ -95,8 +95,8 @@ def test_what_others_rely_on_is_as_it_was(file: str) -> None:
     frozen = (ROOT / "tests/frozen" / file).read_text().splitlines()
     changes = [line for line in difflib.ndiff(frozen, list(FROZEN[file]())) if line.startswith(("+", "-"))]
     assert not changes, (
-        f"tests/frozen/{file} differs from the code; a lost line breaks somebody's program. "
-        "If that is meant: python tests/test_house.py --freeze, and an entry in CHANGELOG.md\n"
+        f"tests/frozen/{file} differs from the code; a removed line breaks programs that use the name. "
+        "If the change is intended: python tests/test_house.py --freeze, and an entry in CHANGELOG.md\n"
         + "\n".join(changes)
     )
 
@@ -108,7 +108,7 @@ def freeze() -> None:
 
 # -------------------------------------------------------------------------------------------- examples
 
-#: Records that others make and examples of others show.
+#: Names without an example of their own: the examples of other names show them.
 WITHOUT_EXAMPLE = {"AttentionMap", "ChannelMap", "Maps", "Option", "Paper", "Spec"}
 DOCUMENTED = {name: getattr(saccade, name) for name in saccade.__all__} | {
     f"mechanism {name}": saccade.spec(name).module for name in MECHANISMS

@@ -126,6 +126,14 @@ def check_positive_number(owner: str, **values: object) -> None:
             raise bad_option(owner, "must be a positive number", **{name: value})
 
 
+def check_reduction(owner: str, channels: int, **reductions: int) -> None:
+    """Raise `BadOption` unless every reduction ratio is an integer from 1 to `channels`."""
+    check_positive(owner, **reductions)
+    for name, reduction in reductions.items():
+        if channels < reduction:
+            raise bad_option(owner, f"must be at least {name}={reduction}", channels=channels)
+
+
 def check_shape(owner: str, x: Tensor, pattern: str, **sizes: int) -> None:
     """Raise `BadShape` unless `x` has the axes that `pattern` names, none of them empty.
 

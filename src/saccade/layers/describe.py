@@ -109,7 +109,7 @@ def wrapped(docstring: str, width: int) -> str:
 
 
 def _continues(line: str, previous: str, section: str) -> bool:
-    """Whether a line continues the paragraph or the entry that the previous line belongs to."""
+    """Return whether a line continues the paragraph or the entry that the previous line belongs to."""
     indent, before = (len(text) - len(text.lstrip()) for text in (line, previous))
     starts = section == "Example" or previous == f"{section}:" or line.lstrip().startswith("- ")
     if starts or not line.strip() or not previous.strip():

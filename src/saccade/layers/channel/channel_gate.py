@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import bad_option, check_choice, check_positive, check_shape
+from saccade.errors import bad_option, check_choice, check_reduction, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, Tap
 from saccade.ops.gates import mean, mean_and_maximum, scale
@@ -76,9 +76,7 @@ class ChannelGate(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 16, pools: Sequence[str] = ("avg", "max")) -> None:
         super().__init__()
-        check_positive("channel_gate", reduction=reduction)
-        if channels < reduction:
-            raise bad_option("channel_gate", f"must be at least reduction={reduction}", channels=channels)
+        check_reduction("channel_gate", channels, reduction=reduction)
         if isinstance(pools, str) or not pools:
             raise bad_option("channel_gate", f"must be a sequence of names from {list(POOLS)}", pools=pools)
         for pool in pools:

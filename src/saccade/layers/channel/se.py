@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.errors import bad_option, check_positive, check_shape
+from saccade.errors import check_reduction, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, Tap
 from saccade.ops.gates import mean, scale
@@ -59,9 +59,7 @@ class SE(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 16, bias: bool = True) -> None:
         super().__init__()
-        check_positive("se", reduction=reduction)
-        if channels < reduction:
-            raise bad_option("se", f"must be at least reduction={reduction}", channels=channels)
+        check_reduction("se", channels, reduction=reduction)
         self.channels = channels
         self.reduce = nn.Linear(channels, channels // reduction, bias=bias)
         self.expand = nn.Linear(channels // reduction, channels, bias=bias)

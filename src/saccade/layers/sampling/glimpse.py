@@ -96,9 +96,8 @@ class Glimpse(nn.Module):
         check_shape("glimpse", locations, "B xy", B=x.shape[0], xy=2)
         if self.tap.recording:
             height, width = x.shape[2:]
-            self.tap.publish(
-                FixationMap(locations.detach().unsqueeze(1), self.extents(height, width), (height, width))
-            )
+            extents = self.extents(height, width)
+            self.tap.publish(FixationMap(locations.detach().unsqueeze(1), extents, (height, width)))
         return glimpse(x, locations, self.size, self.scales, self.scale_factor)
 
     def extents(self, height: int, width: int) -> tuple[tuple[float, float], ...]:
