@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from saccade.errors import bad_option, check_choice, check_reduction, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, Tap
-from saccade.ops.gates import mean, mean_and_maximum, scale
+from saccade.ops.gates import gate_channels, mean, mean_and_maximum
 
 #: Pooling functions (B, C, N) -> (B, C): avg and max are in the paper, lp and lse in the authors' code.
 POOLS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -88,10 +88,7 @@ class ChannelGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("channel_gate", x, "B C ...", C=self.channels)
-        gate = channel_gate(x, self.mlp, self.pools)
-        if self.tap.recording:
-            self.tap.publish(ChannelMap.of(gate, x))
-        return scale(x, gate.reshape(*gate.shape, *[1] * (x.ndim - 2)))
+        return gate_channels(x, channel_gate(x, self.mlp, self.pools), self.tap)
 
 
 CBAM_PAPER = Paper(

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from saccade.errors import check_reduction, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, Tap
-from saccade.ops.gates import mean, scale
+from saccade.ops.gates import gate_channels, mean
 
 
 def se(x: Tensor, reduce: nn.Linear, expand: nn.Linear) -> Tensor:
@@ -67,10 +67,7 @@ class SE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("se", x, "B C ...", C=self.channels)
-        gate = se(x, self.reduce, self.expand)
-        if self.tap.recording:
-            self.tap.publish(ChannelMap.of(gate, x))
-        return scale(x, gate.reshape(*gate.shape, *[1] * (x.ndim - 2)))
+        return gate_channels(x, se(x, self.reduce, self.expand), self.tap)
 
 
 SPEC = Spec(

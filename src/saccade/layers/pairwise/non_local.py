@@ -154,7 +154,11 @@ class NonLocal(nn.Module):
         nn.init.zeros_((self.norm if batch_norm else self.output).get_parameter("weight"))
 
     def forward(self, x: Tensor) -> Tensor:
-        self._check(x)
+        check_shape("non_local", x, _PATTERN[self.dims], C=self.channels)
+        if not isinstance(self.pooling, nn.Identity) and min(x.shape[2:][-2:]) < 2:
+            raise bad_shape("non_local", "sub-sampling by 2 needs at least 2 positions on each axis", x)
+        if self.training and not isinstance(self.norm, nn.Identity) and x[:, 0].numel() == 1:
+            raise bad_shape("non_local", "batch norm needs more than one position in training", x)
         source = self.pooling(x) if self.pool == "input" else x
         keys, values = self.phi(source), self.g(source)
         if self.pool == "projection":
@@ -171,13 +175,6 @@ class NonLocal(nn.Module):
         y = non_local(theta, phi, g, self.pairwise, self.scale)
         z: Tensor = self.norm(self.output(y.mT.unflatten(2, x.shape[2:])))
         return x + z
-
-    def _check(self, x: Tensor) -> None:
-        check_shape("non_local", x, _PATTERN[self.dims], C=self.channels)
-        if not isinstance(self.pooling, nn.Identity) and min(x.shape[2:][-2:]) < 2:
-            raise bad_shape("non_local", "sub-sampling by 2 needs at least 2 positions on each axis", x)
-        if self.training and not isinstance(self.norm, nn.Identity) and x[:, 0].numel() == 1:
-            raise bad_shape("non_local", "batch norm needs more than one position in training", x)
 
 
 SPEC = Spec(
