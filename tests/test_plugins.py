@@ -66,10 +66,11 @@ app(["show", "mean_gate"], standalone_mode=False)
 def test_the_mechanism_keeps_the_behavior_and_owes_no_documentation(run: Run) -> None:
     code = """
 import saccade as sc
-from saccade.testing import ContractFailure, check_mechanism
+from saccade.testing import HOUSE_CHECKS, ContractFailure, check_mechanism
 check_mechanism(sc.spec("mean_gate"))
 try:
-    check_mechanism(sc.spec("mean_gate"), house=True)
+    for check in HOUSE_CHECKS:
+        check(sc.spec("mean_gate"))
 except ContractFailure as failure:
     print(failure)
 """
