@@ -25,10 +25,10 @@ PACKAGES = sorted(path.parent for path in ROOT.rglob("__init__.py"))
 @pytest.mark.parametrize("name", MODULES)
 def test_a_path_leads_to_its_module(name: str) -> None:
     module = importlib.import_module(name)
-    thing: object = saccade
+    value: object = saccade
     for part in name.split(".")[1:]:
-        thing = getattr(thing, part)
-    assert thing is module, f"{name} is hidden by {thing!r}"
+        value = getattr(value, part)
+    assert value is module, f"{name} is hidden by {value!r}"
 
 
 @pytest.mark.parametrize("name", ["saccade.maps.rollout", "saccade.recording.recorder", "saccade.viz.figure"])

@@ -95,8 +95,8 @@ def test_what_others_rely_on_is_as_it_was(file: str) -> None:
     frozen = (ROOT / "tests/frozen" / file).read_text().splitlines()
     changes = [line for line in difflib.ndiff(frozen, list(FROZEN[file]())) if line.startswith(("+", "-"))]
     assert not changes, (
-        f"tests/frozen/{file} differs from the code; a lost line breaks somebody's program. "
-        "If that is meant: python tests/test_house.py --freeze, and an entry in CHANGELOG.md\n"
+        f"tests/frozen/{file} differs from the code; a removed line breaks programs that use the name. "
+        "If the change is intended: python tests/test_house.py --freeze, and an entry in CHANGELOG.md\n"
         + "\n".join(changes)
     )
 
@@ -108,7 +108,7 @@ def freeze() -> None:
 
 # -------------------------------------------------------------------------------------------- examples
 
-#: Records that others make and examples of others show.
+#: Names without an example of their own: the examples of other names show them.
 WITHOUT_EXAMPLE = {"AttentionMap", "ChannelMap", "Maps", "Option", "Paper", "Spec"}
 DOCUMENTED = {name: getattr(saccade, name) for name in saccade.__all__} | {
     f"mechanism {name}": saccade.spec(name).module for name in MECHANISMS
@@ -117,11 +117,11 @@ DOCUMENTED = {name: getattr(saccade, name) for name in saccade.__all__} | {
 
 @pytest.mark.parametrize("name", DOCUMENTED)
 def test_every_public_name_shows_an_example(name: str) -> None:
-    thing = DOCUMENTED[name]
-    if inspect.isclass(thing) and issubclass(thing, Exception):
-        assert thing.__doc__
+    documented = DOCUMENTED[name]
+    if inspect.isclass(documented) and issubclass(documented, Exception):
+        assert documented.__doc__
         return
-    has_example = ">>>" in (thing.__doc__ or "")
+    has_example = ">>>" in (documented.__doc__ or "")
     assert has_example != (name in WITHOUT_EXAMPLE), f"{name}: an example, or an entry in WITHOUT_EXAMPLE"
 
 
@@ -175,13 +175,13 @@ def tracked() -> list[Path]:
 
 def test_no_file_names_a_package_index() -> None:
     hosts = ["pypi." + "org", "python" + "hosted.org", "download.py" + "torch.org", "index" + "-url"]
-    found = [
+    mentions = [
         f"{path.relative_to(ROOT)}: {host}"
         for path in tracked()
         for host in hosts
         if host.encode() in path.read_bytes()
     ]
-    assert not found
+    assert not mentions
 
 
 def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:

@@ -30,11 +30,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
 
     def started(*words: str) -> str:
-        done = subprocess.run(
+        process = subprocess.run(
             [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True
         )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert process.returncode == 0, process.stderr
+        return process.stdout
 
     return started
 
@@ -48,20 +48,29 @@ def attentions(printed: str) -> list[str]:
 
 
 def test_the_mechanism_is_created_listed_and_shown(run: Run) -> None:
-    code = "import saccade as sc; print(sc.create('mean_gate', 8), 'mean_gate' in sc.mechanisms('spatial'))"
-    assert "MeanGate" in run("-c", code)
-    assert "True" in run("-c", code)
-    assert "mean_gate" in run("-m", "saccade", "list")
-    assert "saccade_plugin_example.mean_gate" in run("-m", "saccade", "show", "mean_gate")
+    code = """
+import saccade as sc
+from saccade.cli import app
+print(sc.create("mean_gate", 8), "mean_gate" in sc.mechanisms("spatial"), end="---")
+app(["list"], standalone_mode=False)
+print("---")
+app(["show", "mean_gate"], standalone_mode=False)
+"""
+    created, listed, shown = run("-c", code).split("---")
+    assert created.startswith("MeanGate")
+    assert created.endswith("True")
+    assert "mean_gate" in listed
+    assert "saccade_plugin_example.mean_gate" in shown
 
 
 def test_the_mechanism_keeps_the_behavior_and_owes_no_documentation(run: Run) -> None:
     code = """
 import saccade as sc
-from saccade.testing import ContractFailure, check_mechanism
+from saccade.testing import HOUSE_CHECKS, ContractFailure, check_mechanism
 check_mechanism(sc.spec("mean_gate"))
 try:
-    check_mechanism(sc.spec("mean_gate"), house=True)
+    for check in HOUSE_CHECKS:
+        check(sc.spec("mean_gate"))
 except ContractFailure as failure:
     print(failure)
 """
@@ -71,9 +80,15 @@ except ContractFailure as failure:
 def test_processes_train_it_and_a_run_can_be_looked_at(run: Run) -> None:
     words = (*COMPARE, *SHORT, "--out", "compared", "--executor", "processes", "--jobs", "2")
     assert attentions(run(*words)) == ["none", "mean_gate"]
-    assert "look.html" in run("-m", "saccade", "look", "compared/runs/mean_gate-seed0", "--out", "looked")
-    evaluated = json.loads(run("-m", "saccade", "evaluate", "compared/runs/mean_gate-seed0", "--json"))
-    assert evaluated["attention"] == "mean_gate"
+    code = """
+from saccade.cli import app
+app(["look", "compared/runs/mean_gate-seed0", "--out", "looked"], standalone_mode=False)
+print("---")
+app(["evaluate", "compared/runs/mean_gate-seed0", "--json"], standalone_mode=False)
+"""
+    looked, evaluated = run("-c", code).split("---")
+    assert "look.html" in looked
+    assert json.loads(evaluated)["attention"] == "mean_gate"
 
 
 @pytest.mark.ray

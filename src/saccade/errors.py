@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -101,16 +102,10 @@ class UnknownName(SaccadeError, KeyError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Errors cross process boundaries; the default would call the class with the message alone.
-        return _unknown_name, (type(self), self.kind, self.value, self.choices or (), self.owner)
+        return functools.partial(type(self), owner=self.owner), (self.kind, self.value, self.choices)
 
     def __str__(self) -> str:
         return str(self.args[0])  # KeyError would put it into quotes
-
-
-def _unknown_name(
-    cls: type[UnknownName], kind: str, value: str, choices: Sequence[str], owner: str | None
-) -> UnknownName:
-    return cls(kind, value, choices, owner=owner)
 
 
 class BadOption(SaccadeError):
@@ -149,8 +144,7 @@ def check_positive(owner: str, **values: object) -> None:
     """Raise `BadOption` unless every value is an integer of at least 1."""
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            message = f"{owner}: {name}={value!r} must be an integer of at least 1"
-            raise BadOption(message, owner=owner, option=name, value=value)
+            raise bad_option(owner, "must be an integer of at least 1", **{name: value})
 
 
 def check_positive_number(owner: str, **values: object) -> None:
@@ -158,6 +152,14 @@ def check_positive_number(owner: str, **values: object) -> None:
     for name, value in values.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
             raise bad_option(owner, "must be a positive number", **{name: value})
+
+
+def check_reduction(owner: str, channels: int, **reductions: int) -> None:
+    """Raise `BadOption` unless every reduction ratio is an integer from 1 to `channels`."""
+    check_positive(owner, **reductions)
+    for name, reduction in reductions.items():
+        if channels < reduction:
+            raise bad_option(owner, f"must be at least {name}={reduction}", channels=channels)
 
 
 def check_shape(owner: str, x: Tensor, pattern: str, **sizes: int) -> None:

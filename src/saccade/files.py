@@ -49,7 +49,6 @@ def atomic_write(path: Path, *, marker: bytes | None = None, overwrite: bool = F
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
-        temporary = None
     except OSError as error:
         message = f"{str(path)!r} cannot be written: {error.strerror or error}"
         raise BadRun(message, owner=str(path)) from error

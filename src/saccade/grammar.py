@@ -42,9 +42,8 @@ def parse(text: str) -> tuple[str, dict[str, Any]]:
         if not (equals and option.isidentifier()):
             raise BadOption(f"{text!r}: {part!r} does not have the form option=value", owner=name, value=part)
         if option in options:
-            raise BadOption(
-                f"{text!r}: option {option!r} occurs twice", owner=name, option=option, value=value
-            )
+            message = f"{text!r}: option {option!r} occurs twice"
+            raise BadOption(message, owner=name, option=option, value=value)
         try:
             options[option] = _literal(value)
         except ValueError as error:
@@ -172,11 +171,8 @@ def shorten(texts: Sequence[str]) -> list[str]:
 
 def _literal(text: str) -> Any:
     """Return the value of a literal, of a list of literals or of a bare word, or raise `ValueError`."""
-    lowered = {"true": True, "false": False}
-    if text.lower() in lowered:
-        return lowered[text.lower()]
     try:
-        return ast.literal_eval(text)
+        return ast.literal_eval(text.title() if text.lower() in ("true", "false") else text)
     except (RecursionError, MemoryError):
         raise ValueError(f"{text[:20]}..., which is nested too deeply,") from None
     except (ValueError, SyntaxError, TypeError):  # TypeError: an unhashable key, as in {[1]: 2}

@@ -36,30 +36,30 @@ def test_a_spec_agrees_with_its_file(name: str) -> None:
     assert (sc.spec(name).name, sc.spec(name).domain) == (name, FILES[name])
 
 
-def run(code: str) -> str:
-    """Run Python code in a fresh process; return what it prints."""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return done.stdout.strip()
+@pytest.fixture(scope="module")
+def loaded_modules() -> list[set[str]]:
+    """The modules of a new process after the import, after the names, and after a spec was asked for."""
+    code = """
+import sys, saccade as sc, saccade.testing
+print(*sys.modules)
+sc.mechanisms(), sc.mechanisms(domain="channel")
+print(*sys.modules)
+sc.spec("se")
+print(*sys.modules)
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return [set(line.split()) for line in process.stdout.splitlines()]
 
 
-def test_a_mechanism_is_loaded_when_it_is_asked_for() -> None:
-    code = """if True:
-        import sys, saccade as sc
-        def loaded():
-            depths = [name.split(".") for name in sys.modules if name.startswith("saccade.layers.")]
-            return sorted(parts[-1] for parts in depths if len(parts) == 4)
-        sc.mechanisms(), sc.mechanisms(domain="channel")
-        print(loaded())
-        sc.spec("se")
-        print(loaded())
-    """
-    assert run(code).splitlines() == ["[]", "['se']"]
+def test_a_mechanism_is_loaded_when_it_is_asked_for(loaded_modules: list[set[str]]) -> None:
+    paths = {f"saccade.layers.{domain}.{name}" for name, domain in FILES.items()}
+    loaded_mechanisms = [modules & paths for modules in loaded_modules]
+    assert loaded_mechanisms == [set(), set(), {"saccade.layers.channel.se"}]
 
 
-def test_importing_the_package_brings_torch_and_nothing_heavier() -> None:
-    heavy = ["torchvision", "timm", "lightning", "pytest", "matplotlib", "skimage", "yaml", "typer"]
-    code = f"import sys, saccade, saccade.testing; print([name for name in {heavy} if name in sys.modules])"
-    assert run(code) == "[]"
+def test_importing_the_package_brings_torch_and_nothing_heavier(loaded_modules: list[set[str]]) -> None:
+    heavy = {"torchvision", "timm", "lightning", "pytest", "matplotlib", "skimage", "yaml", "typer"}
+    assert not heavy & loaded_modules[0]
 
 
 def test_an_unknown_name_gets_suggestions() -> None:

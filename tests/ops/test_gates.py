@@ -48,10 +48,9 @@ def test_values_and_gradients_are_those_of_the_formula(name: str, monkeypatch: p
     y, expected = ours(*inputs), plain(*inputs)
     assert torch.equal(y, expected)
     weight = torch.rand_like(y)
-    for gradient, its in zip(
-        torch.autograd.grad(y, inputs, weight), torch.autograd.grad(expected, inputs, weight), strict=True
-    ):
-        torch.testing.assert_close(gradient, its, rtol=1e-12, atol=1e-14)
+    gradients, references = (torch.autograd.grad(output, inputs, weight) for output in (y, expected))
+    for gradient, reference in zip(gradients, references, strict=True):
+        torch.testing.assert_close(gradient, reference, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -79,8 +78,8 @@ def test_equal_values_share_the_gradient_of_the_maximum_only_where_it_is_compile
     x = torch.tensor([3.0, 1.0, 3.0, 3.0]).reshape((1, 4, 1) if dim == 1 else (1, 1, 4)).requires_grad_()
 
     def gradient(pools: Callable[..., Any]) -> list[float]:
-        (its,) = torch.autograd.grad(pools(x, dim)[1].sum(), x)
-        values: list[float] = its.flatten().tolist()
+        (d_x,) = torch.autograd.grad(pools(x, dim)[1].sum(), x)
+        values: list[float] = d_x.flatten().tolist()
         return values
 
     compiled = torch.compile(gates.mean_and_maximum, backend="aot_eager", fullgraph=True)

@@ -173,9 +173,9 @@ def test_a_broken_hard_mechanism_is_caught(check: str, module: type[nn.Module], 
 
 
 def test_a_hard_mechanism_must_say_so() -> None:
-    its = dataclasses.replace(hard_spec_of(Drawn), selection="soft")
+    soft_spec = dataclasses.replace(hard_spec_of(Drawn), selection="soft")
     with pytest.raises(ContractFailure, match="second pass in eval mode"):
-        BY_NAME["check_saving"](its)
+        BY_NAME["check_saving"](soft_spec)
 
 
 def test_checks_leave_the_random_state_alone() -> None:
@@ -449,7 +449,7 @@ class CompilesEachCall(Good):
 
 class UnrolledBatch(Good):
     def apply_gate(self, x: Tensor, gate: Tensor) -> Tensor:
-        return torch.stack([image * its for image, its in zip(x, gate, strict=True)])
+        return torch.stack([image * weights for image, weights in zip(x, gate, strict=True)])
 
 
 class OtherValueExported(Good):
@@ -631,5 +631,5 @@ def test_a_built_in_spec_must_agree_with_its_file(facts: dict[str, Any]) -> None
 
 
 def test_every_check_is_seen_to_fail() -> None:
-    seen = {check for check, _, _ in BROKEN} | {"check_spec", "check_documentation", "check_location"}
-    assert seen == set(BY_NAME)
+    seen_to_fail = {check for check, _, _ in BROKEN} | {"check_spec", "check_documentation", "check_location"}
+    assert seen_to_fail == set(BY_NAME)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+import itertools
 import re
 import textwrap
 from typing import TypeAlias
 
 from saccade.errors import BadOption
-from saccade.layers.spec import Example, Spec
+from saccade.layers.spec import Spec
 
 #: Steps and parallel branches, in the order of execution.
 Flow: TypeAlias = "list[str | list[Flow]]"
+
+#: The symbols of a flow as parts of a nested Python list: a group of branches is a list of lists.
+_LISTS = {"[": "[[", "|": "],[", "]": "]],", "->": ""}
 
 #: Sections of a docstring that hold one entry per item.
 _ENTRIES = ("Args", "Raises", "Shape")
@@ -27,10 +32,9 @@ def inputs(spec: Spec) -> list[str]:
     """
     lines: dict[str, str] = {}
     for example in spec.examples:
-        line = _shapes(example.shapes)
-        if example.output is not None:
-            line += f" -> {_shapes(example.output)}"
-        lines.setdefault(line, line + _needs(example))
+        line = " -> ".join(_shapes(text) for text in (example.shapes, example.output) if text)
+        needed = ", ".join(f"{name}={value!r}" for name, value in example.options.items())
+        lines.setdefault(line, f"{line} with {needed}" if needed else line)
     return [*lines.values()]
 
 
@@ -62,13 +66,14 @@ def draw(flow: str) -> str:
         query ─┬─> products ─> softmax
         key ───┘
     """
-    pieces = re.findall(r"\[|\]|\||->|(?:(?!->)[^\[\]|])+", flow)
-    pieces = [piece.strip() for piece in pieces if piece.strip()]
-    branches, rest = _parse(pieces)
-    if rest or len(branches) != 1:
+    pieces = (piece.strip() for piece in re.findall(r"\[|\]|\||->|(?:(?!->)[^\[\]|])+", flow))
+    lists = "".join(_LISTS.get(piece, f"{piece!r},") for piece in pieces if piece)
+    try:
+        (items,) = ast.literal_eval(f"[{lists}],")
+    except (SyntaxError, ValueError):  # ValueError: branches outside of brackets
         message = f"the brackets of the flow {flow!r} do not match"
-        raise BadOption(message, owner="draw", option="flow", value=flow)
-    return "\n".join(row.rstrip() for row in _sequence(branches[0], entered=False))
+        raise BadOption(message, owner="draw", option="flow", value=flow) from None
+    return "\n".join(row.rstrip() for row in _sequence(items, entered=False))
 
 
 def wrapped(docstring: str, width: int) -> str:
@@ -91,87 +96,55 @@ def wrapped(docstring: str, width: int) -> str:
             n: Number of
                 items.
     """
-    lines: list[str] = []
-    hangs: list[int | None] = []
+    lines: list[tuple[str, str]] = []  # each with its section
     section = ""
     for line in inspect.cleandoc(docstring).splitlines():
         if line and not line.startswith(" "):
             section = line[:-1] if re.fullmatch(r"[A-Z]\w+:", line) else ""
-        if section == "Example":
-            lines.append(line)
-            hangs.append(None)
-        elif lines and _continues(line, lines[-1], section):
-            lines[-1] += f" {line.strip()}"
+        if lines and _continues(line, lines[-1][0], section):
+            lines[-1] = (f"{lines[-1][0]} {line.strip()}", section)
         else:
-            lines.append(line)
-            hangs.append(_hang(line, section))
-    return "\n".join(
-        line if hang is None else _fill(line, width, hang) for line, hang in zip(lines, hangs, strict=True)
-    )
+            lines.append((line, section))
+    return "\n".join(_fill(line, section, width) for line, section in lines)
 
 
 def _continues(line: str, previous: str, section: str) -> bool:
-    """Whether a line continues the paragraph or the entry that the previous line belongs to."""
+    """Return whether a line continues the paragraph or the entry that the previous line belongs to."""
     indent, before = (len(text) - len(text.lstrip()) for text in (line, previous))
-    if (
-        not line.strip()
-        or not previous.strip()
-        or previous == f"{section}:"
-        or line.lstrip().startswith("- ")
-    ):
+    starts = section == "Example" or previous == f"{section}:" or line.lstrip().startswith("- ")
+    if starts or not line.strip() or not previous.strip():
         return False
     if section in _ENTRIES or previous.lstrip().startswith("- "):
         return indent > before
     return indent == before == (4 if section else 0)
 
 
-def _hang(line: str, section: str) -> int:
-    """Return the indent of the lines that follow `line` when it is wrapped."""
+def _fill(line: str, section: str, width: int) -> str:
+    """Wrap one paragraph or entry. Lines of examples stay as they are."""
+    if section == "Example":
+        return line
     text = line.lstrip()
     indent = len(line) - len(text)
-    if text.startswith("- "):
-        return indent + 2
     is_prose = section not in _ENTRIES and indent == (4 if section else 0)
-    return indent if is_prose else indent + 4
-
-
-def _fill(line: str, width: int, hang: int) -> str:
+    hang = 2 if text.startswith("- ") else 0 if is_prose else 4
     return textwrap.fill(
-        line, width, subsequent_indent=" " * hang, break_long_words=False, break_on_hyphens=False
+        line, width, subsequent_indent=" " * (indent + hang), break_long_words=False, break_on_hyphens=False
     )
 
 
-def _parse(pieces: list[str]) -> tuple[list[Flow], list[str]]:
-    """Parse branches up to their closing bracket. Return them and the remaining pieces."""
-    branches: list[Flow] = [[]]
-    while pieces:
-        piece, *pieces = pieces
-        if piece == "]":
-            return branches, ["]", *pieces]
-        if piece == "|":
-            branches.append([])
-        elif piece == "[":
-            inner, pieces = _parse(pieces)
-            branches[-1].append(inner)
-            pieces = pieces[1:] if pieces else ["]"]  # report an unclosed bracket as a surplus one
-        elif piece != "->":
-            branches[-1].append(piece)
-    return branches, []
-
-
 def _sequence(items: Flow, *, entered: bool) -> list[str]:
-    """Lay out items from left to right, in rows of equal width. Lines enter and leave in the first row."""
+    """Lay out items from left to right, in rows. Lines enter and leave in the first row."""
     rows = [""]
     for number, item in enumerate(items):
         follows = entered or number > 0
         if isinstance(item, str):
-            space = " " if number and isinstance(items[number - 1], str) else ""
-            block = [f"{space}─> {item}" if follows else item]
+            block = [f"─> {item}" if follows else item]
         else:
             block = _branches(item, entered=follows)
-            if number and isinstance(items[number - 1], str):
-                block = [" " + row for row in block]
-        rows = _beside(rows, block)
+        gap = " " if number and isinstance(items[number - 1], str) else ""
+        width = len(rows[0])
+        pairs = itertools.zip_longest(rows, block, fillvalue="")
+        rows = [left.ljust(width) + gap + right for left, right in pairs]
     return rows
 
 
@@ -190,16 +163,5 @@ def _branches(branches: list[Flow], *, entered: bool) -> list[str]:
     return rows
 
 
-def _beside(left: list[str], right: list[str]) -> list[str]:
-    height = max(len(left), len(right))
-    padded = ([*rows, *[" " * len(rows[0])] * (height - len(rows))] for rows in (left, right))
-    return ["".join(row) for row in zip(*padded, strict=True)]
-
-
 def _shapes(text: str) -> str:
     return ", ".join(f"({', '.join(shape.split())})" for shape in text.split(","))
-
-
-def _needs(example: Example) -> str:
-    options = ", ".join(f"{name}={value!r}" for name, value in example.options.items())
-    return f" with {options}" if options else ""

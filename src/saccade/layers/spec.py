@@ -138,9 +138,8 @@ class Spec:
     @property
     def dims(self) -> tuple[int, ...]:
         """The accepted numbers of spatial axes, for example 2 for (B, C, H, W)."""
-        return tuple(
-            dims for dims, shape in ((1, "B C W"), (2, "B C H W"), (3, "B C T H W")) if self._takes(shape)
-        )
+        shapes = {1: "B C W", 2: "B C H W", 3: "B C T H W"}
+        return tuple(dims for dims, shape in shapes.items() if self._takes(shape))
 
     @property
     def drop_in(self) -> bool:

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saccade.maps import ChannelMap, Tap
+
 _PRODUCTS = 1 << 20  # products held at a time while they are summed
 
 
@@ -35,6 +37,19 @@ def scale(x: Tensor, gate: Tensor) -> Tensor:
     """
     result: Tensor = _Scale.apply(x, gate) if _eager() else x * gate
     return result
+
+
+def gate_channels(x: Tensor, gate: Tensor, tap: Tap) -> Tensor:
+    """Return x with its channels scaled by a gate. The tap publishes the gate if it is recording.
+
+    Args:
+        x: Features, (B, C, ...).
+        gate: Weights, (B, C).
+        tap: Tap of the mechanism.
+    """
+    if tap.recording:
+        tap.publish(ChannelMap.of(gate, x))
+    return scale(x, gate.reshape(*gate.shape, *[1] * (x.ndim - 2)))
 
 
 def mean(x: Tensor) -> Tensor:

@@ -17,42 +17,29 @@ from saccade._torch import TorchDispatchMode, tree_leaves
 from saccade.errors import bad_shape, check_positive
 from saccade.model_state import gpus_of, preserve_state
 
-#: FLOPs per element of the result, for operations with more than 1.
-PER_OUTPUT: Mapping[str, int] = {
-    "aten::_softmax": 5,  # maximum, difference, exponential, sum, quotient
-    "aten::_safe_softmax": 5,
-    "aten::_log_softmax": 5,
-    "aten::_native_batch_norm_legit_no_training": 2,  # a scale and a shift, precomputed
-    "aten::native_batch_norm": 2,
-    "aten::cudnn_batch_norm": 2,
-    "aten::miopen_batch_norm": 2,
-    "aten::_native_batch_norm_legit": 5,  # mean, variance, quotient, scale, shift
-    "aten::native_layer_norm": 5,
-    "aten::native_group_norm": 5,
-    "aten::_fused_rms_norm": 4,
-    "aten::upsample_linear1d": 4,  # a multiply-add for each of 2, 4, 8 or 16 neighbors
-    "aten::upsample_bilinear2d": 8,
-    "aten::_upsample_bilinear2d_aa": 8,
-    "aten::upsample_trilinear3d": 16,
-    "aten::upsample_bicubic2d": 32,
-    "aten::_upsample_bicubic2d_aa": 32,
-    "aten::grid_sampler_2d": 8,
-    "aten::_grid_sampler_2d_cpu_fallback": 8,
-    "aten::grid_sampler_3d": 16,
-    "aten::affine_grid_generator": 6,
+#: Operations with more than 1 FLOP per element of the result, by their FLOPs.
+_PER_OUTPUT = {
+    # A scale and a shift, precomputed.
+    2: "_native_batch_norm_legit_no_training native_batch_norm cudnn_batch_norm miopen_batch_norm",
+    # Softmax: maximum, difference, exponential, sum, quotient. Norms: mean, variance, quotient, scale, shift.
+    5: "_softmax _safe_softmax _log_softmax _native_batch_norm_legit native_layer_norm native_group_norm",
+    # Resizing: a multiply-add for each of 2, 4, 8 or 16 neighbors.
+    4: "_fused_rms_norm upsample_linear1d",
+    8: "upsample_bilinear2d _upsample_bilinear2d_aa grid_sampler_2d _grid_sampler_2d_cpu_fallback",
+    16: "upsample_trilinear3d grid_sampler_3d",
+    32: "upsample_bicubic2d _upsample_bicubic2d_aa",
+    6: "affine_grid_generator",
 }
 
-#: FLOPs per element of the first input, for operations with more than 1.
-PER_INPUT: Mapping[str, int] = {
-    "aten::dot": 2,
-    "aten::mv": 2,
-    "aten::linalg_vector_norm": 2,
-    "aten::logsumexp": 4,
-    "aten::var": 3,
-    "aten::std": 3,
-    "aten::var_mean": 4,
-    "aten::std_mean": 4,
-}
+#: Operations with more than 1 FLOP per element of the first input, by their FLOPs.
+_PER_INPUT = {2: "dot mv linalg_vector_norm", 3: "var std", 4: "logsumexp var_mean std_mean"}
+
+
+def _by_name(table: Mapping[int, str]) -> dict[str, int]:
+    return {f"aten::{name}": flops for flops, names in table.items() for name in names.split()}
+
+
+PER_OUTPUT, PER_INPUT = _by_name(_PER_OUTPUT), _by_name(_PER_INPUT)
 
 _MOVES = """
     clone copy_ _to_copy _unsafe_view _reshape_copy t_ transpose_ squeeze_ unsqueeze_ cat unsafe_split

@@ -9,6 +9,7 @@ from typing import NoReturn, Protocol
 import torch
 from torch import Tensor, nn
 
+from saccade._torch import uncompiled
 from saccade.layers.spec import SIZES, Example, Spec
 
 SEED = 20180718
@@ -62,6 +63,24 @@ class Case:
         if not error <= limit:  # this form fails for NaN
             self.fail(f"{what}: expected equality within {limit:.1e}, off by {error:.1e}")
 
+    def expect_gradients(
+        self,
+        what: str,
+        got: Mapping[str, Tensor | None],
+        expected: Mapping[str, Tensor | None],
+        tolerance: float = 0.0,
+    ) -> None:
+        """Fail unless all gradients exist and no error exceeds `tolerance` times the largest value of all.
+
+        A gradient can be 0 up to rounding: softmax over keys cancels the bias of the keys.
+        """
+        scale = max(float(gradient.abs().max()) for gradient in expected.values() if gradient is not None)
+        for name, gradient in expected.items():
+            other = got[name]
+            if gradient is None or other is None:
+                self.fail(f"{name} must receive a gradient, {what} or not")
+            self.expect_equal(f"the gradient of {name}, {what}", other, gradient, tolerance, scale)
+
     def expect_shapes(self, results: Sequence[Tensor], where: str, **sizes: int) -> None:
         """Fail unless the parts of a result have the shapes of the example for these sizes."""
         for part, expected in zip(results, self.example.output_shapes(**sizes), strict=True):
@@ -108,10 +127,11 @@ class Case:
     ) -> tuple[Tensor, dict[str, Tensor | None]]:
         """Return the joined result, and the gradients of its fixed random projection.
 
-        The gradients are named after inputs and parameters; unused ones are None.
+        The gradients are named after inputs and parameters, compiled or not; unused ones are None.
         """
         leaves = [x.detach().clone(memory_format=torch.preserve_format).requires_grad_() for x in inputs]
-        named = {f"input {i}": leaf for i, leaf in enumerate(leaves)} | dict(module.named_parameters())
+        named = {f"input {i}": leaf for i, leaf in enumerate(leaves)}
+        named |= dict(uncompiled(module).named_parameters())
         output = _joined(self.results(module, leaves))
         generator = torch.Generator().manual_seed(SEED)
         projection = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
@@ -147,11 +167,3 @@ def sweep(promise: str) -> Callable[[Callable[[Case], None]], Check]:
         return check
 
     return decorate
-
-
-def largest(gradients: Mapping[str, Tensor | None]) -> float:
-    """Return the largest absolute value of all gradients, the scale for rounding errors.
-
-    A gradient can be 0 up to rounding: softmax over keys cancels the bias of the keys.
-    """
-    return max(float(gradient.abs().max()) for gradient in gradients.values() if gradient is not None)

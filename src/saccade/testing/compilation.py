@@ -11,32 +11,29 @@ import torch
 from torch import nn
 from torch.export import Dim
 
-from saccade._torch import COMPILED, aot_eager
+from saccade._torch import aot_eager
 from saccade.recording import record
-from saccade.testing.case import Case, largest, sweep
+from saccade.testing.case import Case, sweep
 from saccade.testing.recording import tensors
 
 _EXACT = 1e-10
 
 
-class _Compiled:
-    """A module compiled into one graph without code generation, and the number of compilations."""
+@contextmanager
+def _compiled(module: nn.Module) -> Iterator[tuple[Any, list[torch.fx.GraphModule]]]:
+    """Compile a module into one graph without code generation; yield it and the graphs compiled so far.
 
-    def __init__(self, module: nn.Module) -> None:
-        self.graphs = 0
-        self.module: Any = torch.compile(module, fullgraph=True, backend=self._compile)
+    Compiled code is cleared before and after, so that every check counts its own compilations.
+    """
+    graphs = []
 
-    def _compile(self, graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
-        self.graphs += 1
+    def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
+        graphs.append(graph)
         return aot_eager(graph, inputs)
 
-
-@contextmanager
-def _fresh_compiler() -> Iterator[None]:
-    """Clear compiled code before and after, so that every check counts its own compilations."""
     torch.compiler.reset()
     try:
-        yield
+        yield torch.compile(module, fullgraph=True, backend=backend), graphs
     finally:
         torch.compiler.reset()
 
@@ -50,19 +47,13 @@ def check_compile(case: Case) -> None:
     expected, gradients = case.forward_backward(eager, inputs)
     with record(eager) as eager_maps:
         expected_recorded = case.forward(eager, inputs)
-    with _fresh_compiler():
-        compiled = _Compiled(module)
-        output, compiled_gradients = case.forward_backward(compiled.module, inputs)
-        with record(compiled.module) as maps:
-            recorded = case.forward(compiled.module, inputs)
+    with _compiled(module) as (compiled, _):
+        output, compiled_gradients = case.forward_backward(compiled, inputs)
+        with record(compiled) as maps:
+            recorded = case.forward(compiled, inputs)
     case.expect_equal("the compiled result", output, expected, _EXACT)
     case.expect_equal("the compiled result while recorded", recorded, expected_recorded, _EXACT)
-    for name, gradient in gradients.items():
-        key = name if name in compiled_gradients else f"{COMPILED}.{name}"
-        got = compiled_gradients[key]
-        if gradient is None or got is None:
-            case.fail(f"{name} must receive a gradient, compiled or not")
-        case.expect_equal(f"the compiled gradient of {name}", got, gradient, _EXACT, largest(gradients))
+    case.expect_gradients("compiled", compiled_gradients, gradients, _EXACT)
     case.expect([*maps] == [*eager_maps], f"compiled, it published {maps}, in eager mode {eager_maps}")
     for path, attention in eager_maps.items():
         for name, value in tensors(attention).items():
@@ -75,22 +66,19 @@ def check_recompiles(case: Case) -> None:
     if not case.is_first:
         return  # compilation is slow, and options seldom cause recompilation
     module = case.build().eval()
-    with _fresh_compiler():
-        compiled = _Compiled(module)
+    with _compiled(module) as (compiled, graphs):
         for _ in range(3):
-            case.forward(compiled.module, case.inputs())
-        case.expect(
-            compiled.graphs == 1, f"three equal calls compiled {compiled.graphs} times, expected once"
-        )
+            case.forward(compiled, case.inputs())
+        case.expect(len(graphs) == 1, f"three equal calls compiled {len(graphs)} times, expected once")
         for _ in range(2):
-            with record(compiled.module):
-                case.forward(compiled.module, case.inputs())
-            case.forward(compiled.module, case.inputs())
-        case.expect(compiled.graphs == 2, f"recording compiled {compiled.graphs - 1} times, expected once")
+            with record(compiled):
+                case.forward(compiled, case.inputs())
+            case.forward(compiled, case.inputs())
+        case.expect(len(graphs) == 2, f"recording compiled {len(graphs) - 1} times, expected once")
         for batch in (3, 4, 5):
-            case.forward(compiled.module, case.inputs(B=batch))
-        graphs = compiled.graphs - 2
-        case.expect(graphs <= 2, f"three batch sizes compiled {graphs} times, expected at most twice")
+            case.forward(compiled, case.inputs(B=batch))
+        added = len(graphs) - 2
+        case.expect(added <= 2, f"three batch sizes compiled {added} times, expected at most twice")
 
 
 @sweep("can be exported with a dynamic batch")
@@ -102,9 +90,5 @@ def check_export(case: Case) -> None:
     program = torch.export.export(module, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs)).module()
     for size in (inputs[0].shape[0], 5):
         example = case.inputs(dtype=torch.float64, B=size)
-        case.expect_equal(
-            f"the exported result at batch {size}",
-            case.forward(program, example),
-            case.forward(module, example),
-            _EXACT,
-        )
+        exported, eager = case.forward(program, example), case.forward(module, example)
+        case.expect_equal(f"the exported result at batch {size}", exported, eager, _EXACT)

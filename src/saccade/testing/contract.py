@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 from saccade.layers.spec import Spec
 from saccade.testing import compilation, documentation, numerics, recording, structure
 from saccade.testing.case import Check
 
+
+def _checks(*modules: ModuleType) -> tuple[Check, ...]:
+    """Return the checks that modules define, in the order of definition."""
+    return tuple(
+        check for module in modules for name, check in vars(module).items() if name.startswith("check_")
+    )
+
+
 #: The required behavior of every mechanism, built-in or not.
-BEHAVIOR_CHECKS: tuple[Check, ...] = (
-    structure.check_spec,
-    structure.check_construction,
-    structure.check_shapes,
-    structure.check_bad_input,
-    structure.check_saving,
-    numerics.check_gradients,
-    numerics.check_gradcheck,
-    numerics.check_dtypes,
-    numerics.check_layouts,
-    numerics.check_batch_independence,
-    numerics.check_meta,
-    numerics.check_autocast,
-    recording.check_maps,
-    recording.check_recording,
-    compilation.check_compile,
-    compilation.check_recompiles,
-    compilation.check_export,
-)
+BEHAVIOR_CHECKS = _checks(structure, numerics, recording, compilation)
 
 #: The rules of this package for the documentation and location of its own mechanisms.
-HOUSE_CHECKS: tuple[Check, ...] = (documentation.check_documentation, documentation.check_location)
+HOUSE_CHECKS = _checks(documentation)
 
 CHECKS = BEHAVIOR_CHECKS + HOUSE_CHECKS
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saccade._torch import TorchDispatchMode, tree_leaves
 from saccade.recording import record
-from saccade.testing.case import Case, largest, sweep
+from saccade.testing.case import Case, sweep
 
 _EXACT = 1e-10  # for float64 results that differ only in the order of summation
 _BUDGET = 16  # in units of eps of the dtype, relative to the largest output
@@ -43,14 +43,14 @@ def check_gradcheck(case: Case) -> None:
     if case.spec.selection == "hard":
         return
     module = case.build(dtype=torch.float64).eval()
-    names, parameters = zip(*module.named_parameters(), strict=True) if [*module.parameters()] else ((), ())
+    parameters = dict(module.named_parameters())
     inputs = case.inputs(dtype=torch.float64, H=3, W=2, T=2, L=4, Q=3, K=2)
 
     def function(*tensors: Tensor) -> Any:
-        values = dict(zip(names, tensors[len(inputs) :], strict=True))
+        values = dict(zip(parameters, tensors[len(inputs) :], strict=True))
         return torch.func.functional_call(module, values, tensors[: len(inputs)])
 
-    leaves = [x.detach().clone().requires_grad_() for x in (*inputs, *parameters)]
+    leaves = [x.detach().clone().requires_grad_() for x in (*inputs, *parameters.values())]
     torch.autograd.gradcheck(function, leaves, fast_mode=True)
 
 
@@ -85,11 +85,7 @@ def check_layouts(case: Case) -> None:
     for what, twin in (("a plain module", module), ("a channels-last module", channels_last)):
         output, twin_gradients = case.forward_backward(twin, [_last(x) for x in inputs])
         case.expect_equal(f"channels-last input, {what}", output, expected, _EXACT)
-        for name, gradient in gradients.items():
-            got = twin_gradients[name]
-            if gradient is not None and got is not None:
-                label = f"gradient of {name}, channels-last, {what}"
-                case.expect_equal(label, got, gradient, _EXACT, largest(gradients))
+        case.expect_gradients(f"channels-last, {what}", twin_gradients, gradients, _EXACT)
 
 
 def _last(x: Tensor) -> Tensor:
@@ -108,9 +104,8 @@ def check_batch_independence(case: Case) -> None:
     together = case.forward(module, inputs)
     for i in range(3 if case.spec.selection == "soft" else 0):
         alone = case.forward(module, [x[i : i + 1] for x in inputs])
-        case.expect_equal(
-            f"image {i} alone, against the same image in a batch", alone, together[i : i + 1], _EXACT
-        )
+        in_batch = together[i : i + 1]
+        case.expect_equal(f"image {i} alone, against the same image in a batch", alone, in_batch, _EXACT)
     for x in inputs:
         x[1] = float("nan")
     with_nan = case.forward(module, inputs)

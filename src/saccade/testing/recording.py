@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 
@@ -90,9 +91,8 @@ def _check_pairs(case: Case, path: str, pairs: PairwiseMap) -> None:
         ones = torch.ones(batch, heads, queries)
         case.expect_equal(f"{path}: the sum of each row of weights", weights.sum(-1), ones, _EXACT)
     mean = weights.mean((1, 2)).reshape(batch, *pairs.key_shape)
-    case.expect_equal(
-        f"{path}: the weight received, against all weights", pairs.attention_received(), mean, _EXACT
-    )
+    received = pairs.attention_received()
+    case.expect_equal(f"{path}: the weight received, against all weights", received, mean, _EXACT)
 
 
 @sweep("can be recorded without a trace")
@@ -107,22 +107,12 @@ def check_recording(case: Case) -> None:
             output, recorded_gradients = case.forward_backward(recorded, inputs)
         case.expect(len(maps) >= 1, "it must publish at least one map")
         case.expect_equal("the result while recorded", output, expected)
-        for name, gradient in gradients.items():
-            got = recorded_gradients[name]
-            if gradient is None or got is None:
-                case.fail(f"{name} must receive a gradient, recorded or not")
-            case.expect_equal(f"the gradient of {name} while recorded", got, gradient)
+        case.expect_gradients("recorded", recorded_gradients, gradients)
         _check_no_trace(case, plain, recorded)
-
-    class Interrupted(Exception):
-        pass
-
-    try:
-        with record(recorded):
-            case.forward(recorded, inputs)
-            raise Interrupted
-    except Interrupted:
-        _check_no_trace(case, plain, recorded)
+    with contextlib.suppress(InterruptedError), record(recorded):
+        case.forward(recorded, inputs)
+        raise InterruptedError
+    _check_no_trace(case, plain, recorded)
 
 
 def _check_no_trace(case: Case, plain: nn.Module, recorded: nn.Module) -> None:
@@ -130,9 +120,8 @@ def _check_no_trace(case: Case, plain: nn.Module, recorded: nn.Module) -> None:
     for (path, one), other in zip(plain.named_modules(), recorded.modules(), strict=True):
         where = path or "the module"
         if isinstance(other, Tap):
-            case.expect(
-                not other.recording and other.latest is None, f"the tap {where} must be off and empty"
-            )
+            idle = not other.recording and other.latest is None
+            case.expect(idle, f"the tap {where} must be off and empty")
         case.expect(vars(one).keys() == vars(other).keys(), f"{where} must have no new attributes")
         for hooks in HOOKS:
             case.expect(len(vars(one)[hooks]) == len(vars(other)[hooks]), f"{where} must have no new {hooks}")

@@ -8,13 +8,14 @@ import inspect
 import io
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any, get_args
 
 import torch
 from torch import nn
 
-from saccade.errors import BadOption, BadShape, UnknownName
+from saccade.errors import BadOption, BadShape, SaccadeError, UnknownName
 from saccade.layers import registry
 from saccade.layers.spec import SIZES, Domain, Spec
 from saccade.maps import AttentionMap
@@ -64,9 +65,7 @@ def check_construction(case: Case) -> None:
         case.forward(module, case.inputs())
     case.expect(not printed.getvalue(), f"forward must print nothing, it printed {printed.getvalue()!r}")
     after = list(module.state_dict())
-    case.expect(
-        before == after, f"forward must leave the state_dict keys as they are: {before} became {after}"
-    )
+    case.expect(before == after, f"forward must leave the state_dict keys: {before} became {after}")
 
 
 def _reachable(owner: Any, path: str = "self", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
@@ -141,43 +140,33 @@ def _check_bad_shapes(case: Case) -> None:
             bad[f"another batch size in input {i}"] = (*good[:i], wrong_batch[i], *good[i + 1 :])
     for what, inputs in bad.items():
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
-        try:
-            case.forward(module, inputs)
-        except BadShape as error:
-            named = _names(str(error), case.spec)
-            case.expect(named, f"{what}: the message must name the mechanism: {str(error)!r}")
-        except Exception as error:
-            case.fail(f"{what} {shapes}: expected BadShape, got {type(error).__name__}: {error}")
-        else:
-            case.fail(f"{what} {shapes}: expected BadShape, but it was accepted")
+        _expect_error(case.spec, f"{case}: {what} {shapes}", BadShape, partial(case.forward, module, inputs))
 
 
-def _names(message: str, spec: Spec) -> bool:
-    return re.search(rf"\b{re.escape(spec.name)}\b", message) is not None
+def _expect_error(spec: Spec, what: str, expected: type[SaccadeError], call: Callable[[], object]) -> None:
+    """Raise `ContractFailure` unless a call raises the expected error, with the name of the mechanism."""
+    try:
+        call()
+    except expected as error:
+        if not re.search(rf"\b{re.escape(spec.name)}\b", str(error)):
+            message = f"{what}: the message must name the mechanism: {str(error)!r}"
+            raise ContractFailure(message) from error
+    except Exception as error:
+        message = f"{what}: expected {expected.__name__}, got {type(error).__name__}: {error}"
+        raise ContractFailure(message) from error
+    else:
+        raise ContractFailure(f"{what}: expected {expected.__name__}, but it was accepted")
 
 
 def _check_bad_options(spec: Spec) -> None:
-    attempts: dict[str, tuple[type[Exception], int, dict[str, Any]]] = {
-        "an unknown option": (UnknownName, SIZES["C"], {"no_such_option": 1}),
-        "no channels": (BadOption, 0, {}),
-    }
+    expect = partial(_expect_error, spec)
+    create = partial(registry.create, spec.name)
+    expect(f"{spec.name}: an unknown option", UnknownName, partial(create, SIZES["C"], no_such_option=1))
+    expect(f"{spec.name}: no channels", BadOption, partial(create, 0))
     for option in spec.options:
         if option.choices:
-            attempts[f"{option.name}='no such choice'"] = (
-                BadOption,
-                SIZES["C"],
-                {option.name: "no such choice"},
-            )
-    for what, (expected, channels, options) in attempts.items():
-        try:
-            registry.create(spec.name, channels, **options)
-        except expected as error:
-            if not _names(str(error), spec):
-                raise ContractFailure(
-                    f"{spec.name}: {what}: the message must name it: {str(error)!r}"
-                ) from error
-        else:
-            raise ContractFailure(f"{spec.name}: {what}: expected {expected.__name__}, but it was accepted")
+            wrong = {option.name: "no such choice"}
+            expect(f"{spec.name}: the option {wrong}", BadOption, partial(create, SIZES["C"], **wrong))
 
 
 @sweep("can be saved, copied and pickled")

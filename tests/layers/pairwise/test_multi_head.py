@@ -225,7 +225,7 @@ def test_shapes_of_the_catalog() -> None:
 
 
 def test_recording_a_large_map_never_holds_all_pairs() -> None:
-    side = 128
+    side = 96
     all_pairs = side**4
     module = sc.create("multi_head", 64, heads=1)
     with Largest() as largest, torch.no_grad():  # type: ignore[no-untyped-call]
@@ -233,11 +233,11 @@ def test_recording_a_large_map_never_holds_all_pairs() -> None:
             module(torch.randn(1, 64, side, side))
         recorded = maps[""]
         assert isinstance(recorded, sc.PairwiseMap)
-        row, received = recorded.attention_from(y=100, x=3), recorded.attention_received()
+        row, received = recorded.attention_from(y=90, x=3), recorded.attention_received()
     assert row.shape == received.shape == (1, side, side)
     assert row.sum().item() == pytest.approx(1, abs=1e-4)
     assert received.sum().item() == pytest.approx(1, abs=1e-4)
-    assert largest.elements < all_pairs / 32
+    assert largest.elements < all_pairs / 16
 
 
 def test_all_pairs_would_be_noticed() -> None:

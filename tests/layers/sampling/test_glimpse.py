@@ -97,11 +97,11 @@ def test_recorded_footprints() -> None:
     recorded = maps[""]
     assert isinstance(recorded, sc.FixationMap)
     assert recorded.locations.shape == (2, 1, 2)
-    seen = recorded.saliency()
-    assert seen.shape == (2, 8, 16)
-    assert seen[0].sum() == 4 * 4 + 8 * 8
-    assert seen[1, 0, 0] == 2
-    assert seen[1].sum() == 2 * 2 + 4 * 4
+    saliency = recorded.saliency()
+    assert saliency.shape == (2, 8, 16)
+    assert saliency[0].sum() == 4 * 4 + 8 * 8
+    assert saliency[1, 0, 0] == 2
+    assert saliency[1].sum() == 2 * 2 + 4 * 4
 
 
 @pytest.mark.parametrize(("option", "value"), [("size", 0), ("scales", -1), ("scale_factor", 1.5)])

@@ -60,11 +60,11 @@ def transformed(
     """Equation 5 with loops: x (B, C, H, W), theta (B, n) -> (B, C, *size)."""
     height, width = x.shape[2:]
     images = []
-    for image, its in zip(x, theta, strict=True):
+    for image, parameters in zip(x, theta, strict=True):
         values = []
         for i, j in itertools.product(range(size[0]), range(size[1])):
             at = coordinate(j, size[1], align_corners), coordinate(i, size[0], align_corners)
-            u, v = place(its, transform, *at)
+            u, v = place(parameters, transform, *at)
             if align_corners:
                 u, v = (u + 1) / 2 * (width - 1), (v + 1) / 2 * (height - 1)
             else:
@@ -87,9 +87,9 @@ def test_sampling_equals_the_formula(
     expected = transformed(x, theta, transform, size, align_corners)
     assert_close("the output", got, expected)
     projection = normal(*expected.shape, seed=9)
-    ours, theirs = (torch.autograd.grad(y, [x, theta], projection) for y in (got, expected))
-    for name, mine, its in zip(("x", "theta"), ours, theirs, strict=True):
-        assert_close(f"the gradient of {name}", mine, its)
+    gradients, references = (torch.autograd.grad(y, [x, theta], projection) for y in (got, expected))
+    for name, gradient, reference in zip(("x", "theta"), gradients, references, strict=True):
+        assert_close(f"the gradient of {name}", gradient, reference)
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
@@ -138,9 +138,9 @@ def test_the_thin_plate_spline_equals_that_of_scipy() -> None:
     for controls in (SQUARE, normal(9, 2, seed=2)):
         values = normal(2, len(controls), 3, seed=3)
         got = thin_plate_spline(points, controls, values)
-        for its, expected in zip(got, values, strict=True):
+        for interpolated, expected in zip(got, values, strict=True):
             scipy = RBFInterpolator(controls.numpy(), expected.numpy(), kernel="thin_plate_spline", degree=1)
-            assert_close("at arbitrary points", its, torch.from_numpy(scipy(points.numpy())))
+            assert_close("at arbitrary points", interpolated, torch.from_numpy(scipy(points.numpy())))
         at_controls = thin_plate_spline(controls, controls, values)
         torch.testing.assert_close(at_controls, values, rtol=0, atol=TOLERANCE)
 
@@ -190,9 +190,9 @@ def test_a_known_warp_of_a_photograph_is_learned(transform: Transform) -> None:
         losses.append(loss.item())
     with sc.record(module) as maps:
         module(image)
-    found = maps[""]
-    assert isinstance(found, sc.GridMap)
-    pixels = (found.grid - known).norm(dim=-1)[inside] * 32
+    recorded = maps[""]
+    assert isinstance(recorded, sc.GridMap)
+    pixels = (recorded.grid - known).norm(dim=-1)[inside] * 32
     start = (sampling_grid(torch.tensor([IDENTITY[transform]]), transform, (64, 64), False) - known).norm(
         dim=-1
     )

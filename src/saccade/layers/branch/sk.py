@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import reduce as fold
-from operator import add
 
+import torch
 from torch import Tensor, nn
 
 from saccade.errors import bad_option, bad_shape, check_positive, check_shape
@@ -26,9 +26,8 @@ def sk(features: Sequence[Tensor], reduce: nn.Module, select: nn.Module) -> Tens
     Returns:
         Weights, (B, M, C).
     """
-    means = fold(add, features).mean((2, 3))
-    weights: Tensor = select(reduce(means)).unflatten(1, (len(features), -1)).softmax(1)
-    return weights
+    means = fold(Tensor.add, features).mean((2, 3))
+    return torch.softmax(select(reduce(means)).unflatten(1, (len(features), -1)), 1)
 
 
 class SK(nn.Module):
@@ -95,13 +94,12 @@ class SK(nn.Module):
         check_shape("sk", x, "B C H W", C=self.channels)
         if self.training and x.shape[0] == 1:
             raise bad_shape("sk", "batch norm of the channel means needs at least 2 images in training", x)
-        features = [conv(x) for conv in self.convs]
+        features: list[Tensor] = [conv(x) for conv in self.convs]
         weights = sk(features, self.reduce, self.select)
         if self.tap.recording:
             self.tap.publish(BranchMap.of(weights, features))
         weighted = [w[:, :, None, None] * u for w, u in zip(weights.unbind(1), features, strict=True)]
-        y: Tensor = fold(add, weighted)
-        return y
+        return fold(Tensor.add, weighted)
 
 
 SPEC = Spec(

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import bad_option, check_choice, check_positive, check_shape
+from saccade.errors import bad_option, check_choice, check_reduction, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, Tap
-from saccade.ops.gates import mean, mean_and_maximum, scale
+from saccade.ops.gates import gate_channels, mean, mean_and_maximum
 
 #: Pooling functions (B, C, N) -> (B, C): avg and max are in the paper, lp and lse in the authors' code.
 POOLS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -76,9 +76,7 @@ class ChannelGate(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 16, pools: Sequence[str] = ("avg", "max")) -> None:
         super().__init__()
-        check_positive("channel_gate", reduction=reduction)
-        if channels < reduction:
-            raise bad_option("channel_gate", f"must be at least reduction={reduction}", channels=channels)
+        check_reduction("channel_gate", channels, reduction=reduction)
         if isinstance(pools, str) or not pools or len({*pools}) < len(pools):
             raise bad_option("channel_gate", f"must be different names from {list(POOLS)}", pools=pools)
         for pool in pools:
@@ -90,21 +88,20 @@ class ChannelGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("channel_gate", x, "B C ...", C=self.channels)
-        gate = channel_gate(x, self.mlp, self.pools)
-        if self.tap.recording:
-            self.tap.publish(ChannelMap.of(gate, x))
-        return scale(x, gate.reshape(*gate.shape, *[1] * (x.ndim - 2)))
+        return gate_channels(x, channel_gate(x, self.mlp, self.pools), self.tap)
 
+
+CBAM_PAPER = Paper(
+    "CBAM: Convolutional Block Attention Module",
+    "Woo, Park, Lee, Kweon",
+    2018,
+    "https://arxiv.org/abs/1807.06521",
+)
 
 SPEC = Spec(
     name="channel_gate",
     domain="channel",
-    paper=Paper(
-        "CBAM: Convolutional Block Attention Module",
-        "Woo, Park, Lee, Kweon",
-        2018,
-        "https://arxiv.org/abs/1807.06521",
-    ),
+    paper=CBAM_PAPER,
     summary="gate each channel by a shared MLP of the channel means and maxima",
     module=ChannelGate,
     function=channel_gate,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from saccade.errors import bad_option, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, Tap
-from saccade.ops.gates import mean, scale
+from saccade.ops.gates import gate_channels, mean
 
 
 def eca(x: Tensor, conv: nn.Module) -> Tensor:
@@ -75,10 +75,7 @@ class ECA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("eca", x, "B C ...", C=self.channels)
-        gate = eca(x, self.conv)
-        if self.tap.recording:
-            self.tap.publish(ChannelMap.of(gate, x))
-        return scale(x, gate.reshape(*gate.shape, *[1] * (x.ndim - 2)))
+        return gate_channels(x, eca(x, self.conv), self.tap)
 
 
 SPEC = Spec(

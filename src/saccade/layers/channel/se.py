@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.errors import bad_option, check_positive, check_shape
+from saccade.errors import check_reduction, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, Tap
-from saccade.ops.gates import mean, scale
+from saccade.ops.gates import gate_channels, mean
 
 
 def se(x: Tensor, reduce: nn.Linear, expand: nn.Linear) -> Tensor:
@@ -59,9 +59,7 @@ class SE(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 16, bias: bool = True) -> None:
         super().__init__()
-        check_positive("se", reduction=reduction)
-        if channels < reduction:
-            raise bad_option("se", f"must be at least reduction={reduction}", channels=channels)
+        check_reduction("se", channels, reduction=reduction)
         self.channels = channels
         self.reduce = nn.Linear(channels, channels // reduction, bias=bias)
         self.expand = nn.Linear(channels // reduction, channels, bias=bias)
@@ -69,10 +67,7 @@ class SE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("se", x, "B C ...", C=self.channels)
-        gate = se(x, self.reduce, self.expand)
-        if self.tap.recording:
-            self.tap.publish(ChannelMap.of(gate, x))
-        return scale(x, gate.reshape(*gate.shape, *[1] * (x.ndim - 2)))
+        return gate_channels(x, se(x, self.reduce, self.expand), self.tap)
 
 
 SPEC = Spec(

@@ -97,15 +97,17 @@ class Fixation(nn.Module):
         return f"std={self.std}"
 
 
+RAM_PAPER = Paper(
+    "Recurrent Models of Visual Attention",
+    "Mnih, Heess, Graves, Kavukcuoglu",
+    2014,
+    "https://arxiv.org/abs/1406.6247",
+)
+
 SPEC = Spec(
     name="fixation",
     domain="hard",
-    paper=Paper(
-        "Recurrent Models of Visual Attention",
-        "Mnih, Heess, Graves, Kavukcuoglu",
-        2014,
-        "https://arxiv.org/abs/1406.6247",
-    ),
+    paper=RAM_PAPER,
     summary="sample the next location from a Gaussian around a mean computed from a state",
     module=Fixation,
     function=fixation,

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import bad_option, bad_shape, check_choice, check_positive, check_shape
+from saccade.errors import bad_shape, check_choice, check_positive, check_reduction, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, SpatialMap, Tap
 
@@ -96,10 +96,9 @@ class BAM(nn.Module):
         combine: Literal["mul", "add"] = "mul",
     ) -> None:
         super().__init__()
-        check_positive("bam", reduction=reduction, dilation=dilation, dilated_convs=dilated_convs)
+        check_reduction("bam", channels, reduction=reduction)
+        check_positive("bam", dilation=dilation, dilated_convs=dilated_convs)
         check_choice("bam", "combine", combine, ("mul", "add"))
-        if channels < reduction:
-            raise bad_option("bam", f"must be at least reduction={reduction}", channels=channels)
         self.channels, self.combine = channels, combine
         hidden = channels // reduction
         self.channel = _Branch(

@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from saccade.errors import check_shape
-from saccade.layers.channel.channel_gate import ChannelGate
+from saccade.layers.channel.channel_gate import CBAM_PAPER, ChannelGate
 from saccade.layers.spatial.spatial_gate import SpatialGate
-from saccade.layers.spec import Example, Paper, Spec
+from saccade.layers.spec import Example, Spec
 from saccade.maps import ChannelMap, SpatialMap
 
 
@@ -88,12 +88,7 @@ class CBAM(nn.Module):
 SPEC = Spec(
     name="cbam",
     domain="mixed",
-    paper=Paper(
-        "CBAM: Convolutional Block Attention Module",
-        "Woo, Park, Lee, Kweon",
-        2018,
-        "https://arxiv.org/abs/1807.06521",
-    ),
+    paper=CBAM_PAPER,
     summary="gate the channels, then the positions",
     module=CBAM,
     function=cbam,

@@ -86,8 +86,7 @@ class ResidualUnit(nn.Module):
         y = self.conv1(active)
         y = self.conv2(F.relu(self.norm2(y)))
         y = self.conv3(F.relu(self.norm3(y)))
-        summed: Tensor = y + (x if self.shortcut is None else self.shortcut(active))
-        return summed
+        return torch.add(y, x if self.shortcut is None else self.shortcut(active))
 
 
 class SoftMask(nn.Module):

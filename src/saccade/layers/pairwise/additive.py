@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import check_shape
+from saccade.layers.pairwise.scaled_dot_product import checked_sequences
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import AdditiveMap, Tap
 from saccade.ops.chunks import chunks
@@ -136,17 +136,11 @@ class Additive(nn.Module):
         nn.init.normal_(self.key.weight, std=0.001)
 
     def forward(self, query: Tensor, key: Tensor | None = None, value: Tensor | None = None) -> Tensor:
-        key = query if key is None else key
-        value = key if value is None else value
-        check_shape("additive", query, "B Lq heads D", D=self.channels)
-        batch, _, heads, _ = query.shape
-        same = {"B": batch, "heads": heads, "D": self.channels}
-        check_shape("additive", key, "B Lk heads D", **same)
-        check_shape("additive", value, "B Lk heads D", Lk=key.shape[1], **same)
+        query, key, value = checked_sequences("additive", self.channels, query, key, value)
         q, k = self.query(query), self.key(key)
         if self.tap.recording:
             queries, keys = q.detach().transpose(1, 2), k.detach().transpose(1, 2)
-            direction = self.direction.detach().expand(batch, -1)
+            direction = self.direction.detach().expand(query.shape[0], -1)
             shapes = (query.shape[1],), (key.shape[1],)
             self.tap.publish(AdditiveMap(queries, keys, 1.0, *shapes, direction))
         return additive(q, k, value, self.direction)

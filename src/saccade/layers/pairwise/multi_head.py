@@ -154,8 +154,18 @@ class MultiHead(nn.Module):
     def forward(self, query: Tensor, key: Tensor | None = None, value: Tensor | None = None) -> Tensor:
         key = query if key is None else key
         value = key if value is None else value
-        self._check(query, key, value)
-        q, k, v = self._project(query, key, value)
+        maps_only = self.projection == "conv2d" or self.position == "sincos2d"
+        pattern = "B C H W" if query.ndim == 4 or maps_only else "B L C"
+        check_shape("multi_head", query, pattern, C=self.channels)
+        for x in (key, value):
+            check_shape("multi_head", x, pattern, B=query.shape[0], C=self.channels)
+        if key.shape != value.shape:
+            raise bad_shape("multi_head", f"expected values of the keys' shape {tuple(key.shape)}", value)
+        if query is key is value:  # one product
+            q, k, v = self._convolve(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        else:
+            weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
+            q, k, v = map(self._convolve, (query, key, value), weights, biases)
         if self.tap.recording:
             queries, keys = (split_heads(x, self.heads).detach() for x in (q, k))
             scale = (self.channels // self.heads) ** -0.5
@@ -165,15 +175,6 @@ class MultiHead(nn.Module):
             y = y + _tokens(query)
         y = self.norm(y)
         return y if query.ndim == 3 else y.transpose(1, 2).reshape(query.shape)
-
-    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return projected queries, keys and values, (B, L, C), with one product if all share an input."""
-        if query is key is value:
-            q, k, v = self._convolve(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-        else:
-            weights, biases = self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3)
-            q, k, v = map(self._convolve, (query, key, value), weights, biases)
-        return q, k, v
 
     def _convolve(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Project a sequence or an image to tokens, (B, L, len(bias))."""
@@ -199,16 +200,6 @@ class MultiHead(nn.Module):
                 raise bad_shape("multi_head", f"{expected}, not {tokens.shape[1]}", x)
             return tokens + self.table
         return tokens
-
-    def _check(self, query: Tensor, key: Tensor, value: Tensor) -> None:
-        maps_only = self.projection == "conv2d" or self.position == "sincos2d"
-        is_map = query.ndim == 4 or maps_only
-        pattern = "B C H W" if is_map else "B L C"
-        batch = {} if query.ndim == 0 else {"B": query.shape[0]}
-        for x in (query, key, value):
-            check_shape("multi_head", x, pattern, C=self.channels, **batch)
-        if key.shape != value.shape:
-            raise bad_shape("multi_head", f"expected values of the keys' shape {tuple(key.shape)}", value)
 
 
 def _tokens(x: Tensor) -> Tensor:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
@@ -14,7 +15,8 @@ from saccade.ops.softmax_attention import softmax_attention
 
 Pairwise = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenation"]
 
-_PAIRWISE: tuple[Pairwise, ...] = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
+#: The maps of the functions that are not Gaussian.
+_MAPS: Mapping[str, type[PairwiseMap]] = {"dot_product": DotProductMap, "concatenation": RectifiedSumMap}
 _CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 _NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
 _POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
@@ -122,14 +124,14 @@ class NonLocal(nn.Module):
     ) -> None:
         super().__init__()
         check_choice("non_local", "dims", dims, (1, 2, 3))
-        check_choice("non_local", "pairwise", pairwise, _PAIRWISE)
+        check_choice("non_local", "pairwise", pairwise, get_args(Pairwise))
         check_choice("non_local", "pool", pool, ("input", "projection"))
         if inner_channels is None:
             if channels < 2:
                 raise bad_option("non_local", "must be at least 2 to halve it", channels=channels)
             inner_channels = channels // 2
         check_positive("non_local", inner_channels=inner_channels)
-        if scale and pairwise in ("dot_product", "concatenation"):
+        if scale and pairwise in _MAPS:
             expected = f"needs a Gaussian pairwise function, not pairwise={pairwise!r}"
             raise bad_option("non_local", expected, scale=scale)
         conv = _CONV[dims]
@@ -152,7 +154,11 @@ class NonLocal(nn.Module):
         nn.init.zeros_((self.norm if batch_norm else self.output).get_parameter("weight"))
 
     def forward(self, x: Tensor) -> Tensor:
-        self._check(x)
+        check_shape("non_local", x, _PATTERN[self.dims], C=self.channels)
+        if not isinstance(self.pooling, nn.Identity) and min(x.shape[2:][-2:]) < 2:
+            raise bad_shape("non_local", "sub-sampling by 2 needs at least 2 positions on each axis", x)
+        if self.training and not isinstance(self.norm, nn.Identity) and x[:, 0].numel() == 1:
+            raise bad_shape("non_local", "batch norm needs more than one position in training", x)
         source = self.pooling(x) if self.pool == "input" else x
         keys, values = self.phi(source), self.g(source)
         if self.pool == "projection":
@@ -162,28 +168,13 @@ class NonLocal(nn.Module):
             w_theta, w_phi = self.pair.weight.flatten()[:, None].chunk(2)
             theta, phi = theta @ w_theta, phi @ w_phi
         if self.tap.recording:
-            self.tap.publish(self._map(theta, phi, tuple(x.shape[2:]), tuple(keys.shape[2:])))
+            kind = _MAPS.get(self.pairwise, PairwiseMap)
+            factor = 1 / phi.shape[1] if self.pairwise in _MAPS else self.scale
+            queries, pooled = theta.detach().unsqueeze(1), phi.detach().unsqueeze(1)
+            self.tap.publish(kind(queries, pooled, factor, tuple(x.shape[2:]), tuple(keys.shape[2:])))
         y = non_local(theta, phi, g, self.pairwise, self.scale)
         z: Tensor = self.norm(self.output(y.mT.unflatten(2, x.shape[2:])))
         return x + z
-
-    def _map(
-        self, theta: Tensor, phi: Tensor, query_shape: tuple[int, ...], key_shape: tuple[int, ...]
-    ) -> PairwiseMap:
-        queries, keys = theta.detach().unsqueeze(1), phi.detach().unsqueeze(1)
-        if self.pairwise == "dot_product":
-            return DotProductMap(queries, keys, 1 / phi.shape[1], query_shape, key_shape)
-        if self.pairwise == "concatenation":
-            return RectifiedSumMap(queries, keys, 1 / phi.shape[1], query_shape, key_shape)
-        return PairwiseMap(queries, keys, self.scale, query_shape, key_shape)
-
-    def _check(self, x: Tensor) -> None:
-        check_shape("non_local", x, _PATTERN[self.dims], C=self.channels)
-        shape = tuple(x.shape)
-        if not isinstance(self.pooling, nn.Identity) and min(shape[-2:] if self.dims > 1 else shape[-1:]) < 2:
-            raise bad_shape("non_local", "sub-sampling by 2 needs at least 2 positions on each axis", x)
-        if self.training and not isinstance(self.norm, nn.Identity) and x[:, 0].numel() == 1:
-            raise bad_shape("non_local", "batch norm needs more than one position in training", x)
 
 
 SPEC = Spec(

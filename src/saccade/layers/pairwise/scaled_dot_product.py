@@ -36,6 +36,19 @@ def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, scale: float |
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
 
 
+def checked_sequences(
+    owner: str, channels: int, query: Tensor, key: Tensor | None, value: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries, keys and values of one width, with defaults filled in, or raise `BadShape`."""
+    key = query if key is None else key
+    value = key if value is None else value
+    check_shape(owner, query, "B Lq heads D", D=channels)
+    same = {"B": query.shape[0], "heads": query.shape[2], "D": channels}
+    check_shape(owner, key, "B Lk heads D", **same)
+    check_shape(owner, value, "B Lk heads D", Lk=key.shape[1], **same)
+    return query, key, value
+
+
 class ScaledDotProduct(nn.Module):
     """Scaled dot-product attention between two sequences, without parameters.
 
@@ -73,13 +86,7 @@ class ScaledDotProduct(nn.Module):
         self.tap = Tap()
 
     def forward(self, query: Tensor, key: Tensor | None = None, value: Tensor | None = None) -> Tensor:
-        key = query if key is None else key
-        value = key if value is None else value
-        check_shape("scaled_dot_product", query, "B Lq heads D", D=self.channels)
-        batch, _, heads, _ = query.shape
-        same = {"B": batch, "heads": heads, "D": self.channels}
-        check_shape("scaled_dot_product", key, "B Lk heads D", **same)
-        check_shape("scaled_dot_product", value, "B Lk heads D", Lk=key.shape[1], **same)
+        query, key, value = checked_sequences("scaled_dot_product", self.channels, query, key, value)
         if self.tap.recording:
             q, k = query.detach().transpose(1, 2), key.detach().transpose(1, 2)
             shapes = (query.shape[1],), (key.shape[1],)

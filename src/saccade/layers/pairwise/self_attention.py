@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.errors import bad_option, bad_shape, check_positive, check_shape
+from saccade.errors import bad_shape, check_reduction, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import PairwiseMap, Tap
 from saccade.ops.softmax_attention import softmax_attention
@@ -122,10 +122,7 @@ class SelfAttention(nn.Module):
         bias: bool = True,
     ) -> None:
         super().__init__()
-        check_positive("self_attention", reduction=reduction, value_reduction=value_reduction)
-        for name, divisor in (("reduction", reduction), ("value_reduction", value_reduction)):
-            if channels < divisor:
-                raise bad_option("self_attention", f"must be at least {name}={divisor}", channels=channels)
+        check_reduction("self_attention", channels, reduction=reduction, value_reduction=value_reduction)
 
         def conv(inputs: int, outputs: int) -> nn.Conv2d:
             if spectral_norm:

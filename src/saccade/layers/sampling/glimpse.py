@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from saccade.errors import check_positive, check_shape
-from saccade.layers.spec import Example, Paper, Spec
+from saccade.layers.hard.fixation import RAM_PAPER
+from saccade.layers.spec import Example, Spec
 from saccade.maps import FixationMap, Tap
 
 
@@ -95,9 +96,8 @@ class Glimpse(nn.Module):
         check_shape("glimpse", locations, "B xy", B=x.shape[0], xy=2)
         if self.tap.recording:
             height, width = x.shape[2:]
-            self.tap.publish(
-                FixationMap(locations.detach().unsqueeze(1), self.extents(height, width), (height, width))
-            )
+            extents = self.extents(height, width)
+            self.tap.publish(FixationMap(locations.detach().unsqueeze(1), extents, (height, width)))
         return glimpse(x, locations, self.size, self.scales, self.scale_factor)
 
     def extents(self, height: int, width: int) -> tuple[tuple[float, float], ...]:
@@ -112,12 +112,7 @@ class Glimpse(nn.Module):
 SPEC = Spec(
     name="glimpse",
     domain="sampling",
-    paper=Paper(
-        "Recurrent Models of Visual Attention",
-        "Mnih, Heess, Graves, Kavukcuoglu",
-        2014,
-        "https://arxiv.org/abs/1406.6247",
-    ),
+    paper=RAM_PAPER,
     summary="cut patches of growing extent around a location",
     module=Glimpse,
     function=glimpse,

@@ -94,8 +94,7 @@ def thin_plate_spline(points: Tensor, controls: Tensor, values: Tensor) -> Tenso
     device = "cpu" if points.device.type == "meta" else points.device.type
     with torch.autocast(device, enabled=False):  # bfloat16 cannot distinguish the pixels of a row
         weights = basis @ torch.linalg.inv_ex(system).inverse[:, : controls.shape[0]]
-        interpolated: Tensor = weights.to(values.dtype) @ values
-    return interpolated
+        return torch.matmul(weights.to(values.dtype), values)
 
 
 def _bending(points: Tensor, controls: Tensor) -> Tensor:
@@ -240,12 +239,8 @@ class SpatialTransformer(nn.Module):
         features = self.localization(x)
         if not isinstance(features, Tensor) or features.ndim < 2 or features.shape[0] != x.shape[0]:
             got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
-            raise BadShape(
-                f"spatial_transformer: localization must return ({x.shape[0]}, features), got {got}",
-                owner="spatial_transformer",
-                option="localization",
-                value=got,
-            )
+            message = f"spatial_transformer: localization must return ({x.shape[0]}, features), got {got}"
+            raise BadShape(message, owner="spatial_transformer", option="localization", value=got)
         theta: Tensor = self.head(features.flatten(1))
         return theta
 
@@ -253,7 +248,7 @@ class SpatialTransformer(nn.Module):
 def _height_and_width(size: int | Sequence[int] | None) -> tuple[int, int] | None:
     if size is None:
         return None
-    pair = tuple(size) if isinstance(size, Sequence) else (size, size)
+    pair = size if isinstance(size, Sequence) else (size, size)
     if len(pair) != 2:
         raise bad_option("spatial_transformer", "must be a number or a pair (height, width)", size=size)
     for extent in pair:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import bad_option, bad_shape, check_positive, check_shape
-from saccade.layers.spec import Example, Paper, Spec
+from saccade.layers.channel.channel_gate import CBAM_PAPER
+from saccade.layers.spec import Example, Spec
 from saccade.maps import SpatialMap, Tap
 from saccade.ops.gates import mean_and_maximum, scale
 
@@ -88,12 +89,7 @@ class SpatialGate(nn.Module):
 SPEC = Spec(
     name="spatial_gate",
     domain="spatial",
-    paper=Paper(
-        "CBAM: Convolutional Block Attention Module",
-        "Woo, Park, Lee, Kweon",
-        2018,
-        "https://arxiv.org/abs/1807.06521",
-    ),
+    paper=CBAM_PAPER,
     summary="gate each position by a wide convolution of the maximum and the mean over channels",
     module=SpatialGate,
     function=spatial_gate,
