@@ -5,21 +5,18 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from saccade.data.cache import cache_key, load_cached
+from saccade.data.cache import load_split
 from saccade.data.checks import OnBadImage, ReadingOptions
-from saccade.data.decoding import Sample, available_cpus, decode_samples, stack_samples
+from saccade.data.decoding import Sample
 from saccade.data.images import BadImage, Photograph, as_rgb, convert_image_errors, resize_and_crop
-from saccade.data.task import Split, Task
+from saccade.data.task import PARTS, Task
 from saccade.errors import BadData
-
-_PARTS = ("train", "validation", "test")
 
 
 class MapDataset(Protocol):
@@ -34,7 +31,7 @@ def task_from_datasets(
     parts: Mapping[str, MapDataset],
     classes: Sequence[str] | None,
     options: ReadingOptions,
-    cache: tuple[Path, Mapping[str, str]] | None = None,
+    content: Mapping[str, str] | None = None,
 ) -> Task:
     """Return the task of the parts of a data set.
 
@@ -46,45 +43,41 @@ def task_from_datasets(
         parts: The data sets "train" and, if they exist, "validation" and "test".
         classes: Names of the classes; default: the labels.
         options: Size, splits, and how images are read.
-        cache: Folder of the cache, and a text for each part that identifies its content.
+        content: A text for each part that identifies its content, for the cache.
 
     Raises:
         BadData: A part is not a sequence of (image, label) with integer labels.
         BadImage: An image cannot be read.
     """
-    parts, origin = dict(parts), {part: part for part in _PARTS}
+    parts, origin = dict(parts), {part: part for part in PARTS}
     if "test" not in parts and "validation" in parts:
         parts["test"], origin["test"] = parts.pop("validation"), "validation"
     rng = np.random.default_rng(options.seed)
     order = {part: rng.permutation(check_length(dataset, name)) for part, dataset in parts.items()}
     count = max(1, round(options.val_fraction * len(order["train"])))
-    for part in _PARTS:
+    for part in PARTS:
         if part not in parts:
             parts[part], order[part], origin[part] = parts["train"], order["train"][:count], "train"
             order["train"] = order["train"][count:]
-    size, on_bad_image, most = options.size, options.on_bad_image, options.max_samples
+    size, most = options.size, options.max_samples
     skipped: list[str] = []
-    splits: dict[str, Split] = {}
-    for part in _PARTS:
+    splits = []
+    for part in PARTS:
         indices = (order[part][:most] if most else np.sort(order[part])).tolist()
         read = partial(_read, parts[part], f"{name}, {origin[part]} image")
-        if size is None:
-            size = _shorter_side(read, indices, on_bad_image)
-        workers = options.workers or available_cpus()
-        decode = partial(decode_samples, partial(_crop, read, size), indices, workers, on_bad_image)
-        if cache is None:
-            splits[part] = stack_samples(decode(skipped), len(indices), size)
-        else:
-            folder, content = cache
-            key = cache_key(f"{name.partition(':')[2]}-{part}", size, [content[origin[part]], indices])
-            splits[part] = load_cached(folder, key, size, decode, on_bad_image, skipped)
+        size = size or _shorter_side(read, indices, options.on_bad_image)
+        key = [(content or {}).get(origin[part]), indices]
+        name_of_part = f"{name.partition(':')[2]}-{part}"
+        splits.append(
+            load_split(name_of_part, size, partial(_crop, read, size), indices, key, options, skipped)
+        )
     if classes is None:
-        largest = max((int(split.labels.max()) for split in splits.values() if len(split)), default=-1)
+        largest = max((int(split.labels.max()) for split in splits if len(split)), default=-1)
         if largest >= sum(map(len, order.values())):
-            message = f"{name}: the largest label is {largest}; 0, 1, 2 ... were expected, one per class"
-            raise BadData(message, owner=name, option="label", value=largest)
+            problem = f"the largest label is {largest}; 0, 1, 2 ... were expected, one per class"
+            raise BadData.of(name, problem, label=largest)
         classes = [str(label) for label in range(largest + 1)]
-    return Task(name, tuple(classes), *(splits[part] for part in _PARTS), skipped=tuple(skipped))
+    return Task(name, tuple(classes), *splits, skipped=tuple(skipped))
 
 
 def check_length(dataset: MapDataset, name: str) -> int:
@@ -111,8 +104,7 @@ def _shorter_side(
     """Return the shorter side of the first readable image."""
     for index in indices:
         try:
-            height, width, _ = read(index)[0].shape
-            return int(min(height, width))
+            return min(read(index)[0].shape[:2])
         except BadImage:
             if on_bad_image == "fail":
                 raise
