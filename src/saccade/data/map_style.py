@@ -104,7 +104,7 @@ def _shorter_side(
     """Return the shorter side of the first readable image."""
     for index in indices:
         try:
-            return min(read(index)[0].shape[:2])
+            return int(min(read(index)[0].shape[:2]))
         except BadImage:
             if on_bad_image == "fail":
                 raise

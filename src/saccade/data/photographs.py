@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -53,7 +51,7 @@ def enlarge(photograph: Photograph, min_side: int) -> Photograph:
 
 
 def torchvision_photographs(
-    name: str, root: Path, max_samples: int, rng: np.random.Generator
+    name: str, root: str, max_samples: int, rng: np.random.Generator
 ) -> dict[str, list[Photograph]]:
     """Return up to `max_samples` images of `cifar10` or `stl10` for each split.
 
@@ -63,7 +61,7 @@ def torchvision_photographs(
     Raises:
         BadData: The data set is not in `root` and cannot be downloaded.
     """
-    train, test = (read_torchvision(name, str(root), train=part, download=True)[0] for part in (True, False))
+    train, test = (read_torchvision(name, root, train=part, download=True).images for part in (True, False))
     order = rng.permutation(len(train))
     count = len(train) // 5
     return {
