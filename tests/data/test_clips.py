@@ -85,7 +85,7 @@ def test_digits_are_never_cut_off() -> None:
     assert split.masks is not None
     usual = ~split.masks.flatten(2).any(2)
     ink = split.images[:, 0].sum((2, 3))
-    assert [its[frames].unique().numel() for its, frames in zip(ink, usual, strict=True)] == [1] * 30
+    assert [counts[frames].unique().numel() for counts, frames in zip(ink, usual, strict=True)] == [1] * 30
 
 
 def test_digits_move_on_straight_lines_and_bounce() -> None:
@@ -204,18 +204,18 @@ def test_attention_in_a_stage_sees_the_whole_clip() -> None:
 
 
 @pytest.mark.parametrize(
-    ("attention", "said"),
+    ("attention", "value"),
     [
-        ({4: "se"}, "ClipCNN has stages 1 to 3 and 'time', not 4"),
-        ({2: "cbam"}, "cbam does not take and return one map"),
-        ({2: "temporal_pool"}, "temporal_pool does not take and return one map"),
-        ({"time": "se"}, r"se does not pool \(B, L, C\) -> \(B, C\), as the slot 'time' of ClipCNN"),
+        ({4: "se"}, 4),
+        ({2: "cbam"}, "cbam"),
+        ({2: "temporal_pool"}, "temporal_pool"),
+        ({"time": "se"}, "se"),
     ],
 )
-def test_what_does_not_fit_is_named(attention: dict[Any, str], said: str) -> None:
-    with pytest.raises(BadOption, match=said):
+def test_what_does_not_fit_is_named(attention: dict[Any, str], value: object) -> None:
+    with raises(BadOption, owner="ClipCNN", option="attention", value=value):
         ClipCNN(5, attention=attention)
-    with pytest.raises(BadShape, match=r"ClipCNN: expected \(B, C=3, T, H, W\)"):
+    with raises(BadShape, owner="ClipCNN", option="shape", value=(2, 3, 8, 8)):
         ClipCNN(5)(torch.zeros(2, 3, 8, 8))
 
 
@@ -272,17 +272,17 @@ def test_a_map_is_scored_in_space_and_time_or_in_time_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "said"),
+    "values",
     [
-        ({"backbone": "resnet18"}, r"'resnet18' does not accept inputs of shape \(3, 8, 32, 32\): Expected"),
-        ({"backbone": "resnet18", "attention": "se"}, "the forward pass of ResNet fails on example_inputs"),
-        ({"attention": "cbam"}, "cbam does not take and return one map"),
-        ({"attention": "non_local"}, r"non_local: expected \(B, C=32, H, W\)"),
-        ({"attention": "se", "stage": 4}, "stages 1 to 3 and 'time', not 4"),
+        {"backbone": "resnet18"},
+        {"backbone": "resnet18", "attention": "se"},
+        {"attention": "cbam"},
+        {"attention": "non_local"},
+        {"attention": "se", "stage": 4},
     ],
 )
-def test_what_cannot_read_clips_is_named_before_training(values: dict[str, Any], said: str) -> None:
-    with pytest.raises(SaccadeError, match=said):
+def test_what_cannot_read_clips_is_named_before_training(values: dict[str, Any]) -> None:
+    with raises(SaccadeError):
         prepare(replace(Recipe(task=TASK, batch_size=20), **values))
 
 
@@ -359,15 +359,15 @@ def test_a_run_on_clips_comes_back_and_can_be_looked_at(compared: Path, tmp_path
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "sentence"),
     [
         (["score", "{run}"], "is a run on clips; only maps of images can be scored"),
         (["look", "{run}", "--grad-cam"], "Grad-CAM needs images (B, C, H, W), not clips"),
         (["look", "{run}", "some.png"], "IMAGE is not supported, only its test clips"),
     ],
 )
-def test_what_is_of_images_alone_says_so(compared: Path, arguments: list[str], said: str) -> None:
+def test_what_is_of_images_alone_says_so(compared: Path, arguments: list[str], sentence: str) -> None:
     run = str(compared / "runs" / "temporal_pool-seed0")
     result = CliRunner().invoke(app, [argument.format(run=run) for argument in arguments])
     assert isinstance(result.exception, SaccadeError)
-    assert said in str(result.exception)
+    assert sentence in str(result.exception)

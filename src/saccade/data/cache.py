@@ -98,8 +98,8 @@ def load_split(
                 if not place.is_dir():
                     _write(place, size, decode)
         except OSError as error:
-            message = f"the cache {str(folder)!r} cannot be written: {error.strerror or error}"
-            raise BadData(message, owner=str(folder), option="cache", value=str(folder)) from error
+            problem = f"the cache cannot be written: {error.strerror or error}"
+            raise BadData.of(str(folder), problem, cache=str(folder)) from error
     try:
         entry = json.loads((place / "split.json").read_text())
         labels = torch.tensor(entry["labels"], dtype=torch.int64)
@@ -107,8 +107,8 @@ def load_split(
         masks = _map_file(place / "masks", (len(labels), size, size), np.bool_) if entry["masks"] else None
         mean_and_std = torch.tensor(entry["mean"]), torch.tensor(entry["std"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        message = f"the cache {str(place)!r} is damaged ({error}); remove it"
-        raise BadData(message, owner=str(place), option="cache", value=str(folder)) from error
+        problem = f"the cache is damaged ({error}); remove it"
+        raise BadData.of(str(place), problem, cache=str(folder)) from error
     if entry["skipped"] and options.on_bad_image == "fail":
         raise BadImage(entry["skipped"][0], owner=str(place), option="on_bad_image", value="fail")
     skipped += entry["skipped"]
@@ -122,14 +122,13 @@ def _write(place: Path, size: int, decode: Callable[[list[str]], Iterator[Sample
     try:
         labels: list[int] = []
         skipped: list[str] = []
-        has_masks = False
         with (unfinished / "images").open("wb") as images, (unfinished / "masks").open("wb") as masks:
             for sample in decode(skipped):
                 images.write(np.ascontiguousarray(sample.image.transpose(2, 0, 1)).data)
                 if sample.mask is not None:
                     masks.write(np.ascontiguousarray(sample.mask).data)
-                    has_masks = True
                 labels.append(sample.label)
+            has_masks = masks.tell() > 0
             for file in (images, masks):
                 file.flush()
                 os.fsync(file.fileno())

@@ -104,8 +104,8 @@ def read_digits(source: str, root: str, seed: int) -> dict[str, LabeledDigits]:
         images = np.stack([resize(image, SIDE, Image.Resampling.BICUBIC) for image in small])
         labels = bundled.target.astype(np.int64)
         bounds = (len(labels) * 6 // 10, len(labels) * 7 // 10)
-        parts = np.split(rng.permutation(len(labels)), bounds)
-        splits = [(images[indices], labels[indices]) for indices in parts]
+        orders = np.split(rng.permutation(len(labels)), bounds)
+        splits = [(images[indices], labels[indices]) for indices in orders]
     elif source in TORCHVISION_SETS:
         if source not in ("mnist", "fashion_mnist"):
             raise bad_option("digits", f"has no gray images of {SIDE} x {SIDE}", source=source)

@@ -87,10 +87,10 @@ def check_length(dataset: MapDataset, name: str) -> int:
         BadData: It has no length, no items by index, or no items.
     """
     try:
-        count: int | None = len(dataset)
+        count = len(dataset) if hasattr(dataset, "__getitem__") else None
     except (TypeError, NotImplementedError):
         count = None
-    if count is None or not hasattr(dataset, "__getitem__"):
+    if count is None:
         kind = type(dataset).__name__
         raise BadData(f"{name} returns a {kind}, not a sequence of (image, label)", owner=name, value=kind)
     if not count:
@@ -127,9 +127,9 @@ def _read(dataset: MapDataset, name: str, index: int) -> tuple[Photograph, int]:
     except Exception as error:  # third-party code may raise anything
         message = f"{name} cannot be read: {str(error) or type(error).__name__}"
         raise BadImage(message, owner=name, value=index) from error
-    if not isinstance(item, tuple | list) or len(item) != 2:
-        length = f" of length {len(item)}" if isinstance(item, tuple | list) else ""
-        kind = type(item).__name__
+    is_sequence, kind = isinstance(item, tuple | list), type(item).__name__
+    if not is_sequence or len(item) != 2:
+        length = f" of length {len(item)}" if is_sequence else ""
         raise _bad_item(name, f"is a {kind}{length}", "(image, label)", kind)
     image, label = item
     try:
@@ -143,15 +143,13 @@ def _read(dataset: MapDataset, name: str, index: int) -> tuple[Photograph, int]:
 
 def _from_array(image: object, name: str) -> Image.Image:
     """Convert a tensor (C, H, W) or an array (H, W, C), of uint8 or of floats in [0, 1], to an image."""
-    if isinstance(image, Tensor):
-        pixels = image.detach().cpu().numpy()
-        pixels = np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 else pixels
-        form = "(C, H, W)"
-    elif isinstance(image, np.ndarray):
-        pixels, form = image, "(H, W, C)"
-    else:
+    if not isinstance(image, Tensor | np.ndarray):
         kind = type(image).__name__
         raise _bad_item(name, f"is a {kind}", "a PIL image, a tensor or an array", kind)
+    form = "(C, H, W)" if isinstance(image, Tensor) else "(H, W, C)"
+    pixels = image.numpy(force=True) if isinstance(image, Tensor) else image
+    if pixels.ndim == 3 and isinstance(image, Tensor):
+        pixels = np.moveaxis(pixels, 0, -1)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     if 0 in pixels.shape or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):

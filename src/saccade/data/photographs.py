@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from saccade.data.images import Photograph, resize_shorter_side
@@ -64,12 +63,9 @@ def torchvision_photographs(
     train, test = (read_torchvision(name, root, train=part, download=True).images for part in (True, False))
     order = rng.permutation(len(train))
     count = len(train) // 5
-    return {
-        "train": _take(train, order[count:][:max_samples]),
-        "validation": _take(train, order[:count][:max_samples]),
-        "test": _take(test, rng.permutation(len(test))[:max_samples]),
+    chosen = {
+        "train": train[order[count:][:max_samples]],
+        "validation": train[order[:count][:max_samples]],
+        "test": test[rng.permutation(len(test))[:max_samples]],
     }
-
-
-def _take(images: NDArray[np.uint8], indices: NDArray[np.int64]) -> list[Photograph]:
-    return [np.ascontiguousarray(images[index].transpose(1, 2, 0)) for index in indices]
+    return {part: [*np.ascontiguousarray(images.transpose(0, 2, 3, 1))] for part, images in chosen.items()}

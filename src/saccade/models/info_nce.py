@@ -105,12 +105,11 @@ def supervised(embeddings: Tensor, labels: Tensor, temperature: float = 0.1) -> 
     same = (labels[:, None] == labels) & ~itself
     positives = same.sum(1)
     if _readable(labels):
+        all_labels = f"all {len(labels)} labels"
         if not same.any():
-            problem = f"all {len(labels)} labels differ, so there is no positive"
-            raise BadData.of("supervised", problem, labels=None)
+            raise BadData.of("supervised", f"{all_labels} differ, so there is no positive", labels=None)
         if (positives == len(labels) - 1).all():
-            problem = f"all {len(labels)} labels are equal, so there is no negative"
-            raise BadData.of("supervised", problem, labels=None)
+            raise BadData.of("supervised", f"{all_labels} are equal, so there is no negative", labels=None)
     log_probabilities = _similarities(embeddings, temperature).log_softmax(dim=1)
     sums = torch.where(same, log_probabilities, 0).sum(1)  # 0 * -inf on the diagonal is NaN
     losses = -sums / positives.clamp(min=1)
