@@ -252,7 +252,7 @@ FORK = multiprocessing.get_context("fork")
 
 
 def read_slowly(place: Path, cache: Path, pipe: Connection) -> None:
-    """Read a folder with a cache, slowly; send the name of each file that is read, then the number of images."""
+    """Read a folder slowly, with a cache; send the name of each file, then the number of images."""
 
     def slow(file: Path) -> Any:
         pipe.send(file.name)

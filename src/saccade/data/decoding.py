@@ -25,7 +25,7 @@ _PREFETCH = 8  # images per thread that may be decoded in advance
 
 @dataclass(frozen=True)
 class Sample:
-    """A square image (S, S, 3) with its label and, if the task has masks, its mask (S, S)."""
+    """An image (S, S, 3) with its label and, if the task has masks, its mask (S, S)."""
 
     image: Photograph
     label: int

@@ -68,7 +68,7 @@ def load_folder(
     rng = np.random.default_rng(seed)
     classes, items = _find_items(root, val_fraction, rng)
     if masks is not None:
-        items = _add_masks(items, root, Path(masks))
+        _add_masks(items, root, Path(masks))
     read = partial(_read, size, masks is not None)
     skipped: list[str] = []
     splits = []
@@ -122,19 +122,15 @@ def _files_by_class(root: Path) -> dict[str, list[Path]]:
     return {entry.name: image_files(entry) for entry in folders}
 
 
-def _add_masks(items: _Items, root: Path, masks: Path) -> _Items:
-    """Return the images with the mask file of each image that has one."""
+def _add_masks(items: _Items, root: Path, masks: Path) -> None:
+    """Set the mask file of each image that has one."""
     by_name = {file.relative_to(masks).with_suffix(""): file for file in image_files(masks)}
-    with_masks = {
-        part: [
-            item._replace(mask=by_name.get(item.file.relative_to(root).with_suffix(""))) for item in of_part
-        ]
-        for part, of_part in items.items()
-    }
-    if not any(item.mask for of_part in with_masks.values() for item in of_part):
-        message = f"no mask in {str(masks)!r} has the name of an image in {str(root)!r}"
-        raise BadData(message, owner="folder", option="masks", value=str(masks))
-    return with_masks
+    for of_part in items.values():
+        for index, item in enumerate(of_part):
+            of_part[index] = item._replace(mask=by_name.get(item.file.relative_to(root).with_suffix("")))
+    if not any(item.mask for of_part in items.values() for item in of_part):
+        problem = f"no mask in {str(masks)!r} has the name of an image in {str(root)!r}"
+        raise BadData.of("folder", problem, masks=str(masks))
 
 
 def _read(size: int, has_masks: bool, item: _Item) -> Sample:

@@ -96,8 +96,10 @@ def _load_splits(library: Any, path: str, config: str | None) -> dict[str, Any]:
             loaded = library.load_from_disk(str(place))
         elif place.is_file():
             loaded = library.load_dataset(_FILES[place.suffix], data_files=str(place))
+        elif place.exists():
+            loaded = library.load_dataset(str(place))
         else:
-            loaded = library.load_dataset(*([str(place)] if place.exists() else [path, config]))
+            loaded = library.load_dataset(path, config)
     except Exception as error:  # the library, its formats and the network may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
         raise BadData.of(_TASK, f"{path!r} cannot be loaded: {reason}", path=path) from error

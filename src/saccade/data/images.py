@@ -17,7 +17,7 @@ from saccade.errors import BadData
 
 Photograph = NDArray[np.uint8]  # (H, W, 3)
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
@@ -42,9 +42,8 @@ def image_files(folder: Path) -> list[Path]:
     except OSError as error:
         raise BadData(f"{name!r} cannot be read: {error.strerror}", owner=name, value=name) from error
     if not files:
-        suffixes = sorted(IMAGE_SUFFIXES)
-        message = f"{name!r} contains no image ({', '.join(suffixes)})"
-        raise BadData(message, owner=name, value=name, choices=suffixes)
+        message = f"{name!r} contains no image ({', '.join(IMAGE_SUFFIXES)})"
+        raise BadData(message, owner=name, value=name, choices=IMAGE_SUFFIXES)
     return files
 
 

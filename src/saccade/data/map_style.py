@@ -14,7 +14,7 @@ from torch import Tensor
 from saccade.data.cache import load_split
 from saccade.data.checks import OnBadImage, ReadingOptions
 from saccade.data.decoding import Sample
-from saccade.data.images import BadImage, Photograph, as_rgb, convert_image_errors, resize_and_crop
+from saccade.data.images import BadImage, as_rgb, convert_image_errors, resize_and_crop
 from saccade.data.task import PARTS, Task
 from saccade.errors import BadData
 
@@ -69,7 +69,7 @@ def task_from_datasets(
         key = [(content or {}).get(origin[part]), indices]
         name_of_part = f"{name.partition(':')[2]}-{part}"
         splits.append(
-            load_split(name_of_part, size, partial(_crop, read, size), indices, key, options, skipped)
+            load_split(name_of_part, size, partial(read, size=size), indices, key, options, skipped)
         )
     if classes is None:
         largest = max((int(split.labels.max()) for split in splits if len(split)), default=-1)
@@ -98,29 +98,23 @@ def check_length(dataset: MapDataset, name: str) -> int:
     return count
 
 
-def _shorter_side(
-    read: Callable[[int], tuple[Photograph, int]], indices: Sequence[int], on_bad_image: OnBadImage
-) -> int:
+def _shorter_side(read: Callable[[int], Sample], indices: Sequence[int], on_bad_image: OnBadImage) -> int:
     """Return the shorter side of the first readable image."""
     for index in indices:
         try:
-            return int(min(read(index)[0].shape[:2]))
+            return int(min(read(index).image.shape[:2]))
         except BadImage:
             if on_bad_image == "fail":
                 raise
     return 1  # no readable image; the task raises the error
 
 
-def _crop(read: Callable[[int], tuple[Photograph, int]], size: int, index: int) -> Sample:
-    photograph, label = read(index)
-    return Sample(resize_and_crop(photograph, size), label)
-
-
 def _bad_item(name: str, actual: str, expected: str, value: object) -> BadData:
     return BadData(f"{name} {actual}, but {expected} was expected", owner=name, value=value)
 
 
-def _read(dataset: MapDataset, name: str, index: int) -> tuple[Photograph, int]:
+def _read(dataset: MapDataset, name: str, index: int, size: int | None = None) -> Sample:
+    """Return an image, as a square of `size` pixels or in its own size, with its label."""
     name = f"{name} {index}"
     try:
         item = dataset[index]
@@ -138,7 +132,8 @@ def _read(dataset: MapDataset, name: str, index: int) -> tuple[Photograph, int]:
         raise _bad_item(name, f"has the label {label!r}", "an integer", label) from error
     pixels = image if isinstance(image, Image.Image) else _from_array(image, name)
     with convert_image_errors(name):
-        return np.asarray(as_rgb(pixels), dtype=np.uint8), number
+        photograph = np.asarray(as_rgb(pixels), dtype=np.uint8)
+    return Sample(photograph if size is None else resize_and_crop(photograph, size), number)
 
 
 def _from_array(image: object, name: str) -> Image.Image:

@@ -78,40 +78,32 @@ def load_moving_digits(
     if len(distinct) < 3 or len(distinct) < len(classes) or not distinct <= {*range(10)}:
         raise bad_option(_TASK, "must be three or more different digits, 0 to 9", classes=classes)
     check_not_negative(_TASK, seed=seed)
-    splits = []
-    for index, (part, digits) in enumerate(read_digits(source, root, seed).items()):
-        rng = np.random.default_rng((seed, index))
-        splits.append(_generate(digits, counts[part], frames, size, moment, classes, rng))
+
+    def generate(digits: LabeledDigits, count: int, rng: np.random.Generator) -> Split:
+        images, digit_labels = digits
+        side = size // 2
+        members = [np.flatnonzero(digit_labels == digit) for digit in classes]
+        clips = np.zeros((count, frames, size, size), np.uint8)
+        masks = np.zeros(clips.shape, bool)
+        labels = rng.permutation(np.arange(count) % len(classes))
+        for clip, mask, label in zip(clips, masks, labels, strict=True):
+            usual = (label + rng.integers(1, len(classes))) % len(classes)
+            rare_digit, usual_digit = (resize(images[rng.choice(members[k])], side) for k in (label, usual))
+            begin = rng.integers(frames - moment + 1)
+            for frame, (top, left) in enumerate(_path(frames, size - side, rng)):
+                is_rare = begin <= frame < begin + moment
+                digit = rare_digit if is_rare else usual_digit
+                place = (slice(top, top + side), slice(left, left + side))
+                clip[frame][place] = digit
+                if is_rare:
+                    mask[frame][place][ink_box(digit)] = True
+        return gray_split(clips, labels.astype(np.int64), masks)
+
+    splits = (
+        generate(digits, counts[part], np.random.default_rng((seed, index)))
+        for index, (part, digits) in enumerate(read_digits(source, root, seed).items())
+    )
     return Task(_TASK, tuple(map(str, classes)), *splits)
-
-
-def _generate(
-    digits: LabeledDigits,
-    count: int,
-    frames: int,
-    size: int,
-    moment: int,
-    classes: Sequence[int],
-    rng: np.random.Generator,
-) -> Split:
-    images, digit_labels = digits
-    side = size // 2
-    members = [np.flatnonzero(digit_labels == digit) for digit in classes]
-    clips = np.zeros((count, frames, size, size), np.uint8)
-    masks = np.zeros(clips.shape, bool)
-    labels = rng.permutation(np.arange(count) % len(classes))
-    for clip, mask, label in zip(clips, masks, labels, strict=True):
-        usual = (label + rng.integers(1, len(classes))) % len(classes)
-        rare_digit, usual_digit = (resize(images[rng.choice(members[k])], side) for k in (label, usual))
-        begin = rng.integers(frames - moment + 1)
-        for frame, (top, left) in enumerate(_path(frames, size - side, rng)):
-            is_rare = begin <= frame < begin + moment
-            digit = rare_digit if is_rare else usual_digit
-            place = (slice(top, top + side), slice(left, left + side))
-            clip[frame][place] = digit
-            if is_rare:
-                mask[frame][place][ink_box(digit)] = True
-    return gray_split(clips, labels.astype(np.int64), masks)
 
 
 def _path(frames: int, room: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -134,13 +134,12 @@ def _create_parts(
     selector = next((key for key in ("train", "split") if key in known and key not in arguments), None)
     for option, one in known.items():
         if one.default is one.empty and option not in arguments and option != selector:
-            message = f"{name} needs the option {option}; write python:{name},{option}=VALUE"
-            raise BadOption(message, owner=name, option=option)
+            problem = f"{option} is missing; write python:{name},{option}=VALUE"
+            raise BadOption.of(name, problem, **{option: None})
     if selector is None:
         return {"train": _create(name, create, arguments)}
     if selector == "train":
-        by_flag = {"train": True, "test": False}
-        return {part: _create(name, create, arguments, train=flag) for part, flag in by_flag.items()}
+        return {part: _create(name, create, arguments, train=part == "train") for part in ("train", "test")}
     parts: dict[str, MapDataset] = {}
     for part, names in SPLIT_NAMES.items():
         rejections = (ValueError, KeyError, *([FileNotFoundError] if part == "validation" else []))

@@ -54,10 +54,6 @@ class TaskChoice:
     load: Callable[..., Task] = field(compare=False)
     options: Mapping[str, Any] = field(compare=False)
 
-    @property
-    def name(self) -> str:
-        return self.text.partition(":")[0]
-
 
 def task_names() -> list[str]:
     """Return the names of all tasks: built-in tasks and tasks of installed plugins."""

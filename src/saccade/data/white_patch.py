@@ -65,9 +65,30 @@ def load_white_patch(
     if not 0 < contrast <= 1:
         raise bad_option(_TASK, "must be greater than 0 and at most 1", contrast=contrast)
     check_not_negative(_TASK, seed=seed)
+
+    def crops(photographs: Sequence[Photograph], count: int, rng: np.random.Generator) -> Split:
+        """Return `count` crops in random order, half of them with a square."""
+        large = [enlarge(photograph, size) for photograph in photographs]
+        images = np.empty((count, 3, size, size), dtype=np.uint8)
+        masks = np.zeros((count, size, size), dtype=bool)
+        labels = rng.permutation(np.arange(count) % 2)
+        for image, mask, label in zip(images.transpose(0, 2, 3, 1), masks, labels, strict=True):
+            photograph = large[rng.integers(len(large))]
+            top, left = (rng.integers(extent - size + 1) for extent in photograph.shape[:2])
+            image[:] = photograph[top : top + size, left : left + size]
+            if rng.integers(2):
+                image[:] = image[:, ::-1].copy()
+            if label:
+                side = rng.integers(patch[0], patch[1] + 1)
+                y, x = rng.integers(size - side + 1, size=2)
+                square = (slice(y, y + side), slice(x, x + side))
+                image[square] = np.rint(image[square] * (1 - contrast) + level * contrast)
+                mask[square] = True
+        return Split(torch.from_numpy(images), torch.from_numpy(labels).long(), torch.from_numpy(masks))
+
     photographs = _photographs(source, size, root, seed, counts)
     splits = (
-        _crops(photographs[name], count, size, patch, level, contrast, np.random.default_rng((seed, index)))
+        crops(photographs[name], count, np.random.default_rng((seed, index)))
         for index, (name, count) in enumerate(counts.items())
     )
     return Task(_TASK, CLASSES, *splits)
@@ -92,32 +113,3 @@ def _photographs(
         name: [read_image(files[i], max_side=4 * size) for i in indices[: counts[name]]]
         for name, indices in zip(PARTS, (train, validation, test), strict=True)
     }
-
-
-def _crops(
-    photographs: Sequence[Photograph],
-    count: int,
-    size: int,
-    patch: Sequence[int],
-    level: int,
-    contrast: float,
-    rng: np.random.Generator,
-) -> Split:
-    """Return `count` crops in random order, half of them with a square."""
-    large = [enlarge(photograph, size) for photograph in photographs]
-    images = np.empty((count, 3, size, size), dtype=np.uint8)
-    masks = np.zeros((count, size, size), dtype=bool)
-    labels = rng.permutation(np.arange(count) % 2)
-    for image, mask, label in zip(images.transpose(0, 2, 3, 1), masks, labels, strict=True):
-        photograph = large[rng.integers(len(large))]
-        top, left = (rng.integers(extent - size + 1) for extent in photograph.shape[:2])
-        image[:] = photograph[top : top + size, left : left + size]
-        if rng.integers(2):
-            image[:] = image[:, ::-1].copy()
-        if label:
-            side = rng.integers(patch[0], patch[1] + 1)
-            y, x = rng.integers(size - side + 1, size=2)
-            square = (slice(y, y + side), slice(x, x + side))
-            image[square] = np.rint(image[square] * (1 - contrast) + level * contrast)
-            mask[square] = True
-    return Split(torch.from_numpy(images), torch.from_numpy(labels).long(), torch.from_numpy(masks))

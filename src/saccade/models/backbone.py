@@ -48,7 +48,7 @@ def load_backbone(
     """
     source, colon, rest = name.partition(":")
     if colon and source not in SOURCES and "=" not in rest:
-        problem = f"the source {source!r} of {name!r} is neither 'torchvision' nor 'timm'"
+        problem = f"the source {source!r} is neither 'torchvision' nor 'timm'"
         raise BadOption.of("load_backbone", problem, SOURCES, name=name)
     sources = (source,) if source in SOURCES else SOURCES
     bare, parsed = parse(rest if source in SOURCES else name)
@@ -60,8 +60,8 @@ def load_backbone(
             try:
                 return build(bare, pretrained=pretrained, **head, **options)
             except (TypeError, ValueError, RuntimeError) as error:
-                message = f"{name} cannot be built with {options}: {error}"
-                raise BadOption(message, owner=name, option="options", value=options) from error
+                problem = f"cannot be built with {options}: {error}"
+                raise BadOption.of(name, problem, options=options) from error
     choices = {network for library in sources for network in _names(library)}
     raise UnknownName(f"network of {' or '.join(sources)}", bare, choices, owner="load_backbone")
 
@@ -107,8 +107,8 @@ def head_path(model: nn.Module, classes: int) -> str:
     linear = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
     paths: list[str] = [path for path, module in linear.items() if module.out_features == classes]
     if not paths:
-        problem = f"there is no head, a linear layer with {classes} outputs"
-        raise BadOption.of(type(model).__name__, problem, classes=classes)
+        message = f"{type(model).__name__} has no head: no linear layer with {classes} outputs"
+        raise BadOption(message, owner=type(model).__name__, option="classes", value=classes)
     return paths[-1]
 
 

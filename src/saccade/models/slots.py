@@ -47,19 +47,19 @@ class SlottedCNN(nn.Module):
         """Build the mechanism of a slot."""
         network = type(self).__name__
         if slot not in (self.pool, *range(1, len(widths) + 1)):
-            message = f"{network} has stages 1 to {len(widths)} and {self.pool!r}, not {slot!r}"
-            raise BadOption(message, owner=network, option="attention", value=slot)
+            problem = f"the slots are stages 1 to {len(widths)} and {self.pool!r}, not {slot!r}"
+            raise BadOption.of(network, problem, attention=slot)
         channels = widths[slot - 1] if isinstance(slot, int) else widths[-1]
         if callable(choice):
             return choice(channels)
         name, options = parse(choice) if isinstance(choice, str) else choice
-        if not (pools(name, self.pooled) if slot == self.pool else self.dims in spec(name).dims):
-            pooling = f"pool ({', '.join(self.pooled.split())}) -> (B, C), as the slot {slot!r}"
-            needed = (
-                pooling if slot == self.pool else f"take and return one map of {self.dims} axes, as a stage"
-            )
-            message = f"{name} does not {needed} of {network} requires"
-            raise BadOption(message, owner=network, option="attention", value=choice)
+        if slot == self.pool:
+            fits, needed = pools(name, self.pooled), f"pool ({', '.join(self.pooled.split())}) -> (B, C)"
+        else:
+            fits, needed = self.dims in spec(name).dims, f"take and return one map of {self.dims} axes"
+        if not fits:
+            problem = f"{name} does not {needed}, as the slot {slot!r} requires"
+            raise BadOption.of(network, problem, attention=choice)
         return create(name, channels, **options)
 
     def _classify(self, features: Tensor, mean: tuple[int, ...]) -> Tensor:
