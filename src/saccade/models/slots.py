@@ -58,8 +58,8 @@ class SlottedCNN(nn.Module):
         else:
             fits, needed = self.dims in spec(name).dims, f"take and return one map of {self.dims} axes"
         if not fits:
-            problem = f"{name} does not {needed}, as the slot {slot!r} requires"
-            raise BadOption.of(network, problem, attention=choice)
+            message = f"{name} does not {needed}, as the slot {slot!r} of {network} requires"
+            raise BadOption(message, owner=network, option="attention", value=choice)
         return create(name, channels, **options)
 
     def _classify(self, features: Tensor, mean: tuple[int, ...]) -> Tensor:
