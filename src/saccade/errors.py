@@ -6,7 +6,7 @@ import difflib
 import functools
 import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,6 +67,18 @@ class SaccadeError(ValueError):
         super().__init__(printable(message))
         self.owner, self.option, self.value = owner, option, value
         self.choices = None if choices is None else tuple(choices)
+
+    @classmethod
+    def of(cls, owner: str, problem: str, choices: Any = None, **option: object) -> Self:
+        """Return the error `owner: problem`, with the option at fault as `NAME=VALUE`. Not for `UnknownName`.
+
+        Example:
+            >>> error = BadData.of("digits", "the training split contains no image", train=0)
+            >>> print(error, error.option, error.value)
+            digits: the training split contains no image train 0
+        """
+        ((name, value),) = option.items()
+        return cls(f"{owner}: {problem}", owner=owner, option=name, value=value, choices=choices)
 
 
 class UnknownName(SaccadeError, KeyError):
@@ -190,8 +202,8 @@ def check_shape(owner: str, x: Tensor, pattern: str, **sizes: int) -> None:
         return
     expected = ", ".join(f"{a}={sizes[a]}" if a in sizes else a for a in pattern.split())
     empty = ", which is empty" if 0 in x.shape else ""
-    message = f"{owner}: expected ({expected}), got {tuple(x.shape)}{empty}"
-    raise BadShape(message, owner=owner, option="shape", value=tuple(x.shape))
+    shape = tuple(x.shape)
+    raise BadShape.of(owner, f"expected ({expected}), got {shape}{empty}", shape=shape)
 
 
 def bad_option(owner: str, expected: str, **option: object) -> BadOption:
@@ -202,7 +214,7 @@ def bad_option(owner: str, expected: str, **option: object) -> BadOption:
         eca: kernel_size=4 must be odd
     """
     ((name, value),) = option.items()
-    return BadOption(f"{owner}: {name}={value!r} {expected}", owner=owner, option=name, value=value)
+    return BadOption.of(owner, f"{name}={value!r} {expected}", **option)
 
 
 def bad_shape(owner: str, expected: str, x: Tensor) -> BadShape:
@@ -214,4 +226,4 @@ def bad_shape(owner: str, expected: str, x: Tensor) -> BadShape:
         sk: training needs a batch of at least 2, got (1, 32, 8, 8)
     """
     shape = tuple(x.shape)
-    return BadShape(f"{owner}: {expected}, got {shape}", owner=owner, option="shape", value=shape)
+    return BadShape.of(owner, f"{expected}, got {shape}", shape=shape)

@@ -192,8 +192,8 @@ def test_one_set_of_images_of_any_kind_is_split_by_shares(kind: str) -> None:
     assert task.classes == ("0", "1")
     everything = [levels(split) for split in (task.train, task.validation, task.test)]
     assert sorted(chain(*everything)) == [*range(20)]
-    for split, its in zip((task.train, task.validation, task.test), everything, strict=True):
-        assert split.labels.tolist() == [level % 2 for level in its]
+    for split, of_split in zip((task.train, task.validation, task.test), everything, strict=True):
+        assert split.labels.tolist() == [level % 2 for level in of_split]
     other = load_python("own_images.Whole", val_fraction=0.2, seed=1)
     assert everything != [levels(split) for split in splits(other)]
 
@@ -218,7 +218,7 @@ def test_parts_by_train(own: Any) -> None:
 def test_parts_by_split() -> None:
     task = load_task("python:own_images.BySplit,size=6,max_samples=5")
     assert task.shape == (3, 6, 6)
-    assert [min(its) // 50 for its in map(levels, splits(task))] == [0, 1, 2]
+    assert [min(levels(split)) // 50 for split in splits(task)] == [0, 1, 2]
     assert counts(task) == [5, 5, 5]
     assert task.classes == ("cat, tomcat", "dog")
     without = load_task("python:own_images.WithoutTest")
@@ -325,7 +325,7 @@ def test_a_folder_of_torchvision_is_a_folder(tmp_path: Path) -> None:
     ours = load_folder(str(tmp_path), size=16)
     assert theirs.classes == ours.classes == ("a", "b")
     rows = [
-        torch.cat([torch.cat([its.labels[:, None], its.images.flatten(1)], 1) for its in splits(task)])
+        torch.cat([torch.cat([split.labels[:, None], split.images.flatten(1)], 1) for split in splits(task)])
         for task in (theirs, ours)
     ]
     assert torch.equal(rows[0].unique(dim=0), rows[1].unique(dim=0))
@@ -478,21 +478,21 @@ def recipe(*words: str) -> str:
 
 @pytest.mark.parametrize("command", ["train", "compare"])
 def test_options_of_the_task_have_names_of_their_own(command: str, tmp_path: Path) -> None:
-    said = recipe(command, "cifar10:size=16", "--image-size", "64", "--max-samples", "9", "--no-download")
-    assert "task: cifar10:size=64,max_samples=9,download=False\n" in said
-    said = recipe(command, "mnist", "--data-root", str(tmp_path), "--download")
-    assert f"task: mnist:root={tmp_path},download=True\n" in said
+    printed = recipe(command, "cifar10:size=16", "--image-size", "64", "--max-samples", "9", "--no-download")
+    assert "task: cifar10:size=64,max_samples=9,download=False\n" in printed
+    printed = recipe(command, "mnist", "--data-root", str(tmp_path), "--download")
+    assert f"task: mnist:root={tmp_path},download=True\n" in printed
     assert "task: white-patch:size=32\n" in recipe(command, "--image-size", "32")
     assert "unknown option of white-patch 'max_samples'; choose from" in recipe(command, "--max-samples", "3")
     (tmp_path / "recipe.yaml").write_text("task: folder:photos,max_samples=3\n")
     also = ["-a", "none"] if command == "compare" else []
-    said = recipe(command, "--recipe", str(tmp_path / "recipe.yaml"), "--max-samples", "7", *also)
-    assert "task: folder:photos,max_samples=7\n" in said
-    said = recipe(
+    printed = recipe(command, "--recipe", str(tmp_path / "recipe.yaml"), "--max-samples", "7", *also)
+    assert "task: folder:photos,max_samples=7\n" in printed
+    printed = recipe(
         command, "folder:photos", "--on-bad-image", "skip", "--precision", "bf16-mixed", "--compile", *also
     )
-    assert "task: folder:photos,on_bad_image=skip\n" in said
-    assert "precision: bf16-mixed\ncompile: true\n" in said
+    assert "task: folder:photos,on_bad_image=skip\n" in printed
+    assert "precision: bf16-mixed\ncompile: true\n" in printed
     if command == "train":
         assert "task: folder:photos,workers=3\n" in recipe(command, "folder:photos", "--workers", "3")
     assert "unknown option of folder 'download'" in recipe(command, "folder:photos", "--download")

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import multiprocessing
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 import tracemalloc
 from collections.abc import Callable
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from saccade.config import Recipe
 from saccade.data import Split, Task, load_folder, load_task
 from saccade.data.cache import _map_file, cache_key
 from saccade.data.decoding import Sample, available_cpus, decode_samples
-from saccade.data.images import BadImage
+from saccade.data.images import BadImage, read_image
 from saccade.data.task import moments
 from saccade.errors import BadData, BadOption
 from saccade.training import train
@@ -193,8 +196,7 @@ def test_what_determines_a_split_names_its_cache(
     options = {"size": 16, **options}
     cached, plain = load_folder("images", cache="cache", **options), load_folder("images", **options)
     assert same(cached, plain)
-    for one, its in zip(cached.normalization(), plain.normalization(), strict=True):
-        assert torch.equal(one, its)
+    assert all(map(torch.equal, cached.normalization(), plain.normalization()))
 
 
 def test_labels_and_masks_are_part_of_the_name(tmp_path: Path) -> None:
@@ -213,7 +215,7 @@ def test_labels_and_masks_are_part_of_the_name(tmp_path: Path) -> None:
     assert cache_key("name", 16, items[2:3]) not in keys
 
 
-def test_what_the_cache_left_out_is_said_again(tmp_path: Path) -> None:
+def test_images_that_the_cache_lacks_are_named_again(tmp_path: Path) -> None:
     place, cache = write(tmp_path / "images"), str(tmp_path / "cache")
     (place / "a" / "2.jpg").write_bytes(b"none")
     with raises(BadImage, value=repr(str(place / "a" / "2.jpg"))):
@@ -237,48 +239,55 @@ def test_caches_that_cannot_be_used(tmp_path: Path) -> None:
     load_folder(str(place), size=16, cache=str(cache))
     (train_images,) = cache.glob("*-train-*/images")
     os.truncate(train_images, 100)
-    with pytest.raises(BadData, match=r"\(images holds 100 bytes, not 9216\); remove it") as caught:
+    fields = {"owner": str(train_images.parent), "option": "cache", "value": str(cache)}
+    with pytest.raises(
+        BadData
+    ) as caught:  # the sentence names the folder, which depends on the times of files
         load_folder(str(place), size=16, cache=str(cache))
-    assert caught.value.owner == str(train_images.parent)
-    assert (caught.value.option, caught.value.value) == ("cache", str(cache))
+    assert {name: getattr(caught.value, name) for name in fields} == fields
+    assert str(caught.value).endswith("(images holds 100 bytes, not 9216); remove it")
 
 
-#: Reads a folder with a cache, slowly, and prints the name of each image.
-SLOWLY = """
-import sys, time
-from saccade.data import load_folder
-from saccade.data.images import read_image
-
-def read(file):
-    print(file, flush=True)
-    time.sleep(0.05)
-    return read_image(file)
-
-sys.modules["saccade.data.folder"].read_image = read
-print("ready", flush=True)
-input()
-print(len(load_folder(sys.argv[1], size=16, cache=sys.argv[2], workers=1).train), "images")
-"""
+FORK = multiprocessing.get_context("fork")
 
 
-def slowly(place: Path, cache: Path) -> subprocess.Popen[str]:
-    words = [sys.executable, "-c", SLOWLY, str(place), str(cache)]
-    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    return process
+def read_slowly(place: Path, cache: Path, pipe: Connection) -> None:
+    """Read a folder slowly, with a cache; send the name of each file, then the number of images."""
+
+    def slow(file: Path) -> Any:
+        pipe.send(file.name)
+        time.sleep(0.05)
+        return read_image(file)
+
+    vars(sys.modules["saccade.data.folder"])["read_image"] = slow
+    pipe.send(len(load_folder(str(place), size=16, cache=str(cache), workers=1).train))
+
+
+def start(place: Path, cache: Path) -> tuple[ForkProcess, Connection]:
+    """Start a process that reads slowly."""
+    here, there = FORK.Pipe(duplex=False)
+    process = FORK.Process(target=read_slowly, args=(place, cache, there))
+    process.start()
+    there.close()
+    return process, here
+
+
+def received(pipe: Connection) -> list[Any]:
+    """Return what a process sends until its end."""
+    messages = []
+    with contextlib.suppress(EOFError):
+        while True:
+            messages.append(pipe.recv())
+    return messages
 
 
 def test_a_process_that_is_killed_leaves_no_half_of_a_cache(tmp_path: Path) -> None:
     place, cache = write(tmp_path / "images", 30), tmp_path / "cache"
-    process = slowly(place, cache)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    print(file=process.stdin, flush=True)
-    assert [process.stdout.readline()[-5:] for _ in range(8)] == [".jpg\n"] * 8
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    process, pipe = start(place, cache)
+    assert all(pipe.recv().endswith(".jpg") for _ in range(8))
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     (half,) = (path for path in cache.iterdir() if path.is_dir())
     assert half.name.endswith(".partial")
     assert same(load_folder(str(place), size=16, cache=str(cache)), load_folder(str(place), size=16))
@@ -288,14 +297,13 @@ def test_a_process_that_is_killed_leaves_no_half_of_a_cache(tmp_path: Path) -> N
 
 def test_of_several_processes_one_decodes(tmp_path: Path) -> None:
     place, cache = write(tmp_path / "images", 20), tmp_path / "cache"
-    processes = [slowly(place, cache) for _ in range(2)]
-    for process in processes:
-        assert process.stdin is not None
-        print(file=process.stdin, flush=True)
-    said = [process.communicate()[0].splitlines() for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert [lines[-1] for lines in said] == ["12 images"] * 2
-    assert len([line for lines in said for line in lines[:-1]]) == 20
+    started = [start(place, cache) for _ in range(2)]
+    messages = [received(pipe) for _, pipe in started]
+    for process, _ in started:
+        process.join()
+        assert process.exitcode == 0
+    assert [count for *_, count in messages] == [12, 12]
+    assert sum(len(files) for *files, _ in messages) == 20
 
 
 def test_a_cache_is_not_held_in_memory(tmp_path: Path) -> None:
@@ -312,7 +320,7 @@ def test_a_cache_is_not_held_in_memory(tmp_path: Path) -> None:
     assert used["read"] < whole / 4
 
 
-def test_a_file_larger_than_any_memory_can_be_map_file(tmp_path: Path) -> None:
+def test_a_file_larger_than_memory_can_be_mapped(tmp_path: Path) -> None:
     shape = (2**20, 3, 640, 640)  # 1.3 TB, of which the file system keeps a hole and a byte
     size = int(np.prod(shape))
     with (tmp_path / "images").open("wb") as file:

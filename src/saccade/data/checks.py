@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from saccade.errors import bad_option, check_choice, check_positive
 
 OnBadImage = Literal["fail", "skip"]
+
+#: Names of each split in data sets of others, in the order in which they are tried.
+SPLIT_NAMES = {
+    "train": ("train", "trainval"),
+    "test": ("test",),
+    "validation": ("val", "valid", "validation", "dev"),
+}
 
 
 @dataclass(frozen=True)
@@ -22,7 +29,8 @@ class ReadingOptions:
         max_samples: Maximum number of images per split.
         seed: Seed of the random selection.
         on_bad_image: What an unreadable image does: "fail" stops loading, "skip" leaves it out.
-        workers: Number of threads that decode images.
+        workers: Number of threads that decode images; default: one per CPU available to this process.
+        cache: Folder of decoded images.
 
     Raises:
         BadOption: A value is out of range.
@@ -35,11 +43,12 @@ class ReadingOptions:
     seed: int
     on_bad_image: OnBadImage = "fail"
     workers: int | None = None
+    cache: str | None = None
 
     def __post_init__(self) -> None:
         check_optional(self.owner, size=self.size, max_samples=self.max_samples, workers=self.workers)
         check_not_negative(self.owner, seed=self.seed)
-        check_choice(self.owner, "on_bad_image", self.on_bad_image, ("fail", "skip"))
+        check_choice(self.owner, "on_bad_image", self.on_bad_image, get_args(OnBadImage))
         if not 0 < self.val_fraction < 0.5:
             raise bad_option(self.owner, "must be between 0 and 0.5", val_fraction=self.val_fraction)
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -24,7 +25,7 @@ _PREFETCH = 8  # images per thread that may be decoded in advance
 
 @dataclass(frozen=True)
 class Sample:
-    """A square image (S, S, 3) with its label and, if the task has masks, its mask (S, S)."""
+    """An image (S, S, 3) with its label and, if the task has masks, its mask (S, S)."""
 
     image: Photograph
     label: int
@@ -57,37 +58,35 @@ def decode_samples(
     Raises:
         BadImage: An image cannot be read and `on_bad_image` is "fail". Other errors of `read` pass through.
     """
-    for result in _attempts(read, items, workers):
-        if isinstance(result, Sample):
-            yield result
-        elif on_bad_image == "fail":
-            raise result
-        else:
-            skipped.append(str(result))
-
-
-def _attempts(read: Callable[[_T], Sample], items: Sequence[_T], workers: int) -> Iterator[Sample | BadImage]:
-    def attempt(item: _T) -> Sample | BadImage:
+    for result in _results(read, items, workers):
         try:
-            return read(item)
+            sample = result()
         except BadImage as error:
-            return error
+            if on_bad_image == "fail":
+                raise
+            skipped.append(str(error))
+        else:
+            yield sample
 
+
+def _results(
+    read: Callable[[_T], Sample], items: Sequence[_T], workers: int
+) -> Iterator[Callable[[], Sample]]:
+    """Yield a function for each item that returns its sample, or raises the error of `read`."""
     if workers == 1:
-        yield from map(attempt, items)
+        yield from (partial(read, item) for item in items)
         return
-    with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Future[Sample | BadImage]] = deque()
-        try:
-            for item in items:  # pool.map would decode everything ahead of a slow consumer
-                pending.append(pool.submit(attempt, item))
-                if len(pending) == _PREFETCH * workers:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+    pool = ThreadPoolExecutor(workers)
+    pending: deque[Future[Sample]] = deque()
+    try:
+        for item in items:  # pool.map would decode everything ahead of a slow consumer
+            pending.append(pool.submit(read, item))
+            if len(pending) == _PREFETCH * workers:
+                yield pending.popleft().result
+        while pending:
+            yield pending.popleft().result
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def stack_samples(samples: Iterator[Sample], count: int, size: int) -> Split:
@@ -101,8 +100,5 @@ def stack_samples(samples: Iterator[Sample], count: int, size: int) -> Split:
         labels.append(sample.label)
         if sample.mask is not None:
             masks.append(sample.mask)
-    return Split(
-        torch.from_numpy(images[: len(labels)]),
-        torch.tensor(labels, dtype=torch.int64),
-        torch.from_numpy(np.stack(masks)) if masks else None,
-    )
+    stacked = torch.from_numpy(np.stack(masks)) if masks else None
+    return Split(torch.from_numpy(images[: len(labels)]), torch.tensor(labels, dtype=torch.int64), stacked)

@@ -11,9 +11,9 @@ from PIL import Image
 
 from saccade.data.checks import check_memory, check_not_negative, check_optional
 from saccade.data.folder import load_folder
-from saccade.data.task import Split, Task
+from saccade.data.task import PARTS, Split, Task
 from saccade.data.torchvision_sets import TORCHVISION_SETS, read_torchvision
-from saccade.errors import BadOption, bad_option, check_choice
+from saccade.errors import bad_option, check_choice
 
 Variant = Literal["plain", "rotated", "translated", "cluttered"]
 GrayImages = NDArray[np.uint8]  # ink on black, (N, H, W) or one image (H, W)
@@ -82,14 +82,16 @@ def load_digits(
             images = _rotate(images, angle, rng)
         elif on_canvas:
             images, masks = _place_on_canvas(images, size, clutter if variant == "cluttered" else 0, rng)
-        splits.append(
-            Split(
-                torch.from_numpy(images).unsqueeze(1).repeat(1, 3, 1, 1),
-                torch.from_numpy(labels),
-                None if masks is None else torch.from_numpy(masks),
-            )
-        )
+        splits.append(gray_split(images, labels, masks))
     return Task(f"digits-{variant}", tuple(map(str, range(10))), *splits)
+
+
+def gray_split(
+    images: NDArray[np.uint8], labels: NDArray[np.int64], masks: NDArray[np.bool_] | None
+) -> Split:
+    """Return a split of gray images (N, H, W) or clips (N, T, H, W)."""
+    in_colors = torch.from_numpy(images).unsqueeze(1).repeat_interleave(3, dim=1)
+    return Split(in_colors, torch.from_numpy(labels), None if masks is None else torch.from_numpy(masks))
 
 
 def read_digits(source: str, root: str, seed: int) -> dict[str, LabeledDigits]:
@@ -100,33 +102,30 @@ def read_digits(source: str, root: str, seed: int) -> dict[str, LabeledDigits]:
 
         bundled = datasets.load_digits()
         small = np.rint(bundled.images * (255 / 16)).astype(np.uint8)
-        images = np.stack(
-            [np.asarray(Image.fromarray(x).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for x in small]
-        )
+        images = np.stack([resize(image, SIDE, Image.Resampling.BICUBIC) for image in small])
         labels = bundled.target.astype(np.int64)
-        order = rng.permutation(len(labels))
         bounds = (len(labels) * 6 // 10, len(labels) * 7 // 10)
-        parts = dict(zip(("train", "validation", "test"), np.split(order, bounds), strict=True))
-        return {part: (images[indices], labels[indices]) for part, indices in parts.items()}
-    if source in TORCHVISION_SETS:
+        orders = np.split(rng.permutation(len(labels)), bounds)
+        splits = [(images[indices], labels[indices]) for indices in orders]
+    elif source in TORCHVISION_SETS:
         if source not in ("mnist", "fashion_mnist"):
-            message = f"digits: source={source!r} has no gray images of {SIDE} x {SIDE}"
-            raise BadOption(message, owner="digits", option="source", value=source)
-        pixels, labels, _ = read_torchvision(source, root, train=True, download=True)
-        test_pixels, test_labels, _ = read_torchvision(source, root, train=False, download=True)
-        order = rng.permutation(len(labels))
-        count = len(labels) // 10
-        return {
-            "train": (pixels[order[count:], 0], labels[order[count:]]),
-            "validation": (pixels[order[:count], 0], labels[order[:count]]),
-            "test": (test_pixels[:, 0], test_labels),
-        }
-    task = load_folder(source, size=SIDE, val_fraction=0.1, seed=seed)
-    if len(task.classes) != 10:
-        message = f"digits: source={source!r} has {len(task.classes)} classes; ten were expected"
-        raise BadOption(message, owner="digits", option="source", value=source)
-    splits = {"train": task.train, "validation": task.validation, "test": task.test}
-    return {part: (split.images[:, 0].numpy(), split.labels.numpy()) for part, split in splits.items()}
+            raise bad_option("digits", f"has no gray images of {SIDE} x {SIDE}", source=source)
+        train, test = (read_torchvision(source, root, train=part, download=True) for part in (True, False))
+        order, count = rng.permutation(len(train.labels)), len(train.labels) // 10
+        parts = ((train, order[count:]), (train, order[:count]), (test, np.arange(len(test.labels))))
+        splits = [(part.images[indices, 0], part.labels[indices]) for part, indices in parts]
+    else:
+        task = load_folder(source, size=SIDE, val_fraction=0.1, seed=seed)
+        if len(task.classes) != 10:
+            raise bad_option("digits", f"has {len(task.classes)} classes; ten were expected", source=source)
+        in_folder = (task.train, task.validation, task.test)
+        splits = [(split.images[:, 0].numpy(), split.labels.numpy()) for split in in_folder]
+    return dict(zip(PARTS, splits, strict=True))
+
+
+def resize(image: GrayImages, side: int, filter: Image.Resampling = Image.Resampling.BILINEAR) -> GrayImages:
+    """Resize an image to a square."""
+    return np.asarray(Image.fromarray(image).resize((side, side), filter))
 
 
 def ink_box(image: GrayImages) -> tuple[slice, slice]:
@@ -138,12 +137,10 @@ def ink_box(image: GrayImages) -> tuple[slice, slice]:
 
 def _rotate(images: GrayImages, angle: float, rng: np.random.Generator) -> GrayImages:
     angles = rng.uniform(-angle, angle, len(images))
-    return np.stack(
-        [
-            np.asarray(Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR))
-            for image, degrees in zip(images, angles, strict=True)
-        ]
-    )
+    rotated = np.empty_like(images)
+    for image, result, degrees in zip(images, rotated, angles, strict=True):
+        result[:] = Image.fromarray(image).rotate(degrees, Image.Resampling.BILINEAR)
+    return rotated
 
 
 def _place_on_canvas(

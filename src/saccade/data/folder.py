@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from saccade.data.cache import cache_key, load_cached
-from saccade.data.checks import OnBadImage, ReadingOptions, check_memory
-from saccade.data.decoding import Sample, available_cpus, decode_samples, stack_samples
+from saccade.data.cache import load_split
+from saccade.data.checks import OnBadImage, ReadingOptions
+from saccade.data.decoding import Sample
 from saccade.data.images import image_files, read_image, resize_and_crop, resize_and_crop_mask
-from saccade.data.task import Split, Task
+from saccade.data.task import PARTS, Task
 from saccade.errors import BadData
 
 #: Names of the folders of each split, if the user has split the images.
@@ -23,10 +23,13 @@ _PARTS = {
 }
 
 
-@dataclass(frozen=True)
-class _Item:
+class _Item(NamedTuple):
     file: Path
+    mask: Path | None
     label: int
+
+
+_Items = dict[str, list[_Item]]  # of each split
 
 
 def load_folder(
@@ -66,63 +69,56 @@ def load_folder(
         BadData: There are fewer than two classes, a class has no image, an image cannot be read, the classes
             of two splits differ, no mask belongs to an image, or the cache cannot be written.
     """
-    options = ReadingOptions("folder", size, val_fraction, max_samples, seed, on_bad_image, workers)
+    options = ReadingOptions("folder", size, val_fraction, max_samples, seed, on_bad_image, workers, cache)
     root = Path(path).expanduser()
     if not root.is_dir():
         raise BadData(f"{path!r} is not a folder of images", owner="folder", option="path", value=path)
     rng = np.random.default_rng(seed)
     classes, items, notes = _find_items(root, val_fraction, rng)
-    mask_files = None if masks is None else _find_masks(Path(masks).expanduser(), root, items)
+    if masks is not None:
+        _add_masks(items, root, Path(masks).expanduser())
+    read = partial(_read, size, masks is not None)
     skipped: list[str] = []
-    splits = {}
-    for part, of_part in items.items():
+    splits = []
+    for part in PARTS:
+        chosen = items[part]
         if max_samples:
-            of_part = [of_part[i] for i in rng.permutation(len(of_part))[:max_samples]]
-        check_memory("folder", size, len(of_part) if cache is None else 1)
-        reader = _Reader(of_part, size, mask_files, options)
-        if cache is None:
-            splits[part] = stack_samples(reader.samples(skipped), len(of_part), size)
-        else:
-            name = f"{root.resolve().name}-{part}"
-            splits[part] = reader.load_cached(Path(cache).expanduser(), name, skipped)
-    parts = (splits[part] for part in _PARTS)
-    return Task(f"folder:{root.name}", classes, *parts, skipped=tuple(skipped), notes=notes)
+            chosen = [chosen[i] for i in rng.permutation(len(chosen))[:max_samples]]
+        name = f"{root.resolve().name}-{part}"
+        splits.append(load_split(name, size, read, chosen, chosen, options, skipped))
+    return Task(f"folder:{root.name}", classes, *splits, skipped=tuple(skipped), notes=notes)
 
 
 def _find_items(
     root: Path, val_fraction: float, rng: np.random.Generator
-) -> tuple[tuple[str, ...], dict[str, list[_Item]], tuple[str, ...]]:
+) -> tuple[tuple[str, ...], _Items, tuple[str, ...]]:
     """Return the classes, the images of each split, and notes on how the splits were chosen."""
-    folders = _part_folders(root)
-    notes = []
+    folders, notes = _part_folders(root), []
     if "test" not in folders and "validation" in folders:
         folders["test"] = folders.pop("validation")
         notes.append(f"{str(root)!r} has no folder test: {folders['test'].name} is the test split")
-    train = _files_by_class(folders.get("train", root))
+    folders = {"train": root} | folders
+    by_part = {part: _files_by_class(folder) for part, folder in folders.items()}
+    train = by_part.pop("train")
     if len(train) < 2:
-        only = next(iter(train))
-        message = f"{str(root)!r} contains a single class, {only!r}; two are required"
-        raise BadData(message, owner=str(root), option="classes", value=only)
-    items: dict[str, list[_Item]] = {"train": [], "validation": [], "test": []}
-    fixed = {part: folder for part, folder in folders.items() if part != "train"}
-    for part, folder in fixed.items():
-        by_class = _files_by_class(folder)
-        if list(by_class) != list(train):
-            message = (
-                f"{str(root)!r}: the classes in {folders['train'].name}, {list(train)}, "
-                f"and in {folder.name}, {list(by_class)}, differ"
-            )
-            raise BadData(message, owner=str(root), option="classes", value=list(by_class), choices=train)
-        items[part] = [_Item(file, label) for label, files in enumerate(by_class.values()) for file in files]
+        (only,) = train
+        raise BadData.of(str(root), f"contains a single class, {only!r}; two are required", classes=only)
+    items: _Items = {part: [] for part in PARTS}
+    for part, by_class in by_part.items():
+        if [*by_class] != [*train]:
+            differing = f"{folders['train'].name}, {[*train]}, and in {folders[part].name}, {[*by_class]}"
+            raise BadData.of(str(root), f"the classes in {differing}, differ", train, classes=[*by_class])
+        items[part] = [
+            _Item(file, None, label) for label, files in enumerate(by_class.values()) for file in files
+        ]
     for label, files in enumerate(train.values()):
-        order = [files[i] for i in rng.permutation(len(files))]
+        order = [_Item(files[i], None, label) for i in rng.permutation(len(files))]
         count = max(1, round(val_fraction * len(files)))
         for part in ("validation", "test"):
-            if part in fixed:
-                continue
-            items[part] += [_Item(file, label) for file in order[:count]]
-            order = order[count:]
-        items["train"] += [_Item(file, label) for file in order]
+            if part not in by_part:
+                items[part] += order[:count]
+                order = order[count:]
+        items["train"] += order
     return tuple(train), items, tuple(notes)
 
 
@@ -150,47 +146,25 @@ def _files_by_class(root: Path) -> dict[str, list[Path]]:
     """Return the image files of each class."""
     folders = sorted(entry for entry in root.iterdir() if entry.is_dir())
     if not folders:
-        message = f"{str(root)!r} contains no subfolder; one subfolder per class is required"
-        raise BadData(message, owner=str(root), option="classes")
+        raise BadData.of(str(root), "contains no subfolder; one per class is required", classes=None)
     return {entry.name: image_files(entry) for entry in folders}
 
 
-def _find_masks(masks: Path, root: Path, items: dict[str, list[_Item]]) -> dict[Path, Path]:
-    """Return the mask file of each image that has one."""
+def _add_masks(items: _Items, root: Path, masks: Path) -> None:
+    """Set the mask file of each image that has one."""
     by_name = {file.relative_to(masks).with_suffix(""): file for file in image_files(masks)}
-    files = [item.file for of_part in items.values() for item in of_part]
-    candidates = {file: by_name.get(file.relative_to(root).with_suffix("")) for file in files}
-    mask_files = {file: mask for file, mask in candidates.items() if mask is not None}
-    if not mask_files:
-        message = f"no mask in {str(masks)!r} has the name of an image in {str(root)!r}"
-        raise BadData(message, owner="folder", option="masks", value=str(masks))
-    return mask_files
+    for of_part in items.values():
+        for index, item in enumerate(of_part):
+            of_part[index] = item._replace(mask=by_name.get(item.file.relative_to(root).with_suffix("")))
+    if not any(item.mask for of_part in items.values() for item in of_part):
+        problem = f"no mask in {str(masks)!r} has the name of an image in {str(root)!r}"
+        raise BadData.of("folder", problem, masks=str(masks))
 
 
-@dataclass(frozen=True)
-class _Reader:
-    """Reads the images and masks of a split."""
-
-    items: Sequence[_Item]
-    size: int
-    mask_files: dict[Path, Path] | None
-    options: ReadingOptions
-
-    def samples(self, skipped: list[str]) -> Iterator[Sample]:
-        workers = self.options.workers or available_cpus()
-        return decode_samples(self.read, self.items, workers, self.options.on_bad_image, skipped)
-
-    def load_cached(self, cache: Path, name: str, skipped: list[str]) -> Split:
-        mask_files = self.mask_files or {}
-        content = ((item.file, mask_files.get(item.file), item.label) for item in self.items)
-        key = cache_key(name, self.size, content)
-        return load_cached(cache, key, self.size, self.samples, self.options.on_bad_image, skipped)
-
-    def read(self, item: _Item) -> Sample:
-        image = resize_and_crop(read_image(item.file), self.size)
-        if self.mask_files is None:
-            return Sample(image, item.label)
-        file = self.mask_files.get(item.file)
-        empty = np.zeros((self.size, self.size), bool)
-        mask = empty if file is None else resize_and_crop_mask(read_image(file), self.size)
-        return Sample(image, item.label, mask)
+def _read(size: int, has_masks: bool, item: _Item) -> Sample:
+    image = resize_and_crop(read_image(item.file), size)
+    if not has_masks:
+        return Sample(image, item.label)
+    if item.mask is None:
+        return Sample(image, item.label, np.zeros((size, size), bool))
+    return Sample(image, item.label, resize_and_crop_mask(read_image(item.mask), size))

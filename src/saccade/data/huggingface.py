@@ -8,14 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from saccade.data.checks import OnBadImage, ReadingOptions
+from saccade.data.checks import SPLIT_NAMES, OnBadImage, ReadingOptions
 from saccade.data.images import open_image
 from saccade.data.map_style import task_from_datasets
 from saccade.data.task import Task
 from saccade.errors import BadData, BadOption, UnknownName
-
-#: Names of the splits of a data set.
-SPLIT_NAMES = {"train": ("train",), "test": ("test",), "validation": ("validation", "valid", "val", "dev")}
 
 _FILES = {".parquet": "parquet", ".arrow": "arrow"}
 _TASK = "huggingface"
@@ -62,7 +59,7 @@ def load_huggingface(
         UnknownName: A column does not exist.
         BadData: The data set cannot be loaded, an image cannot be read, or the cache cannot be written.
     """
-    options = ReadingOptions(_TASK, size, val_fraction, max_samples, seed, on_bad_image, workers)
+    options = ReadingOptions(_TASK, size, val_fraction, max_samples, seed, on_bad_image, workers, cache)
     try:
         library = importlib.import_module("datasets")
     except ModuleNotFoundError as error:
@@ -71,12 +68,11 @@ def load_huggingface(
         message = "huggingface: the library datasets is not installed; pip install 'saccade[huggingface]'"
         raise BadOption(message, owner=_TASK, value="datasets") from error
     splits = _load_splits(library, path, config)
+    if len(splits) == 1:
+        splits = {"train": next(iter(splits.values()))}
     if "train" not in splits:
-        (only, *others) = splits
-        if others:
-            message = f"huggingface: {path!r} has no split 'train', but {', '.join(map(repr, splits))}"
-            raise BadData(message, owner=_TASK, option="path", value=path, choices=splits)
-        splits = {"train": splits[only]}
+        problem = f"{path!r} has no split 'train', but {', '.join(map(repr, splits))}"
+        raise BadData.of(_TASK, problem, splits, path=path)
     features = splits["train"].features
     image = _find_column(path, "image", image, features, library.Image)
     label = _find_column(path, "label", label, features, library.ClassLabel)
@@ -84,35 +80,29 @@ def load_huggingface(
     parts = {
         part: _RowDataset(library, splits[name], image, label, classes)
         for part, names in SPLIT_NAMES.items()
-        for name in [next((name for name in names if name in splits), None)]
-        if name is not None
+        for name in [name for name in names if name in splits][:1]
     }
     content = {part: dataset.content for part, dataset in parts.items()}
-    place = None if cache is None else (Path(cache).expanduser(), content)
-    return task_from_datasets(f"{_TASK}:{Path(path).name}", parts, classes, options, place)
+    return task_from_datasets(f"{_TASK}:{Path(path).name}", parts, classes, options, content)
 
 
 def _load_splits(library: Any, path: str, config: str | None) -> dict[str, Any]:
     """Return the data set of each split by name."""
     place = Path(path).expanduser()
+    if place.is_file() and place.suffix not in _FILES:
+        raise BadData.of(_TASK, f"{path!r} is neither a .parquet nor an .arrow file", _FILES, path=path)
     try:
         if (place / "dataset_dict.json").exists() or (place / "state.json").exists():
             loaded = library.load_from_disk(str(place))
         elif place.is_file():
-            if place.suffix not in _FILES:
-                message = f"huggingface: {path!r} is neither a .parquet nor an .arrow file"
-                raise BadData(message, owner=_TASK, option="path", value=path, choices=_FILES)
             loaded = library.load_dataset(_FILES[place.suffix], data_files=str(place))
         elif place.exists():
             loaded = library.load_dataset(str(place))
         else:
             loaded = library.load_dataset(path, config)
-    except BadData:
-        raise
     except Exception as error:  # the library, its formats and the network may raise anything
         reason = " ".join(str(error).split()) or type(error).__name__
-        message = f"huggingface: {path!r} cannot be loaded: {reason}"
-        raise BadData(message, owner=_TASK, option="path", value=path) from error
+        raise BadData.of(_TASK, f"{path!r} cannot be loaded: {reason}", path=path) from error
     return dict(loaded) if isinstance(loaded, Mapping) else {"train": loaded}
 
 
@@ -126,8 +116,8 @@ def _find_column(path: str, option: str, name: str | None, features: Mapping[str
     if len(candidates) != 1:
         columns = ", ".join(map(repr, candidates or features))
         actual = "several columns" if candidates else f"no column of type {kind.__name__} among"
-        message = f"huggingface: {path!r} has {actual} {columns}; name one with {option}=COLUMN"
-        raise BadOption(message, owner=_TASK, option=option, choices=candidates or features)
+        problem = f"{path!r} has {actual} {columns}; name one with {option}=COLUMN"
+        raise BadOption.of(_TASK, problem, candidates or features, **{option: None})
     return candidates[0]
 
 

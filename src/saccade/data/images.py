@@ -20,7 +20,7 @@ from saccade.files import check_regular
 
 Photograph = NDArray[np.uint8]  # (H, W, 3)
 
-IMAGE_SUFFIXES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
+IMAGE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 _ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 
@@ -53,9 +53,8 @@ def image_files(folder: Path) -> list[Path]:
         if Path(file).suffix.lower() in IMAGE_SUFFIXES
     )
     if not files:
-        suffixes = sorted(IMAGE_SUFFIXES)
-        message = f"{name!r} contains no image ({', '.join(suffixes)})"
-        raise BadData(message, owner=name, value=name, choices=suffixes)
+        message = f"{name!r} contains no image ({', '.join(IMAGE_SUFFIXES)})"
+        raise BadData(message, owner=name, value=name, choices=IMAGE_SUFFIXES)
     return files
 
 
@@ -95,18 +94,14 @@ def convert_image_errors(name: str) -> Iterator[None]:
     """Convert the errors that Pillow raises for an unreadable image to `BadImage` with a name."""
     try:
         yield
-    except UnidentifiedImageError as error:
-        message = f"{name} cannot be read as an image: unknown format"
-        raise BadImage(message, owner=name, value=name) from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        reason = str(error).partition(",")[0].lower()
+        limit, reason = Image.MAX_IMAGE_PIXELS, str(error).partition(",")[0].lower()
         message = f"{name} is too large: {reason} (PIL.Image.MAX_IMAGE_PIXELS)"
-        raise BadImage(
-            message, owner=name, option="MAX_IMAGE_PIXELS", value=Image.MAX_IMAGE_PIXELS
-        ) from error
+        raise BadImage(message, owner=name, option="MAX_IMAGE_PIXELS", value=limit) from error
     except (OSError, ValueError, SyntaxError, EOFError) as error:  # `BadData` is a ValueError, too
-        message = f"{name} cannot be read as an image: {getattr(error, 'strerror', None) or error}"
-        raise BadImage(message, owner=name, value=name) from error
+        unknown = isinstance(error, UnidentifiedImageError)
+        reason = "unknown format" if unknown else getattr(error, "strerror", None) or str(error)
+        raise BadImage(f"{name} cannot be read as an image: {reason}", owner=name, value=name) from error
 
 
 def as_rgb(image: Image.Image) -> Image.Image:
@@ -125,17 +120,16 @@ def as_rgb(image: Image.Image) -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):
         deep = np.asarray(image)
-        if deep.min() < 0 or deep.max() > 65535:
-            message = f"pixels range from {deep.min()} to {deep.max()}; 8 or 16 bits were expected"
-            raise BadData(message, owner="as_rgb", value=(int(deep.min()), int(deep.max())))
+        low, high = int(deep.min()), int(deep.max())
+        if low < 0 or high > 65535:
+            message = f"pixels range from {low} to {high}; 8 or 16 bits were expected"
+            raise BadData(message, owner="as_rgb", value=(low, high))
         return Image.fromarray(np.rint(deep / 257).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         message = "its pixels are floating-point numbers of unknown range; save it with 8 or 16 bits"
         raise BadData(message, owner="as_rgb", option="mode", value=image.mode)
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
     return image.convert("RGB")
 
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from saccade.data.cache import cache_key, load_cached
+from saccade.data.cache import load_split
 from saccade.data.checks import OnBadImage, ReadingOptions
-from saccade.data.decoding import Sample, available_cpus, decode_samples, stack_samples
-from saccade.data.images import BadImage, Photograph, as_rgb, convert_image_errors, resize_and_crop
-from saccade.data.task import Split, Task
+from saccade.data.decoding import Sample
+from saccade.data.images import BadImage, as_rgb, convert_image_errors, resize_and_crop
+from saccade.data.task import PARTS, Task
 from saccade.errors import BadData
-
-_PARTS = ("train", "validation", "test")
 
 
 class MapDataset(Protocol):
@@ -34,7 +31,7 @@ def task_from_datasets(
     parts: Mapping[str, MapDataset],
     classes: Sequence[str] | None,
     options: ReadingOptions,
-    cache: tuple[Path, Mapping[str, str]] | None = None,
+    content: Mapping[str, str] | None = None,
 ) -> Task:
     """Return the task of the parts of a data set.
 
@@ -46,45 +43,41 @@ def task_from_datasets(
         parts: The data sets "train" and, if they exist, "validation" and "test".
         classes: Names of the classes; default: the labels.
         options: Size, splits, and how images are read.
-        cache: Folder of the cache, and a text for each part that identifies its content.
+        content: A text for each part that identifies its content, for the cache.
 
     Raises:
         BadData: A part is not a sequence of (image, label) with integer labels.
         BadImage: An image cannot be read.
     """
-    parts, origin = dict(parts), {part: part for part in _PARTS}
+    parts, origin = dict(parts), {part: part for part in PARTS}
     if "test" not in parts and "validation" in parts:
         parts["test"], origin["test"] = parts.pop("validation"), "validation"
     rng = np.random.default_rng(options.seed)
     order = {part: rng.permutation(check_length(dataset, name)) for part, dataset in parts.items()}
     count = max(1, round(options.val_fraction * len(order["train"])))
-    for part in _PARTS:
+    for part in PARTS:
         if part not in parts:
             parts[part], order[part], origin[part] = parts["train"], order["train"][:count], "train"
             order["train"] = order["train"][count:]
-    size, on_bad_image, most = options.size, options.on_bad_image, options.max_samples
+    size, most = options.size, options.max_samples
     skipped: list[str] = []
-    splits: dict[str, Split] = {}
-    for part in _PARTS:
+    splits = []
+    for part in PARTS:
         indices = (order[part][:most] if most else np.sort(order[part])).tolist()
         read = partial(_read, parts[part], f"{name}, {origin[part]} image")
-        if size is None:
-            size = _shorter_side(read, indices, on_bad_image)
-        workers = options.workers or available_cpus()
-        decode = partial(decode_samples, partial(_crop, read, size), indices, workers, on_bad_image)
-        if cache is None:
-            splits[part] = stack_samples(decode(skipped), len(indices), size)
-        else:
-            folder, content = cache
-            key = cache_key(f"{name.partition(':')[2]}-{part}", size, [content[origin[part]], indices])
-            splits[part] = load_cached(folder, key, size, decode, on_bad_image, skipped)
+        size = size or _shorter_side(read, indices, options.on_bad_image)
+        key = [(content or {}).get(origin[part]), indices]
+        name_of_part = f"{name.partition(':')[2]}-{part}"
+        splits.append(
+            load_split(name_of_part, size, partial(read, size=size), indices, key, options, skipped)
+        )
     if classes is None:
-        largest = max((int(split.labels.max()) for split in splits.values() if len(split)), default=-1)
+        largest = max((int(split.labels.max()) for split in splits if len(split)), default=-1)
         if largest >= sum(map(len, order.values())):
-            message = f"{name}: the largest label is {largest}; 0, 1, 2 ... were expected, one per class"
-            raise BadData(message, owner=name, option="label", value=largest)
+            problem = f"the largest label is {largest}; 0, 1, 2 ... were expected, one per class"
+            raise BadData.of(name, problem, label=largest)
         classes = [str(label) for label in range(largest + 1)]
-    return Task(name, tuple(classes), *(splits[part] for part in _PARTS), skipped=tuple(skipped))
+    return Task(name, tuple(classes), *splits, skipped=tuple(skipped))
 
 
 def check_length(dataset: MapDataset, name: str) -> int:
@@ -94,10 +87,10 @@ def check_length(dataset: MapDataset, name: str) -> int:
         BadData: It has no length, no items by index, or no items.
     """
     try:
-        count: int | None = len(dataset)
+        count = len(dataset) if hasattr(dataset, "__getitem__") else None
     except (TypeError, NotImplementedError):
         count = None
-    if count is None or not hasattr(dataset, "__getitem__"):
+    if count is None:
         kind = type(dataset).__name__
         raise BadData(f"{name} returns a {kind}, not a sequence of (image, label)", owner=name, value=kind)
     if not count:
@@ -105,39 +98,32 @@ def check_length(dataset: MapDataset, name: str) -> int:
     return count
 
 
-def _shorter_side(
-    read: Callable[[int], tuple[Photograph, int]], indices: Sequence[int], on_bad_image: OnBadImage
-) -> int:
+def _shorter_side(read: Callable[[int], Sample], indices: Sequence[int], on_bad_image: OnBadImage) -> int:
     """Return the shorter side of the first readable image."""
     for index in indices:
         try:
-            height, width, _ = read(index)[0].shape
-            return int(min(height, width))
+            return int(min(read(index).image.shape[:2]))
         except BadImage:
             if on_bad_image == "fail":
                 raise
     return 1  # no readable image; the task raises the error
 
 
-def _crop(read: Callable[[int], tuple[Photograph, int]], size: int, index: int) -> Sample:
-    photograph, label = read(index)
-    return Sample(resize_and_crop(photograph, size), label)
-
-
 def _bad_item(name: str, actual: str, expected: str, value: object) -> BadData:
     return BadData(f"{name} {actual}, but {expected} was expected", owner=name, value=value)
 
 
-def _read(dataset: MapDataset, name: str, index: int) -> tuple[Photograph, int]:
+def _read(dataset: MapDataset, name: str, index: int, size: int | None = None) -> Sample:
+    """Return an image, as a square of `size` pixels or in its own size, with its label."""
     name = f"{name} {index}"
     try:
         item = dataset[index]
     except Exception as error:  # third-party code may raise anything
         message = f"{name} cannot be read: {str(error) or type(error).__name__}"
         raise BadImage(message, owner=name, value=index) from error
-    if not isinstance(item, tuple | list) or len(item) != 2:
-        length = f" of length {len(item)}" if isinstance(item, tuple | list) else ""
-        kind = type(item).__name__
+    is_sequence, kind = isinstance(item, tuple | list), type(item).__name__
+    if not is_sequence or len(item) != 2:
+        length = f" of length {len(item)}" if is_sequence else ""
         raise _bad_item(name, f"is a {kind}{length}", "(image, label)", kind)
     image, label = item
     try:
@@ -146,20 +132,19 @@ def _read(dataset: MapDataset, name: str, index: int) -> tuple[Photograph, int]:
         raise _bad_item(name, f"has the label {label!r}", "an integer", label) from error
     pixels = image if isinstance(image, Image.Image) else _from_array(image, name)
     with convert_image_errors(name):
-        return np.asarray(as_rgb(pixels), dtype=np.uint8), number
+        photograph = np.asarray(as_rgb(pixels), dtype=np.uint8)
+    return Sample(photograph if size is None else resize_and_crop(photograph, size), number)
 
 
 def _from_array(image: object, name: str) -> Image.Image:
     """Convert a tensor (C, H, W) or an array (H, W, C), of uint8 or of floats in [0, 1], to an image."""
-    if isinstance(image, Tensor):
-        pixels = image.detach().cpu().numpy()
-        pixels = np.moveaxis(pixels, 0, -1) if pixels.ndim == 3 else pixels
-        form = "(C, H, W)"
-    elif isinstance(image, np.ndarray):
-        pixels, form = image, "(H, W, C)"
-    else:
+    if not isinstance(image, Tensor | np.ndarray):
         kind = type(image).__name__
         raise _bad_item(name, f"is a {kind}", "a PIL image, a tensor or an array", kind)
+    form = "(C, H, W)" if isinstance(image, Tensor) else "(H, W, C)"
+    pixels = image.numpy(force=True) if isinstance(image, Tensor) else image
+    if pixels.ndim == 3 and isinstance(image, Tensor):
+        pixels = np.moveaxis(pixels, 0, -1)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     if 0 in pixels.shape or not (pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))):

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from saccade.data.checks import check_memory, check_not_negative
-from saccade.data.digits import GrayImages, LabeledDigits, ink_box, read_digits
-from saccade.data.task import Split, Task
+from saccade.data.digits import LabeledDigits, gray_split, ink_box, read_digits, resize
+from saccade.data.task import PARTS, Split, Task
 from saccade.errors import bad_option, check_positive
 
 _TASK = "moving-digits"
@@ -70,7 +68,7 @@ def load_moving_digits(
         >>> task.train.images.shape, task.train.masks.shape
         (torch.Size([6, 3, 8, 32, 32]), torch.Size([6, 8, 32, 32]))
     """
-    counts = {"train": train, "validation": validation, "test": test}
+    counts = dict(zip(PARTS, (train, validation, test), strict=True))
     check_positive(_TASK, frames=frames, size=size, moment=moment, **counts)
     check_memory(_TASK, size, sum(counts.values()), frames)
     if size < 8:
@@ -81,44 +79,32 @@ def load_moving_digits(
     if len(distinct) < 3 or len(distinct) < len(classes) or not distinct <= {*range(10)}:
         raise bad_option(_TASK, "must be three or more different digits, 0 to 9", classes=classes)
     check_not_negative(_TASK, seed=seed)
-    splits = []
-    for index, (part, digits) in enumerate(read_digits(source, root, seed).items()):
-        rng = np.random.default_rng((seed, index))
-        splits.append(_generate(digits, counts[part], frames, size, moment, classes, rng))
-    return Task(_TASK, tuple(map(str, classes)), *splits)
 
+    def generate(digits: LabeledDigits, count: int, rng: np.random.Generator) -> Split:
+        images, digit_labels = digits
+        side = size // 2
+        members = [np.flatnonzero(digit_labels == digit) for digit in classes]
+        clips = np.zeros((count, frames, size, size), np.uint8)
+        masks = np.zeros(clips.shape, bool)
+        labels = rng.permutation(np.arange(count) % len(classes))
+        for clip, mask, label in zip(clips, masks, labels, strict=True):
+            usual = (label + rng.integers(1, len(classes))) % len(classes)
+            rare_digit, usual_digit = (resize(images[rng.choice(members[k])], side) for k in (label, usual))
+            begin = rng.integers(frames - moment + 1)
+            for frame, (top, left) in enumerate(_path(frames, size - side, rng)):
+                is_rare = begin <= frame < begin + moment
+                digit = rare_digit if is_rare else usual_digit
+                place = (slice(top, top + side), slice(left, left + side))
+                clip[frame][place] = digit
+                if is_rare:
+                    mask[frame][place][ink_box(digit)] = True
+        return gray_split(clips, labels.astype(np.int64), masks)
 
-def _generate(
-    digits: LabeledDigits,
-    count: int,
-    frames: int,
-    size: int,
-    moment: int,
-    classes: Sequence[int],
-    rng: np.random.Generator,
-) -> Split:
-    images, digit_labels = digits
-    side = size // 2
-    members = [np.flatnonzero(digit_labels == digit) for digit in classes]
-    clips = np.zeros((count, frames, size, size), np.uint8)
-    masks = np.zeros(clips.shape, bool)
-    labels = rng.permutation(np.arange(count) % len(classes))
-    for clip, mask, label in zip(clips, masks, labels, strict=True):
-        usual = (label + rng.integers(1, len(classes))) % len(classes)
-        rare_digit, usual_digit = (_resize(images[rng.choice(members[k])], side) for k in (label, usual))
-        begin = rng.integers(frames - moment + 1)
-        for frame, (top, left) in enumerate(_path(frames, size - side, rng)):
-            is_rare = begin <= frame < begin + moment
-            digit = rare_digit if is_rare else usual_digit
-            place = (slice(top, top + side), slice(left, left + side))
-            clip[frame][place] = digit
-            if is_rare:
-                mask[frame][place][ink_box(digit)] = True
-    return Split(
-        torch.from_numpy(clips).unsqueeze(1).repeat(1, 3, 1, 1, 1),
-        torch.from_numpy(labels.astype(np.int64)),
-        torch.from_numpy(masks),
+    splits = (
+        generate(digits, counts[part], np.random.default_rng((seed, index)))
+        for index, (part, digits) in enumerate(read_digits(source, root, seed).items())
     )
+    return Task(_TASK, tuple(map(str, classes)), *splits)
 
 
 def _path(frames: int, room: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -127,7 +113,3 @@ def _path(frames: int, room: int, rng: np.random.Generator) -> NDArray[np.int64]
     start = rng.uniform(0, room, 2)
     straight = start + np.arange(frames)[:, None] * speed * np.array([np.sin(angle), np.cos(angle)])
     return np.asarray(np.rint(room - np.abs(room - straight % (2 * room))), dtype=np.int64)
-
-
-def _resize(image: GrayImages, side: int) -> GrayImages:
-    return np.asarray(Image.fromarray(image).resize((side, side), Image.Resampling.BILINEAR))

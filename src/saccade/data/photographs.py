@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from saccade.data.images import Photograph, resize_shorter_side
@@ -53,7 +50,7 @@ def enlarge(photograph: Photograph, min_side: int) -> Photograph:
 
 
 def torchvision_photographs(
-    name: str, root: Path, max_samples: int, rng: np.random.Generator
+    name: str, root: str, max_samples: int, rng: np.random.Generator
 ) -> dict[str, list[Photograph]]:
     """Return up to `max_samples` images of `cifar10` or `stl10` for each split.
 
@@ -63,15 +60,12 @@ def torchvision_photographs(
     Raises:
         BadData: The data set is not in `root` and cannot be downloaded.
     """
-    train, test = (read_torchvision(name, str(root), train=part, download=True)[0] for part in (True, False))
+    train, test = (read_torchvision(name, root, train=part, download=True).images for part in (True, False))
     order = rng.permutation(len(train))
     count = len(train) // 5
-    return {
-        "train": _take(train, order[count:][:max_samples]),
-        "validation": _take(train, order[:count][:max_samples]),
-        "test": _take(test, rng.permutation(len(test))[:max_samples]),
+    chosen = {
+        "train": train[order[count:][:max_samples]],
+        "validation": train[order[:count][:max_samples]],
+        "test": test[rng.permutation(len(test))[:max_samples]],
     }
-
-
-def _take(images: NDArray[np.uint8], indices: NDArray[np.int64]) -> list[Photograph]:
-    return [np.ascontiguousarray(images[index].transpose(1, 2, 0)) for index in indices]
+    return {part: [*np.ascontiguousarray(images.transpose(0, 2, 3, 1))] for part, images in chosen.items()}

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 from torch.utils.data import Dataset
 
-from saccade.data.checks import OnBadImage, ReadingOptions
+from saccade.data.checks import SPLIT_NAMES, OnBadImage, ReadingOptions
 from saccade.data.map_style import MapDataset, task_from_datasets
 from saccade.data.task import Task
 from saccade.errors import BadData, BadOption, UnknownName
-
-#: Values of the argument `split` that are tried for each part.
-SPLIT_NAMES = {
-    "train": ("train", "trainval"),
-    "test": ("test",),
-    "validation": ("val", "valid", "validation"),
-}
 
 _ROOT = "~/.cache/saccade"
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -44,9 +37,9 @@ def load_python(
 
     The parameters of the class determine the splits. A class with `train` is called with True and False. A
     class with `split` is called with "train" (or "trainval"), "test" and, if it accepts one of them, "val",
-    "valid" or "validation". Any other class, or one whose part is selected by `options`, is one set. Without
-    test images, the validation images become the test split. Missing splits are drawn at random from the
-    training images, the fraction `val_fraction` for each.
+    "valid", "validation" or "dev". Any other class, or one whose part is selected by `options`, is one set.
+    Without test images, the validation images become the test split. Missing splits are drawn at random from
+    the training images, the fraction `val_fraction` for each.
 
     Args:
         name: Class, as MODULE.CLASS.
@@ -94,26 +87,26 @@ def import_class(name: str) -> Callable[..., MapDataset]:
     """
     module_name, dot, class_name = name.rpartition(".")
     if not dot or not all(part.isidentifier() for part in name.split(".")):
-        message = f"python: {name!r} does not have the form MODULE.CLASS"
-        raise BadOption(message, owner="python", option="name", value=name)
+        raise BadOption.of("python", f"{name!r} does not have the form MODULE.CLASS", name=name)
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # third-party code may raise anything
-        reason = f"{module_name!r} cannot be imported: {type(error).__name__}: {error}"
-        if isinstance(error, ModuleNotFoundError):
-            if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-                reason = f"there is no module {error.name!r}"
-            else:
-                reason = f"{module_name!r} needs {error.name!r}, which is not installed"
-        raise BadData(f"python: {reason}", owner="python", option="name", value=name) from error
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is None:
+            problem = f"{module_name!r} cannot be imported: {type(error).__name__}: {error}"
+        elif f"{module_name}.".startswith(f"{missing}."):
+            problem = f"there is no module {missing!r}"
+        else:
+            problem = f"{module_name!r} needs {missing!r}, which is not installed"
+        raise BadData.of("python", problem, name=name) from error
     if not hasattr(module, class_name):
         classes = (key for key, value in vars(module).items() if inspect.isclass(value))
         raise UnknownName(f"class of {module_name}", class_name, classes, owner=module_name)
     member = getattr(module, class_name)
     if not _is_data_set(member):
         kind = "has no __getitem__ and __len__" if inspect.isclass(member) else "is no class"
-        message = f"python: {name!r} {kind}; the class of a data set, a sequence, is required"
-        raise BadData(message, owner="python", option="name", value=name)
+        problem = f"{name!r} {kind}; the class of a data set, a sequence, is required"
+        raise BadData.of("python", problem, name=name)
     return cast(Callable[..., MapDataset], member)
 
 
@@ -130,23 +123,15 @@ def class_parameters(create: Callable[..., Any]) -> dict[str, inspect.Parameter]
     Returns:
         The parameters by name, or None if the last base accepts arbitrary keywords, too.
     """
+    bases = create.__mro__[:-1] if inspect.isclass(create) else ()
+    initializers = [vars(base)["__init__"] for base in bases if "__init__" in vars(base)]
     known: dict[str, inspect.Parameter] = {}
-    for signature in _signatures(create):
-        parameters = signature.parameters.values()
+    for function in initializers if bases else [create]:
+        parameters = [*inspect.signature(function).parameters.values()][1 if bases else 0 :]  # without self
         known |= {one.name: one for one in parameters if one.kind not in _VARIADIC and one.name not in known}
         if not any(one.kind is inspect.Parameter.VAR_KEYWORD for one in parameters):
             return known
     return None
-
-
-def _signatures(create: Callable[..., Any]) -> Iterator[inspect.Signature]:
-    if not inspect.isclass(create):
-        yield inspect.signature(create)
-        return
-    for base in create.__mro__[:-1]:
-        if "__init__" in vars(base):
-            signature = inspect.signature(base.__init__)  # type: ignore[misc]  # the unbound function is meant
-            yield signature.replace(parameters=[*signature.parameters.values()][1:])
 
 
 def _create_parts(
@@ -159,16 +144,15 @@ def _create_parts(
     selector = next((key for key in ("train", "split") if key in known and key not in arguments), None)
     for option, one in known.items():
         if one.default is one.empty and option not in arguments and option != selector:
-            message = f"{name} needs the option {option}; write python:{name},{option}=VALUE"
-            raise BadOption(message, owner=name, option=option)
+            problem = f"{option} is missing; write python:{name},{option}=VALUE"
+            raise BadOption.of(name, problem, **{option: None})
     if selector is None:
         return {"train": _create(name, create, arguments)}
     if selector == "train":
-        by_flag = {"train": True, "test": False}
-        return {part: _create(name, create, arguments, train=flag) for part, flag in by_flag.items()}
+        return {part: _create(name, create, arguments, train=part == "train") for part in ("train", "test")}
     parts: dict[str, MapDataset] = {}
     for part, names in SPLIT_NAMES.items():
-        rejections = (ValueError, KeyError, *((FileNotFoundError,) if part == "validation" else ()))
+        rejections = (ValueError, KeyError, *([FileNotFoundError] if part == "validation" else []))
         errors = []
         for split in names:
             try:
@@ -186,8 +170,8 @@ def _create_parts(
 def _default_arguments(known: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
     if "download" not in known:
         return {}
-    has_default = "root" not in known or known["root"].default is not inspect.Parameter.empty
-    return {"download": True} if has_default else {"download": True, "root": _expand_home(_ROOT)}
+    needs_root = "root" in known and known["root"].default is inspect.Parameter.empty
+    return {"download": True, **({"root": _expand_home(_ROOT)} if needs_root else {})}
 
 
 def _create(
@@ -212,8 +196,8 @@ def _class_names(name: str, parts: Mapping[str, MapDataset]) -> Sequence[str] | 
     train = by_part["train"]
     for part, names in by_part.items():
         if names != train:
-            message = f"{name}: the classes of train, {train}, and {part}, {names}, differ"
-            raise BadData(message, owner=name, option="classes", value=names, choices=train)
+            problem = f"the classes of train, {train}, and {part}, {names}, differ"
+            raise BadData.of(name, problem, train, classes=names)
     return train
 
 

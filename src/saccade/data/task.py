@@ -10,6 +10,8 @@ from torch import Tensor
 
 from saccade.errors import BadData
 
+PARTS = ("train", "validation", "test")
+
 _CHUNK = 2**21  # values that are summed at a time
 
 
@@ -77,25 +79,23 @@ class Task:
     notes: tuple[str, ...] = field(default=(), kw_only=True)
 
     def __post_init__(self) -> None:
-        for part in ("train", "validation", "test"):
+        for part in PARTS:
             split: Split = getattr(self, part)
-            if not len(split):
-                message = f"{self.name}: the {part} split contains no image"
-                raise BadData(message, owner=self.name, option=part, value=0)
-            if len(split.images) != len(split.labels):
-                message = f"{self.name}: the {part} split has {len(split.images)} images, {len(split)} labels"
-                raise BadData(message, owner=self.name, option=part, value=(len(split.images), len(split)))
+            images, labels, classes = len(split.images), len(split), len(self.classes)
+            if not labels:
+                raise BadData.of(self.name, f"the {part} split contains no image", **{part: 0})
+            if images != labels:
+                problem = f"the {part} split has {images} images, {labels} labels"
+                raise BadData.of(self.name, problem, **{part: (images, labels)})
             least, most = (int(label) for label in split.labels.aminmax())
-            if least < 0 or most >= len(self.classes):
-                message = (
-                    f"{self.name}: the labels of the {part} split range from {least} to {most}; "
-                    f"0 to {len(self.classes) - 1} were expected for {len(self.classes)} classes"
-                )
-                raise BadData(message, owner=self.name, option=part, value=(least, most))
+            if least < 0 or most >= classes:
+                expected = f"0 to {classes - 1} were expected for {classes} classes"
+                problem = f"the labels of the {part} split range from {least} to {most}; {expected}"
+                raise BadData.of(self.name, problem, **{part: (least, most)})
         if len(self.train.labels.unique()) < 2:
             only = self.classes[int(self.train.labels[0])]
-            message = f"{self.name}: the training images have a single class, {only!r}; two are required"
-            raise BadData(message, owner=self.name, option="classes", value=only)
+            problem = f"the training images have a single class, {only!r}; two are required"
+            raise BadData.of(self.name, problem, classes=only)
 
     @property
     def shape(self) -> tuple[int, ...]:

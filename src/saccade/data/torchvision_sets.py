@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -51,31 +52,31 @@ def load_torchvision(
     """
     check_choice("torchvision", "name", name, list(TORCHVISION_SETS))
     ReadingOptions(name, size, val_fraction, max_samples, seed)
-    images, labels, classes = read_torchvision(name, root, train=True, download=download)
-    check_memory(name, size or images.shape[-1], min(len(labels), max_samples or len(labels)))
+    train, test = (read_torchvision(name, root, train=part, download=download) for part in (True, False))
+    count = len(train.labels)
+    check_memory(name, size or train.images.shape[-1], min(count, max_samples or count))
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(labels))
-    count = max(1, round(val_fraction * len(labels)))
-    test_images, test_labels, _ = read_torchvision(name, root, train=False, download=download)
-    parts = {
-        "train": (images, labels, order[count:]),
-        "validation": (images, labels, order[:count]),
-        "test": (test_images, test_labels, rng.permutation(len(test_labels)) if max_samples else slice(None)),
-    }
-    splits = (
-        Split(
-            _resize(torch.from_numpy(pixels[indices][:max_samples]), size),
-            torch.from_numpy(answers[indices][:max_samples]),
-        )
-        for pixels, answers, indices in parts.values()
-    )
-    return Task(name, classes, *splits)
+    order = rng.permutation(len(train.labels))
+    test_order = rng.permutation(len(test.labels)) if max_samples else np.arange(len(test.labels))
+    count = max(1, round(val_fraction * len(order)))
+    splits = []
+    for part, indices in ((train, order[count:]), (train, order[:count]), (test, test_order)):
+        chosen = indices[:max_samples]
+        images = _resize(torch.from_numpy(part.images[chosen]), size)
+        splits.append(Split(images, torch.from_numpy(part.labels[chosen])))
+    return Task(name, train.classes, *splits)
 
 
-def read_torchvision(
-    name: str, root: str, *, train: bool, download: bool
-) -> tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...]]:
-    """Return the images (N, 3, H, W) of one part of a data set, their labels, and the names of the classes.
+class LabeledImages(NamedTuple):
+    """Images (N, 3, H, W), their labels, and the names of the classes."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...]
+
+
+def read_torchvision(name: str, root: str, *, train: bool, download: bool) -> LabeledImages:
+    """Return one part of a data set.
 
     Raises:
         BadData: The data set is not in `root` and is not, or cannot be, downloaded.
@@ -96,18 +97,12 @@ def read_torchvision(
     elif pixels.shape[-1] == 3:
         pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
     labels = np.asarray(dataset.labels if name == "stl10" else dataset.targets, dtype=np.int64)
-    return pixels, labels, tuple(str(label) for label in dataset.classes)
+    return LabeledImages(pixels, labels, tuple(map(str, dataset.classes)))
 
 
 def _resize(images: Tensor, size: int | None) -> Tensor:
     """Resize uint8 images (N, 3, H, W) to a square of `size` pixels."""
     if size is None or not len(images) or images.shape[-2:] == (size, size):
         return images.contiguous()
-    parts = [
-        F.interpolate(part.float(), (size, size), mode="bilinear", antialias=True)
-        .round_()
-        .clamp_(0, 255)
-        .byte()
-        for part in images.split(1000)
-    ]
-    return torch.cat(parts)
+    resize = partial(F.interpolate, size=(size, size), mode="bilinear", antialias=True)
+    return torch.cat([resize(part.float()).round_().clamp_(0, 255).byte() for part in images.split(1000)])

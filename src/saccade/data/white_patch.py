@@ -11,7 +11,7 @@ import torch
 from saccade.data.checks import check_memory, check_not_negative
 from saccade.data.images import Photograph, image_files, read_image
 from saccade.data.photographs import bundled_photographs, enlarge, torchvision_photographs
-from saccade.data.task import Split, Task
+from saccade.data.task import PARTS, Split, Task
 from saccade.errors import BadData, bad_option, check_positive
 
 CLASSES = ("without", "with")
@@ -56,7 +56,7 @@ def load_white_patch(
         >>> task.train.images.shape, task.train.labels.sum().item()
         (torch.Size([8, 3, 32, 32]), 4)
     """
-    counts = {"train": train, "validation": validation, "test": test}
+    counts = dict(zip(PARTS, (train, validation, test), strict=True))
     check_positive(_TASK, size=size, **counts)
     check_memory(_TASK, size, sum(counts.values()))
     if len(patch) != 2 or not 1 <= patch[0] <= patch[1] <= size:
@@ -66,9 +66,30 @@ def load_white_patch(
     if not 0 < contrast <= 1:
         raise bad_option(_TASK, "must be greater than 0 and at most 1", contrast=contrast)
     check_not_negative(_TASK, seed=seed)
+
+    def crops(photographs: Sequence[Photograph], count: int, rng: np.random.Generator) -> Split:
+        """Return `count` crops in random order, half of them with a square."""
+        large = [enlarge(photograph, size) for photograph in photographs]
+        images = np.empty((count, 3, size, size), dtype=np.uint8)
+        masks = np.zeros((count, size, size), dtype=bool)
+        labels = rng.permutation(np.arange(count) % 2)
+        for image, mask, label in zip(images.transpose(0, 2, 3, 1), masks, labels, strict=True):
+            photograph = large[rng.integers(len(large))]
+            top, left = (rng.integers(extent - size + 1) for extent in photograph.shape[:2])
+            image[:] = photograph[top : top + size, left : left + size]
+            if rng.integers(2):
+                image[:] = image[:, ::-1].copy()
+            if label:
+                side = rng.integers(patch[0], patch[1] + 1)
+                y, x = rng.integers(size - side + 1, size=2)
+                square = (slice(y, y + side), slice(x, x + side))
+                image[square] = np.rint(image[square] * (1 - contrast) + level * contrast)
+                mask[square] = True
+        return Split(torch.from_numpy(images), torch.from_numpy(labels).long(), torch.from_numpy(masks))
+
     photographs = _photographs(source, size, root, seed, counts)
     splits = (
-        _crops(photographs[name], count, size, (patch[0], patch[1]), level, contrast, (seed, index))
+        crops(photographs[name], count, np.random.default_rng((seed, index)))
         for index, (name, count) in enumerate(counts.items())
     )
     return Task(_TASK, CLASSES, *splits)
@@ -82,53 +103,14 @@ def _photographs(
         return bundled_photographs()
     rng = np.random.default_rng((seed, len(counts)))
     if source in ("cifar10", "stl10"):
-        return torchvision_photographs(source, Path(root), max(counts.values()), rng)
+        return torchvision_photographs(source, root, max(counts.values()), rng)
     files = image_files(Path(source))
     if len(files) < len(counts):
-        message = f"{source!r} contains {len(files)} images; {len(counts)} are required, one per split"
-        raise BadData(message, owner=_TASK, option="source", value=source)
-    order = rng.permutation(len(files))
+        problem = f"{source!r} contains {len(files)} images; {len(counts)} are required, one per split"
+        raise BadData.of(_TASK, problem, source=source)
     count = max(1, len(files) // 5)
-    parts = {
-        "validation": order[:count],
-        "test": order[count : 2 * count],
-        "train": order[2 * count :],
-    }
+    validation, test, train = np.split(rng.permutation(len(files)), (count, 2 * count))
     return {
-        name: [read_image(files[i], max_side=4 * size) for i in part[: counts[name]]]
-        for name, part in parts.items()
+        name: [read_image(files[i], max_side=4 * size) for i in indices[: counts[name]]]
+        for name, indices in zip(PARTS, (train, validation, test), strict=True)
     }
-
-
-def _crops(
-    photographs: Sequence[Photograph],
-    count: int,
-    size: int,
-    patch: tuple[int, int],
-    level: int,
-    contrast: float,
-    seed: tuple[int, int],
-) -> Split:
-    """Return `count` crops in random order, half of them with a square."""
-    rng = np.random.default_rng(seed)
-    large = [enlarge(photograph, size) for photograph in photographs]
-    images = np.empty((count, size, size, 3), dtype=np.uint8)
-    masks = np.zeros((count, size, size), dtype=bool)
-    labels = rng.permutation(np.arange(count) % 2)
-    for image, mask, label in zip(images, masks, labels, strict=True):
-        photograph = large[rng.integers(len(large))]
-        top, left = (rng.integers(extent - size + 1) for extent in photograph.shape[:2])
-        image[:] = photograph[top : top + size, left : left + size]
-        if rng.integers(2):
-            image[:] = image[:, ::-1].copy()
-        if label:
-            side = rng.integers(patch[0], patch[1] + 1)
-            y, x = rng.integers(size - side + 1, size=2)
-            square = (slice(y, y + side), slice(x, x + side))
-            image[square] = np.rint(image[square] * (1 - contrast) + level * contrast)
-            mask[square] = True
-    return Split(
-        torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(),
-        torch.from_numpy(labels.astype(np.int64)),
-        torch.from_numpy(masks),
-    )

@@ -183,29 +183,40 @@ def evaluate_faithfulness(
         if target is None:
             target = torch.cat([_scores(predict, part).argmax(1) for part in images.split(batch_size)])
         target = _classes(target, images)
+        index = torch.arange(len(images), device=images.device).repeat_interleave(len(counts))
+        passes = [*zip(index.split(batch_size), counts.repeat(len(images)).split(batch_size), strict=True)]
 
         def curve(start: Tensor, end: Tensor, ranks: Tensor) -> Tensor:
-            return _curve(predict, start, end, ranks, counts, target, batch_size)
+            """Return f while the pixels change from start to end in the order of their ranks, (B, S+1)."""
+            parts = []
+            for i, count in passes:
+                passed = ranks[i] < count[:, None, None]
+                scores = _scores(predict, torch.where(passed[:, None], end[i], start[i]))
+                if (highest := int(target.max())) >= scores.shape[1]:
+                    problem = f"target {highest} is not among the {scores.shape[1]} classes"
+                    raise BadOption.of(_OWNER, problem, target=highest)
+                parts.append(scores.gather(1, target[i, None])[:, 0].double())
+            return torch.cat(parts).reshape(len(start), -1)
 
+        heats = _heats(heatmap.to(images.device))
         curves = {}
         for name in dict.fromkeys(rankings):
-            ranks = _ranks(_heat(name, heatmap.to(images.device)), order)
+            ranks = _ranks(heats[name], order)
             deletion, insertion = curve(images, blank, ranks), curve(blurred, images, ranks)
             curves[name] = Curves(counts / pixels, deletion, insertion)
     return Faithfulness(target, curves)
 
 
-def _heat(ranking: str, heatmap: Tensor) -> Tensor:
-    """Return the heat that a ranking sorts by."""
+def _heats(heatmap: Tensor) -> dict[str, Tensor]:
+    """Return the heat that each ranking sorts by."""
     heat = heatmap.detach().double()
-    if ranking == "positive":
-        return heat
-    if ranking == "negative":
-        return -heat
-    if ranking == "random":
-        return torch.zeros_like(heat)  # all pixels tie, and the random order decides
     y, x = (torch.arange(n, device=heat.device, dtype=heat.dtype) - (n - 1) / 2 for n in heat.shape[1:])
-    return -(y[:, None] ** 2 + x**2).expand_as(heat)
+    return {
+        "positive": heat,
+        "negative": -heat,
+        "random": torch.zeros_like(heat),  # all pixels tie, and the random order decides
+        "center_prior": -(y[:, None] ** 2 + x**2).expand_as(heat),
+    }
 
 
 def _ranks(heat: Tensor, order: Tensor) -> Tensor:
@@ -215,40 +226,12 @@ def _ranks(heat: Tensor, order: Tensor) -> Tensor:
     return torch.empty_like(ranked).scatter_(1, ranked, ranks).reshape(heat.shape)
 
 
-def _curve(
-    predict: Predict,
-    start: Tensor,
-    end: Tensor,
-    ranks: Tensor,
-    counts: Tensor,
-    target: Tensor,
-    batch_size: int,
-) -> Tensor:
-    """Return f while the pixels change from `start` to `end` in the order of their ranks, (B, S+1)."""
-    which = torch.arange(len(start), device=start.device).repeat_interleave(len(counts))
-    parts = []
-    for index, count in zip(
-        which.split(batch_size), counts.repeat(len(start)).split(batch_size), strict=True
-    ):
-        passed = ranks[index] < count[:, None, None]
-        scores = _scores(predict, torch.where(passed[:, None], end[index], start[index]))
-        if (highest := int(target.max())) >= scores.shape[1]:
-            message = f"{_OWNER}: target {highest} is not among the {scores.shape[1]} classes"
-            raise BadOption(message, owner=_OWNER, option="target", value=highest)
-        parts.append(scores.gather(1, target[index, None])[:, 0].double())
-    return torch.cat(parts).reshape(len(start), -1)
-
-
 def _scores(predict: Predict, images: Tensor) -> Tensor:
     scores = predict(images)
     if scores.ndim != 2 or len(scores) != len(images):
-        raise BadShape(
-            f"{_OWNER}: predict returned {tuple(scores.shape)} for {len(images)} images, "
-            f"expected ({len(images)}, classes)",
-            owner=_OWNER,
-            option="predict",
-            value=tuple(scores.shape),
-        )
+        shape, count = tuple(scores.shape), len(images)
+        problem = f"predict returned {shape} for {count} images, expected ({count}, classes)"
+        raise BadShape.of(_OWNER, problem, predict=shape)
     return scores.to(images.device)
 
 
@@ -265,19 +248,16 @@ def _base(name: str, base: Tensor, images: Tensor) -> Tensor:
     try:
         return base.detach().to(images).expand_as(images)
     except RuntimeError as error:
-        message = f"{_OWNER}: {name} of shape {tuple(base.shape)} does not expand to {tuple(images.shape)}"
-        raise BadShape(message, owner=_OWNER, option=name, value=tuple(base.shape)) from error
+        shape = tuple(base.shape)
+        problem = f"{name} of shape {shape} does not expand to {tuple(images.shape)}"
+        raise BadShape.of(_OWNER, problem, **{name: shape}) from error
 
 
 def _classes(target: Tensor, images: Tensor) -> Tensor:
     if target.is_floating_point() or target.shape != images.shape[:1] or int(target.min()) < 0:
-        raise BadOption(
-            f"{_OWNER}: target must hold one class of at least 0 for each of {len(images)} images, "
-            f"got {target.dtype} of shape {tuple(target.shape)}",
-            owner=_OWNER,
-            option="target",
-            value=tuple(target.shape),
-        )
+        shape, expected = tuple(target.shape), f"one class of at least 0 for each of {len(images)} images"
+        problem = f"target must hold {expected}, got {target.dtype} of shape {shape}"
+        raise BadOption.of(_OWNER, problem, target=shape)
     return target.to(images.device).long()
 
 
@@ -287,11 +267,7 @@ def _check(images: Tensor, heatmap: Tensor, rankings: Sequence[str], steps: int,
     check_shape(f"{_OWNER}: heatmap", heatmap, "B H W", B=batch, H=height, W=width)
     check_positive(_OWNER, steps=steps, batch_size=batch_size)
     if steps > height * width:
-        message = f"{_OWNER}: steps={steps} is more than the {height * width} pixels"
-        raise BadOption(message, owner=_OWNER, option="steps", value=steps)
+        raise BadOption.of(_OWNER, f"steps={steps} is more than the {height * width} pixels", steps=steps)
     check_finite(_OWNER, heatmap)
-    if not rankings:
-        message = f"{_OWNER}: rankings={rankings!r} must name at least one of {RANKINGS}"
-        raise BadOption(message, owner=_OWNER, option="rankings", value=rankings, choices=RANKINGS)
-    for ranking in rankings:
+    for ranking in rankings or (rankings,):
         check_choice(_OWNER, "rankings", ranking, RANKINGS)

@@ -45,8 +45,8 @@ def find_layers(
     with temporary_hooks(register()):
         result = run()
     if at is not None and not ended:
-        message = f"sanity_check: module {at!r} does not run when the heat map is computed"
-        raise BadOption(message, owner="sanity_check", option="at", value=at)
+        problem = f"module {at!r} does not run when the heat map is computed"
+        raise BadOption.of("sanity_check", problem, at=at)
 
     def start(path: str) -> int:
         while path and path not in called:
@@ -66,8 +66,7 @@ def find_layers(
     empty = [f"layer {layer.path!r}" for layer in layers if not layer.modules]
     if empty or not layers:
         name = empty[0] if empty else type(model).__name__
-        message = f"sanity_check: {name} holds no parameters to randomize"
-        raise BadOption(message, owner="sanity_check", option="layers", value=paths)
+        raise BadOption.of("sanity_check", f"{name} holds no parameters to randomize", layers=paths)
     return result, layers
 
 

@@ -124,13 +124,10 @@ def localize(heatmap: Tensor, mask: Tensor) -> Localization:
     # Ranks come from the heat itself: scaling may round two different values to one.
     ranked, index = heat.sort(dim=1, descending=True)
     hits = target.gather(1, index)
+    precision, reverse = _precision(ranked, hits), _precision(ranked.flip(1), hits.flip(1))
     return Localization(
-        positive=LocalizationScore(
-            _pointing(heat, target), _energy(scaled, target), _precision(ranked, hits)
-        ),
-        negative=LocalizationScore(
-            _pointing(-heat, target), _energy(inverted, target), _precision(ranked.flip(1), hits.flip(1))
-        ),
+        positive=LocalizationScore(_pointing(heat, target), _energy(scaled, target), precision),
+        negative=LocalizationScore(_pointing(-heat, target), _energy(inverted, target), reverse),
         chance=_chance(target),
     )
 
@@ -166,24 +163,17 @@ def _precision(ranked: Tensor, hits: Tensor) -> Tensor:
 
 
 def _check(heatmap: Tensor, mask: Tensor) -> None:
-    owner = "localize"
-    check_shape(f"{owner}: heatmap", heatmap, "B H W")
-    check_shape(f"{owner}: mask", mask, "B H W", **dict(zip("BHW", heatmap.shape, strict=True)))
+    check_shape("localize: heatmap", heatmap, "B H W")
+    check_shape("localize: mask", mask, "B H W", **dict(zip("BHW", heatmap.shape, strict=True)))
     if mask.dtype != torch.bool:
-        raise BadOption(
-            f"{owner}: the mask is {mask.dtype}, expected torch.bool; compare it with a threshold",
-            owner=owner,
-            option="mask",
-            value=mask.dtype,
-        )
-    images, covered = len(mask), mask.flatten(1).double().mean(1)
-    if empty := int((covered == 0).sum()):
-        message = f"{owner}: {empty} of {images} masks are empty; leave out images without a target"
-        raise BadShape(message, owner=owner, option="mask", value=empty)
-    if full := int((covered == 1).sum()):
-        message = f"{owner}: {full} of {images} masks cover their whole image; leave these images out"
-        raise BadShape(message, owner=owner, option="mask", value=full)
-    check_finite(owner, heatmap)
+        problem = f"the mask is {mask.dtype}, expected torch.bool; compare it with a threshold"
+        raise BadOption.of("localize", problem, mask=mask.dtype)
+    covered = mask.flatten(1).double().mean(1)
+    for share, what in ((0, "are empty"), (1, "cover their whole image")):
+        if wrong := int((covered == share).sum()):
+            problem = f"{wrong} of {len(mask)} masks {what}; leave these images out"
+            raise BadShape.of("localize", problem, mask=wrong)
+    check_finite("localize", heatmap)
     if (lowest := heatmap.min().item()) < 0:
-        message = f"{owner}: the minimum of the heat map is {lowest:g}, expected values of at least 0"
-        raise BadOption(message, owner=owner, option="heatmap", value=lowest)
+        problem = f"the minimum of the heat map is {lowest:g}, expected values of at least 0"
+        raise BadOption.of("localize", problem, heatmap=lowest)

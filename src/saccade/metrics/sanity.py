@@ -122,21 +122,18 @@ def sanity_check(
     """
     check_arguments(sanity_check, locals())
     if isinstance(model, torch.jit.ScriptModule) or uncompiled(model) is not model:
-        message = f"{_OWNER}: cannot randomize a scripted or compiled model; pass the original module"
-        raise BadOption(message, owner=_OWNER, option="model", value=type(model).__name__)
+        problem = "cannot randomize a scripted or compiled model; pass the original module"
+        raise BadOption.of(_OWNER, problem, model=type(model).__name__)
     modules = dict(model.named_modules())
     for path in [*(layers or ()), *([] if at is None else [at])]:
         if path not in modules:
             raise UnknownName("module", path, modules, owner=_OWNER)
     rank, ssim = [], []
     with preserve_state(model, ()), preserve_parameters(model), torch.enable_grad():
-        generators = [
-            torch.default_generator,
-            *(torch.cuda.default_generators[i] for i in gpus_of(model, ())),
-        ]
+        on_gpus = [torch.cuda.default_generators[i] for i in gpus_of(model, ())]
 
         def draw(number: int) -> None:
-            for generator in generators:
+            for generator in (torch.default_generator, *on_gpus):
                 generator.manual_seed(seed + number)
 
         def compute(when: str) -> Tensor:
@@ -150,25 +147,20 @@ def sanity_check(
             randomize(layer)
             changed = compute(f" after {layer.path!r} was randomized")
             if changed.shape != original.shape:
-                shapes = tuple(original.shape), tuple(changed.shape)
-                message = f"{_OWNER}: heat returned {shapes[0]}, then {shapes[1]}, expected the same shape"
-                raise BadShape(message, owner=_OWNER, option="heat", value=shapes[1])
+                first, second = tuple(original.shape), tuple(changed.shape)
+                problem = f"heat returned {first}, then {second}, expected the same shape"
+                raise BadShape.of(_OWNER, problem, heat=second)
             rank.append(_correlation(ranks, _ranks(changed)))
             ssim.append(_structural_similarity(original, changed))
-    return Sanity(
-        tuple(layer.path for layer in order),
-        tuple(layer.reaches for layer in order),
-        torch.stack(rank),
-        torch.stack(ssim),
-    )
+    paths, reaches = zip(*((layer.path, layer.reaches) for layer in order), strict=True)
+    return Sanity(paths, reaches, torch.stack(rank), torch.stack(ssim))
 
 
 def _checked(heatmap: Tensor, when: str) -> Tensor:
     check_shape(f"{_OWNER}: heat", heatmap, "B H W")
     if min(heatmap.shape[1:]) < 3:
         shape = tuple(heatmap.shape)
-        message = f"{_OWNER}: heat returned {shape}, expected maps of at least 3 x 3"
-        raise BadShape(message, owner=_OWNER, option="heat", value=shape)
+        raise BadShape.of(_OWNER, f"heat returned {shape}, expected maps of at least 3 x 3", heat=shape)
     check_finite(_OWNER, heatmap, when)
     return heatmap.detach().double().cpu()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from typing import Any
 
@@ -57,13 +58,8 @@ def load_backbone(
     """
     source, colon, rest = name.partition(":")
     if colon and source not in SOURCES and "=" not in rest:
-        raise BadOption(
-            f"{name!r}: the source {source!r} is neither 'torchvision' nor 'timm'",
-            owner="load_backbone",
-            option="name",
-            value=name,
-            choices=SOURCES,
-        )
+        problem = f"the source {source!r} is neither 'torchvision' nor 'timm'"
+        raise BadOption.of("load_backbone", problem, SOURCES, name=name)
     sources = (source,) if source in SOURCES else SOURCES
     bare, parsed = parse(rest if source in SOURCES else name)
     options = parsed | options
@@ -72,13 +68,13 @@ def load_backbone(
         raise BadOption(message, owner=name, option=option, value=options[option])
     for library in sources:
         if bare in _names(library):
-            heads = {} if classes is None else {"num_classes": classes}
-            build = _torchvision if library == "torchvision" else _timm
+            head = {} if classes is None else {"num_classes": classes}
+            build = _torchvision if library == "torchvision" else importlib.import_module("timm").create_model
             try:
-                return build(bare, pretrained, **heads, **options)
+                return build(bare, pretrained=pretrained, **head, **options)
             except (TypeError, ValueError, RuntimeError) as error:
-                message = f"{name} cannot be built with {options}: {error}"
-                raise BadOption(message, owner=name, option="options", value=options) from error
+                problem = f"cannot be built with {options}: {error}"
+                raise BadOption.of(name, problem, options=options) from error
     choices = {network for library in sources for network in _names(library)}
     raise UnknownName(f"network of {' or '.join(sources)}", bare, choices, owner="load_backbone")
 
@@ -121,11 +117,8 @@ def head_path(model: nn.Module, classes: int) -> str:
         >>> head_path(load_backbone("vgg11", classes=5), 5)
         'classifier.6'
     """
-    paths: list[str] = [
-        path
-        for path, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module.out_features == classes
-    ]
+    linear = {path: module for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    paths: list[str] = [path for path, module in linear.items() if module.out_features == classes]
     if not paths:
         message = f"{type(model).__name__} has no head: no linear layer with {classes} outputs"
         raise BadOption(message, owner=type(model).__name__, option="classes", value=classes)
@@ -133,16 +126,11 @@ def head_path(model: nn.Module, classes: int) -> str:
 
 
 def _names(library: str) -> list[str]:
-    if library == "torchvision":
-        import torchvision
-
-        return list(torchvision.models.list_models())
-    import timm
-
-    return list(timm.list_models())
+    module = importlib.import_module("torchvision.models" if library == "torchvision" else "timm")
+    return [*module.list_models()]
 
 
-def _torchvision(name: str, pretrained: bool, **options: Any) -> nn.Module:
+def _torchvision(name: str, *, pretrained: bool, **options: Any) -> nn.Module:
     import torchvision
 
     builder = torchvision.models.get_model_builder(name)
@@ -159,10 +147,3 @@ def _torchvision(name: str, pretrained: bool, **options: Any) -> nn.Module:
         if any(own[name].shape != weight.shape for name, weight in weights.items()):
             trained.set_submodule(path, model.get_submodule(path))  # the head with the requested classes
     return trained
-
-
-def _timm(name: str, pretrained: bool, **options: Any) -> nn.Module:
-    import timm
-
-    model: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
-    return model

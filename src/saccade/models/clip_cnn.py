@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from saccade.errors import check_shape
-from saccade.models.slots import Choice, pooled_by, slots
-from saccade.models.small_cnn import stage
+from saccade.models.slots import SlottedCNN
 
 
-class ClipCNN(nn.Module):
+class ClipCNN(SlottedCNN):
     """`SmallCNN` on each frame, with optional attention between frames, then means over positions and time.
 
         stage s:  x_t <- ReLU(BN(conv3x3, stride 2 (x_t)))        x <- attention_s(x)
@@ -46,19 +42,7 @@ class ClipCNN(nn.Module):
         torch.Size([4, 10])
     """
 
-    def __init__(
-        self,
-        classes: int,
-        in_channels: int = 3,
-        widths: Sequence[int] = (16, 32, 64),
-        attention: Mapping[int | Literal["time"], Choice] | None = None,
-    ) -> None:
-        super().__init__()
-        self.in_channels = in_channels
-        before = (in_channels, *widths)
-        self.stages = nn.ModuleList(stage(before[i], width) for i, width in enumerate(widths))
-        self.attention = slots("ClipCNN", widths, attention or {}, dims=3, pool="time", pooled="B L C")
-        self.head = nn.Linear(widths[-1], classes)
+    dims, pool, pooled = 3, "time", "B L C"
 
     def forward(self, clips: Tensor) -> Tensor:
         check_shape("ClipCNN", clips, "B C T H W", C=self.in_channels)
@@ -70,6 +54,4 @@ class ClipCNN(nn.Module):
                 volume = x.unflatten(0, (batch, -1)).transpose(1, 2)
                 x = self.attention[str(number)](volume).transpose(1, 2).flatten(0, 1)
         frames = x.mean((2, 3)).unflatten(0, (batch, -1))
-        pooled = pooled_by(self.attention["time"], frames) if "time" in self.attention else frames.mean(1)
-        logits: Tensor = self.head(pooled)
-        return logits
+        return self._classify(frames, mean=(1,))

@@ -48,7 +48,7 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float = 0.5) -> Tensor:
         >>> round(nt_xent(z, z, temperature=1.0).item(), 4)      # -log(e / (e + 6))
         1.1654
     """
-    check_temperature("nt_xent", temperature)
+    check_positive_number("nt_xent", temperature=temperature)
     check_shape("nt_xent", first, "N D")
     check_shape("nt_xent", second, "N D", N=first.shape[0], D=first.shape[1])
     images = first.shape[0]
@@ -96,19 +96,20 @@ def supervised(embeddings: Tensor, labels: Tensor, temperature: float = 0.1) -> 
         >>> round(supervised(z, torch.tensor([0, 0, 1, 1]), temperature=1.0).item(), 4)   # -log(e / (e + 2))
         0.5514
     """
-    check_temperature("supervised", temperature)
+    check_positive_number("supervised", temperature=temperature)
     check_shape("supervised", embeddings, "N D")
     check_shape("supervised", labels, "N", N=embeddings.shape[0])
     if labels.is_floating_point() or labels.is_complex():
-        raise _bad_labels("supervised", f"labels are {labels.dtype}, expected integers", labels.dtype)
+        raise BadData.of("supervised", f"labels are {labels.dtype}, expected integers", labels=labels.dtype)
     itself = torch.eye(len(labels), dtype=torch.bool, device=labels.device)
     same = (labels[:, None] == labels) & ~itself
     positives = same.sum(1)
     if _readable(labels):
+        all_labels = f"all {len(labels)} labels"
         if not same.any():
-            raise _bad_labels("supervised", f"all {len(labels)} labels differ, so there is no positive")
+            raise BadData.of("supervised", f"{all_labels} differ, so there is no positive", labels=None)
         if (positives == len(labels) - 1).all():
-            raise _bad_labels("supervised", f"all {len(labels)} labels are equal, so there is no negative")
+            raise BadData.of("supervised", f"{all_labels} are equal, so there is no negative", labels=None)
     log_probabilities = _similarities(embeddings, temperature).log_softmax(dim=1)
     sums = torch.where(same, log_probabilities, 0).sum(1)  # 0 * -inf on the diagonal is NaN
     losses = -sums / positives.clamp(min=1)
@@ -152,18 +153,18 @@ def pairs(scores: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
         >>> round(loss.item(), 4)
         0.1269
     """
-    check_temperature("pairs", temperature)
+    check_positive_number("pairs", temperature=temperature)
     check_shape("pairs", scores, "N")
     check_shape("pairs", labels, "N", N=scores.shape[0])
-    positive = labels == 1
+    positive, negative = labels == 1, labels == 0
     if _readable(labels):
-        if not (positive | (labels == 0)).all():
-            wrong = labels[~(positive | (labels == 0))][0].item()
-            raise _bad_labels("pairs", f"a label is {wrong}, expected 0 or 1", wrong)
-        for value, kind in ((1, "positive"), (0, "negative")):
-            if not (labels == value).any():
-                message = f"none of the {len(labels)} labels is {value}, so there is no {kind}"
-                raise _bad_labels("pairs", message)
+        if len(others := labels[~(positive | negative)]):
+            wrong = others[0].item()
+            raise BadData.of("pairs", f"a label is {wrong}, expected 0 or 1", labels=wrong)
+        for value, mask, kind in ((1, positive, "positive"), (0, negative, "negative")):
+            if not mask.any():
+                problem = f"none of the {len(labels)} labels is {value}, so there is no {kind}"
+                raise BadData.of("pairs", problem, labels=None)
     wide = scores.to(torch.promote_types(scores.dtype, torch.float32))
     means = [torch.where(mask, wide, 0).sum() / mask.sum() for mask in (positive, ~positive)]
     return -F.logsigmoid((means[0] - means[1]) / temperature)
@@ -182,12 +183,3 @@ def _similarities(embeddings: Tensor, temperature: float) -> Tensor:
 def _readable(labels: Tensor) -> bool:
     """Return whether label values can be checked: not on the meta device or while a graph is traced."""
     return not labels.is_meta and not torch.compiler.is_compiling()
-
-
-def check_temperature(owner: str, temperature: float) -> None:
-    """Raise `BadOption` unless the temperature is a number above 0."""
-    check_positive_number(owner, temperature=temperature)
-
-
-def _bad_labels(owner: str, message: str, value: object = None) -> BadData:
-    return BadData(f"{owner}: {message}", owner=owner, option="labels", value=value)

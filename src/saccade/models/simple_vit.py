@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +105,7 @@ class SimpleViT(nn.Module):
         head: Head = "classes",
     ) -> None:
         super().__init__()
-        self.tokens = Tokens.of("SimpleViT", tokens, image_size, channels, patch_size, group_size)
+        self.tokens = Tokens("SimpleViT", tokens, image_size, channels, patch_size, group_size)
         sizes = {"width": width, "depth": depth, "heads": heads, "head_width": head_width}
         check_sizes("SimpleViT", head, **sizes, mlp_width=mlp_width, classes=classes)
         parts = 2 * len(self.tokens.grid)
@@ -118,28 +119,18 @@ class SimpleViT(nn.Module):
         }
         self.embed = nn.Sequential(OrderedDict(layers))
         self.norm = nn.LayerNorm(width)  # before the blocks, for the weight order of vit-pytorch
+        attentions = (
+            SelfAttention(width, heads, head_width, self.tokens.grid, bias=False) for _ in range(depth)
+        )
         self.blocks = nn.Sequential(
-            *(
-                Block(
-                    SelfAttention(width, heads, head_width, self.tokens.grid, bias=False),
-                    width,
-                    mlp_width,
-                    eps=1e-5,
-                )
-                for _ in range(depth)
-            )
+            *(Block(attention, width, mlp_width, eps=1e-5) for attention in attentions)
         )
         self.head = head_of(width, head, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         self.tokens.check(images)
         x = self.embed(self.tokens.split(images))
-        x = self.blocks(x + self._positions(x))
+        # The encoding (count, width) is computed per call: no state, any device.
+        encode: Callable[..., Tensor] = sincos1d if self.tokens.kind == "channels" else sincos2d
+        x = self.blocks(x + encode(*self.tokens.grid, self.width, like=x))
         return answer(self.head(self.norm(x).mean(1)), self.head_kind)
-
-    def _positions(self, x: Tensor) -> Tensor:
-        """Return the fixed encoding (count, width), computed per call: no state, any device."""
-        if self.tokens.kind == "channels":
-            return sincos1d(self.tokens.count, self.width, like=x)
-        rows, columns = self.tokens.grid
-        return sincos2d(rows, columns, self.width, like=x)

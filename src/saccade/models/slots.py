@@ -15,40 +15,65 @@ from saccade.layers.registry import create, spec
 Choice = str | tuple[str, Mapping[str, Any]] | Callable[[int], nn.Module]
 
 
-def slots(
-    network: str, widths: Sequence[int], attention: Mapping[Any, Choice], *, dims: int, pool: str, pooled: str
-) -> nn.ModuleDict:
-    """Build the mechanism of each slot of a network.
+class SlottedCNN(nn.Module):
+    """Stages of strided convolutions with slots for attention, and a linear head; see its subclasses.
 
-    Args:
-        network: Name of the network, for error messages.
-        widths: Number of channels of each stage.
-        attention: Mechanism of each slot: a stage, counted from 1, or `pool`.
+    Attributes:
         dims: Number of spatial axes of the maps that mechanisms of stages take and return.
         pool: Name of the slot that pools the last features into (B, C).
         pooled: Shape of the last features, for example "B C H W".
-
-    Returns:
-        Modules by the name of their slot.
-
-    Raises:
-        BadOption: If a slot does not exist, or a mechanism does not fit its slot.
     """
-    built = nn.ModuleDict()
-    for slot, choice in sorted(attention.items(), key=lambda item: str(item[0])):
-        if slot != pool and not (isinstance(slot, int) and 1 <= slot <= len(widths)):
-            message = f"{network} has stages 1 to {len(widths)} and {pool!r}, not {slot!r}"
-            raise BadOption(message, owner=network, option="attention", value=slot)
-        if not callable(choice):
-            name, options = parse(choice) if isinstance(choice, str) else choice
-            if not (pools(name, pooled) if slot == pool else dims in spec(name).dims):
-                pooling = f"pool ({', '.join(pooled.split())}) -> (B, C), as the slot {slot!r}"
-                needed = pooling if slot == pool else f"take and return one map of {dims} axes, as a stage"
-                message = f"{name} does not {needed} of {network} requires"
-                raise BadOption(message, owner=network, option="attention", value=choice)
-        channels = widths[-1] if slot == pool else widths[slot - 1]
-        built[str(slot)] = choice(channels) if callable(choice) else create(name, channels, **options)
-    return built
+
+    dims: int
+    pool: str
+    pooled: str
+
+    def __init__(
+        self,
+        classes: int,
+        in_channels: int = 3,
+        widths: Sequence[int] = (16, 32, 64),
+        attention: Mapping[Any, Choice] | None = None,
+    ) -> None:
+        super().__init__()
+        self.in_channels = in_channels
+        self.stages = nn.ModuleList(map(_stage, (in_channels, *widths), widths))
+        self.attention = nn.ModuleDict()
+        for slot, choice in sorted((attention or {}).items(), key=lambda item: str(item[0])):
+            self.attention[str(slot)] = self._fill(slot, choice, widths)
+        self.head = nn.Linear(widths[-1], classes)
+
+    def _fill(self, slot: object, choice: Choice, widths: Sequence[int]) -> nn.Module:
+        """Build the mechanism of a slot."""
+        network = type(self).__name__
+        if slot not in (self.pool, *range(1, len(widths) + 1)):
+            problem = f"the slots are stages 1 to {len(widths)} and {self.pool!r}, not {slot!r}"
+            raise BadOption.of(network, problem, attention=slot)
+        channels = widths[slot - 1] if isinstance(slot, int) else widths[-1]
+        if callable(choice):
+            return choice(channels)
+        name, options = parse(choice) if isinstance(choice, str) else choice
+        if slot == self.pool:
+            fits, needed = pools(name, self.pooled), f"pool ({', '.join(self.pooled.split())}) -> (B, C)"
+        else:
+            fits, needed = self.dims in spec(name).dims, f"take and return one map of {self.dims} axes"
+        if not fits:
+            message = f"{name} does not {needed}, as the slot {slot!r} of {network} requires"
+            raise BadOption(message, owner=network, option="attention", value=choice)
+        return create(name, channels, **options)
+
+    def _classify(self, features: Tensor, mean: tuple[int, ...]) -> Tensor:
+        """Return the logits of features, pooled by the attention in slot `pool` or by a mean over axes."""
+        pooled = self.attention[self.pool](features) if self.pool in self.attention else features.mean(mean)
+        logits: Tensor = self.head(pooled[0] if isinstance(pooled, tuple) else pooled)
+        return logits
+
+
+def _stage(channels: int, width: int) -> nn.Sequential:
+    """Return a 3 x 3 convolution that halves height and width, with batch norm and ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
+    )
 
 
 def pools(name: str, shape: str) -> bool:
@@ -59,10 +84,3 @@ def pools(name: str, shape: str) -> bool:
         (True, False, True)
     """
     return any(e.shapes == shape and (e.output or "").split(",")[0] == "B C" for e in spec(name).examples)
-
-
-def pooled_by(pool: nn.Module, x: Tensor) -> Tensor:
-    """Return the pooled features (B, C) of a mechanism, without its further outputs."""
-    result: Any = pool(x)
-    pooled: Tensor = result[0] if isinstance(result, tuple) else result
-    return pooled

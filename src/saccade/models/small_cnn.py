@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
-
-from torch import Tensor, nn
+from torch import Tensor
 
 from saccade.errors import check_shape
-from saccade.models.slots import Choice, pooled_by, slots
+from saccade.models.slots import SlottedCNN
 
 
-class SmallCNN(nn.Module):
+class SmallCNN(SlottedCNN):
     """Three strided convolutions with optional attention after each, a mean over positions and a linear head.
 
         stage s:  x <- attention_s(ReLU(BN(conv3x3, stride 2 (x))))        y = W pool_p x_p + b
@@ -43,19 +40,7 @@ class SmallCNN(nn.Module):
         torch.Size([4, 2])
     """
 
-    def __init__(
-        self,
-        classes: int,
-        in_channels: int = 3,
-        widths: Sequence[int] = (16, 32, 64),
-        attention: Mapping[int, Choice] | Mapping[int | Literal["places"], Choice] | None = None,
-    ) -> None:
-        super().__init__()
-        self.in_channels = in_channels
-        before = (in_channels, *widths)
-        self.stages = nn.ModuleList(stage(before[i], width) for i, width in enumerate(widths))
-        self.attention = slots("SmallCNN", widths, attention or {}, dims=2, pool="places", pooled="B C H W")
-        self.head = nn.Linear(widths[-1], classes)
+    dims, pool, pooled = 2, "places", "B C H W"
 
     def forward(self, images: Tensor) -> Tensor:
         check_shape("SmallCNN", images, "B C H W", C=self.in_channels)
@@ -64,13 +49,4 @@ class SmallCNN(nn.Module):
             x = convolution(x)
             if str(number) in self.attention:
                 x = self.attention[str(number)](x)
-        pooled = pooled_by(self.attention["places"], x) if "places" in self.attention else x.mean((2, 3))
-        logits: Tensor = self.head(pooled)
-        return logits
-
-
-def stage(channels: int, width: int) -> nn.Sequential:
-    """Return a 3 x 3 convolution that halves height and width, with batch norm and ReLU."""
-    return nn.Sequential(
-        nn.Conv2d(channels, width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU()
-    )
+        return self._classify(x, mean=(2, 3))

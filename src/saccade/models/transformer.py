@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Literal
+from typing import Literal, get_args
 
 from torch import Tensor, nn
 
@@ -85,12 +85,8 @@ class SelfAttention(nn.Module):
         scale, grid = self.head_width**-0.5, self.grid
         if not self.class_token:
             return PairwiseMap(queries, keys, scale, grid, grid)
-        (class_query, queries), (class_key, keys) = (
-            x.split([1, x.shape[2] - 1], dim=2) for x in (queries, keys)
-        )
-        return ClassTokenMap(
-            queries, keys, scale, grid, grid, extra_queries=class_query, extra_keys=class_key
-        )
+        class_token = {"extra_queries": queries[:, :, :1], "extra_keys": keys[:, :, :1]}
+        return ClassTokenMap(queries[:, :, 1:], keys[:, :, 1:], scale, grid, grid, **class_token)
 
 
 class Block(nn.Module):
@@ -126,7 +122,7 @@ class Block(nn.Module):
 
 def check_sizes(owner: str, head: str, **sizes: int) -> None:
     """Raise `BadOption` if a size or the head is not valid for a vision transformer."""
-    check_choice(owner, "head", head, ("classes", "score"))
+    check_choice(owner, "head", head, get_args(Head))
     check_positive(owner, **sizes)
 
 

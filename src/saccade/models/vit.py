@@ -21,7 +21,7 @@ class Embedding(nn.Module):
 
     Example:
         >>> import torch
-        >>> tokens = Tokens.of("demo", "patches", (32, 48), 3, 16, 32)
+        >>> tokens = Tokens("demo", "patches", (32, 48))
         >>> Embedding(tokens, 64)(torch.randn(1, 3, 32, 48)).shape
         torch.Size([1, 6, 64])
     """
@@ -29,21 +29,21 @@ class Embedding(nn.Module):
     def __init__(self, tokens: Tokens, width: int) -> None:
         super().__init__()
         self.tokens = tokens
-        self.proj: nn.Linear | nn.Conv2d = (
-            nn.Linear(tokens.width, width)
-            if tokens.kind == "channels"
-            else nn.Conv2d(tokens.channels, width, tokens.patch, stride=tokens.patch)
-        )
+        self.proj: nn.Linear | nn.Conv2d
+        if tokens.kind == "channels":
+            self.proj = nn.Linear(tokens.width, width)
+        else:
+            self.proj = nn.Conv2d(tokens.channels, width, tokens.patch, stride=tokens.patch)
         nn.init.trunc_normal_(self.proj.weight, std=tokens.width**-0.5)
         if self.proj.bias is not None:
             nn.init.zeros_(self.proj.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.tokens.kind == "channels":
-            embedded: Tensor = self.proj(self.tokens.split(x))
-        else:
-            embedded = self.proj(x).flatten(2).transpose(1, 2)
-        return embedded
+        by_channels = self.tokens.kind == "channels"
+        y: Tensor = (
+            self.proj(self.tokens.split(x)) if by_channels else self.proj(x).flatten(2).transpose(1, 2)
+        )
+        return y
 
 
 class ViT(nn.Module):
@@ -116,7 +116,7 @@ class ViT(nn.Module):
         head: Head = "classes",
     ) -> None:
         super().__init__()
-        self.tokens = Tokens.of("ViT", tokens, image_size, channels, patch_size, group_size)
+        self.tokens = Tokens("ViT", tokens, image_size, channels, patch_size, group_size)
         check_sizes("ViT", head, width=width, depth=depth, heads=heads, mlp_width=mlp_width, classes=classes)
         if width % heads:
             raise bad_option("ViT", f"is not divisible by heads={heads}", width=width)
@@ -125,19 +125,9 @@ class ViT(nn.Module):
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + self.tokens.count, width))
         nn.init.normal_(self.pos_embed, std=0.02)
         self.patch_embed = Embedding(self.tokens, width)
-        self.blocks = nn.Sequential(
-            *(
-                Block(
-                    SelfAttention(
-                        width, heads, width // heads, self.tokens.grid, bias=True, class_token=True
-                    ),
-                    width,
-                    mlp_width,
-                    _EPS,
-                )
-                for _ in range(depth)
-            )
-        )
+        sizes, grid = (width, heads, width // heads), self.tokens.grid
+        attentions = (SelfAttention(*sizes, grid, bias=True, class_token=True) for _ in range(depth))
+        self.blocks = nn.Sequential(*(Block(attention, width, mlp_width, _EPS) for attention in attentions))
         self.norm = nn.LayerNorm(width, eps=_EPS)
         self.head = head_of(width, head, classes)
 

@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 
 from saccade.config import Plan
 from saccade.data import Split, TaskInfo
-from saccade.errors import BadOption, check_positive
-from saccade.models.info_nce import check_temperature, nt_xent
+from saccade.errors import BadOption, check_positive, check_positive_number
+from saccade.models.info_nce import nt_xent
 from saccade.training.augment.simclr import Views
 from saccade.training.loader import Batch
 from saccade.training.module import Classifier, select_labeled
@@ -71,7 +71,7 @@ class Contrastive(Classifier):
         self, plan: Plan, task: TaskInfo, temperature: float = 0.5, width: int = 128, color: float = 0.5
     ) -> None:
         check_positive("contrastive", width=width)
-        check_temperature("contrastive", temperature)
+        check_positive_number("contrastive", temperature=temperature)
         if isinstance(color, bool) or not isinstance(color, int | float) or not 0 <= color <= 1:
             message = f"contrastive: color={color!r} must be a number from 0 to 1"
             raise BadOption(message, owner="contrastive", option="color", value=color)
