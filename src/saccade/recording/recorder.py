@@ -88,10 +88,17 @@ class Maps(Mapping[str, AttentionMap]):
 def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None = None) -> Iterator[Maps]:
     """Collect the attention maps of the forward passes inside the `with` block.
 
-    `record` observes the mechanisms of this package and attention of other libraries:
+    `record` observes the mechanisms of this package and, by adapters, attention of other libraries:
     `nn.MultiheadAttention`, the vision and Swin transformers of torchvision and timm, and
     squeeze-and-excitation. `saccade.recording.adapters` holds the table. Entry points of the group
     `saccade.adapters` extend it for every recording.
+
+    Any other attention is caught by its operations, with fused kernels on: `F.scaled_dot_product_attention`,
+    `F.multi_head_attention_forward`, and every softmax over keys whose result is multiplied with values by a
+    matrix product. Its map has the path of the innermost module with parameters; a second attention of the
+    same module has the path with "#2". Queries and keys are kept where they are known, otherwise the weights.
+    Windows that the model folds into the batch become heads, and each is shown in its own grid. Attention
+    between channels is a `ChannelMap`. A linear layer that mixes the weights of heads is not applied.
 
     The model computes the same result inside the block and outside. When the block ends, normally or by an
     exception, the model is restored. A compiled model of the mechanisms of this package is compiled once more
@@ -106,7 +113,8 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
         The maps by the path of their module, filled by each forward pass.
 
     Raises:
-        NothingRecorded: At once if the model holds no known attention; at the end if none of it ran.
+        NothingRecorded: At once if the model consists of layers of torch without attention; at the end if no
+            attention ran.
         BadOption: If the model is scripted or already being recorded, or if it is compiled and holds
             attention that needs hooks.
 

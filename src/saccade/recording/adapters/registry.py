@@ -16,7 +16,7 @@
 A `PairwiseMap` is a `ClassTokenMap` if there is a class token, and a `TokenMap` if there are other tokens
 without a place, a mask, or weights of relative positions.
 
-Attention of any other class is ignored, also if other parts of the model are recorded.
+Attention of any other class is caught by its operations, see `saccade.recording.capture`.
 
 A module is identified by the full name of the class that defines its `forward`. Neither library is imported,
 and a class of the same name, or a subclass with another `forward`, is ignored. `record(adapters=...)` and
