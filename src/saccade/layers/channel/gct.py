@@ -11,6 +11,7 @@ from saccade.errors import check_choice, check_positive_number, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, Tap
 from saccade.ops.gates import scale
+from saccade.ops.sum_of_squares import sum_of_squares
 
 
 def gct(
@@ -43,8 +44,7 @@ def gct(
     places = x.flatten(2)
     alpha, gamma, beta = (parameter.to(dtype) for parameter in (alpha, gamma, beta))
     if mode == "l2":
-        norm = torch.linalg.vector_norm(places, dim=2, dtype=dtype)  # no map of squares
-        embedding = alpha * (norm.square() + epsilon).sqrt()
+        embedding = alpha * (sum_of_squares(places) + epsilon).sqrt()
         total = (embedding.square().mean(1, keepdim=True) + epsilon).sqrt()
     else:
         norm = places.sum(2, dtype=dtype) if after_relu else places.abs().sum(2, dtype=dtype)
@@ -86,7 +86,7 @@ class GCT(nn.Module):
     Note:
         The formulas are those of the authors' code. The normalization of the paper has a factor sqrt(C), which
         is the same, and no second epsilon for l1. The gate is computed in float32 or higher precision. The
-        cost is one pass over x for the norms and one for the product; no map of squares is built.
+        cost is one pass over x for the norms and one for the product; squares are held for a few images at a time.
 
     Example:
         >>> import torch
