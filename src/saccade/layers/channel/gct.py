@@ -84,9 +84,10 @@ class GCT(nn.Module):
         BadShape: For any other input shape.
 
     Note:
-        The formulas are those of the authors' code. The normalization of the paper has a factor sqrt(C), which
-        is the same, and no second epsilon for l1. The gate is computed in float32 or higher precision. The
-        cost is one pass over x for the norms and one for the product; squares are held for a few images at a time.
+        The formulas are those of the authors' code. The normalization of the paper has a factor sqrt(C),
+        which is the same, and no second epsilon for l1. The gate is computed in float32 or higher precision.
+        The cost is one pass over x for the norms and one for the product; squares are held for a few images
+        at a time.
 
     Example:
         >>> import torch
@@ -105,7 +106,8 @@ class GCT(nn.Module):
         super().__init__()
         check_choice("gct", "mode", mode, ("l2", "l1"))
         check_positive_number("gct", epsilon=epsilon)
-        self.channels, self.mode, self.epsilon, self.after_relu = channels, mode, epsilon, after_relu
+        self.channels, self.epsilon, self.after_relu = channels, epsilon, after_relu
+        self.mode: Literal["l2", "l1"] = mode
         self.alpha = nn.Parameter(torch.ones(1, channels, 1, 1))
         self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
@@ -113,8 +115,8 @@ class GCT(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("gct", x, "B C ...", C=self.channels)
-        parameters = (parameter.flatten() for parameter in (self.alpha, self.gamma, self.beta))
-        gate = gct(x, *parameters, self.mode, self.epsilon, self.after_relu)
+        alpha, gamma, beta = self.alpha.flatten(), self.gamma.flatten(), self.beta.flatten()
+        gate = gct(x, alpha, gamma, beta, self.mode, self.epsilon, self.after_relu)
         if self.tap.recording:
             self.tap.publish(ChannelMap.of(gate, x))
         return scale(x, gate.reshape(*gate.shape, *[1] * (x.ndim - 2)))
@@ -140,5 +142,5 @@ SPEC = Spec(
         Example("B C H W", {"mode": "l1", "after_relu": True, "epsilon": 0.1}),
     ),
     maps=(ChannelMap,),
-    flow="x -> [norm over positions -> alpha, divide by rms -> gamma, beta, 1 + tanh | ] -> scale channels -> y",
+    flow="x -> [norm over positions -> alpha, divide by rms -> 1 + tanh | ] -> scale channels -> y",
 )
