@@ -153,7 +153,7 @@ def test_what_a_method_cannot_do_is_said_before_a_run(tmp_path: Path) -> None:
         ({"objective": "hard:samples_per_image=0"}, BadOption, {"option": "samples_per_image", "value": 0}),
         ({"objective": "hard:entropy=-1"}, BadRecipe, {"option": "entropy", "value": -1}),
         ({"objective": "hard:baseline=1"}, BadRecipe, {"option": "baseline", "value": 1}),
-        ({"objective": "hard:policy_weight=x"}, BadRecipe, {"option": "policy_weight", "value": "x"}),
+        ({"objective": "hard:policy_weight=x"}, BadOption, {"option": "policy_weight", "value": "x"}),
         ({"objective": "contrastive", "label_smoothing": 0.1}, BadRecipe, {"option": "label_smoothing"}),
         ({"objective": "contrastive:color=2"}, BadOption, {"option": "color", "value": 2}),
         ({"objective": "contrastive:temperature=0"}, BadOption, {}),

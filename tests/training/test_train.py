@@ -230,7 +230,6 @@ def test_unknown_keys_of_a_recipe_are_named() -> None:
         ({"attention": "multi_head:heads=5"}, BadOption, {}, "heads=5"),
         ({"attention": "multi_head:position=learned,tokens=9"}, BadShape, {}, "9 tokens"),
         ({"attention": "scaled_dot_product"}, BadOption, {}, "SmallCNN"),
-        ({"attention": "cbam", "stage": 4}, BadOption, {}, "stages 1 to 3"),
         ({"attention": "sk", "backbone": "timm:resnet18"}, BadOption, {}, "SK"),
         ({"task": "blue-patch"}, UnknownName, {"value": "blue-patch"}, "task"),
         ({"batch_size": 41}, BadRecipe, {"option": "batch_size", "value": 41}, "40 training images"),

@@ -17,7 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from saccade.config import Plan, Recipe, resolve
 from saccade.data import Task, TaskInfo, load
-from saccade.errors import BadRecipe, BadRun
+from saccade.errors import BadRecipe, BadRun, SaccadeError
 from saccade.profiling import cost
 from saccade.results import (
     RUN_INFO,
@@ -77,6 +77,8 @@ def prepare(recipe: Recipe) -> Plan:
     check_initial_weights(classifier)
     try:
         classifier.eval()(torch.empty(2, *task.shape, device="meta"))
+    except SaccadeError:
+        raise
     except Exception as error:  # models check their inputs in different ways
         reason = str(error).partition("\n")[0]
         message = f"backbone={recipe.backbone!r} does not accept inputs of shape {task.shape}: {reason}"
