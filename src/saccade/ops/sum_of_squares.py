@@ -13,9 +13,9 @@ _SQUARES = 1 << 21  # squares held at a time
 def sum_of_squares(x: Tensor) -> Tensor:
     """Return the sum of squares over the last axis.
 
-    The sum has at least float32 precision, because squares exceed the range of float16. Squares are held for a
-    few images at a time, and the gradient 2 x is computed in one pass. Under compilation, export or tracing,
-    it is the plain formula.
+    The sum has at least float32 precision, because squares exceed the range of float16. Squares are held for
+    a few images at a time, and the gradient 2 x is computed in one pass. Under compilation, export or
+    tracing, it is the plain formula.
 
     Args:
         x: Values, (B, ..., N).

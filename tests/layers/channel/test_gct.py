@@ -42,7 +42,9 @@ def plain(p: Parameters, x: Tensor, **options: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("shape", [(2, C, 8, 8), (1, C, 7, 5), (2, C, 1, 1), (2, C, 9), (2, C, 3, 4, 5)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(2, C, 8, 8), (1, C, 7, 5), (2, C, 1, 1), (2, C, 9), (2, C, 3, 4, 5)], ids=str
+)
 def test_equals_the_formula(shape: tuple[int, ...], options: dict[str, Any]) -> None:
     assert_parity(build("gct", C, **options), lambda p, x: plain(p, x, **options), normal(*shape))
 

@@ -40,7 +40,9 @@ def plain(p: Parameters, x: Tensor, recurrence: int = 1) -> Tensor:
 
 
 @pytest.mark.parametrize("options", [{}, {"reduction": 12}, {"recurrence": 2}], ids=str)
-@pytest.mark.parametrize("shape", [(2, C, 5, 4), (1, C, 3, 6), (2, C, 1, 5), (2, C, 5, 1), (2, C, 1, 1)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(2, C, 5, 4), (1, C, 3, 6), (2, C, 1, 5), (2, C, 5, 1), (2, C, 1, 1)], ids=str
+)
 def test_equals_the_formula(shape: tuple[int, ...], options: dict[str, Any]) -> None:
     module = build("criss_cross", C, **{"reduction": REDUCTION, **options})
     assert_parity(module, lambda p, x: plain(p, x, options.get("recurrence", 1)), normal(*shape))

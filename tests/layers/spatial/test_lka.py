@@ -23,9 +23,9 @@ def depthwise(p: Parameters, name: str, x: Tensor, dilation: int) -> Tensor:
     for i in range(size):
         for j in range(size):
             top, left = i * dilation, j * dilation
-            total = total + weight[:, 0, i, j, None, None] * padded[
-                :, :, top : top + height, left : left + width
-            ]
+            total = (
+                total + weight[:, 0, i, j, None, None] * padded[:, :, top : top + height, left : left + width]
+            )
     return total
 
 

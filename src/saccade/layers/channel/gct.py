@@ -84,9 +84,10 @@ class GCT(nn.Module):
         BadShape: For any other input shape.
 
     Note:
-        The formulas are those of the authors' code. The normalization of the paper has a factor sqrt(C), which
-        is the same, and no second epsilon for l1. The gate is computed in float32 or higher precision. The
-        cost is one pass over x for the norms and one for the product; squares are held for a few images at a time.
+        The formulas are those of the authors' code. The normalization of the paper has a factor sqrt(C),
+        which is the same, and no second epsilon for l1. The gate is computed in float32 or higher precision.
+        The cost is one pass over x for the norms and one for the product; squares are held for a few images
+        at a time.
 
     Example:
         >>> import torch
@@ -140,5 +141,5 @@ SPEC = Spec(
         Example("B C H W", {"mode": "l1", "after_relu": True, "epsilon": 0.1}),
     ),
     maps=(ChannelMap,),
-    flow="x -> [norm over positions -> alpha, divide by rms -> gamma, beta, 1 + tanh | ] -> scale channels -> y",
+    flow="x -> [norm over positions -> alpha, / rms -> gamma, beta, 1 + tanh | ] -> scale channels -> y",
 )

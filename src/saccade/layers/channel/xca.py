@@ -135,7 +135,9 @@ class XCA(nn.Module):
                 self.qkv.weight[2 * self.channels :],
                 None if bias is None else bias[2 * self.channels :],
             )
-            self.tap.publish(ChannelMap.of(weights.mean(2).flatten(1).to(value.dtype), value.reshape(x.shape)))
+            self.tap.publish(
+                ChannelMap.of(weights.mean(2).flatten(1).to(value.dtype), value.reshape(x.shape))
+            )
 
 
 def _pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

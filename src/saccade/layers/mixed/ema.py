@@ -70,9 +70,10 @@ class EMA(nn.Module):
         y = sigma(sum_k a_k v_kp + a'_k u_kp) x
 
     The C channels form G groups of K = C / G channels k, which share all parameters. W1 is the 1 x 1
-    convolution `conv1x1` of the means of rows and columns, W3 the 3 x 3 convolution `conv3x3` of x itself, both
-    with biases; GN is the group norm `norm`, with one channel per group; p is a position (h, w) and sigma the
-    logistic function. Both softmaxes run over the channels of a group. Each branch is weighted by the other.
+    convolution `conv1x1` of the means of rows and columns, W3 the 3 x 3 convolution `conv3x3` of x itself,
+    both with biases; GN is the group norm `norm`, with one channel per group; p is a position (h, w) and
+    sigma the logistic function. Both softmaxes run over the channels of a group. Each branch is weighted by
+    the other.
 
     Recording gives the mean of the gate over groups.
 
@@ -94,8 +95,8 @@ class EMA(nn.Module):
 
     Note:
         The result is that of the authors' code. Because GN has one channel per group, mean_p u_k is its bias,
-        so that a is the same for all images. The 3 x 3 convolution therefore needs one output channel in place
-        of K: the cost is 9 K products per position and group in place of 9 K^2.
+        so that a is the same for all images. The 3 x 3 convolution therefore needs one output channel in
+        place of K: the cost is 9 K products per position and group in place of 9 K^2.
 
     Example:
         >>> import torch

@@ -55,10 +55,10 @@ class SCSE(nn.Module):
         c = sigma(W2 relu(W1 z))        z_c = mean_p x_cp        s_p = sigma(w . x_p + b)
         y_cp = max(c_c x_cp, s_p x_cp)
 
-    The gate of the channels c is squeeze-and-excitation with the layers W1 and W2 of `channel` (see `SE`), the
-    gate of the positions s has the 1 x 1 convolution w, b of `spatial`, p is a position and sigma the logistic
-    function. The maximum compares the products, as in the authors' code, not the gates: for a negative x_cp,
-    the smaller gate wins.
+    The gate of the channels c is squeeze-and-excitation with the layers W1 and W2 of `channel` (see `SE`),
+    the gate of the positions s has the 1 x 1 convolution w, b of `spatial`, p is a position and sigma the
+    logistic function. The maximum compares the products, as in the authors' code, not the gates: for a
+    negative x_cp, the smaller gate wins.
 
     Recording gives two maps, at `.channel` and `.spatial`.
 

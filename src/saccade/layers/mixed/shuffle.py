@@ -56,8 +56,8 @@ class Shuffle(nn.Module):
     channels, in the order of the input.
 
     References:
-        Zhang, Yang: SA-Net: Shuffle Attention for Deep Convolutional Neural Networks, ICASSP 2021 (equations 1
-        to 4).
+        Zhang, Yang: SA-Net: Shuffle Attention for Deep Convolutional Neural Networks, ICASSP 2021 (equations
+        1 to 4).
 
     Args:
         channels: Number of channels C, a multiple of 2 `groups`.

@@ -30,8 +30,8 @@ class CrissCross(nn.Module):
 
         y_p = x_p + gamma sum_j a_pj v_j        a_pj = softmax_j(q_p . k_j)
 
-    q, k and v are 1 x 1 convolutions of x with biases (`query`, `key` and `value`), and j runs over the H + W -
-    1 positions in the row and the column of p, p itself once. Products are not scaled. gamma is initialized
+    q, k and v are 1 x 1 convolutions of x with biases (`query`, `key` and `value`), and j runs over the H + W
+    - 1 positions in the row and the column of p, p itself once. Products are not scaled. gamma is initialized
     with 0, so that initially y = x exactly. The paper applies the module twice with the same weights: then
     every position reaches every other one.
 
@@ -55,8 +55,9 @@ class CrissCross(nn.Module):
         BadShape: For any other input shape.
 
     Note:
-        Deviation: equation 2 of the paper has no gamma; this module has that of the authors' code. The cost is O(H W (H + W) C) in time. The H W (H + W) weights are not kept for the backward pass, and there
-        is no tensor of (H W)^2 values; see `saccade.ops.criss_cross_attention`.
+        Deviation: equation 2 of the paper has no gamma; this module has that of the authors' code. The cost
+        is O(H W (H + W) C) in time. The H W (H + W) weights are not kept for the backward pass, and there is
+        no tensor of (H W)^2 values; see `saccade.ops.criss_cross_attention`.
 
     Example:
         >>> import torch
@@ -105,5 +106,5 @@ SPEC = Spec(
     function=criss_cross,
     examples=(Example("B C H W"), Example("B C H W", {"reduction": 4, "recurrence": 2})),
     maps=(CrissCrossMap,),
-    flow="x -> [[[query | key] -> products in row and column, softmax | value] -> sum -> gamma | ] -> add -> y",
+    flow="x -> [[[query | key] -> softmax in row and column | value] -> sum -> gamma | ] -> add -> y",
 )
