@@ -55,7 +55,7 @@ def every_map() -> dict[str, AttentionMap]:
         TokenMap(*(*factors, *extra, bias)),
         ClassTokenMap(*(*factors, *extra)),
         WindowMap(windows, windows, 0.5, (3, 4), (3, 4), places=places, bias=torch.randn(2, 1, 6, 6)),
-        CrissCrossMap(*factors, grid=(3, 4)),
+        CrissCrossMap(*(*factors, (3, 4))),
         ChannelMap.of(torch.rand(K, 10), x),
         BranchMap.of(torch.rand(K, 2, 10), [x, x + 1]),
         SpatialMap(torch.rand(K, 3, 4)),

@@ -46,7 +46,8 @@ class CrissCrossMap(PairwiseMap):
         grid = relevance.unflatten(1, self.grid).to(rows)
         vertical = (grid.mT.unsqueeze(-2) @ columns).squeeze(-2).mT
         horizontal = (grid.unsqueeze(-2) @ rows).squeeze(-2)
-        return (vertical + horizontal).flatten(1)
+        received: Tensor = (vertical + horizontal).flatten(1)
+        return received
 
     def _rows_at(self, positions: slice) -> Tensor:
         height, width = self.grid

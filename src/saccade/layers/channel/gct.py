@@ -114,8 +114,8 @@ class GCT(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("gct", x, "B C ...", C=self.channels)
-        parameters = (parameter.flatten() for parameter in (self.alpha, self.gamma, self.beta))
-        gate = gct(x, *parameters, self.mode, self.epsilon, self.after_relu)
+        alpha, gamma, beta = (parameter.flatten() for parameter in (self.alpha, self.gamma, self.beta))
+        gate = gct(x, alpha, gamma, beta, self.mode, self.epsilon, self.after_relu)
         if self.tap.recording:
             self.tap.publish(ChannelMap.of(gate, x))
         return scale(x, gate.reshape(*gate.shape, *[1] * (x.ndim - 2)))

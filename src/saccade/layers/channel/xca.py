@@ -120,11 +120,11 @@ class XCA(nn.Module):
         w_value = self.qkv.weight[2 * self.channels :].unflatten(0, (self.heads, -1))
         weights = weights.to(w_value.dtype)
         matrix = self.proj.weight @ (weights @ w_value).flatten(1, 2)
-        shift = self.proj.bias
+        shift: Tensor = self.proj.bias
         if self.qkv.bias is not None:
             b_value = self.qkv.bias[2 * self.channels :].reshape(self.heads, -1, 1)
             shift = shift + ((weights @ b_value).flatten(1) @ self.proj.weight.T)
-        y = matrix @ places.squeeze(-1)
+        y: Tensor = matrix @ places.squeeze(-1)
         return y + shift.reshape(-1, self.channels, 1).to(y.dtype)
 
     def _publish(self, weights: Tensor, x: Tensor) -> None:
