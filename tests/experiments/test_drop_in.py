@@ -23,7 +23,9 @@ TASK = "white-patch:size=32,patch=[6,12],train=24,validation=8,test=8"
 
 @pytest.mark.parametrize("name", DROP_INS)
 def test_an_epoch_by_name(name: str, tmp_path: Path) -> None:
-    recipe = Recipe(task=TASK, attention=name, epochs=1, batch_size=8)
+    options = ",".join(f"{option}={value}" for option, value in sc.spec(name).examples[0].options.items())
+    attention = f"{name}:{options}" if options else name
+    recipe = Recipe(task=TASK, attention=attention, epochs=1, batch_size=8)
     result = train(recipe, tmp_path)
     assert math.isfinite(result["loss"])
     assert result == json.loads((tmp_path / "result.json").read_text())

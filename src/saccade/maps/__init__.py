@@ -1,6 +1,7 @@
 """Attention maps: typed records of what a layer attends to, each of which can render a heat map."""
 
 from saccade.maps.base import AttentionMap, BranchMap, ChannelMap, SpatialMap, normalize
+from saccade.maps.criss_cross import CrissCrossMap
 from saccade.maps.pairwise import AdditiveMap, DotProductMap, PairwiseMap, RectifiedSumMap
 from saccade.maps.rollout import attention_rollout
 from saccade.maps.sampling import FixationMap, GridMap
@@ -14,6 +15,7 @@ __all__ = [
     "BranchMap",
     "ChannelMap",
     "ClassTokenMap",
+    "CrissCrossMap",
     "DotProductMap",
     "FixationMap",
     "GridMap",

@@ -30,7 +30,7 @@ def sum_of_squares(x: Tensor) -> Tensor:
     """
     if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
         return _sum(x)
-    result: Tensor = _SumOfSquares.apply(x)
+    result: Tensor = _SumOfSquares.apply(x) if torch.is_grad_enabled() else _sum_in_chunks(x)
     return result
 
 
@@ -38,15 +38,17 @@ def _sum(x: Tensor) -> Tensor:
     return x.to(torch.promote_types(x.dtype, torch.float32)).square().sum(-1)
 
 
+def _sum_in_chunks(x: Tensor) -> Tensor:
+    images = max(1, _SQUARES // max(1, x[:1].numel()))
+    return _sum(x) if images >= len(x) else torch.cat([_sum(chunk) for chunk in x.split(images)])
+
+
 class _SumOfSquares(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
     def forward(x: Tensor) -> Tensor:
-        images = max(1, _SQUARES // max(1, x[:1].numel()))
-        if images >= len(x):
-            return _sum(x)
-        return torch.cat([_sum(chunk) for chunk in x.split(images)])
+        return _sum_in_chunks(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], _: Tensor) -> None:

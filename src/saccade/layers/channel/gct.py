@@ -106,8 +106,7 @@ class GCT(nn.Module):
         super().__init__()
         check_choice("gct", "mode", mode, ("l2", "l1"))
         check_positive_number("gct", epsilon=epsilon)
-        self.channels, self.epsilon, self.after_relu = channels, epsilon, after_relu
-        self.mode: Literal["l2", "l1"] = mode
+        self.channels, self.mode, self.epsilon, self.after_relu = channels, mode, epsilon, after_relu
         self.alpha = nn.Parameter(torch.ones(1, channels, 1, 1))
         self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
         self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
@@ -115,7 +114,7 @@ class GCT(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("gct", x, "B C ...", C=self.channels)
-        alpha, gamma, beta = self.alpha.flatten(), self.gamma.flatten(), self.beta.flatten()
+        alpha, gamma, beta = (parameter.flatten() for parameter in (self.alpha, self.gamma, self.beta))
         gate = gct(x, alpha, gamma, beta, self.mode, self.epsilon, self.after_relu)
         if self.tap.recording:
             self.tap.publish(ChannelMap.of(gate, x))
@@ -142,5 +141,5 @@ SPEC = Spec(
         Example("B C H W", {"mode": "l1", "after_relu": True, "epsilon": 0.1}),
     ),
     maps=(ChannelMap,),
-    flow="x -> [norm of channel -> alpha, 1 / rms -> 1 + tanh | ] -> scale channels -> y",
+    flow="x -> [norm over positions -> alpha, / rms -> gamma, beta, 1 + tanh | ] -> scale channels -> y",
 )

@@ -32,9 +32,9 @@ class LKA(nn.Module):
 
         a = F1(F7(F5(x)))        y = a x
 
-    F5 is the depthwise 5 x 5 convolution `local`, F7 the depthwise 7 x 7 convolution `dilated` with
-    dilation 3, and F1 the 1 x 1 convolution `mix`; all have biases and zero padding. Together they see 23 x
-    23 positions. The weights a of every channel and position have no sigmoid or softmax, so they have either
+    F5 is the depthwise 5 x 5 convolution `local`, F7 the depthwise 7 x 7 convolution `dilated` with dilation
+    3, and F1 the 1 x 1 convolution `mix`; all have biases and zero padding. Together they see 23 x 23
+    positions. The weights a of every channel and position have no sigmoid or softmax, so they have either
     sign and no bound.
 
     Recording gives the mean of a over channels.
