@@ -141,5 +141,5 @@ SPEC = Spec(
         Example("B C H W", {"mode": "l1", "after_relu": True, "epsilon": 0.1}),
     ),
     maps=(ChannelMap,),
-    flow="x -> [norm over positions -> alpha, / rms -> gamma, beta, 1 + tanh | ] -> scale channels -> y",
+    flow="x -> [norm of channel -> alpha, 1 / rms -> 1 + tanh | ] -> scale channels -> y",
 )

@@ -139,6 +139,5 @@ SPEC = Spec(
     function=ema,
     examples=(Example("B C H W"), Example("B C H W", {"groups": 4})),
     maps=(SpatialMap,),
-    flow="x -> [[means of rows and columns -> 1x1 conv, sigmoid -> multiply, norm | 3x3 conv]"
-    " -> weights of each other, sum -> sigmoid | ] -> multiply -> y",
+    flow="x -> [[gates of rows, columns | 3x3 conv] -> cross weights -> sigmoid | ] -> multiply -> y",
 )
