@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 _PRELOAD = ("saccade.cli.commands", "saccade.experiments", "saccade.viz", "lightning.pytorch", "timm.optim")
-_MAX_MEMORY = 6 << 30
+_MAX_MEMORY = 16 << 30
 _MAX_FILE = 512 << 20
 _MAX_CAPTURED = 200_000
 
