@@ -61,6 +61,10 @@ class Own(nn.Module):
             logits = torch.matmul(q * scale, k.transpose(-2, -1))
             if form == "bias":
                 logits = logits / 2 + self.bias
+            if form == "bias first":
+                logits = self.bias + 2 * logits
+            if form == "scaled bias":
+                logits = torch.add(logits, self.bias, alpha=3)
             if form == "mask":
                 logits = logits.masked_fill(~causal, float("-inf"))
             if form == "talking heads":
@@ -123,6 +127,33 @@ def test_factors_are_kept_where_they_are_known() -> None:
             model(X)
         attention: Any = maps["block.mixer"]
         assert (attention.keys.shape[-1] == WIDTH // HEADS) == is_factored, form
+
+
+@pytest.mark.parametrize("form", ["clamped", "scaled bias"])
+def test_of_very_many_weights_the_column_means_are_kept(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("saccade.recording.capture._MOST_WEIGHTS", 100)
+    model = Network(form).eval()
+    with sc.record(model) as maps:
+        model(X)
+    own: Any = model.block["mixer"]
+    assert isinstance(maps["block.mixer"], sc.SpatialMap)
+    torch.testing.assert_close(maps["block.mixer"].saliency().flatten(1), own.weights.mean((1, 2)))
+
+
+def test_an_attention_that_cannot_be_captured_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("unusual")
+
+    model = Network("fused").eval()
+    expected = model(X)
+    monkeypatch.setattr("saccade.recording.capture.Capture._map", fail)
+    with (
+        pytest.raises(sc.NothingRecorded),
+        pytest.warns(UserWarning, match="1 attention layers of Network.*'block.mixer'"),
+        sc.record(model) as maps,
+    ):
+        assert torch.equal(model(X), expected)
+    assert maps.unseen == ("block.mixer",)
 
 
 def test_gradients_and_states_are_unchanged() -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from saccade.maps import ChannelMap, Tap
+from saccade.ops.eager import is_eager
 
 _PRODUCTS = 1 << 20  # products held at a time while they are summed
 
@@ -84,8 +85,7 @@ def mean_and_maximum(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 def _eager() -> bool:
     """Return whether to use the custom backward passes: a compiler fuses the plain formulas by itself."""
-    tracing: bool = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    return torch.is_grad_enabled() and not tracing
+    return torch.is_grad_enabled() and is_eager()
 
 
 class _Scale(torch.autograd.Function):

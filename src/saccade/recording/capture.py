@@ -16,17 +16,16 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from saccade._torch import FEATURE_LAYERS, WeakTensorKeyDictionary, has_torch_fast_path
-from saccade.maps import AttentionMap, ChannelMap, PairwiseMap
+from saccade.maps import AttentionMap, ChannelMap, PairwiseMap, SpatialMap
 from saccade.recording.adapters.multihead import multihead_map
 from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes, mask_to_bias
 from saccade.recording.operations import EINSUM, FOLLOWED, MATMUL, SOFTMAX, Logits, Weights, change_logits
 
 #: Parameters of `F.scaled_dot_product_attention`, which is built in and has no signature.
-FUSED = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
-FUNCTIONAL = inspect.signature(F.multi_head_attention_forward)
+_FUSED = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+_FUNCTIONAL = inspect.signature(F.multi_head_attention_forward)
 _MOST_WEIGHTS = 1 << 26  # larger matrices of weights are kept as their column means
-_CHECKED = 1 << 22  # up to this number of weights, the factors are compared with the weights
-_TOLERANCE = 1e-2
+_TOLERANCE = 1e-2  # of factors, relative to the largest weight of a row
 
 _NAME = re.compile("attention|attn|attend", re.IGNORECASE)
 
@@ -56,13 +55,14 @@ class Capture(TorchFunctionMode):
     ) -> None:
         super().__init__()
         self.model, self.features, self.publish = model, features, publish
-        self.paths = {module: path for path, module in model.named_modules()}
+        self.paths: dict[nn.Module, str] = {module: path for path, module in model.named_modules()}
         self.known = {model.get_submodule(path) for path in known}
         self.stack: list[nn.Module] = []
         self.calls: dict[str, int] = {}
         self.tags: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self.batch = 0
         self.guards: list[tuple[nn.Module, Any]] = []
+        self.failed: dict[str, None] = {}  # paths in order
 
     def __enter__(self) -> Capture:
         hooks = torch.nn.modules.module
@@ -109,11 +109,14 @@ class Capture(TorchFunctionMode):
                 with torch.no_grad():
                     self._follow(func, args, kwargs or {}, output)
             except (RuntimeError, ValueError, TypeError, IndexError, KeyError):
-                pass  # an unusual call; the module is listed as unseen, and the model goes on
+                self.failed[self._owner()] = None  # an unusual call; the model goes on
         return output
 
     def unseen(self, recorded: Iterable[str]) -> list[str]:
-        """Return the paths of modules that are named as attention, ran, and have no map."""
+        """Return the paths of modules whose attention ran and has no map.
+
+        These are modules that are named as attention, and modules whose attention could not be captured.
+        """
         seen = [*recorded]
         named = [
             path
@@ -122,7 +125,7 @@ class Capture(TorchFunctionMode):
             and _NAME.search(type(module).__name__)
             and any(True for _ in module.parameters())
         ]
-        return [
+        return [path for path in self.failed if path not in named and path not in seen] + [
             path
             for path in named
             if not any(is_within(path, other) or is_within(other, path) for other in seen)
@@ -132,10 +135,10 @@ class Capture(TorchFunctionMode):
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Publish an attention, or pass the tag of an input on to the output."""
         if func is F.scaled_dot_product_attention:
-            given = dict(zip(FUSED, args, strict=False)) | kwargs
+            given = dict(zip(_FUSED, args, strict=False)) | kwargs
             self._publish(lambda site: self._fused_map(site, given))
         elif func is F.multi_head_attention_forward:
-            given = FUNCTIONAL.bind(*args, **kwargs).arguments
+            given = _FUNCTIONAL.bind(*args, **kwargs).arguments
             self._publish(lambda site: _functional_map(site, given))
         elif func in MATMUL or func in EINSUM:
             operands = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
@@ -152,11 +155,12 @@ class Capture(TorchFunctionMode):
         elif func in SOFTMAX:
             self._tag_softmax(args[0], args[1] if len(args) > 1 else kwargs.get("dim"), output)
         elif args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
-            tag = next((self.tags[x] for x in args if isinstance(x, Tensor) and x in self.tags), None)
+            tagged = next((x for x in args if isinstance(x, Tensor) and x in self.tags), None)
+            tag = None if tagged is None else self.tags[tagged]
             if isinstance(tag, Weights) and func in FOLLOWED:
                 self.tags[output] = tag
-            elif isinstance(tag, Logits):
-                changed = change_logits(tag, func, args, kwargs)
+            elif isinstance(tag, Logits) and tagged is not None:
+                changed = change_logits(tag, tagged, func, args, kwargs)
                 if changed is not None:
                     self.tags[output] = changed
                 elif output is args[0]:  # changed in place, in an unknown way
@@ -168,22 +172,22 @@ class Capture(TorchFunctionMode):
         tag = self.tags.get(logits)
         self.tags[weights] = Weights(weights.detach(), tag if isinstance(tag, Logits) else None)
 
-    def _publish(self, build: Callable[[AttentionSite], AttentionMap | None]) -> None:
+    def _publish(self, build: Callable[[AttentionSite], AttentionMap]) -> None:
         """Publish the map of the innermost module with parameters that runs."""
-        owner = next(
-            (m for m in reversed(self.stack) if next(m.parameters(), None) is not None), self.stack[0]
-        )
-        path = self.paths[owner]
+        path = self._owner()
         parts = [part for part in path.split(".") if part]
         owners = [*accumulate(parts, nn.Module.get_submodule, initial=self.model)]
         attention = build(AttentionSite.from_owners(owners, self.features))
-        if attention is None:
-            return
         self.calls[path] = self.calls.get(path, 0) + 1
         number = self.calls[path]
         self.publish(path if number == 1 else f"{path}#{number}", attention)
 
-    def _fused_map(self, site: AttentionSite, given: dict[str, Any]) -> AttentionMap | None:
+    def _owner(self) -> str:
+        """Return the path of the innermost module with parameters that runs."""
+        owners = (module for module in reversed(self.stack) if next(module.parameters(), None) is not None)
+        return self.paths[next(owners, self.stack[0])]
+
+    def _fused_map(self, site: AttentionSite, given: dict[str, Any]) -> AttentionMap:
         query, key = given["query"].detach(), given["key"].detach()
         bias = mask_to_bias(given.get("attn_mask"), query.dtype, visible=True)
         if given.get("is_causal"):
@@ -195,12 +199,12 @@ class Capture(TorchFunctionMode):
         scale = query.shape[-1] ** -0.5 if scale is None else scale
         return self._map(site, Logits(query, key, scale, bias), None, given["value"])
 
-    def _softmax_map(self, site: AttentionSite, tag: Weights, values: Tensor) -> AttentionMap | None:
+    def _softmax_map(self, site: AttentionSite, tag: Weights, values: Tensor) -> AttentionMap:
         return self._map(site, tag.logits, tag.weights, values)
 
     def _map(
         self, site: AttentionSite, logits: Logits | None, weights: Tensor | None, values: Tensor
-    ) -> AttentionMap | None:
+    ) -> AttentionMap:
         """Return the map of an attention from its factors or, if these are unknown, from its weights."""
         attention: PairwiseMap | None = None
         if logits is not None:
@@ -212,13 +216,16 @@ class Capture(TorchFunctionMode):
             known = self._heads(weights)
             if attention is None or not _agrees(attention, known):
                 if known.numel() > _MOST_WEIGHTS:
-                    return None
+                    extra, _, grid = site.split(known.shape[3])
+                    return SpatialMap(known.mean((1, 2))[:, extra:].reshape(-1, *grid))
                 empty = (
                     known.new_zeros(()).expand(*known.shape[:3], 1),
                     known.new_zeros(()).expand(*known.shape[:2], known.shape[3], 1),
                 )
                 attention = site.build_map(*empty, 1.0, known.log())  # softmax(0 + log a) = a
-        return attention if attention is None else _channel_map(attention, values, site) or attention
+        if attention is None:
+            raise ValueError("queries and keys do not fit together")
+        return _channel_map(attention, values, site) or attention
 
     def _heads(self, x: Tensor) -> Tensor:
         """Return a tensor (..., N, D) as (B, heads, N, D): windows and heads in the batch become heads."""
@@ -239,12 +246,14 @@ class Capture(TorchFunctionMode):
 
 
 def _agrees(attention: PairwiseMap, weights: Tensor) -> bool:
-    """Return whether factors give the weights that the model has computed."""
-    if weights.numel() > _CHECKED:
-        return True
-    computed = attention.weights() if weights.numel() else weights
-    computed = attention.tokens().weights() if computed.shape != weights.shape else computed
-    return computed.shape == weights.shape and bool((computed - weights).abs().max() < _TOLERANCE)
+    """Return whether factors give the weights that the model has computed, in three rows of several heads."""
+    tokens, (heads, count) = attention.tokens(), weights.shape[1:3]
+    rows = ((0, 0), (count // 2, heads - 1), (count - 1, heads // 2))
+    return all(
+        bool((tokens.attention_from(x=x, head=head) - row).abs().max() <= _TOLERANCE * row.max())
+        for x, head in rows
+        for row in [weights[:, head, x]]
+    )
 
 
 def _channel_map(attention: PairwiseMap, values: Tensor, site: AttentionSite) -> ChannelMap | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,22 +48,32 @@ class Weights:
     is_published: bool = False
 
 
-def change_logits(tag: Logits, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Logits | None:
-    """Return the tag of logits after an operation, or None if they are no known product any more."""
-    other = next((x for x in args[1:] or kwargs.values()), None)
-    number = other.item() if isinstance(other, Tensor) and other.numel() == 1 and not other.is_meta else other
+def change_logits(tag: Logits, logits: Tensor, func: Any, args: Any, kwargs: Any) -> Logits | None:
+    """Return the tag of logits after an operation, or None if they are no known product any more.
+
+    Args:
+        tag: The tag.
+        logits: The tensor that has it, one of the arguments.
+        func: The operation.
+        args: Its positional arguments.
+        kwargs: Its other arguments.
+    """
+    other = next((x for x in (*args, *kwargs.values()) if x is not logits), None)
     if func in PASS:
         return tag
-    if func in SCALE | DIVIDE and isinstance(number, int | float):
+    if func in SCALE or (func in DIVIDE and args[0] is logits):
+        is_number = isinstance(other, Tensor) and other.numel() == 1 and not other.is_meta
+        number = other.item() if isinstance(other, Tensor) and is_number else other
+        if not isinstance(number, int | float):
+            return None
         factor = number if func in SCALE else 1 / number
         bias = None if tag.bias is None else factor * tag.bias
         return replace(tag, scale=factor * tag.scale, bias=bias)
-    if func in ADD and isinstance(other, Tensor) and isinstance(args[0], Tensor):
-        bias = other if other.shape[-1:] == args[0].shape[-1:] or other.ndim else None
-        return None if bias is None else replace(tag, bias=bias if tag.bias is None else tag.bias + bias)
+    if func in ADD and isinstance(other, Tensor):
+        return replace(tag, bias=other if tag.bias is None else tag.bias + other)
     if func in FILL and isinstance(other, Tensor):
-        value = args[2] if len(args) > 2 else kwargs.get("value")
+        value = args[2] if len(args) > 2 else kwargs["value"]
         hidden = torch.zeros(other.shape, dtype=tag.queries.dtype, device=other.device)
-        hidden = hidden.masked_fill(other, float(value if value is not None else -math.inf))
+        hidden = hidden.masked_fill(other, float(value))
         return replace(tag, bias=hidden if tag.bias is None else tag.bias + hidden)
     return None

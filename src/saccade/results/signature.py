@@ -29,7 +29,9 @@ def _key() -> bytes:
     path = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "saccade" / "key"
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):
+        with suppress(FileExistsError):  # another process was first
+            if path.exists():
+                return path.read_bytes()
             temporary = path.with_name(f".key-{os.getpid()}-{secrets.token_hex(4)}")
             temporary.touch(mode=0o600)
             temporary.write_bytes(secrets.token_bytes(32))

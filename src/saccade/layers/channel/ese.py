@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from saccade.errors import check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, Tap
-from saccade.ops.gates import mean, scale
+from saccade.ops.gates import gate_channels, mean
 
 
 def ese(x: Tensor, conv: nn.Module) -> Tensor:
@@ -65,10 +65,7 @@ class ESE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("ese", x, "B C ...", C=self.channels)
-        gate = ese(x, self.conv)
-        if self.tap.recording:
-            self.tap.publish(ChannelMap.of(gate, x))
-        return scale(x, gate.reshape(*gate.shape, *[1] * (x.ndim - 2)))
+        return gate_channels(x, ese(x, self.conv), self.tap)
 
 
 SPEC = Spec(

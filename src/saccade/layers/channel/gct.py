@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from saccade.errors import check_choice, check_positive_number, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, Tap
-from saccade.ops.gates import scale
+from saccade.ops.gates import gate_channels
 from saccade.ops.sum_of_squares import sum_of_squares
 
 
@@ -116,9 +116,7 @@ class GCT(nn.Module):
         check_shape("gct", x, "B C ...", C=self.channels)
         alpha, gamma, beta = (parameter.flatten() for parameter in (self.alpha, self.gamma, self.beta))
         gate = gct(x, alpha, gamma, beta, self.mode, self.epsilon, self.after_relu)
-        if self.tap.recording:
-            self.tap.publish(ChannelMap.of(gate, x))
-        return scale(x, gate.reshape(*gate.shape, *[1] * (x.ndim - 2)))
+        return gate_channels(x, gate, self.tap)
 
 
 SPEC = Spec(

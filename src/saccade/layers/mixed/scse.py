@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import bad_option, check_choice, check_positive, check_shape
+from saccade.errors import check_choice, check_reduction, check_shape
 from saccade.layers.channel.se import SE, se
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, SpatialMap, Tap
@@ -93,10 +93,8 @@ class SCSE(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 2, combine: Literal["max", "add"] = "max") -> None:
         super().__init__()
-        check_positive("scse", reduction=reduction)
+        check_reduction("scse", channels, reduction=reduction)
         check_choice("scse", "combine", combine, ("max", "add"))
-        if channels < reduction:
-            raise bad_option("scse", f"must be at least reduction={reduction}", channels=channels)
         self.channels, self.combine = channels, combine
         self.channel = SE(channels, reduction)
         self.spatial = _Spatial(channels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import bad_option, check_positive, check_shape
+from saccade.errors import check_positive, check_reduction, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import CrissCrossMap, Tap
 from saccade.ops.criss_cross_attention import criss_cross_attention
@@ -68,9 +68,8 @@ class CrissCross(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 8, recurrence: int = 1) -> None:
         super().__init__()
-        check_positive("criss_cross", reduction=reduction, recurrence=recurrence)
-        if channels < reduction:
-            raise bad_option("criss_cross", f"must be at least reduction={reduction}", channels=channels)
+        check_positive("criss_cross", recurrence=recurrence)
+        check_reduction("criss_cross", channels, reduction=reduction)
         self.channels, self.recurrence = channels, recurrence
         self.query = nn.Conv2d(channels, channels // reduction, 1)
         self.key = nn.Conv2d(channels, channels // reduction, 1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import bad_option, check_positive, check_shape
+from saccade.errors import check_reduction, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import PairwiseMap, Tap
 from saccade.ops.eager import is_eager
@@ -79,9 +79,7 @@ class PAM(nn.Module):
 
     def __init__(self, channels: int, reduction: int = 8) -> None:
         super().__init__()
-        check_positive("pam", reduction=reduction)
-        if channels < reduction:
-            raise bad_option("pam", f"must be at least reduction={reduction}", channels=channels)
+        check_reduction("pam", channels, reduction=reduction)
         self.channels = channels
         self.query = nn.Conv2d(channels, channels // reduction, 1)
         self.key = nn.Conv2d(channels, channels // reduction, 1)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import bad_option, check_choice, check_positive, check_shape
+from saccade.errors import check_choice, check_reduction, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import SpatialMap, Tap
 from saccade.ops.gates import mean, scale
@@ -89,11 +89,9 @@ class GlobalContext(nn.Module):
         fusion: Literal["add", "multiply", "both"] = "add",
     ) -> None:
         super().__init__()
-        check_positive("global_context", reduction=reduction)
+        check_reduction("global_context", channels, reduction=reduction)
         check_choice("global_context", "pool", pool, ("attention", "mean"))
         check_choice("global_context", "fusion", fusion, ("add", "multiply", "both"))
-        if channels < reduction:
-            raise bad_option("global_context", f"must be at least reduction={reduction}", channels=channels)
         self.channels = channels
         hidden = channels // reduction
         self.mask = nn.Conv2d(channels, 1, 1) if pool == "attention" else None
