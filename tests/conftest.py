@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
 
 import pytest
+
+from support.forked import ForkServer
 
 # A shell's background jobs ignore Ctrl-C, and so would the processes that the tests start and interrupt.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -61,6 +64,14 @@ MARKED = {
         "check_export",
     ),
 }
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[ForkServer]:
+    """Runs the command line in forked children."""
+    server = ForkServer()
+    yield server
+    server.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

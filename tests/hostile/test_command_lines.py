@@ -18,13 +18,6 @@ _LONGEST = 1500  # characters of a message: about a screen
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[ForkServer]:
-    server = ForkServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="session")
 def prepared(server: ForkServer, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Return the paths of the prepared files by the names that cases use."""
     root = tmp_path_factory.mktemp("prepared")

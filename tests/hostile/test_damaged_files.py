@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +53,6 @@ _FIELDS = {
     "runs[0]": ("folder", "attention", "error", "curves", "seed", "localization"),
     "task": ("classes", "masks", "chance_error", "name"),
 }
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ForkServer]:
-    server = ForkServer()
-    yield server
-    server.close()
 
 
 @pytest.fixture(scope="module")
