@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -103,3 +105,13 @@ def test_train_writes_a_run_and_resumes_it(
     assert "already holds a run" in capsys.readouterr().err
     assert call(monkeypatch, *command, "--resume") == 0
     assert f"test error {result['error']:.2%} of 20 images" in capsys.readouterr().out
+
+
+def test_help_imports_no_torch() -> None:
+    code = (
+        "import sys; from saccade.cli import main; sys.argv = ['saccade', '--help']\n"
+        "try: main()\n"
+        "except SystemExit: print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"

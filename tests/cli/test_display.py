@@ -45,3 +45,18 @@ def test_every_map_has_its_scores(tmp_path: Path) -> None:
     text = console.export_text()
     assert text.count("Grad-CAM, ") == 2
     assert text.count("attention, negative") == 1
+
+
+@pytest.mark.parametrize("width", [30, 40, 60, 80, 120])
+@pytest.mark.parametrize("scored", [False, True])
+def test_names_are_shown_at_every_width(width: int, scored: bool, tmp_path: Path) -> None:
+    attentions = ("none", "se", "multi_head:heads=1,projection=conv1d")
+    rows = read_comparison(make(tmp_path, attentions, seeds=2, scored=scored))["leaderboard"]
+    console = Console(width=width, record=True)
+    console.print(leaderboard_table("white-patch", rows, width))
+    text = console.export_text()
+    assert max(map(len, text.splitlines())) <= width
+    names = "".join(line.split(" ")[0] for line in text.splitlines())  # long ones are folded
+    for attention in attentions:
+        assert attention in names, text
+    assert "error %" in text

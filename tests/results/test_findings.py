@@ -111,3 +111,8 @@ def test_finding_without_a_baseline_with_one_seed_and_with_nothing_to_compare() 
     alone = row("se", 0.04)
     alone["difference"] = {"mean": -0.05, "low": None, "high": None}
     assert "one seed gives no interval" in finding([row("none", 0.09), alone])
+
+
+def test_attentions_that_tie_share_the_lowest_error() -> None:
+    board = [row("se", 0.5), row("cbam", 0.5), row("bam", 0.5), row("eca", 0.6)]
+    assert finding(board).startswith("`se`, `cbam` and `bam` share the lowest test error, 50.00%")
