@@ -1,146 +1,155 @@
-"""Grad-CAM: a heat map from the gradients of a classifier, for models without attention."""
+"""Grad-CAM and its kin: heat maps from the features of one layer and the gradient of a score."""
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Sequence
+from typing import Literal, get_args
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from saccade._torch import uncompiled
 from saccade.annotations import check_arguments
-from saccade.errors import BadOption, BadShape, UnknownName, bad_option
+from saccade.attribution.feature_layers import Features, features_with_gradient
+from saccade.attribution.forward import ForwardPass, Inputs, with_gradients
+from saccade.attribution.targets import Target, target_scores
+from saccade.errors import BadOption, check_choice
 from saccade.maps import SpatialMap
-from saccade.model_state import preserve_state, temporary_hooks
 
-Outputs = dict[str, tuple[int, ...] | str]  # shapes of tensors, types of other outputs
+Method = Literal["grad_cam", "grad_cam++", "hires_cam", "layer_cam", "eigen_cam", "guided_grad_cam"]
 
 
 def grad_cam(
     model: nn.Module,
-    images: Tensor,
+    images: Inputs,
     layer: str | None = None,
-    target: int | Sequence[int] | Tensor | None = None,
+    target: Target = None,
+    *,
+    method: Method = "grad_cam",
 ) -> SpatialMap:
-    """Return the Grad-CAM map of a classifier: one weight for each position of the output A of a layer.
+    """Return the Grad-CAM map of a score: one weight for each position of the output A of a layer.
 
-        a_c = mean_p d y_k / d A_cp        M_p = ReLU(sum_c a_c A_cp)
+        grad_cam          a_c = mean_p G_cp                                   M = ReLU(sum_c a_c A_c)
+        grad_cam++        a_c = sum_p w_cp ReLU(G_cp)                         M = ReLU(sum_c a_c A_c)
+                          w_cp = G_cp^2 / (2 G_cp^2 + G_cp^3 sum_p A_cp)
+        hires_cam         M = ReLU(sum_c G_c A_c)
+        layer_cam         M = ReLU(sum_c ReLU(G_c) A_c)
+        eigen_cam         M = ReLU(u^T A), u the first left singular vector of A; no gradient
+        guided_grad_cam   grad_cam, times the largest guided gradient of the pixel's channels
 
-    y_k is the score of class k before the softmax, p a position, c a channel. Captum computes the map.
+    G = dy/dA is the gradient of the score y before the softmax, p a position, c a channel.
 
     References:
-        Selvaraju et al.: Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization,
-        ICCV 2017 (equations 1 and 2).
+        Selvaraju et al.: Grad-CAM, ICCV 2017 (equations 1 and 2; guided: section 3.2).
+        Chattopadhay et al.: Grad-CAM++, WACV 2018 (equation 19).
+        Draelos, Carin: HiResCAM, 2020 (arXiv:2011.08891).
+        Jiang et al.: LayerCAM, TIP 2021 (equations 6 to 8).
+        Muhammad, Yeasin: Eigen-CAM, IJCNN 2020.
 
     Args:
-        model: A classifier that maps images to scores `(B, classes)`. It runs in evaluation mode, and its
-            flags, buffers, hooks and gradients and the random state are restored. The caller may be under
-            `no_grad`.
-        images: Images. Integers are converted to floating-point numbers of the same values.
-        layer: Path of a module that returns `(B, C, h, w)`. Default: the module that ends last in the forward
-            pass with h and w above 1. Channels come second; a channels-last network such as Swin needs a
-            layer that returns channels first.
-        target: Class k, one for all images or one for each. Default: the predicted class of each image.
+        model: A model. It runs in evaluation mode; its flags, buffers, hooks and gradients and the random
+            state are restored. The caller may be under `no_grad`.
+        images: Images `(B, 3, H, W)`, integers or floating-point numbers; or all inputs of the model, as a
+            tuple of positional or a mapping of keyword arguments.
+        layer: Path of a module that returns features with an image grid: `(B, C, h, w)`, `(B, h, w, C)`, or
+            tokens `(B, N, C)` with or without class tokens. Default: the last one whose positions the score
+            depends on. In a transformer with a class token, that is the norm before the last attention.
+        target: A class, one class for each image, or a function of the model's output that returns one score
+            per image, such as `segmentation_score` and `detection_score`. Default: the predicted class.
+        method: How to weight the features.
 
     Returns:
-        The map, `(B, h, w)`.
+        The map, `(B, h, w)`; for "guided_grad_cam", `(B, H, W)`.
 
     Raises:
         UnknownName: If no module has the path `layer`.
-        BadShape: If the output of the layer or the scores have another shape.
-        BadOption: If a class does not exist, the layer does not run, or the scores do not depend on it.
+        BadShape: If no layer has a grid, or the output holds no class scores and `target` is no function.
+        BadOption: If a class does not exist, the layer does not run, the scores do not depend on it, or the
+            forward pass fails.
 
-    Shape:
-        - images: `(B, 3, H, W)`
+    Note:
+        The sign of a singular vector is free: that of `eigen_cam` makes the sum of u^T A positive.
 
     Example:
         >>> import torch, saccade.models
         >>> model = saccade.models.SmallCNN(2)
         >>> grad_cam(model, torch.rand(4, 3, 32, 32)).weights.shape
         torch.Size([4, 4, 4])
+        >>> grad_cam(model, torch.rand(4, 3, 32, 32), target=1, method="layer_cam").weights.shape
+        torch.Size([4, 4, 4])
     """
-    check_arguments(grad_cam, locals())
-    from captum.attr import LayerGradCam
-
-    model = uncompiled(model)  # hooks do not run on a model that torch.compile has compiled
-    modules = dict(model.named_modules())
-    if layer is not None and layer not in modules:
-        raise UnknownName("module", layer, modules, owner="grad_cam")
-    with preserve_state(model, (images,)):
-        images = images if images.is_floating_point() else images.float()
-        images = images.detach().clone()  # an inference tensor cannot require gradients
-        scores, outputs = _run(model, images)
-        path = _layer(model, outputs, layer)
-        classes = _classes(type(model).__name__, scores, target)
-        try:
-            heat: Tensor = LayerGradCam(model, modules[path]).attribute(
-                images.requires_grad_(), target=classes.tolist(), relu_attributions=True
-            )
-        except RuntimeError as error:
-            if "not have been used" not in str(error):
-                raise
-            message = f"grad_cam: the scores do not depend on layer {path!r}; choose another layer"
-            raise BadOption(message, owner="grad_cam", option="layer", value=path) from error
-    return SpatialMap(heat[:, 0].detach())
+    check_arguments(grad_cam, {"model": model, "layer": layer})
+    check_choice("grad_cam", "method", method, get_args(Method))
+    with with_gradients("grad_cam", model, images) as forward:
+        features = features_with_gradient(forward, layer, target)
+        if method != "guided_grad_cam":
+            return SpatialMap(_METHODS[method](features))
+        heat = F.interpolate(_grad_cam(features)[:, None], forward.images.shape[2:], mode="bilinear")
+        return SpatialMap(heat[:, 0] * _guided_gradient(forward, target))
 
 
-def last_layer(model: nn.Module, images: Tensor) -> str:
-    """Return the path of the layer that `grad_cam` uses by default."""
-    model = uncompiled(model)
-    with preserve_state(model, (images,)):
-        return _layer(model, _run(model, images)[1], None)
+def last_layer(model: nn.Module, images: Inputs, target: Target = None) -> str:
+    """Return the path of the layer that `grad_cam` uses by default.
+
+    Example:
+        >>> import torch, saccade.models
+        >>> last_layer(saccade.models.SmallCNN(2), torch.rand(1, 3, 32, 32))
+        'stages.2'
+    """
+    with with_gradients("last_layer", model, images) as forward:
+        return features_with_gradient(forward, None, target).layer.path
 
 
-def _run(model: nn.Module, images: Tensor) -> tuple[object, Outputs]:
-    """Return the output of the model, and the latest output of each module in the order of their ends."""
-    outputs: Outputs = {}
-
-    def keep(path: str, _module: nn.Module, _inputs: object, output: object) -> None:
-        outputs.pop(path, None)
-        outputs[path] = _described(output)
-
-    hooks = (m.register_forward_hook(functools.partial(keep, path)) for path, m in model.named_modules())
-    with temporary_hooks(hooks):
-        return model(images), outputs
+def _grad_cam(f: Features) -> Tensor:
+    return (f.gradient.mean((2, 3), keepdim=True) * f.values).sum(1).relu()
 
 
-def _layer(model: nn.Module, outputs: Outputs, layer: str | None) -> str:
-    """Return the path of the layer to use."""
-    name = type(model).__name__
-    maps = {path: shape for path, shape in outputs.items() if isinstance(shape, tuple) and len(shape) == 4}
-    if layer is None:
-        placed = [path for path, shape in maps.items() if min(shape[2:]) > 1]
-        if not placed:
-            message = f"grad_cam: no module of {name} returns (B, C, H, W) with H and W above 1"
-            raise BadShape(message, owner="grad_cam", option="model", value=name)
-        return placed[-1]
-    if layer not in outputs:
-        module = type(model.get_submodule(layer)).__name__
-        message = f"grad_cam: layer {layer!r}, a {module}, does not run"
-        raise BadOption(message, owner="grad_cam", option="layer", value=layer)
-    if layer not in maps:
-        message = f"grad_cam: layer {layer!r} returns {outputs[layer]}, expected (B, C, H, W)"
-        raise BadShape(message, owner="grad_cam", option="layer", value=layer)
-    return layer
+def _grad_cam_plus_plus(f: Features) -> Tensor:
+    square = f.gradient**2
+    denominator = 2 * square + f.gradient**3 * f.values.sum((2, 3), keepdim=True)
+    weights = torch.where(denominator != 0, square / denominator, 0)
+    return ((weights * f.gradient.relu()).sum((2, 3), keepdim=True) * f.values).sum(1).relu()
 
 
-def _classes(name: str, scores: object, target: int | Sequence[int] | Tensor | None) -> Tensor:
-    """Return the class of each image, (B,)."""
-    if not isinstance(scores, Tensor) or scores.ndim != 2:
-        message = f"grad_cam: {name} returns {_described(scores)}, expected scores of shape (B, classes)"
-        raise BadShape(message, owner="grad_cam", option="model", value=name)
-    if target is None:
-        return scores.argmax(1)
-    classes = torch.as_tensor(target).cpu()
-    if classes.is_floating_point() or tuple(classes.shape) not in ((), (len(scores),)):
-        expected = f"must be one class, or one for each of the {len(scores)} images"
-        raise bad_option("grad_cam", expected, target=target)
-    if ((classes < 0) | (classes >= scores.shape[1])).any():
-        raise bad_option("grad_cam", f"is not among the classes 0 to {scores.shape[1] - 1}", target=target)
-    return classes.expand(len(scores))
+def _hires_cam(f: Features) -> Tensor:
+    return (f.gradient * f.values).sum(1).relu()
 
 
-def _described(output: object) -> tuple[int, ...] | str:
-    """Return the shape of a tensor, or the type of another output."""
-    return tuple(output.shape) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+def _layer_cam(f: Features) -> Tensor:
+    return (f.gradient.relu() * f.values).sum(1).relu()
+
+
+def _eigen_cam(f: Features) -> Tensor:
+    vectors, _, _ = torch.linalg.svd(f.values.flatten(2), full_matrices=False)
+    heat = torch.einsum("bc,bchw->bhw", vectors[:, :, 0], f.values)
+    return (heat * heat.sum((1, 2), keepdim=True).sign()).relu()
+
+
+_METHODS = {
+    "grad_cam": _grad_cam,
+    "grad_cam++": _grad_cam_plus_plus,
+    "hires_cam": _hires_cam,
+    "layer_cam": _layer_cam,
+    "eigen_cam": _eigen_cam,
+}
+
+
+class _Scores(nn.Module):
+    """A model followed by its target, as Captum takes it."""
+
+    def __init__(self, forward: ForwardPass, target: Target) -> None:
+        super().__init__()
+        self.model, self.owner, self.target = forward.model, forward.owner, target
+
+    def forward(self, images: Tensor) -> Tensor:
+        return target_scores(self.owner, self.model(images), self.target)
+
+
+def _guided_gradient(forward: ForwardPass, target: Target) -> Tensor:
+    """Return the largest guided gradient of each pixel's channels, (B, H, W)."""
+    from captum.attr import GuidedBackprop
+
+    if forward.kwargs or len(forward.args) > 1:
+        message = "grad_cam: guided_grad_cam takes one tensor of images, not several inputs"
+        raise BadOption(message, owner="grad_cam", option="method", value="guided_grad_cam")
+    gradient: Tensor = GuidedBackprop(_Scores(forward, target)).attribute(forward.images)
+    return gradient.detach().abs().amax(1)

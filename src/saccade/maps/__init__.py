@@ -2,7 +2,7 @@
 
 from saccade.maps.base import AttentionMap, BranchMap, ChannelMap, SpatialMap, normalize
 from saccade.maps.criss_cross import CrissCrossMap
-from saccade.maps.pairwise import AdditiveMap, DotProductMap, PairwiseMap, RectifiedSumMap
+from saccade.maps.pairwise import AdditiveMap, DotProductMap, PairwiseMap, RectifiedSumMap, chunks
 from saccade.maps.rollout import attention_rollout
 from saccade.maps.sampling import FixationMap, GridMap
 from saccade.maps.tap import Tap
@@ -26,5 +26,6 @@ __all__ = [
     "TokenMap",
     "WindowMap",
     "attention_rollout",
+    "chunks",
     "normalize",
 ]

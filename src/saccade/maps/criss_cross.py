@@ -49,7 +49,7 @@ class CrissCrossMap(PairwiseMap):
         received: Tensor = (vertical + horizontal).flatten(1)
         return received
 
-    def _rows_at(self, positions: slice) -> Tensor:
+    def rows_at(self, positions: slice) -> Tensor:
         height, width = self.grid
         index = torch.arange(height * width, device=self.keys.device)
         y, x = index // width, index % width

@@ -82,7 +82,7 @@ class PairwiseMap(AttentionMap):
 
     def weights(self) -> Tensor:
         """Return all weights, (B, heads, Nq, Nk). No other method builds this large tensor."""
-        return self._rows_at(slice(None))
+        return self.rows_at(slice(None))
 
     def attention_from(
         self, *, y: int | None = None, x: int | None = None, t: int | None = None, head: int | None = None
@@ -102,7 +102,7 @@ class PairwiseMap(AttentionMap):
             BadShape: If an axis is missing, not part of the grid or out of range, or the head does not exist.
         """
         index = self._index(t, y, x)
-        row = self._rows_at(slice(index, index + 1))
+        row = self.rows_at(slice(index, index + 1))
         return self._select_head(row, head).reshape(-1, *self.key_shape)
 
     def attention_received(self, head: int | None = None) -> Tensor:
@@ -136,7 +136,7 @@ class PairwiseMap(AttentionMap):
         """
         sums = []
         for chunk in chunks(math.prod(self.query_shape), self._row_size):
-            rows = self._select_head(self._rows_at(chunk), head)
+            rows = self._select_head(self.rows_at(chunk), head)
             sums.append((relevance[:, None, chunk].to(rows) @ rows).squeeze(1))
         return torch.stack(sums).sum(0)
 
@@ -155,8 +155,8 @@ class PairwiseMap(AttentionMap):
     def saliency(self) -> Tensor:
         return self.attention_received()
 
-    def _rows_at(self, positions: slice) -> Tensor:
-        """Return the weights of the queries at these positions, (B, heads, n, Nk)."""
+    def rows_at(self, positions: slice) -> Tensor:
+        """Return the weights of the queries with these numbers, (B, heads, n, Nk)."""
         return self.rows(self.queries[:, :, positions])
 
     @property

@@ -63,7 +63,7 @@ class TokenMap(PairwiseMap):
         shapes = queries.shape[2:3], keys.shape[2:3]
         return TokenMap(queries, keys, self.scale, *shapes, queries[:, :, :0], keys[:, :, :0], self.bias)
 
-    def _rows_at(self, positions: slice) -> Tensor:
+    def rows_at(self, positions: slice) -> Tensor:
         bias = self._bias_rows(self.extra_queries.shape[2], positions)
         return self.rows(self.queries[:, :, positions], bias)
 

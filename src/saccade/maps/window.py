@@ -67,7 +67,7 @@ class WindowMap(PairwiseMap):
         out = received.new_zeros(batch, count + 1)
         return out.index_add_(1, self._slots.flatten(), received.flatten(1))[:, :count]
 
-    def _rows_at(self, positions: slice) -> Tensor:
+    def rows_at(self, positions: slice) -> Tensor:
         batch, heads, _, n, _ = self.keys.shape
         count = math.prod(self.key_shape)
         index = self.places.flatten().argsort()[-count:][positions]  # padding, -1, is sorted to the front

@@ -1,6 +1,19 @@
 """Recording: collect the attention maps of a model while it runs."""
 
-from saccade.recording.adapters import ADAPTERS, Adapter
+from saccade.recording.adapters import ADAPTERS, Adapter, AttentionSite, FeatureShapes
+from saccade.recording.capture import Capture, is_within
+from saccade.recording.operations import Logits, Weights
 from saccade.recording.recorder import Maps, record
 
-__all__ = ["ADAPTERS", "Adapter", "Maps", "record"]
+__all__ = [
+    "ADAPTERS",
+    "Adapter",
+    "AttentionSite",
+    "Capture",
+    "FeatureShapes",
+    "Logits",
+    "Maps",
+    "Weights",
+    "is_within",
+    "record",
+]

@@ -78,6 +78,10 @@ class Capture(TorchFunctionMode):
         for handle in self.handles:
             handle.remove()
 
+    def has_fast_path(self, module: nn.Module, /) -> bool:
+        """Return whether torch runs the module as one operation, which the capture must not disturb."""
+        return has_torch_fast_path(module)
+
     def _enter_module(self, module: nn.Module, inputs: Any) -> None:
         if module not in self.paths:
             return
@@ -86,7 +90,7 @@ class Capture(TorchFunctionMode):
             self.batch = 0 if first is None else len(first)
         self.stack.append(module)
         self.calls[self.paths[module]] = 0
-        if has_torch_fast_path(module):  # it would leave its fast path, and its attention is known
+        if self.has_fast_path(module):  # it would leave its fast path, and its attention is known
             guard = torch._C.DisableTorchFunction()
             guard.__enter__()
             self.guards.append((module, guard))
@@ -95,7 +99,7 @@ class Capture(TorchFunctionMode):
         if self.guards and self.guards[-1][0] is module:
             self.guards.pop()[1].__exit__(None, None, None)
         if module in self.stack:
-            if isinstance(module, FEATURE_LAYERS):
+            if isinstance(module, FEATURE_LAYERS) and output is not None:  # None after an error
                 self.features.keep(output)
             while self.stack.pop() is not module:
                 pass

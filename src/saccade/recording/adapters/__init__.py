@@ -2,6 +2,6 @@
 
 from saccade.recording.adapters.observe import Adapter, is_observed
 from saccade.recording.adapters.registry import ADAPTERS, find_attention
-from saccade.recording.adapters.tokens import FeatureShapes
+from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes
 
-__all__ = ["ADAPTERS", "Adapter", "FeatureShapes", "find_attention", "is_observed"]
+__all__ = ["ADAPTERS", "Adapter", "AttentionSite", "FeatureShapes", "find_attention", "is_observed"]

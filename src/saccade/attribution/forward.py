@@ -1,0 +1,93 @@
+"""A forward pass with gradients: any model, any inputs, nothing changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from saccade._torch import tensors_in, tree_map, uncompiled
+from saccade.errors import BadOption, SaccadeError
+from saccade.model_state import preserve_state
+
+#: Images, or all inputs of a model: a tuple of positional or a mapping of keyword arguments.
+Inputs: TypeAlias = Tensor | Sequence[Any] | Mapping[str, Any]
+
+
+class ForwardPass:
+    """A model and its inputs, ready to run with gradients; see `with_gradients`.
+
+    Attributes:
+        model: The model; if `torch.compile` wraps it, the module inside, since compiled code calls no hooks.
+        args: Positional inputs.
+        kwargs: Keyword inputs.
+        images: The first floating-point tensor of the inputs, which requires gradients. Detectors take a list
+            of images (C, H, W); then it is the first of them.
+        batch: Number of images.
+    """
+
+    def __init__(self, owner: str, model: nn.Module, inputs: Inputs) -> None:
+        self.owner, self.model, self.name = owner, uncompiled(model), type(uncompiled(model)).__name__
+        if isinstance(self.model, torch.jit.ScriptModule):
+            message = f"{owner}: {self.name} is scripted and calls no hooks; use the module it was made from"
+            raise BadOption(message, owner=owner, option="model", value=self.name)
+        given: Any = dict(inputs) if isinstance(inputs, Mapping) else inputs
+        if isinstance(given, Tensor):
+            given = (given if given.is_floating_point() else given.float(),)
+        given = tree_map(_leaf, given)
+        self.args: tuple[Any, ...] = () if isinstance(given, dict) else tuple(given)
+        self.kwargs: dict[str, Any] = given if isinstance(given, dict) else {}
+        images = next((x for x in tensors_in(given) if x.requires_grad), None)
+        if images is None:
+            shapes = self._shapes()
+            message = f"{owner}: the inputs hold no floating-point tensor, got {shapes}"
+            raise BadOption(message, owner=owner, option="images", value=shapes)
+        self.images = images
+        first = self.args[0] if self.args else None
+        self.batch = len(first if isinstance(first, list | tuple) and images.ndim == 3 else images)
+
+    def run(self) -> Any:
+        """Return the output of the model.
+
+        Raises:
+            BadOption: The forward pass fails. The cause is the error of the model.
+        """
+        try:
+            return self.model(*self.args, **self.kwargs)
+        except SaccadeError:
+            raise
+        except Exception as error:
+            cause, shapes = f"{type(error).__name__}: {error}", self._shapes()
+            message = f"{self.owner}: the forward pass of {self.name} fails on inputs {shapes}: {cause}"
+            raise BadOption(message, owner=self.owner, option="images", value=shapes) from error
+
+    def _shapes(self) -> str:
+        given = self.kwargs or (self.args[0] if len(self.args) == 1 else self.args)
+        return repr(tree_map(lambda x: tuple(x.shape) if isinstance(x, Tensor) else x, given))
+
+
+def _leaf(x: Any) -> Any:
+    """Return an input that requires gradients if it can, and that no caller sees."""
+    if not isinstance(x, Tensor):
+        return x
+    x = x.detach().clone()  # an inference tensor cannot require gradients
+    return x.requires_grad_() if x.is_floating_point() else x
+
+
+@contextmanager
+def with_gradients(owner: str, model: nn.Module, inputs: Inputs) -> Iterator[ForwardPass]:
+    """Prepare a model and its inputs for passes with gradients, in evaluation mode.
+
+    When the block ends, the modes and buffers of the model and the random state are restored. The gradients
+    of its parameters are never touched: use `torch.autograd.grad`.
+
+    Args:
+        owner: Name of the function, for messages.
+        model: The model.
+        inputs: Images or all inputs of the model.
+    """
+    with preserve_state(model, tuple(tensors_in(inputs))), torch.inference_mode(False), torch.enable_grad():
+        yield ForwardPass(owner, model, inputs)
