@@ -2,8 +2,8 @@
 
 from saccade.maps.base import AttentionMap, BranchMap, ChannelMap, SpatialMap, normalize
 from saccade.maps.criss_cross import CrissCrossMap
-from saccade.maps.pairwise import AdditiveMap, DotProductMap, PairwiseMap, RectifiedSumMap, chunks
-from saccade.maps.rollout import attention_rollout
+from saccade.maps.pairwise import AdditiveMap, DotProductMap, PairwiseMap, RectifiedSumMap, Sinks, chunks
+from saccade.maps.rollout import HeadFusion, attention_rollout
 from saccade.maps.sampling import FixationMap, GridMap
 from saccade.maps.tap import Tap
 from saccade.maps.tokens import ClassTokenMap, TokenMap
@@ -19,8 +19,10 @@ __all__ = [
     "DotProductMap",
     "FixationMap",
     "GridMap",
+    "HeadFusion",
     "PairwiseMap",
     "RectifiedSumMap",
+    "Sinks",
     "SpatialMap",
     "Tap",
     "TokenMap",

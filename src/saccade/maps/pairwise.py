@@ -34,6 +34,19 @@ def softmax_weights(queries: Tensor, keys: Tensor, scale: float, bias: Tensor | 
 
 
 @dataclass(frozen=True, eq=False)
+class Sinks:
+    """Tokens that receive far more attention than others; see `PairwiseMap.sinks`.
+
+    Args:
+        tokens: Whether each token is a sink, (B, N); tokens without a position come first.
+        share: Share of all attention that the sinks receive, (B,).
+    """
+
+    tokens: Tensor
+    share: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class PairwiseMap(AttentionMap):
     """Softmax weights between every query and every key, stored as their factors.
 
@@ -121,6 +134,27 @@ class PairwiseMap(AttentionMap):
         dtype = torch.promote_types(self.queries.dtype, torch.float32)
         uniform = torch.full((batch, count), 1 / count, dtype=dtype, device=self.queries.device)
         return self.propagate(uniform, head).reshape(-1, *self.key_shape)
+
+    def sinks(self, ratio: float = 10.0) -> Sinks:
+        """Return the tokens that receive over `ratio` times the mean attention, such as registers.
+
+        References:
+            Darcet, Oquab, Mairal, Bojanowski: Vision Transformers Need Registers, ICLR 2024 (section 2).
+
+        Args:
+            ratio: Attention of a sink, relative to the mean over all tokens.
+
+        Example:
+            >>> import torch
+            >>> q, k = torch.ones(1, 1, 16, 1), torch.zeros(1, 1, 16, 1)
+            >>> k[0, 0, 5] = 9
+            >>> sinks = PairwiseMap(q, k, 1.0, (4, 4), (4, 4)).sinks()
+            >>> sinks.tokens.nonzero().tolist(), round(sinks.share.item(), 2)
+            ([[0, 5]], 1.0)
+        """
+        received = self.tokens().attention_received()
+        tokens = received > ratio * received.mean(1, keepdim=True)
+        return Sinks(tokens, (received * tokens).sum(1) / received.sum(1))
 
     def propagate(self, relevance: Tensor, head: int | None = None) -> Tensor:
         """Return relevance @ A: relevance of queries, distributed over keys by the weights A.

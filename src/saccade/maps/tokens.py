@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from saccade.errors import bad_option
 from saccade.maps.pairwise import PairwiseMap, softmax_weights
 
 
@@ -100,6 +101,31 @@ class ClassTokenMap(TokenMap):
         """
         row = self.rows(self.extra_queries[:, :, :1], self._bias_rows(0, slice(1)))
         return self._select_head(row, head).reshape(-1, *self.key_shape)
+
+    def class_mask(self, mass: float = 0.6, head: int | None = None) -> Tensor:
+        """Return the fewest positions that hold a share of the class token's attention to all positions.
+
+        References:
+            Caron et al.: Emerging Properties in Self-Supervised Vision Transformers (DINO), ICCV 2021
+            (section 4.2.2).
+
+        Args:
+            mass: The share, from 0 to 1.
+            head: Head, counted from 0; by default, the mean over heads.
+
+        Returns:
+            Whether a position belongs to the mask, (B, *key_shape).
+
+        Raises:
+            BadOption: The share is out of range.
+        """
+        if not 0 < mass <= 1:
+            raise bad_option(type(self).__name__, "must be above 0 and at most 1", mass=mass)
+        row = self.class_row(head)
+        sorted_row, order = row.flatten(1).sort(dim=1, descending=True)
+        before = sorted_row.cumsum(1) - sorted_row
+        chosen = before < mass * sorted_row.sum(1, keepdim=True)
+        return torch.zeros_like(chosen).scatter(1, order, chosen).reshape(row.shape)
 
     def saliency(self) -> Tensor:
         return self.class_row()

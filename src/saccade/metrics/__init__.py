@@ -2,6 +2,7 @@
 
 from saccade.metrics.faithfulness import RANKINGS, Curves, Faithfulness, evaluate_faithfulness
 from saccade.metrics.localization import Localization, LocalizationScore, localize
+from saccade.metrics.road import Road, evaluate_road
 from saccade.metrics.sanity import Sanity, sanity_check
 
 __all__ = [
@@ -10,8 +11,10 @@ __all__ = [
     "Faithfulness",
     "Localization",
     "LocalizationScore",
+    "Road",
     "Sanity",
     "evaluate_faithfulness",
+    "evaluate_road",
     "localize",
     "sanity_check",
 ]

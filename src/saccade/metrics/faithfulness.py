@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,8 @@ from torch import Tensor
 
 from saccade.annotations import check_arguments
 from saccade.errors import BadOption, BadShape, UnknownName, check_choice, check_positive, check_shape
-from saccade.metrics.checks import check_finite
+from saccade.metrics.checks import Predict, check_finite, image_classes, pixel_ranks, scores_of
 
-Predict = Callable[[Tensor], Tensor]
 RANKINGS = ("positive", "negative", "random", "center_prior")
 _OWNER = "evaluate_faithfulness"
 
@@ -181,8 +180,10 @@ def evaluate_faithfulness(
     counts = torch.linspace(0, pixels, steps + 1, dtype=torch.float64, device=images.device).round()
     with torch.no_grad():
         if target is None:
-            target = torch.cat([_scores(predict, part).argmax(1) for part in images.split(batch_size)])
-        target = _classes(target, images)
+            target = torch.cat(
+                [scores_of(_OWNER, predict, part).argmax(1) for part in images.split(batch_size)]
+            )
+        target = image_classes(_OWNER, target, images)
         index = torch.arange(len(images), device=images.device).repeat_interleave(len(counts))
         passes = [*zip(index.split(batch_size), counts.repeat(len(images)).split(batch_size), strict=True)]
 
@@ -191,7 +192,7 @@ def evaluate_faithfulness(
             parts = []
             for i, count in passes:
                 passed = ranks[i] < count[:, None, None]
-                scores = _scores(predict, torch.where(passed[:, None], end[i], start[i]))
+                scores = scores_of(_OWNER, predict, torch.where(passed[:, None], end[i], start[i]))
                 if (highest := int(target.max())) >= scores.shape[1]:
                     problem = f"target {highest} is not among the {scores.shape[1]} classes"
                     raise BadOption.of(_OWNER, problem, target=highest)
@@ -201,7 +202,7 @@ def evaluate_faithfulness(
         heats = _heats(heatmap.to(images.device))
         curves = {}
         for name in dict.fromkeys(rankings):
-            ranks = _ranks(heats[name], order)
+            ranks = pixel_ranks(heats[name], order)
             deletion, insertion = curve(images, blank, ranks), curve(blurred, images, ranks)
             curves[name] = Curves(counts / pixels, deletion, insertion)
     return Faithfulness(target, curves)
@@ -217,22 +218,6 @@ def _heats(heatmap: Tensor) -> dict[str, Tensor]:
         "random": torch.zeros_like(heat),  # all pixels tie, and the random order decides
         "center_prior": -(y[:, None] ** 2 + x**2).expand_as(heat),
     }
-
-
-def _ranks(heat: Tensor, order: Tensor) -> Tensor:
-    """Return the rank of each pixel from the highest heat, (B, H, W); `order` breaks ties."""
-    ranked = order[heat.flatten(1)[:, order].argsort(dim=1, descending=True, stable=True)]
-    ranks = torch.arange(len(order), device=heat.device).expand_as(ranked)
-    return torch.empty_like(ranked).scatter_(1, ranked, ranks).reshape(heat.shape)
-
-
-def _scores(predict: Predict, images: Tensor) -> Tensor:
-    scores = predict(images)
-    if scores.ndim != 2 or len(scores) != len(images):
-        shape, count = tuple(scores.shape), len(images)
-        problem = f"predict returned {shape} for {count} images, expected ({count}, classes)"
-        raise BadShape.of(_OWNER, problem, predict=shape)
-    return scores.to(images.device)
 
 
 def _blur(images: Tensor, sigma: float) -> Tensor:
@@ -251,14 +236,6 @@ def _base(name: str, base: Tensor, images: Tensor) -> Tensor:
         shape = tuple(base.shape)
         problem = f"{name} of shape {shape} does not expand to {tuple(images.shape)}"
         raise BadShape.of(_OWNER, problem, **{name: shape}) from error
-
-
-def _classes(target: Tensor, images: Tensor) -> Tensor:
-    if target.is_floating_point() or target.shape != images.shape[:1] or int(target.min()) < 0:
-        shape, expected = tuple(target.shape), f"one class of at least 0 for each of {len(images)} images"
-        problem = f"target must hold {expected}, got {target.dtype} of shape {shape}"
-        raise BadOption.of(_OWNER, problem, target=shape)
-    return target.to(images.device).long()
 
 
 def _check(images: Tensor, heatmap: Tensor, rankings: Sequence[str], steps: int, batch_size: int) -> None:

@@ -13,7 +13,7 @@ from torch import nn
 from saccade._torch import is_compiled, without_compiled
 from saccade.annotations import check_arguments
 from saccade.errors import BadOption, NothingRecorded, SaccadeError, UnknownName
-from saccade.maps import AttentionMap, PairwiseMap, SpatialMap, Tap, attention_rollout
+from saccade.maps import AttentionMap, HeadFusion, PairwiseMap, SpatialMap, Tap, attention_rollout
 from saccade.model_state import temporary_hooks
 from saccade.recording.adapters import Adapter, FeatureShapes, find_attention, is_observed
 from saccade.recording.capture import Capture
@@ -71,12 +71,17 @@ class Maps(Mapping[str, AttentionMap]):
     def __repr__(self) -> str:
         return f"Maps({', '.join(f'{path!r}: {m.kind}' for path, m in self.items())})"
 
-    def rollout(self) -> SpatialMap:
+    def rollout(
+        self, *, head_fusion: HeadFusion = "mean", discard_ratio: float = 0.0, start_layer: int = 0
+    ) -> SpatialMap:
         """Return the attention rollout of the pairwise maps in the order of their modules.
 
         See `attention_rollout`.
         """
-        return attention_rollout([m for m in self.values() if isinstance(m, PairwiseMap)])
+        maps = [m for m in self.values() if isinstance(m, PairwiseMap)]
+        return attention_rollout(
+            maps, head_fusion=head_fusion, discard_ratio=discard_ratio, start_layer=start_layer
+        )
 
     def _collect(self) -> dict[str, AttentionMap]:
         """Read the taps while they record; the maps stay when the recording has ended."""
