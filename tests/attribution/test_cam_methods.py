@@ -138,16 +138,21 @@ def test_segmentation_detection_and_several_inputs() -> None:
     assert last_layer(model, image, segmentation_score(1)).startswith("backbone.")
     first, second = (grad_cam(model, image, target=segmentation_score(k)).weights for k in (0, 1))
     assert not torch.equal(first, second)
-    with raises(sc.BadShape, owner="grad_cam", option="model", value=(1, 3, 64, 64)):
-        grad_cam(model, image)
+    with raises(sc.BadShape, owner="grad_cam", option="target", value=(1, 3, 64, 64)):
+        grad_cam(model, image)  # an output of the shape of the image may be an image
 
     detector = torchvision.models.detection.ssdlite320_mobilenet_v3_large(
         weights=None, weights_backbone=None, num_classes=3
     ).eval()
     heat = grad_cam(detector, ([image[0]],), target=detection_score())
     assert heat.weights.shape[0] == 1
-    with raises(sc.BadShape, owner="grad_cam", option="model"):
-        grad_cam(detector, ([image[0]],))
+    assert torch.equal(grad_cam(detector, ([image[0]],)).weights, heat.weights)
+    assert torch.equal(grad_cam(detector, image).weights, heat.weights)
+    create = torchvision.models.segmentation.lraspp_mobilenet_v3_large
+    model = create(weights=None, weights_backbone=None, num_classes=5).eval()
+    most = int(model(image)["out"].argmax(1).mode(1).values.mode(1).values)
+    found = [grad_cam(model, image, target=t).weights for t in (None, segmentation_score(most))]
+    torch.testing.assert_close(*found)
 
     class Named(nn.Module):
         def __init__(self) -> None:

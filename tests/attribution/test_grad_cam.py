@@ -68,8 +68,8 @@ def test_bad_options(options: dict[str, Any], error: type[sc.SaccadeError], fiel
 def test_the_model_must_return_maps_and_scores() -> None:
     with raises(sc.BadShape, owner="grad_cam", option="model", value="Sequential"):
         grad_cam(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), torch.rand(1, 3, 2, 2))
-    with raises(sc.BadShape, owner="grad_cam", option="model", value=(1, 4, 6, 6)):
-        grad_cam(nn.Conv2d(3, 4, 3), torch.rand(1, 3, 8, 8))
+    with raises(sc.BadShape, owner="grad_cam", option="target", value=(144,)):
+        grad_cam(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Flatten(0)), torch.rand(1, 3, 8, 8))
 
 
 def test_scores_that_do_not_depend_on_the_layer_are_refused() -> None:

@@ -36,7 +36,7 @@ def test_scores_are_found(output: Any) -> None:
 
 @pytest.mark.parametrize("output", [None, "text", {"a": SCORES}, torch.zeros(2, 3, 4), ()])
 def test_an_output_without_scores_needs_a_function(output: Any) -> None:
-    with raises(sc.BadShape, owner="f", option="model"):
+    with raises(sc.BadShape, owner="f", option="target"):
         target_scores("f", output, 0)
 
 

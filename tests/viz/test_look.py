@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 import pytest
+import timm
 import torch
 from numpy.typing import NDArray
 from PIL import Image
@@ -33,6 +34,7 @@ from saccade.viz import Look, look_page, overlay
 from saccade.viz.payload import pack_maps
 from support.errors import raises
 from support.published import Published
+from support.transformers import Transformer
 
 
 def photographs(*sizes: tuple[int, int]) -> list[NDArray[np.uint8]]:
@@ -289,6 +291,50 @@ def test_without_attention_grad_cam_is_shown_and_says_so() -> None:
     assert (attended.method, list(attended.maps)) == ("grad_cam", ["stages.1"])
 
 
+@pytest.mark.parametrize("method", ["rollout", "relevance", "legrad", "layer_cam", "eigen_cam"])
+def test_every_method_explains_a_transformer(method: Any) -> None:
+    torch.manual_seed(0)
+    model, images = Transformer("class"), torch.rand(2, 3, 24, 32)
+    seen = sc.look(model, images, method=method, target=3)
+    ((path, attention),) = seen.maps.items()
+    assert seen.method == method
+    assert path == {"layer_cam": "blocks.1", "eigen_cam": "blocks.2"}.get(method, method)
+    assert attention.saliency().shape == (2, 6, 8)
+    assert seen.heatmaps(path)[0].max() == 1
+    about = {"rollout": "Attention rollout", "eigen_cam": "Eigen-CAM", "layer_cam": "LayerCAM"}
+    assert about.get(method, method[:3]).lower() in seen._render().lower()
+    if method in ("relevance", "legrad"):
+        other = sc.look(model, images, method=method, target=1)
+        assert not torch.equal(other.saliency[method], seen.saliency[method])
+
+
+def test_channel_gates_of_other_libraries_are_not_shown_as_places() -> None:
+    model = timm.create_model("mobilenetv3_small_050", num_classes=3).eval()
+    images = torch.rand(1, 3, 64, 64)
+    assert sc.look(model, images).method == "grad_cam"
+    gates = sc.look(model, images, method="attention")
+    assert {attention.kind for attention in gates.maps.values()} == {"channel"}
+
+
+def test_models_with_other_inputs_and_errors_of_their_own() -> None:
+    class Named(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = SmallCNN(3, attention={2: "cbam"})
+
+        def forward(self, text: Tensor, pixel_values: Tensor) -> dict[str, Tensor]:
+            return {"logits": self.model(pixel_values) + text}
+
+    images = torch.rand(1, 3, 24, 24)
+    seen = sc.look(Named(), images, model_kwargs={"text": torch.zeros(1, 3)}, layers="model.attention.2")
+    assert list(seen.maps) == ["model.attention.2.spatial"]
+    with raises(sc.BadOption, owner="look", option="images") as caught:
+        sc.look(Named(), images)
+    assert isinstance(caught.value.__cause__, TypeError)
+    adapters: Any = {nn.Sigmoid: lambda *call: sc.SpatialMap(call[-1][:, 0])}
+    assert list(sc.look(nn.Sequential(nn.Sigmoid()), images, adapters=adapters).maps) == ["0"]
+
+
 def test_maps_that_no_image_can_carry_are_left_out_by_name() -> None:
     class Both(nn.Module):
         def __init__(self) -> None:
@@ -478,7 +524,7 @@ def test_a_checkpoint_is_looked_at_over_ones_own_images(
     (tmp_path / "mine").mkdir()
     Image.fromarray(picture).save(tmp_path / "mine" / "photo.png")
     checkpoint = run / "checkpoints" / "last.ckpt"
-    options = ("--grad-cam", "--layer", "stages.2", "--alpha", 0, "--out", tmp_path / "out")
+    options = ("--method", "grad_cam", "--layer", "stages.2", "--alpha", 0, "--out", tmp_path / "out")
     assert call(monkeypatch, checkpoint, tmp_path / "mine", *options) == 0
     assert re.match(r"photo: with(out)? \(0\.\d\d\)\n", capsys.readouterr().out)
     written = np.asarray(Image.open(tmp_path / "out" / "photo.stages.2.png"))

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from saccade.annotations import check_arguments
-from saccade.attribution.feature_layers import Features, features_with_gradient
+from saccade.attribution.feature_layers import Features, features_with_gradient, last_features
 from saccade.attribution.forward import ForwardPass, Inputs, with_gradients
 from saccade.attribution.targets import Target, target_scores
 from saccade.errors import BadOption, check_choice
 from saccade.maps import SpatialMap
 
-Method = Literal["grad_cam", "grad_cam++", "hires_cam", "layer_cam", "eigen_cam", "guided_grad_cam"]
+CamMethod = Literal["grad_cam", "grad_cam++", "hires_cam", "layer_cam", "eigen_cam", "guided_grad_cam"]
 
 
 def grad_cam(
@@ -24,7 +24,7 @@ def grad_cam(
     layer: str | None = None,
     target: Target = None,
     *,
-    method: Method = "grad_cam",
+    method: CamMethod = "grad_cam",
 ) -> SpatialMap:
     """Return the Grad-CAM map of a score: one weight for each position of the output A of a layer.
 
@@ -54,8 +54,9 @@ def grad_cam(
             tokens `(B, N, C)` with or without class tokens. Default: the last one whose positions the score
             depends on. In a transformer with a class token, that is the norm before the last attention.
         target: A class, one class for each image, or a function of the model's output that returns one score
-            per image, such as `segmentation_score` and `detection_score`. Default: the predicted class.
-        method: How to weight the features.
+            per image, such as `segmentation_score` and `detection_score`. Default: the predicted class; of a
+            segmentation, the class of most pixels; of a detector, the best box.
+        method: How to weight the features. "eigen_cam" needs no target.
 
     Returns:
         The map, `(B, h, w)`; for "guided_grad_cam", `(B, H, W)`.
@@ -78,8 +79,10 @@ def grad_cam(
         torch.Size([4, 4, 4])
     """
     check_arguments(grad_cam, {"model": model, "layer": layer})
-    check_choice("grad_cam", "method", method, get_args(Method))
+    check_choice("grad_cam", "method", method, get_args(CamMethod))
     with with_gradients("grad_cam", model, images) as forward:
+        if method == "eigen_cam":
+            return SpatialMap(_eigen_cam(last_features(forward, layer)[1]))
         features = features_with_gradient(forward, layer, target)
         if method != "guided_grad_cam":
             return SpatialMap(_METHODS[method](features))
@@ -87,7 +90,9 @@ def grad_cam(
         return SpatialMap(heat[:, 0] * _guided_gradient(forward, target))
 
 
-def last_layer(model: nn.Module, images: Inputs, target: Target = None) -> str:
+def last_layer(
+    model: nn.Module, images: Inputs, target: Target = None, *, method: CamMethod = "grad_cam"
+) -> str:
     """Return the path of the layer that `grad_cam` uses by default.
 
     Example:
@@ -96,6 +101,8 @@ def last_layer(model: nn.Module, images: Inputs, target: Target = None) -> str:
         'stages.2'
     """
     with with_gradients("last_layer", model, images) as forward:
+        if method == "eigen_cam":
+            return last_features(forward, None)[0].path
         return features_with_gradient(forward, None, target).layer.path
 
 
@@ -118,9 +125,9 @@ def _layer_cam(f: Features) -> Tensor:
     return (f.gradient.relu() * f.values).sum(1).relu()
 
 
-def _eigen_cam(f: Features) -> Tensor:
-    vectors, _, _ = torch.linalg.svd(f.values.flatten(2), full_matrices=False)
-    heat = torch.einsum("bc,bchw->bhw", vectors[:, :, 0], f.values)
+def _eigen_cam(values: Tensor) -> Tensor:
+    vectors, _, _ = torch.linalg.svd(values.flatten(2), full_matrices=False)
+    heat = torch.einsum("bc,bchw->bhw", vectors[:, :, 0], values)
     return (heat * heat.sum((1, 2), keepdim=True).sign()).relu()
 
 
@@ -129,7 +136,6 @@ _METHODS = {
     "grad_cam++": _grad_cam_plus_plus,
     "hires_cam": _hires_cam,
     "layer_cam": _layer_cam,
-    "eigen_cam": _eigen_cam,
 }
 
 
@@ -141,7 +147,7 @@ class _Scores(nn.Module):
         self.model, self.owner, self.target = forward.model, forward.owner, target
 
     def forward(self, images: Tensor) -> Tensor:
-        return target_scores(self.owner, self.model(images), self.target)
+        return target_scores(self.owner, self.model(images), self.target, images)
 
 
 def _guided_gradient(forward: ForwardPass, target: Target) -> Tensor:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from saccade.attachment import Call, Node, trace_forward
 from saccade.attribution.attention_pass import AttentionPass
 from saccade.attribution.forward import ForwardPass
-from saccade.attribution.targets import Target, describe, target_scores
+from saccade.attribution.targets import Target, describe, find_scores, target_scores
 from saccade.errors import BadOption, BadShape, UnknownName
 from saccade.model_state import temporary_hooks
 from saccade.recording import AttentionSite, FeatureShapes, is_within
@@ -71,13 +71,10 @@ def features_with_gradient(forward: ForwardPass, layer: str | None, target: Targ
         BadShape: The output of the module, or of every module, has no grid.
         BadOption: The module does not run, or the score does not depend on it.
     """
-    owner, name = forward.owner, forward.name
-    candidates = (
-        _candidates(forward, skip_heads=callable(target)) if layer is None else [_named_layer(forward, layer)]
-    )
+    owner = forward.owner
+    candidates = _candidates(forward, target) if layer is None else [_named_layer(forward, layer)]
     if not candidates:
-        message = f"{owner}: no module of {name} returns features with a grid of more than one position"
-        raise BadShape(message, owner=owner, option="model", value=name)
+        raise _no_layer(forward)
     outputs: dict[str, Tensor] = {}
 
     def keep(path: str, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
@@ -87,7 +84,7 @@ def features_with_gradient(forward: ForwardPass, layer: str | None, target: Targ
     modules = {c.path: forward.model.get_submodule(c.path) for c in candidates}
     hooks = (m.register_forward_hook(functools.partial(keep, path)) for path, m in modules.items())
     with temporary_hooks(hooks):
-        score = target_scores(owner, forward.run(), target)
+        score = target_scores(owner, forward.run(), target, forward.images)
     live = [c for c in candidates if outputs[c.path].requires_grad]
     gradients = torch.autograd.grad(score.sum(), [outputs[c.path] for c in live], allow_unused=True)
     found = [
@@ -102,14 +99,35 @@ def features_with_gradient(forward: ForwardPass, layer: str | None, target: Targ
     return next((features for features in reversed(found) if features.gradient.any()), found[-1])
 
 
-def _candidates(forward: ForwardPass, *, skip_heads: bool) -> list[FeatureLayer]:
+def last_features(forward: ForwardPass, layer: str | None) -> tuple[FeatureLayer, Tensor]:
+    """Return a layer, by default the last one with a grid, and its features (B, C, h, w)."""
+    candidates = [_named_layer(forward, layer)] if layer else _candidates(forward, find_scores)
+    if not candidates:
+        raise _no_layer(forward)
+    chosen, outputs = candidates[-1], []
+    hook = forward.model.get_submodule(chosen.path).register_forward_hook(
+        lambda _module, _inputs, output: outputs.append(output.detach().clone())
+    )
+    with torch.no_grad(), temporary_hooks([hook]):
+        forward.run()
+    return chosen, chosen.to_grid(outputs[-1])
+
+
+def _no_layer(forward: ForwardPass) -> BadShape:
+    message = f"{forward.owner}: no module of {forward.name} returns features with an image grid"
+    return BadShape(message, owner=forward.owner, option="model", value=forward.name)
+
+
+def _candidates(forward: ForwardPass, target: Target) -> list[FeatureLayer]:
     """Return the last feature layers of a forward pass outside attention, in the order of their ends.
 
     The outputs of the heads of a segmentation or detection are scores and no features.
     """
     trace, shapes = _trace(forward)
-    with torch.no_grad(), AttentionPass(forward) as attention:
-        forward.run()
+    attention = AttentionPass(forward)
+    with torch.no_grad(), attention:
+        scores = find_scores(forward.run())
+    skip_heads = callable(target) or not (isinstance(scores, Tensor) and scores.ndim == 2)
     inside = [path for path, calls in attention.calls.items() if calls and path]
     layers = [
         layer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
@@ -67,6 +68,21 @@ class ForwardPass:
     def _shapes(self) -> str:
         given = self.kwargs or (self.args[0] if len(self.args) == 1 else self.args)
         return repr(tree_map(lambda x: tuple(x.shape) if isinstance(x, Tensor) else x, given))
+
+
+def model_inputs(model: nn.Module, images: Tensor, more: Mapping[str, Any] | None = None) -> Inputs:
+    """Return the inputs of a model from images and further keyword arguments.
+
+    Args:
+        model: The model. If its `forward` has a parameter `pixel_values`, as in transformers, the images are
+            passed by this name, otherwise first.
+        images: Images.
+        more: Further keyword arguments.
+    """
+    names = list(inspect.signature(model.forward).parameters)
+    if "pixel_values" in names:
+        return {"pixel_values": images, **(more or {})}
+    return {names[0]: images, **more} if more and names else images
 
 
 def _leaf(x: Any) -> Any:

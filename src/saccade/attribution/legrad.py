@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from saccade.annotations import check_arguments
 from saccade.attribution.attention_pass import AttentionLayer, attention_layers, differentiate
 from saccade.attribution.forward import ForwardPass, Inputs, with_gradients
-from saccade.attribution.targets import Target, class_scores, classes, target_scores
+from saccade.attribution.targets import Target, find_scores, target_scores
 from saccade.errors import BadShape, bad_option
 from saccade.maps import SpatialMap
 from saccade.model_state import temporary_hooks
@@ -68,9 +68,9 @@ def legrad(model: nn.Module, images: Inputs, target: Target = None, *, start_lay
             expected = f"is not among the {len(layers)} attention layers"
             raise bad_option(_OWNER, expected, start_layer=start_layer)
         blocks = _blocks(forward, layers, outputs)
-        if target is None:
-            scores = class_scores(_OWNER, output)
-            target = classes(_OWNER, scores, None)
+        scores = find_scores(output)
+        if target is None and isinstance(scores, Tensor) and scores.ndim == 2:
+            target = scores.argmax(1)  # of the whole model, for every layer
         heat = sum(
             _sensitivity(forward, layer, outputs[block], blocks[-1], target)
             for layer, block in list(zip(layers, blocks, strict=True))[start_layer:]
@@ -122,7 +122,7 @@ def _sensitivity(
         return (tokens, *output[1:]) if isinstance(output, tuple | list) else tokens
 
     with temporary_hooks([forward.model.get_submodule(last_block).register_forward_hook(replace)]):
-        score = target_scores(_OWNER, forward.run(), target)
+        score = target_scores(_OWNER, forward.run(), target, forward.images)
     differentiate(_OWNER, score, [layer], retain_graph=True)
     total = sum(gradient.clamp(min=0).mean(1).sum(1) for _, _, gradient in layer.rows())
     return torch.as_tensor(total) / layer.queries

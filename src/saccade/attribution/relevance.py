@@ -73,7 +73,7 @@ def relevance(model: nn.Module, images: Inputs, target: Target = None, *, start_
         if not -len(layers) <= start_layer < len(layers):
             expected = f"is not among the {len(layers)} attention layers"
             raise bad_option(_OWNER, expected, start_layer=start_layer)
-        score = target_scores(_OWNER, output, target)
+        score = target_scores(_OWNER, output, target, forward.images)
         used = differentiate(_OWNER, score, layers[start_layer:])
         with torch.no_grad():
             rows = _stack_relevance(used) if _is_stack(used) else _stream_relevance(used)

@@ -18,36 +18,34 @@ Target: TypeAlias = int | Sequence[int] | Tensor | Callable[[Any], Tensor] | Non
 _FIELDS = ("logits", "out", "logits_per_image", "pred_logits", "scores", "pred")
 
 
-def target_scores(owner: str, output: Any, target: Target) -> Tensor:
+def target_scores(owner: str, output: Any, target: Target, images: Tensor | None = None) -> Tensor:
     """Return the score to explain for each image, (B,).
 
     Args:
         owner: Name of the function that explains, for messages.
         output: Output of a model: a tensor, a tuple, a mapping or an object with the field `logits` or `out`.
         target: A class, one class for each image, or a function of the output. None means the class with the
-            highest score.
+            highest score; of a segmentation, the class of most pixels; of a detector, the best box.
+        images: The images; an output of their shape is an image and holds no scores.
 
     Raises:
-        BadShape: The output holds no scores `(B, classes)`, and `target` is no function.
+        BadShape: The output holds no scores, and `target` is no function.
         BadOption: A class does not exist, or the function returns something else than scores.
     """
     if callable(target):
         return _from_function(owner, target, output)
-    scores = class_scores(owner, output)
-    return scores.gather(1, classes(owner, scores, target)[:, None])[:, 0]
-
-
-def class_scores(owner: str, output: Any) -> Tensor:
-    """Return the scores `(B, classes)` in the output of a model."""
     scores = find_scores(output)
-    if not isinstance(scores, Tensor) or scores.ndim != 2:
-        found, advice = (
-            describe(output if scores is None else scores),
-            "give `target`, a function of the output",
-        )
-        message = f"{owner}: the model returns {found}, expected scores of shape (B, classes); {advice}"
-        raise BadShape(message, owner=owner, option="model", value=found)
-    return scores
+    if isinstance(scores, Tensor) and scores.ndim == 2:
+        return scores.gather(1, classes(owner, scores, target)[:, None])[:, 0]
+    is_map = isinstance(scores, Tensor) and scores.ndim == 4 and scores.shape[1] > 1
+    if target is None and is_map and (images is None or scores.shape != images.shape):
+        return segmentation_score()(scores)
+    if target is None and (_has_boxes(output) or (isinstance(scores, Tensor) and scores.ndim == 3)):
+        return detection_score()(output)
+    found = describe(output if scores is None else scores)
+    advice = "give `target`, a function of the output that returns one score per image"
+    message = f"{owner}: the model returns {found}, expected scores of shape (B, classes); {advice}"
+    raise BadShape(message, owner=owner, option="target", value=found)
 
 
 def classes(owner: str, scores: Tensor, target: int | Sequence[int] | Tensor | None) -> Tensor:
@@ -89,7 +87,7 @@ def _from_function(owner: str, target: Callable[[Any], Tensor], output: Any) -> 
     return scores.reshape(-1)
 
 
-def segmentation_score(category: int) -> Callable[[Any], Tensor]:
+def segmentation_score(category: int | None = None) -> Callable[[Any], Tensor]:
     """Return the target of a segmentation: the mean score of a class over the pixels predicted as it.
 
         s = mean over p with argmax_k y_kp = c of y_cp
@@ -97,7 +95,7 @@ def segmentation_score(category: int) -> Callable[[Any], Tensor]:
     Where no pixel is predicted as class c, the mean is over all pixels.
 
     Args:
-        category: Class c.
+        category: Class c. Default: the class of most pixels of each image.
 
     Example:
         >>> import torch
@@ -106,7 +104,8 @@ def segmentation_score(category: int) -> Callable[[Any], Tensor]:
         >>> segmentation_score(1)({"out": y})
         tensor([3.])
     """
-    check_positive("segmentation_score", category=category + 1)
+    if category is not None:
+        check_positive("segmentation_score", category=category + 1)
 
     def score(output: Any) -> Tensor:
         scores = find_scores(output)
@@ -114,13 +113,18 @@ def segmentation_score(category: int) -> Callable[[Any], Tensor]:
             found = describe(output if scores is None else scores)
             message = f"segmentation_score: the model returns {found}, expected scores (B, classes, H, W)"
             raise BadShape(message, owner="segmentation_score", option="model", value=found)
-        if category >= scores.shape[1]:
+        if category is not None and category >= scores.shape[1]:
             expected = f"is not among the classes 0 to {scores.shape[1] - 1}"
             raise bad_option("segmentation_score", expected, category=category)
         scores = scores.flatten(2)
-        mask = scores.detach().argmax(1) == category
+        predicted = scores.detach().argmax(1)
+        chosen = (
+            predicted.mode(1, keepdim=True).values if category is None else predicted[:, :1] * 0 + category
+        )
+        mask = predicted == chosen
         mask = torch.where(mask.any(1, keepdim=True), mask, True).to(scores)
-        return (scores[:, category] * mask).sum(1) / mask.sum(1)
+        of_class = scores.gather(1, chosen[:, :, None].expand(-1, 1, scores.shape[2]))[:, 0]
+        return (of_class * mask).sum(1) / mask.sum(1)
 
     return score
 
@@ -145,7 +149,7 @@ def detection_score(category: int | None = None, top: int = 1) -> Callable[[Any]
     check_positive("detection_score", top=top)
 
     def score(output: Any) -> Tensor:
-        if isinstance(output, list) and output and isinstance(output[0], Mapping):
+        if _has_boxes(output):
             return torch.stack([_box_score(found, category, top) for found in output])
         scores = find_scores(output)
         if not isinstance(scores, Tensor) or scores.ndim != 3:
@@ -164,10 +168,18 @@ def detection_score(category: int | None = None, top: int = 1) -> Callable[[Any]
     return score
 
 
+def _has_boxes(output: Any) -> bool:
+    """Return whether an output lists the boxes of each image, as that of torchvision's detectors."""
+    first = output[0] if isinstance(output, list) and output else None
+    return isinstance(first, Mapping) and "scores" in first
+
+
 def _box_score(found: Mapping[str, Tensor], category: int | None, top: int) -> Tensor:
     scores = found["scores"] if category is None else found["scores"][found["labels"] == category]
     if not len(scores):
-        raise bad_option("detection_score", "has no box in one of the images", category=category)
+        what = "a box" if category is None else f"a box of class {category}"
+        message = f"detection_score: the model finds no {what[2:]} in one of the images"
+        raise BadOption(message, owner="detection_score", option="category", value=category)
     return scores.topk(min(top, len(scores))).values.sum()
 
 

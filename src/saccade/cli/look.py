@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -24,8 +24,15 @@ Layers = Annotated[
     list[str] | None,
     typer.Option(help="Path of a layer; repeatable. Default: all layers with attention."),
 ]
-GradCAM = Annotated[
-    bool, typer.Option("--grad-cam", help="Grad-CAM instead of attention; --layer then accepts any module.")
+Method = Annotated[
+    str | None,
+    typer.Option(
+        help="attention, rollout, relevance, legrad, grad_cam, grad_cam++, hires_cam, layer_cam, eigen_cam, "
+        "guided_grad_cam. Default: attention if the model has any, otherwise grad_cam."
+    ),
+]
+Target = Annotated[
+    int | None, typer.Option(min=0, help="Number of the class to explain; default: the predicted class.")
 ]
 
 
@@ -47,7 +54,8 @@ def look(
     ],
     images: Images = None,
     layer: Layers = None,
-    grad_cam: GradCAM = False,
+    method: Method = None,
+    target: Target = None,
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Pretrained weights for a model of torchvision or timm.")
     ] = False,
@@ -66,7 +74,8 @@ def look(
 ) -> None:
     """Draw attention maps: an interactive page, and a PNG per image and layer.
 
-    A model without attention is drawn with Grad-CAM of the predicted class.
+    A model without attention is drawn with Grad-CAM of the predicted class. Other methods explain a class by
+    attention and gradients.
     """
     announce()
     from dataclasses import replace
@@ -91,7 +100,8 @@ def look(
         subject.model,
         subject.inputs,
         layers=layer or None,
-        method="grad_cam" if grad_cam else None,
+        method=cast("Any", method),
+        target=target,
         display_images=subject.display_images,
         names=subject.names,
     )

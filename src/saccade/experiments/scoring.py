@@ -11,7 +11,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from saccade.attribution import grad_cam
+from saccade.attribution import grad_cam, last_layer
 from saccade.data import Split
 from saccade.errors import BadRun, check_positive
 from saccade.metrics import RANKINGS, Curves, Sanity, evaluate_faithfulness, localize, sanity_check
@@ -138,7 +138,8 @@ def _maps(classifier: Classifier, images: Tensor) -> list[_Map]:
     size, batches = (images.shape[2], images.shape[3]), images.split(_BATCH)
 
     def cam(_: nn.Module) -> Tensor:
-        return torch.cat([grad_cam(classifier, batch).heatmap(size) for batch in batches])
+        layer = last_layer(classifier, images[:1])
+        return torch.cat([grad_cam(classifier, batch, layer).heatmap(size) for batch in batches])
 
     def attention(_: nn.Module) -> Tensor:
         return torch.cat([record_attention(classifier, batch)[1].heatmap(size) for batch in batches])

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,27 +15,19 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor, nn
 
 from saccade.annotations import check_arguments
-from saccade.attribution import grad_cam, last_layer
+from saccade.attribution import Target
 from saccade.data import Photograph
-from saccade.errors import (
-    BadData,
-    BadShape,
-    NothingRecorded,
-    UnknownName,
-    check_choice,
-    check_positive_number,
-)
+from saccade.errors import BadData, BadShape, UnknownName, check_positive_number
 from saccade.files import atomic_write, check_folder
 from saccade.maps import AttentionMap, SpatialMap
-from saccade.model_state import preserve_state
-from saccade.recording import record
+from saccade.recording import Adapter
 from saccade.viz.html import MARKER
 from saccade.viz.inputs import ImageLike, Images, PreparedInputs, Transform, prepare_inputs
 from saccade.viz.look_page import NOTEBOOK_BUDGET, PAGE_BUDGET, render_look
+from saccade.viz.methods import Method, maps_of
 from saccade.viz.overlay import ALPHA, CMAPS, blend, draw_marks, palette
 from saccade.viz.payload import sheet_map
 
-Method = Literal["attention", "grad_cam"]
 _SOFTWARE = b"Software\0saccade"  # in the header of every PNG file
 
 
@@ -45,27 +37,35 @@ def look(
     *,
     layers: str | Sequence[str] | None = None,
     method: Method | None = None,
+    target: Target = None,
+    adapters: Mapping[type[nn.Module], Adapter] | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
     transform: Transform | None = None,
     size: int | tuple[int, int] = 224,
     display_images: Sequence[ImageLike] | None = None,
     names: Sequence[str] | None = None,
 ) -> Look:
-    """Run a model on images and return the attention maps of its layers.
+    """Run a model on images and return its attention maps, or maps that explain a class.
 
     In a notebook the result displays as an interactive page with layers, heads, color maps and selectable
     positions. `save_html` writes this page, `save_png` writes images, and `maps` holds the values.
 
-    The model runs once in evaluation mode; its state is restored. Inputs created here are moved to the
-    device and dtype of the model.
+    The model runs in evaluation mode; its state is restored. Inputs created here are moved to the device and
+    dtype of the model.
 
     Args:
         model: The model.
         images: A tensor (B, 3, H, W) that the model accepts, or one or more paths, PIL images or uint8
             arrays (H, W, 3). Clips (B, 3, T, H, W) are shown as contact sheets of their frames.
-        layers: Paths of attention layers, as `record` names them; by default, all. For Grad-CAM, paths of
-            modules; by default, the last module with spatial positions.
-        method: "attention" or "grad_cam". By default, attention if the model has any, otherwise Grad-CAM of
-            the predicted class.
+        layers: Paths of attention layers, as `record` names them; by default, all. For the methods of
+            `saccade.attribution.grad_cam`, paths of modules; by default, the last one with an image grid.
+        method: "attention"; "rollout" of the attention; "relevance" or "legrad", which weight attention by
+            the gradient of a score; or a method of `saccade.attribution.grad_cam`. By default, attention if a
+            layer has weights with a place in the image or is a mechanism of this package, otherwise Grad-CAM.
+        target: The score that is explained: a class, one class for each image, or a function of the model's
+            output; see `saccade.attribution.grad_cam`. By default, the predicted class.
+        adapters: Further classes of attention; see `saccade.record`.
+        model_kwargs: Further keyword arguments of the model, such as the tokens of a text.
         transform: Maps a PIL image to a model input (3, H, W). By default, the whole image is resized to
             `size` and normalized with the statistics of ImageNet.
         size: Height and width of inputs without `transform`, or one number for both.
@@ -77,9 +77,10 @@ def look(
 
     Raises:
         UnknownName: A layer has no map.
-        NothingRecorded: `method="attention"`, and the model has no attention.
+        NothingRecorded: The method needs attention that the model does not have.
         BadData: An image cannot be read, or a map is not finite.
-        BadShape: No map has two spatial axes.
+        BadShape: No map has two spatial axes, or the output of the model holds no scores.
+        BadOption: The forward pass fails, or an option is out of range.
 
     Example:
         >>> import torch, saccade as sc
@@ -91,36 +92,18 @@ def look(
         torch.Size([32, 32])
     """
     check_arguments(look, {"model": model, "layers": layers, "size": size})
-    if method is not None:
-        check_choice("look", "method", method, ("attention", "grad_cam"))
     prepared = prepare_inputs(
         images, transform=transform, size=size, display_images=display_images, names=names
     )
     inputs = prepared.inputs if isinstance(images, Tensor) else _to_model(model, prepared.inputs)
     paths = [layers] if isinstance(layers, str) else layers
-    maps: Mapping[str, AttentionMap] = {}
-    if method != "grad_cam":
-        try:
-            maps = _attention(model, inputs, paths)
-        except NothingRecorded:
-            if method == "attention":
-                raise
-    has_attention = bool(maps)
-    is_clip = inputs.ndim == 5
-    if is_clip:
-        maps = {path: sheet_map(attention, tuple(inputs.shape[2:])) for path, attention in maps.items()}
-    if not has_attention:
-        if is_clip:
-            message = "the model has no attention, and Grad-CAM needs images (B, C, H, W), not clips"
-            raise BadShape(message, owner="look", option="images", value=tuple(inputs.shape))
-        paths = [last_layer(model, inputs)] if paths is None else paths
-        maps = {path: grad_cam(model, inputs, path) for path in paths}
-    return Look(
-        type(getattr(model, "_orig_mod", model)).__name__,
-        "attention" if has_attention else "grad_cam",
-        prepared,
-        *_drawable(maps, len(inputs)),
+    method, maps = maps_of(
+        model, inputs, method, layers=paths, target=target, adapters=adapters, model_kwargs=model_kwargs
     )
+    if inputs.ndim == 5:
+        maps = {path: sheet_map(attention, tuple(inputs.shape[2:])) for path, attention in maps.items()}
+    name = type(getattr(model, "_orig_mod", model)).__name__
+    return Look(name, method, prepared, *_drawable(maps, len(inputs)))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -129,7 +112,7 @@ class Look:
 
     Attributes:
         title: Class name of the model.
-        method: "attention", or "grad_cam" for the gradients of the predicted class.
+        method: The method of `look` that made the maps.
         inputs: The inputs, the images to draw on, and their names.
         maps: Attention maps by path.
         saliency: Saliency of each map, (B, h, w), in the units of the map, on the CPU.
@@ -241,18 +224,6 @@ def _png_info() -> PngImagePlugin.PngInfo:
 def _to_model(model: nn.Module, inputs: Tensor) -> Tensor:
     first = next((p for p in model.parameters() if p.is_floating_point()), None)
     return inputs if first is None else inputs.to(first.device, first.dtype)
-
-
-def _attention(model: nn.Module, inputs: Tensor, layers: Sequence[str] | None) -> dict[str, AttentionMap]:
-    with preserve_state(model, (inputs,)), record(model) as recorded:
-        model(inputs)
-    if layers is None:
-        return dict(recorded)
-    maps = {}
-    for layer in layers:
-        attention = recorded[layer]
-        maps[next(path for path, other in recorded.items() if other is attention)] = attention
-    return maps
 
 
 def _drawable(

@@ -16,6 +16,21 @@ MAX_IMAGES = 24  # images on a page
 PAGE_BUDGET, NOTEBOOK_BUDGET = 24 << 20, 6 << 20
 
 
+_CAM = "{} shows the positions of a layer whose features increase the explained score."
+#: What the maps of a method show, if they are not the attention of single layers.
+EXPLANATIONS = {
+    "rollout": "Attention rollout: the attention of all layers, multiplied from the output to the input.",
+    "relevance": "Relevance: the attention of all layers, weighted by the gradient of the explained score.",
+    "legrad": "LeGrad: how much the explained score gains from attention to a position, over all layers.",
+    "grad_cam": _CAM.format("Grad-CAM"),
+    "grad_cam++": _CAM.format("Grad-CAM++"),
+    "hires_cam": _CAM.format("HiResCAM"),
+    "layer_cam": _CAM.format("LayerCAM"),
+    "eigen_cam": "Eigen-CAM shows the strongest common pattern of the features of a layer, for no class.",
+    "guided_grad_cam": "Guided Grad-CAM shows the pixels that increase the explained score.",
+}
+
+
 def render_look(
     title: str,
     method: str,
@@ -29,7 +44,7 @@ def render_look(
 
     Args:
         title: Name of the model.
-        method: "attention" or "grad_cam".
+        method: The method of `look` that made the maps.
         images: The images. The page shows the first `MAX_IMAGES`.
         maps: Attention maps by path.
         saliency: Saliency of each map, (B, h, w).
@@ -50,11 +65,12 @@ def render_look(
         data={
             "title": title,
             "method": method,
+            "about": EXPLANATIONS.get(method),
             "images": [{key: image[key] for key in ("name", "width", "height")} for image in shown],
             "layers": data["layers"],
         },
         title=title,
-        method=method,
+        about=EXPLANATIONS.get(method),
         images=shown,
         layers=data["layers"],
         labels=shorten_paths([path or title for path in maps]),

@@ -30,7 +30,7 @@
     fixation: "Fixates a sequence of locations, numbered in order. The map shows how often each pixel is covered.",
   };
   const about = ({ kind, variant, pairs }) => {
-    if (data.method === "grad_cam") return "Grad-CAM of the predicted class.";
+    if (data.about) return data.about;
     const text = ABOUT[variant ?? kind] ?? "";
     if (!pairs) return text;
     return text + (pairs.images > state.image ? " Click a position to see where it attends." : " Positions of this image cannot be selected; see below.");

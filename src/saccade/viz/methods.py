@@ -1,0 +1,99 @@
+"""The methods of `look`: attention as the model computes it, or maps that explain a score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+from torch import Tensor, nn
+
+from saccade._torch import tensors_in
+from saccade.attribution import CamMethod, Target, grad_cam, last_layer, legrad, model_inputs, relevance
+from saccade.errors import BadOption, BadShape, NothingRecorded, SaccadeError, check_choice
+from saccade.maps import AttentionMap, Tap
+from saccade.model_state import preserve_state
+from saccade.recording import Adapter, Maps, record
+
+Method = Literal[
+    "attention",
+    "rollout",
+    "relevance",
+    "legrad",
+    "grad_cam",
+    "grad_cam++",
+    "hires_cam",
+    "layer_cam",
+    "eigen_cam",
+    "guided_grad_cam",
+]
+_PLACELESS = ("channel", "branch")  # kinds of maps whose weights have no place in the image
+
+
+def maps_of(
+    model: nn.Module,
+    images: Tensor,
+    method: Method | None,
+    *,
+    layers: Sequence[str] | None = None,
+    target: Target = None,
+    adapters: Mapping[type[nn.Module], Adapter] | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> tuple[Method, Mapping[str, AttentionMap]]:
+    """Return the maps of a model by path, and the method that made them. For the arguments, see `look`."""
+    if method is not None:
+        check_choice("look", "method", method, get_args(Method))
+    inputs = model_inputs(model, images, model_kwargs)
+    if method in (None, "attention", "rollout"):
+        try:
+            recorded = _record(model, inputs, adapters)
+        except NothingRecorded:
+            if method is not None:
+                raise
+        else:
+            if method == "rollout":
+                return method, {"rollout": recorded.rollout()}
+            if method == "attention" or _has_place(model, recorded):
+                return "attention", _select(recorded, layers)
+    if images.ndim == 5:
+        message = "the model has no attention, and the other methods need images (B, C, H, W), not clips"
+        raise BadShape(message, owner="look", option="images", value=tuple(images.shape))
+    if method in ("relevance", "legrad"):
+        explain = relevance if method == "relevance" else legrad
+        return method, {method: explain(model, inputs, target)}
+    cam: CamMethod = "grad_cam" if method is None else method  # type: ignore[assignment]
+    if layers is None:
+        layers = [last_layer(model, inputs, target, method=cam)]
+    return cam, {path: grad_cam(model, inputs, path, target, method=cam) for path in layers}
+
+
+def _record(model: nn.Module, inputs: Any, adapters: Mapping[type[nn.Module], Adapter] | None) -> Maps:
+    """Run a model once and return its attention maps.
+
+    Raises:
+        BadOption: The forward pass fails. The cause is the error of the model.
+    """
+    args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else ((inputs,), {})
+    with preserve_state(model, tuple(tensors_in(inputs))), record(model, adapters) as recorded:
+        try:
+            model(*args, **kwargs)
+        except SaccadeError:
+            raise
+        except Exception as error:
+            shapes = [tuple(x.shape) for x in tensors_in(inputs)]
+            cause, name = f"{type(error).__name__}: {error}", type(model).__name__
+            message = f"look: the forward pass of {name} fails on inputs of shape {shapes}: {cause}"
+            raise BadOption(message, owner="look", option="images", value=shapes) from error
+    return recorded
+
+
+def _has_place(model: nn.Module, recorded: Maps) -> bool:
+    """Return whether a map has a place in the image, or a mechanism of this package made it."""
+    is_own = any(isinstance(module, Tap) for module in model.modules())
+    return is_own or any(attention.kind not in _PLACELESS for attention in recorded.values())
+
+
+def _select(recorded: Maps, layers: Sequence[str] | None) -> dict[str, AttentionMap]:
+    if layers is None:
+        return dict(recorded)
+    chosen = [recorded[layer] for layer in layers]
+    return {next(p for p, other in recorded.items() if other is attention): attention for attention in chosen}
