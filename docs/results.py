@@ -306,8 +306,8 @@ def explanations(result: Result) -> list[str]:
     classes = list(dict.fromkeys((row["class"], row["probability"]) for row in rows))
     scores = {(row["method"], row["class"]): f"{row['auc_gain']:+.3f}, {row['road']:+.3f}" for row in rows}
     return [
-        f"{result['network']}. Two classes of each of two photographs of scikit-image (the number in brackets is "
-        f"the probability), explained by each method of `grad_cam` at layer `{result['layer']}`. Two scores: the "
+        f"{result['network']}. The two most probable classes of two photographs of scikit-image, with their "
+        f"probability, explained by each method of `grad_cam` at layer `{result['layer']}`. Two scores: the "
         "gain of deletion and insertion over a random order, and ROAD; 0 is chance.",
         "",
         *table(
@@ -397,14 +397,15 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
     "explanations": ("Explanations of a class", explanations),
     "loader-cpu": ("Data loader throughput", loader),
     "pairwise-cpu": ("Memory and time of attention between positions", pairwise),
-    "explanations": ("Explanations of a class", explanations),
 }
 
 
 def picture(name: str, result: Result) -> list[str]:
     """Return the lines of the picture of the maps, if there is one; see `benchmarks/gallery.py`."""
     file = PAGE.with_name(f"{name}.jpg")
-    alt = "Photographs with the maps of each method" if name == "explanations" else "Test images with fixations"
+    alt = (
+        "Photographs with the maps of each method" if name == "explanations" else "Test images with fixations"
+    )
     if "leaderboard" in result:
         alt = "Test images with attention maps, first those on which the models disagree"
     return [f"![{alt}]({file.name})", ""] if file.exists() else []

@@ -120,6 +120,9 @@ def test_what_has_no_relevance_is_refused() -> None:
     swin: Any = timm.create_model("swin_tiny_patch4_window7_224", num_classes=2, depths=(1, 1, 1, 1))
     with raises(sc.NothingRecorded, owner="relevance", value="layers.0.blocks.0.attn"):
         relevance(swin, images)
+    two_grids = timm.create_model("coatnet_nano_rw_224", img_size=64, num_classes=2)
+    with raises(sc.BadShape, owner="relevance", option="model", value="16 x 16, 4 x 4"):
+        relevance(two_grids, images[:, :, :64, :64])
     model = Transformer("class")
     with raises(sc.BadOption, owner="relevance", option="start_layer", value=3):
         relevance(model, torch.rand(1, 3, 8, 8), start_layer=3)

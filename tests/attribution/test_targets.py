@@ -50,6 +50,12 @@ def test_segmentation_scores_are_means_over_the_predicted_mask() -> None:
     torch.testing.assert_close(segmentation_score(1)(never), torch.tensor([-9.0, -9.0]))
     with raises(sc.BadOption, owner="segmentation_score", option="category", value=3):
         segmentation_score(3)(y)
+    modes = [int(y[i].argmax(0).flatten().mode().values) for i in range(2)]
+    most = [y[i, k][y[i].argmax(0) == k].mean() for i, k in enumerate(modes)]
+    torch.testing.assert_close(segmentation_score()(y), torch.stack(most))
+    one = y[:, :1]
+    positive = [one[i][one[i] > 0].mean() for i in range(2)]
+    torch.testing.assert_close(segmentation_score()(one), torch.stack(positive))
     with raises(sc.BadShape, owner="segmentation_score", option="model"):
         segmentation_score(0)(SCORES)
 

@@ -84,6 +84,7 @@ class AttentionPass(Capture):
         self._live: tuple[Tensor | None, Tensor, Tensor | None] | None = None  # of the next map
         self._softmax: dict[Weights, Tensor] = {}
         self.windows: dict[str, None] = {}  # paths of attention within windows, in order
+        self.seen: list[str] = []  # paths of all attention, also between channels
         self.images = forward.batch
         super().__init__(forward.model, (), FeatureShapes(), self._keep)
 
@@ -118,10 +119,11 @@ class AttentionPass(Capture):
     def _keep(self, path: str, attention: AttentionMap) -> None:
         """Keep an attention whose map has just been built."""
         live, self._live = self._live, None
+        self.seen.append(path)
         if live is None or not isinstance(attention, PairwiseMap):
             return
         values, output, projection = live
-        if projection is None and output.ndim > 3 and len(output) != self.images:
+        if projection is None and output.ndim > 3 and (output.ndim > 4 or len(output) != self.images):
             self.windows[path] = None
         self.layers.append(
             AttentionLayer(path, attention.tokens(), attention.key_shape, values, output, projection)

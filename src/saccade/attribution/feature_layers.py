@@ -84,7 +84,8 @@ def features_with_gradient(forward: ForwardPass, layer: str | None, target: Targ
     modules = {c.path: forward.model.get_submodule(c.path) for c in candidates}
     hooks = (m.register_forward_hook(functools.partial(keep, path)) for path, m in modules.items())
     with temporary_hooks(hooks):
-        score = target_scores(owner, forward.run(), target, forward.images)
+        output = forward.run()
+        score = target_scores(owner, output, target, forward.images)
     live = [c for c in candidates if outputs[c.path].requires_grad]
     gradients = torch.autograd.grad(score.sum(), [outputs[c.path] for c in live], allow_unused=True)
     found = [
@@ -96,7 +97,25 @@ def features_with_gradient(forward: ForwardPass, layer: str | None, target: Targ
         path = candidates[-1].path
         message = f"{owner}: the scores do not depend on layer {path!r}; choose another layer"
         raise BadOption(message, owner=owner, option="layer", value=path)
-    return next((features for features in reversed(found) if features.gradient.any()), found[-1])
+    is_classifier = not _predicts_maps(output, target)
+    return next((f for f in reversed(found) if _is_active(f, is_classifier)), found[-1])
+
+
+def _predicts_maps(output: Any, target: Target) -> bool:
+    """Return whether the score is one of many at places of the image: of a segmentation or a detection."""
+    scores = find_scores(output)
+    return callable(target) or not (isinstance(scores, Tensor) and scores.ndim == 2)
+
+
+def _is_active(features: Features, is_classifier: bool) -> bool:
+    """Return whether the score depends on the positions of a layer.
+
+    The features of a detector's other scales can have a gradient, but increase the score nowhere.
+    """
+    if is_classifier:
+        return bool(features.gradient.any())
+    weights = features.gradient.mean((2, 3), keepdim=True)
+    return bool(((weights * features.values).sum(1) > 0).any())
 
 
 def last_features(forward: ForwardPass, layer: str | None) -> tuple[FeatureLayer, Tensor]:
@@ -126,13 +145,13 @@ def _candidates(forward: ForwardPass, target: Target) -> list[FeatureLayer]:
     trace, shapes = _trace(forward)
     attention = AttentionPass(forward)
     with torch.no_grad(), attention:
-        scores = find_scores(forward.run())
-    skip_heads = callable(target) or not (isinstance(scores, Tensor) and scores.ndim == 2)
+        skip_heads = _predicts_maps(forward.run(), target)
     inside = [path for path, calls in attention.calls.items() if calls and path]
     layers = [
         layer
         for call in {call.path: call for call in trace}.values()
-        if not any(call.path != path and is_within(call.path, path) for path in inside)
+        if call.path  # the model itself returns scores
+        and not any(call.path != path and is_within(call.path, path) for path in inside)
         and not (skip_heads and _HEAD.search(call.path))
         and (layer := _feature_layer(forward, call, shapes))
     ]

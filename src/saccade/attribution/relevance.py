@@ -158,9 +158,11 @@ class _Streams:
         """Return what an attention adds to R."""
         attention, (s, q) = weighted_attention(layer), (layer.queries, layer.keys)
         if s == q:
-            return {(s, other): attention @ self[s, other] for other in groups}
+            known = {other for other in groups if other == s or (s, other) in self.blocks}
+            return {(s, other): attention @ self[s, other] for other in known}
         product = self.normalized(s).mT @ attention @ self.normalized(q)
-        return {(s, q): product, (s, s): attention @ self[q, s]}
+        back = {(s, s): attention @ self[q, s]} if (q, s) in self.blocks else {}
+        return {(s, q): product, **back}
 
 
 def _stream_relevance(layers: list[AttentionLayer]) -> Tensor:
@@ -181,8 +183,15 @@ def _stream_relevance(layers: list[AttentionLayer]) -> Tensor:
             for key, change in changes.items():
                 streams.blocks[key] = streams[key] + change
         index += len(pair)
-    read = layers[-1].queries
-    return torch.einsum("bn,bnk->bk", _start(layers[-1]), streams[read, _image_layer(layers).keys])
+    read, image = layers[-1].queries, _image_layer(layers).keys
+    if (read, image) not in streams.blocks:
+        message = (
+            f"relevance: no attention leads from the {image} tokens of the image to the {read} that the score"
+        )
+        raise BadShape(
+            f"{message} depends on; use `grad_cam`", owner=_OWNER, option="model", value=_sizes(layers)
+        )
+    return torch.einsum("bn,bnk->bk", _start(layers[-1]), streams[read, image])
 
 
 def _image_layer(layers: list[AttentionLayer]) -> AttentionLayer:

@@ -37,7 +37,7 @@ def target_scores(owner: str, output: Any, target: Target, images: Tensor | None
     scores = find_scores(output)
     if isinstance(scores, Tensor) and scores.ndim == 2:
         return scores.gather(1, classes(owner, scores, target)[:, None])[:, 0]
-    is_map = isinstance(scores, Tensor) and scores.ndim == 4 and scores.shape[1] > 1
+    is_map = isinstance(scores, Tensor) and scores.ndim == 4
     if target is None and is_map and (images is None or scores.shape != images.shape):
         return segmentation_score()(scores)
     if target is None and (_has_boxes(output) or (isinstance(scores, Tensor) and scores.ndim == 3)):
@@ -92,7 +92,8 @@ def segmentation_score(category: int | None = None) -> Callable[[Any], Tensor]:
 
         s = mean over p with argmax_k y_kp = c of y_cp
 
-    Where no pixel is predicted as class c, the mean is over all pixels.
+    Where no pixel is predicted as class c, the mean is over all pixels. A single channel of scores holds one
+    class against the background, which is predicted where the score is positive.
 
     Args:
         category: Class c. Default: the class of most pixels of each image.
@@ -121,7 +122,7 @@ def segmentation_score(category: int | None = None) -> Callable[[Any], Tensor]:
         chosen = (
             predicted.mode(1, keepdim=True).values if category is None else predicted[:, :1] * 0 + category
         )
-        mask = predicted == chosen
+        mask = predicted == chosen if scores.shape[1] > 1 else scores.detach()[:, 0] > 0
         mask = torch.where(mask.any(1, keepdim=True), mask, True).to(scores)
         of_class = scores.gather(1, chosen[:, :, None].expand(-1, 1, scores.shape[2]))[:, 0]
         return (of_class * mask).sum(1) / mask.sum(1)

@@ -89,7 +89,9 @@ def _record(model: nn.Module, inputs: Any, adapters: Mapping[type[nn.Module], Ad
 def _has_place(model: nn.Module, recorded: Maps) -> bool:
     """Return whether a map has a place in the image, or a mechanism of this package made it."""
     is_own = any(isinstance(module, Tap) for module in model.modules())
-    return is_own or any(attention.kind not in _PLACELESS for attention in recorded.values())
+    return is_own or any(
+        attention.kind not in _PLACELESS and attention.saliency().ndim > 2 for attention in recorded.values()
+    )
 
 
 def _select(recorded: Maps, layers: Sequence[str] | None) -> dict[str, AttentionMap]:
