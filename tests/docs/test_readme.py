@@ -66,9 +66,11 @@ def test_the_examples_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_the_examples_of_explanations_run() -> None:
     guide = (ROOT / "docs/explanations.md").read_text()
-    (block,) = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
     model = timm.create_model("vit_tiny_patch16_224", depth=2, img_size=64)
-    exec(block, {"model": model, "images": torch.rand(1, 3, 64, 64)})
+    blocks = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        exec(block, {"model": model, "images": torch.rand(1, 3, 64, 64)})
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", guide)
     assert "explanations.jpg" in links
     assert not [link for link in links if not (ROOT / "docs" / link).exists()]

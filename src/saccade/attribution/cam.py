@@ -90,10 +90,14 @@ def grad_cam(
         return SpatialMap(heat[:, 0] * _guided_gradient(forward, target))
 
 
-def last_layer(
-    model: nn.Module, images: Inputs, target: Target = None, *, method: CamMethod = "grad_cam"
-) -> str:
+def last_layer(model: nn.Module, images: Inputs, target: Target = None, *, needs_score: bool = True) -> str:
     """Return the path of the layer that `grad_cam` uses by default.
+
+    Args:
+        model: The model.
+        images: Images, or all inputs of the model.
+        target: The score to explain.
+        needs_score: Whether the score has to depend on the layer. "eigen_cam" explains no score.
 
     Example:
         >>> import torch, saccade.models
@@ -101,7 +105,7 @@ def last_layer(
         'stages.2'
     """
     with with_gradients("last_layer", model, images) as forward:
-        if method == "eigen_cam":
+        if not needs_score:
             return last_features(forward, None)[0].path
         return features_with_gradient(forward, None, target).layer.path
 

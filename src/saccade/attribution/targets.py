@@ -48,6 +48,16 @@ def target_scores(owner: str, output: Any, target: Target, images: Tensor | None
     raise BadShape(message, owner=owner, option="target", value=found)
 
 
+def class_scores(owner: str, output: Any) -> Tensor:
+    """Return the scores `(B, classes)` in the output of a classifier."""
+    scores = find_scores(output)
+    if not isinstance(scores, Tensor) or scores.ndim != 2:
+        found = describe(output if scores is None else scores)
+        message = f"{owner}: the model returns {found}, expected scores of shape (B, classes)"
+        raise BadShape(message, owner=owner, option="model", value=found)
+    return scores
+
+
 def classes(owner: str, scores: Tensor, target: int | Sequence[int] | Tensor | None) -> Tensor:
     """Return the class of each image, (B,)."""
     if target is None:

@@ -8,24 +8,14 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 
 from saccade._torch import tensors_in
-from saccade.attribution import CamMethod, Target, grad_cam, last_layer, legrad, model_inputs, relevance
+from saccade.attribution import Explanation, Target, explain, last_layer, model_inputs
 from saccade.errors import BadOption, BadShape, NothingRecorded, SaccadeError, check_choice
 from saccade.maps import AttentionMap, Tap
 from saccade.model_state import preserve_state
 from saccade.recording import Adapter, Maps, record
 
-Method = Literal[
-    "attention",
-    "rollout",
-    "relevance",
-    "legrad",
-    "grad_cam",
-    "grad_cam++",
-    "hires_cam",
-    "layer_cam",
-    "eigen_cam",
-    "guided_grad_cam",
-]
+Method = Literal["attention"] | Explanation
+METHODS = ("attention", *get_args(Explanation))
 _PLACELESS = ("channel", "branch")  # kinds of maps whose weights have no place in the image
 
 
@@ -41,29 +31,26 @@ def maps_of(
 ) -> tuple[Method, Mapping[str, AttentionMap]]:
     """Return the maps of a model by path, and the method that made them. For the arguments, see `look`."""
     if method is not None:
-        check_choice("look", "method", method, get_args(Method))
+        check_choice("look", "method", method, METHODS)
     inputs = model_inputs(model, images, model_kwargs)
-    if method in (None, "attention", "rollout"):
+    if method in (None, "attention"):
         try:
             recorded = _record(model, inputs, adapters)
         except NothingRecorded:
             if method is not None:
                 raise
         else:
-            if method == "rollout":
-                return method, {"rollout": recorded.rollout()}
             if method == "attention" or _has_place(model, recorded):
                 return "attention", _select(recorded, layers)
     if images.ndim == 5:
         message = "the model has no attention, and the other methods need images (B, C, H, W), not clips"
         raise BadShape(message, owner="look", option="images", value=tuple(images.shape))
-    if method in ("relevance", "legrad"):
-        explain = relevance if method == "relevance" else legrad
-        return method, {method: explain(model, inputs, target)}
-    cam: CamMethod = "grad_cam" if method is None else method  # type: ignore[assignment]
+    if method in ("rollout", "relevance", "legrad"):
+        return method, {method: explain(model, inputs, method, target)}
+    chosen: Explanation = "grad_cam" if method is None or method == "attention" else method
     if layers is None:
-        layers = [last_layer(model, inputs, target, method=cam)]
-    return cam, {path: grad_cam(model, inputs, path, target, method=cam) for path in layers}
+        layers = [last_layer(model, inputs, target, needs_score=chosen != "eigen_cam")]
+    return chosen, {path: explain(model, inputs, chosen, target, layer=path) for path in layers}
 
 
 def _record(model: nn.Module, inputs: Any, adapters: Mapping[type[nn.Module], Adapter] | None) -> Maps:
