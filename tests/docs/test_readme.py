@@ -83,8 +83,17 @@ def test_the_table_is_generated_from_the_result() -> None:
     assert readme.updated(TEXT, summary) != TEXT
 
 
+def test_the_chinese_readme_has_the_same_code_and_commands() -> None:
+    chinese = (ROOT / "README.zh-CN.md").read_text()
+    for text in re.findall(r"```python\n(.*?)```", chinese, re.DOTALL):
+        code = re.sub(r"  # .*", "", text)
+        assert code in re.sub(r"  # .*", "", TEXT)
+    for command in re.findall(r"^(make [a-z-]+|pip install .*) ?", chinese, re.MULTILINE):
+        assert command.strip() in TEXT
+
+
 def test_links_and_pictures_exist() -> None:
-    pages = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/architecture.md"]
+    pages = ["README.md", "README.zh-CN.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/architecture.md"]
     links = {page: re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()) for page in pages}
     assert "docs/white-patch.jpg" in links["README.md"]
     assert not [
