@@ -93,7 +93,14 @@ def test_the_chinese_readme_has_the_same_code_and_commands() -> None:
 
 
 def test_links_and_pictures_exist() -> None:
-    pages = ["README.md", "README.zh-CN.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md", "docs/architecture.md"]
+    pages = [
+        "README.md",
+        "README.zh-CN.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        "SECURITY.md",
+        "docs/architecture.md",
+    ]
     links = {page: re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text()) for page in pages}
     assert "docs/white-patch.jpg" in links["README.md"]
     assert not [
