@@ -13,7 +13,7 @@ from torch import nn
 from saccade.annotations import check_annotations
 from saccade.attachment import KINDS, Attached, attach
 from saccade.config import Choice, Plan
-from saccade.errors import BadOption, BadRecipe
+from saccade.errors import BadOption, bad_recipe
 from saccade.grammar import check_options
 from saccade.models import ClipCNN, RecurrentAttention, SmallCNN, ViT, load_backbone, pools
 
@@ -121,14 +121,11 @@ def _slots(plan: Plan, pool: str, shape: str) -> dict[Any, tuple[str, Mapping[st
     mechanism = attention.name, attention.options
     if not attention.places:
         return {pool if pools(attention.name, shape) else plan.recipe.stage: mechanism}
-    stages = ("1", "2", "3")
+    choices = ("1", "2", "3", pool)
     for place in attention.places:
-        if place not in (*stages, pool):
-            message = (
-                f"attention={attention.text!r}: {place!r} is not a stage of the small CNN; "
-                f"use {', '.join(stages)} or {pool}"
-            )
-            choices = (*stages, pool)
+        if place not in choices:
+            problem = f"{place!r} is not a stage of the small CNN; use 1, 2, 3 or {pool}"
+            message = f"attention={attention.text!r}: {problem}"
             raise BadOption(message, owner=attention.name, option="place", value=place, choices=choices)
     return {int(place) if place.isdigit() else place: mechanism for place in attention.places}
 
@@ -142,6 +139,6 @@ def _use_cifar_stem(model: nn.Module, name: str) -> None:
         width = first.out_channels
         model.conv1 = nn.Conv2d(first.in_channels, width, 3, padding=1, bias=first.bias is not None)
     else:
-        message = f"cifar_stem=true needs a ResNet, which begins with conv1 and maxpool, not {name!r}"
-        raise BadRecipe(message, option="cifar_stem", value=True)
+        expected = f"needs a ResNet, which begins with conv1 and maxpool, not {name!r}"
+        raise bad_recipe(expected, cifar_stem=True)
     model.maxpool = nn.Identity()

@@ -10,7 +10,7 @@ from saccade import plugins
 from saccade.annotations import check_annotations
 from saccade.config import Plan, Recipe
 from saccade.data import TaskInfo
-from saccade.errors import BadRecipe, UnknownName
+from saccade.errors import BadRecipe, UnknownName, bad_recipe
 from saccade.grammar import check_options
 from saccade.training.module import Classifier
 from saccade.training.objectives.contrastive import Contrastive
@@ -52,8 +52,7 @@ def create_objective(plan: Plan, task: TaskInfo) -> Classifier:
     for key in objective.ignored_keys:
         value = getattr(plan.recipe, key)
         if value != getattr(Recipe, key):
-            message = f"{key}={value!r} has no effect on objective={name!r}"
-            raise BadRecipe(message, owner=name, option=key, value=value)
+            raise bad_recipe(f"has no effect on objective={name!r}", owner=name, **{key: value})
     classifier = objective(plan, task, **check_annotations(name, objective, options))
     if hard_items(classifier.model) and not isinstance(classifier, Hard):
         message = f"attention={plan.recipe.attention!r} needs objective='hard', not {plan.objective.text!r}"
