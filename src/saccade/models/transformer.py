@@ -11,7 +11,7 @@ from saccade.errors import check_choice, check_positive
 from saccade.layers.pairwise.multi_head import multi_head, split_heads
 from saccade.maps import ClassTokenMap, PairwiseMap, Tap
 
-Head = Literal["classes", "score"]
+HeadKind = Literal["classes", "score"]
 
 
 def linear(width: int, out: int, *, bias: bool = True, parts: int = 1) -> nn.Linear:
@@ -31,12 +31,29 @@ def linear(width: int, out: int, *, bias: bool = True, parts: int = 1) -> nn.Lin
     return layer
 
 
-def head_of(width: int, head: Head, classes: int) -> nn.Linear:
-    """Return the last layer, with small initial weights: `classes` outputs, or one score."""
-    layer = nn.Linear(width, classes if head == "classes" else 1)
-    nn.init.trunc_normal_(layer.weight, std=0.02)
-    nn.init.zeros_(layer.bias)
-    return layer
+class Head(nn.Linear):
+    """The last layer, with small initial weights: features (B, width) -> logits (B, classes), or scores (B,).
+
+    Args:
+        width: Number of inputs.
+        kind: "classes", or "score" for one score per image.
+        classes: Number of classes.
+
+    Example:
+        >>> import torch
+        >>> Head(32, "score", classes=10)(torch.randn(4, 32)).shape
+        torch.Size([4])
+    """
+
+    def __init__(self, width: int, kind: HeadKind, classes: int) -> None:
+        super().__init__(width, classes if kind == "classes" else 1)
+        self.kind = kind
+        nn.init.trunc_normal_(self.weight, std=0.02)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits = super().forward(features)
+        return logits[:, 0] if self.kind == "score" else logits
 
 
 class SelfAttention(nn.Module):
@@ -122,10 +139,5 @@ class Block(nn.Module):
 
 def check_sizes(owner: str, head: str, **sizes: int) -> None:
     """Raise `BadOption` if a size or the head is not valid for a vision transformer."""
-    check_choice(owner, "head", head, get_args(Head))
+    check_choice(owner, "head", head, get_args(HeadKind))
     check_positive(owner, **sizes)
-
-
-def answer(logits: Tensor, head: Head) -> Tensor:
-    """Return class logits (B, classes) unchanged, and one score as (B,)."""
-    return logits[:, 0] if head == "score" else logits
