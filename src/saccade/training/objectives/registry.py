@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import cast
 
 from saccade import plugins
 from saccade.annotations import check_annotations
 from saccade.config import Plan, Recipe
 from saccade.data import TaskInfo
-from saccade.errors import BadRecipe, UnknownName, bad_recipe
+from saccade.errors import BadRecipe, bad_recipe
 from saccade.grammar import check_options
 from saccade.training.module import Classifier
 from saccade.training.objectives.contrastive import Contrastive
 from saccade.training.objectives.hard import Hard, hard_items
 from saccade.training.objectives.recurrent import Recurrent
-
-_GROUP = "saccade.objectives"
 
 OBJECTIVES: Mapping[str, type[Classifier]] = {
     "classify": Classifier,
@@ -40,14 +37,7 @@ def create_objective(plan: Plan, task: TaskInfo) -> Classifier:
         BadRecipe: The objective ignores a key that the recipe sets, or does not train this attention.
     """
     name, options = plan.objective.name, plan.objective.options
-    if name in OBJECTIVES:
-        objective = OBJECTIVES[name]
-    elif name in plugins.names(_GROUP):
-        objective = cast(type[Classifier], plugins.load(_GROUP, name))
-    else:
-        raise UnknownName(
-            "objective", name, [*OBJECTIVES, *plugins.names(_GROUP, OBJECTIVES)], owner="objective"
-        )
+    objective = plugins.find("objective", name, OBJECTIVES, "saccade.objectives", owner="objective")
     check_options(name, options, list(inspect.signature(objective).parameters)[2:])  # after plan and task
     for key in objective.ignored_keys:
         value = getattr(plan.recipe, key)
