@@ -60,7 +60,7 @@ def torchvision_photographs(
     Raises:
         BadData: The data set is not in `root` and cannot be downloaded.
     """
-    train, test = (read_torchvision(name, root, train=part, download=True).images for part in (True, False))
+    train, test = (part.images for part in read_torchvision(name, root))
     order = rng.permutation(len(train))
     count = len(train) // 5
     chosen = {

@@ -113,10 +113,11 @@ def _score_run(folder: Path, images: int, steps: int, report: Report, trust: boo
 
 def _select(split: Split, count: int) -> Split:
     """Select evenly spaced images of a split; those with a target if it has masks."""
-    masks = split.masks if split.masks is not None and split.masks.any() else None
-    index = torch.arange(len(split)) if masks is None else masks.flatten(1).any(1).nonzero()[:, 0]
-    index = index[torch.linspace(0, len(index) - 1, min(count, len(index))).round().long()]
-    return Split(split.images[index], split.labels[index], None if masks is None else masks[index])
+    if split.masks is None or not split.masks.any():
+        split, index = Split(split.images, split.labels), torch.arange(len(split))
+    else:
+        index = split.masks.flatten(1).any(1).nonzero()[:, 0]
+    return split.select(index[torch.linspace(0, len(index) - 1, min(count, len(index))).round().long()])
 
 
 @dataclass(frozen=True)

@@ -130,15 +130,14 @@ def record_attention(classifier: Classifier, images: Tensor) -> tuple[str, Atten
 @torch.inference_mode()
 def build_gallery(classifier: Classifier, split: Split) -> Gallery:
     """Return test images of each class with their predictions and the attention map, for the report."""
-    chosen = _gallery_images(split.labels)
-    images, labels = split.images[chosen], split.labels[chosen]
-    masks = None if split.masks is None else split.masks[chosen]
-    attention = None
+    shown = split.select(_gallery_images(split.labels))
+    images, attention = shown.images.to(classifier.device), None
     if attention_path(classifier.model) is None:
-        logits = classifier(images.to(classifier.device))
+        logits = classifier(images)
     else:
-        _, attention, logits = record_attention(classifier, images.to(classifier.device))
-    return Gallery(images, labels, logits.argmax(1).cpu(), logits.softmax(1).float().cpu(), masks, attention)
+        _, attention, logits = record_attention(classifier, images)
+    predictions, probabilities = logits.argmax(1).cpu(), logits.softmax(1).float().cpu()
+    return Gallery(shown.images, shown.labels, predictions, probabilities, shown.masks, attention)
 
 
 def _on_one_grid(attention: AttentionMap, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,11 +152,11 @@ def _on_one_grid(attention: AttentionMap, mask: Tensor) -> tuple[Tensor, Tensor]
     return heat.reshape(rows), mask.reshape(rows)
 
 
-def _gallery_images(labels: Tensor) -> list[int]:
+def _gallery_images(labels: Tensor) -> Tensor:
     """Select the first images of each class, the same number of each."""
     classes = labels.unique()
     each = max(1, _GALLERY_IMAGES // len(classes))
-    return torch.cat([(labels == label).nonzero()[:each, 0] for label in classes]).sort().values.tolist()
+    return torch.cat([(labels == label).nonzero()[:each, 0] for label in classes]).sort().values
 
 
 def _batches(classifier: Classifier, images: Tensor) -> Iterator[Tensor]:

@@ -95,10 +95,7 @@ class Classifier(lightning.LightningModule):
     def training_subset(self, split: Split) -> Split:
         """Return the training images whose labels are used, see `label_fraction` of the recipe."""
         kept = select_labeled(split.labels, self.recipe.label_fraction, self.recipe.seed)
-        if kept.all():
-            return split
-        masks = None if split.masks is None else split.masks[kept]
-        return Split(split.images[kept], split.labels[kept], masks)
+        return split if kept.all() else split.select(kept)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)

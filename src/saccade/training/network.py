@@ -32,10 +32,9 @@ def build(plan: Plan, classes: int, shape: tuple[int, ...]) -> nn.Module:
         BadRecipe: `cifar_stem` is set for a backbone that is not a ResNet.
     """
     recipe, backbone, attention = plan.recipe, plan.backbone, plan.attention
-    if backbone.name == "small" and len(shape) == 4:
-        return ClipCNN(classes, attention=_slots(plan, "time", "B L C"))
     if backbone.name == "small":
-        return SmallCNN(classes, attention=_slots(plan, "places", "B C H W"))
+        network = ClipCNN if len(shape) == 4 else SmallCNN
+        return network(classes, attention=_slots(plan, network.pool, network.pooled))
     if is_built_in(backbone):
         model = _built_in(backbone, classes, shape)
     else:

@@ -202,7 +202,11 @@ def _fit(
     with _quiet():
         trainer = lightning.Trainer(
             max_epochs=recipe.epochs,
-            **hardware.options(),
+            devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            strategy=hardware.strategy,
+            use_distributed_sampler=False,
+            sync_batchnorm=torch.cuda.is_available() and hardware.world > 1,
             precision=recipe.precision,
             gradient_clip_val=recipe.grad_clip,
             accumulate_grad_batches=recipe.grad_accum_steps,
