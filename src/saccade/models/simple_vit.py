@@ -10,8 +10,17 @@ from torch import Tensor, nn
 
 from saccade.errors import bad_option
 from saccade.layers.pairwise.multi_head import sincos2d
-from saccade.models.tokens import Kind, Pair, Tokens
-from saccade.models.transformer import Block, Head, HeadKind, SelfAttention, check_sizes, linear
+from saccade.models.transformer import (
+    Block,
+    Head,
+    HeadKind,
+    Kind,
+    Pair,
+    SelfAttention,
+    Tokens,
+    check_sizes,
+    linear,
+)
 
 
 def sincos1d(length: int, width: int, like: Tensor) -> Tensor:

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import bad_option
-from saccade.models.tokens import Kind, Pair, Tokens
-from saccade.models.transformer import Block, Head, HeadKind, SelfAttention, check_sizes
+from saccade.models.transformer import Block, Head, HeadKind, Kind, Pair, SelfAttention, Tokens, check_sizes
 
 _EPS = 1e-6  # epsilon of the layer norms, as in the authors' code
 
