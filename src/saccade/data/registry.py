@@ -106,8 +106,8 @@ def resolve_task(text: str) -> TaskChoice:
     load = plugins.find("task", name, TASKS, _GROUP)
     first, *others = split_options(rest)
     options: dict[str, Any] = {}
-    if name in _FIRST and not first.startswith(f"{_FIRST[name][0]}="):
-        option, what, form = _FIRST[name]
+    option, what, form = _FIRST.get(name, ("", "", ""))
+    if option and not first.startswith(f"{option}="):
         if not first:
             raise BadOption(f"{text!r} names no {what}; write {name}:{form}", owner=name, option=option)
         if first[0] in "'\"":  # a path with a comma
@@ -115,12 +115,11 @@ def resolve_task(text: str) -> TaskChoice:
         options, rest, colon = {option: first}, ",".join(others), ":" * bool(others)
     options |= parse(f"{name}:{rest}")[1] if colon else {}
     known = {*inspect.signature(load).parameters} - {"options"}
-    if name == "python":
-        of_class = {option: options.pop(option) for option in [*options] if option not in known}
-        options = check_annotations(name, load, options, _LARGEST)
-        return TaskChoice(text, load, options | ({"options": of_class} if of_class else {}))
-    check_options(name, options, known)
-    return TaskChoice(text, load, check_annotations(name, load, options, _LARGEST))
+    of_class = {option: options.pop(option) for option in [*options] if option not in known}
+    if name != "python":
+        check_options(name, of_class, known)
+    options = check_annotations(name, load, options, _LARGEST)
+    return TaskChoice(text, load, options | ({"options": of_class} if of_class else {}))
 
 
 def with_options(text: str, options: Mapping[str, Any]) -> str:
