@@ -138,6 +138,15 @@ def test_the_architecture_page_shows_the_contracts() -> None:
     assert page != architecture.updated(page, contracts)
 
 
+def test_a_comparison_enters_few_modules_before_its_first_step() -> None:
+    page = architecture.PAGE.read_text()
+    walk = page[page.index("## The trip of a comparison") : page.index("9. After training")]
+    modules = {*re.findall(r"`([a-z_/]+\.py)`", walk)}
+    assert {"cli/compare.py", "experiments/grid.py", "training/run.py"} <= modules
+    assert all((SOURCE / module).is_file() for module in modules)
+    assert len(modules) <= 10
+
+
 def test_the_core_may_import_no_third_party_package_but_torch() -> None:
     imported = {name for path in SOURCE.rglob("*.py") for name in third_party(path.read_text())}
     assert set(CONTRACTS["core"]["forbidden_modules"]) == imported - {"torch"}

@@ -227,3 +227,25 @@ def bad_shape(owner: str, expected: str, x: Tensor) -> BadShape:
     """
     shape = tuple(x.shape)
     return BadShape.of(owner, f"{expected}, got {shape}", shape=shape)
+
+
+def bad_recipe(problem: str, *, owner: Any = None, choices: Any = None, **key: object) -> BadRecipe:
+    """Return the error for one key of a recipe, written as in YAML.
+
+    Example:
+        >>> print(bad_recipe("needs a ResNet", cifar_stem=True))
+        cifar_stem=true needs a ResNet
+    """
+    ((name, value),) = key.items()
+    shown = str(value).lower() if isinstance(value, bool) else repr(value)
+    return BadRecipe(f"{name}={shown} {problem}", owner=owner, option=name, value=value, choices=choices)
+
+
+def bad_run(path: object, problem: str, option: str | None = None, value: object = None) -> BadRun:
+    """Return the error for the folder or a file of a run.
+
+    Example:
+        >>> print(bad_run("runs/se-seed0", "is not the folder of a run"))
+        'runs/se-seed0' is not the folder of a run
+    """
+    return BadRun(f"{str(path)!r} {problem}", owner=str(path), option=option, value=value)

@@ -18,10 +18,13 @@ from __future__ import annotations
 
 import functools
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from typing import TypeVar, cast
 
 from saccade.errors import BadOption, UnknownName
+
+_T = TypeVar("_T")
 
 
 def names(group: str, builtin: Collection[str] = ()) -> list[str]:
@@ -40,6 +43,32 @@ def names(group: str, builtin: Collection[str] = ()) -> list[str]:
         message = f"{group}: {name!r} of {_package(entries[name])!r} is ignored, since {name!r} is built in"
         warnings.warn(message, stacklevel=2)
     return sorted(entries.keys() - {*builtin})
+
+
+def find(kind: str, name: str, builtin: Mapping[str, _T], group: str, owner: str | None = None) -> _T:
+    """Return a built-in object by its name, or the object of an entry point.
+
+    Args:
+        kind: What is looked up, for the message.
+        name: The name.
+        builtin: The built-in objects, which take precedence.
+        group: The group of entry points.
+        owner: Owner of the error.
+
+    Raises:
+        UnknownName: Neither has this name.
+        BadOption: The package of the entry point cannot be imported.
+
+    Example:
+        >>> find("task", "zebra", {"white-patch": 1}, "saccade.no_such_group")
+        Traceback (most recent call last):
+        saccade.errors.UnknownName: unknown task 'zebra'; choose from 'white-patch'
+    """
+    if name in builtin:
+        return builtin[name]
+    if name in names(group):
+        return cast(_T, load(group, name))
+    raise UnknownName(kind, name, [*builtin, *names(group, builtin)], owner=owner)
 
 
 @functools.cache

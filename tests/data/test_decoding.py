@@ -24,8 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from saccade.config import Recipe
 from saccade.data import Split, Task, load_folder, load_task
-from saccade.data.cache import _map_file, cache_key
-from saccade.data.decoding import Sample, available_cpus, decode_samples
+from saccade.data.decoding import Sample, _map_file, available_cpus, cache_key, decode_samples
 from saccade.data.images import BadImage, read_image
 from saccade.data.task import moments
 from saccade.errors import BadData, BadOption

@@ -13,7 +13,7 @@ from PIL import Image
 
 from saccade.data import Split, Task, load_folder, load_task, load_white_patch, resolve_task
 from saccade.data.images import BadImage, read_image
-from saccade.data.photographs import BUNDLED, bundled_photographs, enlarge
+from saccade.data.white_patch import BUNDLED, bundled_photographs, enlarge
 from saccade.errors import BadData, BadOption, UnknownName
 from support.errors import raises
 

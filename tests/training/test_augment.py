@@ -293,7 +293,7 @@ def test_batches_reach_a_gpu_by_locked_pages_unless_they_are_there() -> None:
     split, batches, gpu = Split(noise(6, 3, 8, 8), torch.arange(6)), Batches(6, 3), torch.device("cuda", 0)
     assert make_loader(split, batches, gpu).pin_memory
     assert not make_loader(split, batches).pin_memory
-    there = type("There", (), {"device": gpu})()
+    there = type("There", (), {"device": gpu, "size": split.images.size})()
     assert not make_loader(Split(there, split.labels), batches, gpu).pin_memory
 
 

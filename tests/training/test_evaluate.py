@@ -72,7 +72,7 @@ def test_a_class_without_a_test_image_has_no_error(run: Path, monkeypatch: pytes
     without = own.test.labels == 0
     test = Split(own.test.images[without], own.test.labels[without])
     monkeypatch.setattr(
-        "saccade.training.evaluation.load_task",
+        "saccade.training.evaluate.load_task",
         lambda _: Task("half", own.classes, own.train, own.validation, test),
     )
     result = evaluate_run(run, "half")

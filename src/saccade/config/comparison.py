@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from saccade.config.recipe import Recipe, check_integer, check_keys, read_yaml, to_yaml
-from saccade.errors import BadRecipe
+from saccade.errors import BadRecipe, bad_recipe
 from saccade.files import write_text
 
 _MOST_SEEDS = 1000
@@ -45,10 +45,9 @@ class Comparison:
     training: Recipe
 
     def __post_init__(self) -> None:
-        check_integer("seeds", self.seeds, at_least=1)
+        check_integer("seeds", self.seeds)
         if self.seeds > _MOST_SEEDS:
-            message = f"seeds={self.seeds} must be at most {_MOST_SEEDS}"
-            raise BadRecipe(message, option="seeds", value=self.seeds)
+            raise bad_recipe(f"must be at most {_MOST_SEEDS}", seeds=self.seeds)
         if not self.attentions:
             message = "attentions=[] must contain at least one attention; add -a NAME"
             raise BadRecipe(message, option="attentions", value=())
@@ -68,8 +67,8 @@ class Comparison:
         check_keys(values, ["attentions", "seeds", *shared])
         attentions = values.get("attentions", [])
         if not isinstance(attentions, list) or not all(isinstance(name, str) for name in attentions):
-            message = f"attentions={attentions!r} must be a list of texts NAME[:option=value,...][@PLACE]"
-            raise BadRecipe(message, option="attentions", value=attentions)
+            expected = "must be a list of texts NAME[:option=value,...][@PLACE]"
+            raise bad_recipe(expected, attentions=attentions)
         training = {key: value for key, value in values.items() if key in shared}
         return cls(tuple(attentions), values.get("seeds", 3), Recipe.from_mapping(training))
 

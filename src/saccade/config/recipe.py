@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from types import NoneType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import yaml
 
 from saccade.attachment import Kind
 from saccade.config.strict_yaml import format_yaml, parse_yaml
-from saccade.errors import BadRecipe, BadRun, SaccadeError, UnknownName
+from saccade.errors import BadRecipe, BadRun, SaccadeError, UnknownName, bad_recipe
 from saccade.files import check_schema, read_text, write_text
 
 Schedule = Literal["one-cycle", "cosine", "step", "constant"]
 Augment = Literal["none", "flip", "crop", "crop-flip", "scale", "scale-flip"]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed", "bf16-true", "64-true"]
 
-
 SCHEMA = 2  # of recipe files
+
+_BELOW = {"label_smoothing": 1.0, "ema_decay": 1.0}  # the bound of a number; others have none
+_TEXTS = {
+    "optimizer": "must be a name",
+    "init_from": "must be the path of a run, without pretrained=true",
+}  # what a text must be; others are NAME[:option=value,...]
 
 
 @dataclass(frozen=True)
@@ -112,45 +119,21 @@ class Recipe:
     early_stopping_patience: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("stage", "epochs", "batch_size", "grad_accum_steps"):
-            check_integer(name, getattr(self, name), at_least=1)
-        check_integer("seed", self.seed, at_least=0)
+        for name, annotation in get_type_hints(type(self)).items():
+            value, members = getattr(self, name), get_args(annotation)
+            if value is not None or NoneType not in members:
+                _check_value(name, value, members[0] if NoneType in members else annotation)
         if self.seed >= 2**63:
-            raise self._bad("seed", "must be at most 2**63 - 1")
+            raise bad_recipe("must be at most 2**63 - 1", seed=self.seed)
         if self.stage > 3:
-            raise self._bad("stage", "must be 1, 2 or 3")
-        if self.early_stopping_patience is not None:
-            check_integer("early_stopping_patience", self.early_stopping_patience, at_least=1)
-        for name in ("learning_rate", "weight_decay", "mixup"):
-            check_number(name, getattr(self, name))
-        for name in ("label_smoothing", "ema_decay"):
-            check_number(name, getattr(self, name), below=1)
-        for name in ("grad_clip", "layer_decay"):
-            if getattr(self, name) is not None:
-                check_number(name, getattr(self, name))
-        check_number("label_fraction", self.label_fraction)
+            raise bad_recipe("must be 1, 2 or 3", stage=self.stage)
         if not 0 < self.label_fraction <= 1:
-            raise self._bad("label_fraction", "must be above 0 and at most 1")
-        for name in ("task", "attention", "objective", "backbone", "optimizer"):
-            if not isinstance(getattr(self, name), str):
-                is_name = name == "optimizer"
-                raise self._bad(name, "must be a name" if is_name else "must be text NAME[:option=value,...]")
-        hints = get_type_hints(type(self))
-        for name in ("where", "schedule", "augment", "precision"):
-            choices = get_args(hints[name])
-            if getattr(self, name) not in choices:
-                raise self._bad(name, f"is not one of {', '.join(map(repr, choices))}", choices)
-        for name in ("identity", "compile", "pretrained", "cifar_stem"):
-            if not isinstance(getattr(self, name), bool):
-                raise self._bad(name, "must be true or false")
+            raise bad_recipe("must be above 0 and at most 1", label_fraction=self.label_fraction)
         patterns = self.freeze if isinstance(self.freeze, list) else []
         if not isinstance(self.freeze, bool) and not (patterns and all(isinstance(p, str) for p in patterns)):
-            raise self._bad("freeze", "must be true, false or a list of patterns")
-        if self.init_from is not None and (not isinstance(self.init_from, str) or self.pretrained):
-            raise self._bad("init_from", "must be the path of a run, without pretrained=true")
-
-    def _bad(self, key: str, reason: str, choices: Iterable[Any] | None = None) -> BadRecipe:
-        return _bad_value(key, getattr(self, key), reason, choices)
+            raise bad_recipe("must be true, false or a list of patterns", freeze=self.freeze)
+        if self.init_from is not None and self.pretrained:
+            raise bad_recipe(_TEXTS["init_from"], init_from=self.init_from)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Recipe:
@@ -241,21 +224,32 @@ def check_keys(values: Mapping[str, Any], known: list[str]) -> None:
             raise UnknownName("recipe key", str(key), known, owner="recipe")
 
 
-def check_integer(name: str, value: object, *, at_least: int) -> None:
+def _check_value(name: str, value: object, kind: Any) -> None:
+    """Raise `BadRecipe` unless the value of a key has the type of its field, and is in its range."""
+    if kind is int:
+        check_integer(name, value, at_least=0 if name == "seed" else 1)
+    elif kind is float:
+        check_number(name, value, below=_BELOW.get(name, math.inf))
+    elif kind is str and not isinstance(value, str):
+        raise bad_recipe(_TEXTS.get(name, "must be text NAME[:option=value,...]"), **{name: value})
+    elif kind is bool and not isinstance(value, bool):
+        raise bad_recipe("must be true or false", **{name: value})
+    elif get_origin(kind) is Literal and value not in get_args(kind):
+        choices = get_args(kind)
+        raise bad_recipe(f"is not one of {', '.join(map(repr, choices))}", choices=choices, **{name: value})
+
+
+def check_integer(name: str, value: object, *, at_least: int = 1) -> None:
     """Raise `BadRecipe` unless the value is an integer of at least `at_least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-        raise _bad_value(name, value, f"must be an integer of at least {at_least}")
+        raise bad_recipe(f"must be an integer of at least {at_least}", **{name: value})
 
 
-def check_number(name: str, value: object, *, below: float = float("inf")) -> None:
+def check_number(name: str, value: object, *, below: float = math.inf) -> None:
     """Raise `BadRecipe` unless the value is a number of at least 0 and below a bound."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < below:
-        bound = "" if below == float("inf") else f" and below {below:g}"
-        raise _bad_value(name, value, f"must be a number of at least 0{bound}")
-
-
-def _bad_value(key: str, value: object, reason: str, choices: Iterable[Any] | None = None) -> BadRecipe:
-    return BadRecipe(f"{key}={value!r} {reason}", option=key, value=value, choices=choices)
+        bound = "" if below == math.inf else f" and below {below:g}"
+        raise bad_recipe(f"must be a number of at least 0{bound}", **{name: value})
 
 
 def _bad_file(path: Path, reason: str) -> BadRecipe:

@@ -110,7 +110,7 @@ def read_digits(source: str, root: str, seed: int) -> dict[str, LabeledDigits]:
     elif source in TORCHVISION_SETS:
         if source not in ("mnist", "fashion_mnist"):
             raise bad_option("digits", f"has no gray images of {SIDE} x {SIDE}", source=source)
-        train, test = (read_torchvision(source, root, train=part, download=True) for part in (True, False))
+        train, test = read_torchvision(source, root)
         order, count = rng.permutation(len(train.labels)), len(train.labels) // 10
         parts = ((train, order[count:]), (train, order[:count]), (test, np.arange(len(test.labels))))
         splits = [(part.images[indices, 0], part.labels[indices]) for part, indices in parts]

@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from saccade.data.cache import load_split
 from saccade.data.checks import OnBadImage, ReadingOptions
-from saccade.data.decoding import Sample
+from saccade.data.decoding import Sample, load_split
 from saccade.data.images import image_files, read_image, resize_and_crop, resize_and_crop_mask
 from saccade.data.task import PARTS, Task
 from saccade.errors import BadData

@@ -11,9 +11,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from saccade.data.cache import load_split
 from saccade.data.checks import OnBadImage, ReadingOptions
-from saccade.data.decoding import Sample
+from saccade.data.decoding import Sample, load_split
 from saccade.data.images import BadImage, as_rgb, convert_image_errors, resize_and_crop
 from saccade.data.task import PARTS, Task
 from saccade.errors import BadData

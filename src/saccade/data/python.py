@@ -140,10 +140,12 @@ def _create_parts(
     known: Mapping[str, inspect.Parameter],
     arguments: dict[str, Any],
 ) -> dict[str, MapDataset]:
-    arguments = {**_default_arguments(known), **arguments}
+    if "download" in known:
+        root = {"root": _expand_home(_ROOT)} if "root" in known and _is_required(known["root"]) else {}
+        arguments = {"download": True, **root, **arguments}
     selector = next((key for key in ("train", "split") if key in known and key not in arguments), None)
     for option, one in known.items():
-        if one.default is one.empty and option not in arguments and option != selector:
+        if _is_required(one) and option not in arguments and option != selector:
             problem = f"{option} is missing; write python:{name},{option}=VALUE"
             raise BadOption.of(name, problem, **{option: None})
     if selector is None:
@@ -167,11 +169,8 @@ def _create_parts(
     return parts
 
 
-def _default_arguments(known: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
-    if "download" not in known:
-        return {}
-    needs_root = "root" in known and known["root"].default is inspect.Parameter.empty
-    return {"download": True, **({"root": _expand_home(_ROOT)} if needs_root else {})}
+def _is_required(parameter: inspect.Parameter) -> bool:
+    return parameter.default is parameter.empty
 
 
 def _create(

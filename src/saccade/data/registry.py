@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from saccade import plugins
 from saccade.annotations import check_annotations
@@ -18,7 +18,7 @@ from saccade.data.python import load_python
 from saccade.data.task import Task
 from saccade.data.torchvision_sets import TORCHVISION_SETS, load_torchvision
 from saccade.data.white_patch import load_white_patch
-from saccade.errors import BadOption, UnknownName
+from saccade.errors import BadOption
 from saccade.grammar import check_options, format_value, parse, split_options
 
 _GROUP = "saccade.tasks"
@@ -70,10 +70,9 @@ class TaskChoice:
                 return f"downloads or reads the data set {self.options.get('path')!r}"
             case "folder":
                 return f"reads the images in {self.options.get('path')!r}"
-            case "white-patch" | "digits" | "moving-digits" if not {"root", "source"} & {*self.options}:
-                return None
             case "white-patch" | "digits" | "moving-digits":
-                return f"reads {self.options.get('source', self.options.get('root'))!r}"
+                read = self.options.get("source", self.options.get("root"))
+                return None if read is None else f"reads {read!r}"
             case _:
                 return f"downloads or reads the data set {self.name!r}"
 
@@ -104,16 +103,11 @@ def resolve_task(text: str) -> TaskChoice:
         {'path': 'photos', 'size': 64}
     """
     name, colon, rest = text.partition(":")
-    if name in TASKS:
-        load = TASKS[name]
-    elif name in plugins.names(_GROUP):
-        load = cast(Callable[..., Task], plugins.load(_GROUP, name))
-    else:
-        raise UnknownName("task", name, task_names())
+    load = plugins.find("task", name, TASKS, _GROUP)
     first, *others = split_options(rest)
     options: dict[str, Any] = {}
-    if name in _FIRST and not first.startswith(f"{_FIRST[name][0]}="):
-        option, what, form = _FIRST[name]
+    option, what, form = _FIRST.get(name, ("", "", ""))
+    if option and not first.startswith(f"{option}="):
         if not first:
             raise BadOption(f"{text!r} names no {what}; write {name}:{form}", owner=name, option=option)
         if first[0] in "'\"":  # a path with a comma
@@ -121,12 +115,11 @@ def resolve_task(text: str) -> TaskChoice:
         options, rest, colon = {option: first}, ",".join(others), ":" * bool(others)
     options |= parse(f"{name}:{rest}")[1] if colon else {}
     known = {*inspect.signature(load).parameters} - {"options"}
-    if name == "python":
-        of_class = {option: options.pop(option) for option in [*options] if option not in known}
-        options = check_annotations(name, load, options, _LARGEST)
-        return TaskChoice(text, load, options | ({"options": of_class} if of_class else {}))
-    check_options(name, options, known)
-    return TaskChoice(text, load, check_annotations(name, load, options, _LARGEST))
+    of_class = {option: options.pop(option) for option in [*options] if option not in known}
+    if name != "python":
+        check_options(name, of_class, known)
+    options = check_annotations(name, load, options, _LARGEST)
+    return TaskChoice(text, load, options | ({"options": of_class} if of_class else {}))
 
 
 def with_options(text: str, options: Mapping[str, Any]) -> str:

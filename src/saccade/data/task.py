@@ -34,6 +34,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def select(self, index: Tensor) -> Split:
+        """Return the images with these indices, or those of a bool mask, with labels and masks."""
+        masks = None if self.masks is None else self.masks[index]
+        return Split(self.images[index], self.labels[index], masks)
+
 
 @dataclass(frozen=True, eq=False)
 class TaskInfo:

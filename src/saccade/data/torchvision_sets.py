@@ -52,7 +52,7 @@ def load_torchvision(
     """
     check_choice("torchvision", "name", name, list(TORCHVISION_SETS))
     ReadingOptions(name, size, val_fraction, max_samples, seed)
-    train, test = (read_torchvision(name, root, train=part, download=download) for part in (True, False))
+    train, test = read_torchvision(name, root, download)
     count = len(train.labels)
     check_memory(name, size or train.images.shape[-1], min(count, max_samples or count))
     rng = np.random.default_rng(seed)
@@ -75,12 +75,16 @@ class LabeledImages(NamedTuple):
     classes: tuple[str, ...]
 
 
-def read_torchvision(name: str, root: str, *, train: bool, download: bool) -> LabeledImages:
-    """Return one part of a data set.
+def read_torchvision(name: str, root: str, download: bool = True) -> tuple[LabeledImages, LabeledImages]:
+    """Return the training part and the test part of a data set.
 
     Raises:
         BadData: The data set is not in `root` and is not, or cannot be, downloaded.
     """
+    return _read_part(name, root, download, train=True), _read_part(name, root, download, train=False)
+
+
+def _read_part(name: str, root: str, download: bool, *, train: bool) -> LabeledImages:
     from torchvision import datasets
 
     folder = Path(root).expanduser()

@@ -1,8 +1,9 @@
 """Experiments: comparisons of attentions over seeds, executors for their runs, and scores of their maps."""
 
 from saccade.config import FIRST_EXPERIMENT, Comparison
-from saccade.experiments.executors import Executor, Job, Local, Processes, Ray
-from saccade.experiments.grid import Observer, compare
+from saccade.experiments.executors.processes import Processes
+from saccade.experiments.executors.ray import Ray
+from saccade.experiments.grid import Executor, Job, Local, Observer, compare
 from saccade.experiments.scoring import score
 
 __all__ = [

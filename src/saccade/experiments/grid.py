@@ -1,14 +1,17 @@
-"""The comparison: a grid of runs. Completed runs are kept, so that a comparison can be killed and resumed."""
+"""The comparison: a grid of runs. Completed runs are kept, so that a comparison can be killed and resumed.
+
+Each run is a job, and an executor trains jobs: `Local` in this process, those of `executors/` elsewhere.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from saccade.config import Comparison, Recipe, folder_name, resolve
-from saccade.errors import BadRun
-from saccade.experiments.executors import Executor, Job, Local
+from saccade.config import Comparison, Plan, Recipe, folder_name, resolve
+from saccade.errors import bad_run
 from saccade.results import (
     RUN_RESULT,
     ComparisonResults,
@@ -18,7 +21,60 @@ from saccade.results import (
     summarize,
     write_comparison,
 )
-from saccade.training import LoggerName, Progress, check_logger, prepare
+from saccade.training import LoggerName, Progress, check_logger, prepare, train
+
+Start = Callable[[int], None]
+Report = Callable[[Progress], None] | None
+
+#: How often a run whose process died is restarted.
+RETRIES = 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be trained. It holds no tensors, so that it can be sent to another process.
+
+    Attributes:
+        plan: The prepared plan.
+        folder: Folder of the run.
+        logger: Where its curves go, see `saccade.training.train`.
+        group: Name of the comparison.
+    """
+
+    plan: Plan
+    folder: Path
+    logger: LoggerName = "auto"
+    group: str | None = None
+
+    def train(self, report: Report = None) -> RunResult:
+        """Train the run, or resume it."""
+        return train(self.plan, self.folder, resume=True, report=report, logger=self.logger, group=self.group)
+
+
+class Executor(Protocol):
+    """Trains jobs."""
+
+    def run(self, jobs: Sequence[Job], start: Start, report: Report) -> Iterator[tuple[int, RunResult]]:
+        """Train jobs in any order.
+
+        Args:
+            jobs: The jobs.
+            start: Called with the index of a job that starts.
+            report: Called with the progress of a job, if the executor supports it.
+
+        Yields:
+            The index and the result of each job when it is done.
+        """
+
+
+@dataclass(frozen=True)
+class Local:
+    """Trains jobs one after another in this process."""
+
+    def run(self, jobs: Sequence[Job], start: Start, report: Report) -> Iterator[tuple[int, RunResult]]:
+        for number, job in enumerate(jobs):
+            start(number)
+            yield number, job.train(report)
 
 
 class Observer(Protocol):
@@ -50,7 +106,7 @@ def compare(
         comparison: The comparison.
         out: Folder of the comparison.
         observer: Receives the progress.
-        executor: Where runs are trained, see `saccade.experiments.executors`. By default, one after another
+        executor: Where runs are trained, see `Executor`. By default, one after another
             in this process.
         logger: Where the curves of each run go in addition to metrics.csv, see `saccade.training.train`.
 
@@ -105,8 +161,8 @@ def _claim(comparison: Comparison, out: Path) -> None:
         old, new = existing.to_mapping(), comparison.to_mapping()
         if changed := comparison.changes(existing):
             difference = ", ".join(f"{key} {old[key]!r}, not {new[key]!r}" for key in changed)
-            message = f"{str(out)!r} belongs to another comparison: {difference}; choose another --out"
-            raise BadRun(message, owner=str(out), option=changed[0], value=new[changed[0]])
+            problem = f"belongs to another comparison: {difference}; choose another --out"
+            raise bad_run(out, problem, changed[0], new[changed[0]])
         if old != new:
             comparison.write(path)
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 
 from saccade.attribution import grad_cam, last_layer
 from saccade.data import Split
-from saccade.errors import BadRun, check_positive
+from saccade.errors import bad_run, check_positive
+from saccade.maps import AttentionMap
 from saccade.metrics import RANKINGS, Curves, Sanity, evaluate_faithfulness, localize, sanity_check
 from saccade.models import RecurrentAttention
 from saccade.results import (
@@ -72,33 +74,29 @@ def score(
     """
     check_positive("score", images=images, steps=steps)
     if (folder / RUN_RESULT).exists():
-        return score_run(folder, images, steps, report, trust)
+        return _score_run(folder, images, steps, report, trust)
     if not (folder / COMPARISON).exists():
-        message = (
-            f"{str(folder)!r} holds neither a complete run, with {RUN_RESULT}, nor a finished comparison, "
-            f"with {COMPARISON}"
-        )
-        raise BadRun(message, owner=str(folder))
+        comparison = f"a finished comparison, with {COMPARISON}"
+        raise bad_run(folder, f"holds neither a complete run, with {RUN_RESULT}, nor {comparison}")
     summary = read_comparison(folder)
     runs = summary["runs"]
     with lock_folder(folder):
-        results = []
-        for number, run in enumerate(runs):
 
-            def report_run(
-                step: str, fraction: float, number: int = number, run: ComparisonRun = run
-            ) -> None:
+        def score_one(number: int, run: ComparisonRun) -> RunResult:
+            def report_run(step: str, fraction: float) -> None:
                 title = f"run {number + 1}/{len(runs)}: {run['attention']}, seed {run['seed']}: {step}"
                 report(title, (number + fraction) / len(runs))
 
-            results.append(score_run(folder / run["folder"], images, steps, report_run, trust))
+            return _score_run(folder / run["folder"], images, steps, report_run, trust)
+
+        results = [score_one(number, run) for number, run in enumerate(runs)]
         summary["leaderboard"] = compute_leaderboard(results)
         summary["runs"] = [comparison_run(r, run["folder"]) for r, run in zip(results, runs, strict=True)]
         write_comparison(folder, summary)
     return summary
 
 
-def score_run(folder: Path, images: int, steps: int, report: Report, trust: bool) -> RunResult:
+def _score_run(folder: Path, images: int, steps: int, report: Report, trust: bool) -> RunResult:
     """Score the maps of one run; write its result.json and return its content."""
     with lock_folder(folder):
         result = read_run_result(folder)
@@ -106,8 +104,8 @@ def score_run(folder: Path, images: int, steps: int, report: Report, trust: bool
         classifier.to("cuda" if torch.cuda.is_available() else "cpu")
         test = stored_task(folder, classifier, trust=trust).test
         if test.images.ndim != 4:
-            message = f"{str(folder)!r} is a run on clips; only maps of images can be scored"
-            raise BadRun(message, owner=str(folder), option="task", value=classifier.recipe.task)
+            problem = "is a run on clips; only maps of images can be scored"
+            raise bad_run(folder, problem, "task", classifier.recipe.task)
         result["scores"] = _scores(classifier, _select(test, images), steps, report)
         write_run_result(folder, result)
     return result
@@ -115,53 +113,49 @@ def score_run(folder: Path, images: int, steps: int, report: Report, trust: bool
 
 def _select(split: Split, count: int) -> Split:
     """Select evenly spaced images of a split; those with a target if it has masks."""
-    has_masks = split.masks is not None and split.masks.any()
-    index = torch.arange(len(split))
-    if split.masks is not None and has_masks:
+    if split.masks is None or not split.masks.any():
+        split, index = Split(split.images, split.labels), torch.arange(len(split))
+    else:
         index = split.masks.flatten(1).any(1).nonzero()[:, 0]
-    index = index[torch.linspace(0, len(index) - 1, min(count, len(index))).round().long()]
-    masks = split.masks[index] if split.masks is not None and has_masks else None
-    return Split(split.images[index], split.labels[index], masks)
+    return split.select(index[torch.linspace(0, len(index) - 1, min(count, len(index))).round().long()])
 
 
 @dataclass(frozen=True)
 class _Map:
-    """A source of heatmaps of the images: the attention, with the path of its module, or Grad-CAM."""
+    """A kind of map of a model: its attention, with the path of the module, or Grad-CAM."""
 
     name: str
     path: str | None
     kind: str
-    compute: Callable[[nn.Module], Tensor]
+    of_batch: Callable[[Tensor], AttentionMap]
+
+    def heatmaps(self, images: Tensor) -> Tensor:
+        """Return the heatmaps of images, (N, H, W)."""
+        size = (images.shape[2], images.shape[3])
+        return torch.cat([self.of_batch(batch).heatmap(size) for batch in images.split(_BATCH)])
 
 
 def _maps(classifier: Classifier, images: Tensor) -> list[_Map]:
-    size, batches = (images.shape[2], images.shape[3]), images.split(_BATCH)
-
-    def cam(_: nn.Module) -> Tensor:
-        layer = last_layer(classifier, images[:1])
-        return torch.cat([grad_cam(classifier, batch, layer).heatmap(size) for batch in batches])
-
-    def attention(_: nn.Module) -> Tensor:
-        return torch.cat([record_attention(classifier, batch)[1].heatmap(size) for batch in batches])
-
     maps = []
     if attention_path(classifier.model) is not None:
         path, recorded, _ = record_attention(classifier, images[:1])
-        maps.append(_Map("attention", path, recorded.kind, attention))
+        maps.append(_Map("attention", path, recorded.kind, lambda x: record_attention(classifier, x)[1]))
     if not isinstance(classifier.model, RecurrentAttention):  # it has no layer with positions
-        maps.append(_Map("grad_cam", None, "spatial", cam))
+        layer = last_layer(classifier, images[:1])
+        maps.append(_Map("grad_cam", None, "spatial", partial(grad_cam, classifier, layer=layer)))
     return maps
 
 
 def _scores(classifier: Classifier, split: Split, steps: int, report: Report) -> RunScores:
     """Score the attention and Grad-CAM, as far as the model has them, on the same images."""
     images = split.images.to(classifier.device).float()
-    maps, few = _maps(classifier, images), _maps(classifier, images[:: math.ceil(len(images) / _CHECKED)])
+    few = images[:: math.ceil(len(images) / _CHECKED)]
+    maps = _maps(classifier, images)
     progress = _Progress(report, stages=2 * len(maps))
     scores: dict[str, Any] = {"images": len(images), "steps": steps}
     chance: Curves | None = None
-    for source, source_of_few in zip(maps, few, strict=True):
-        heatmap = source.compute(classifier)
+    for source in maps:
+        heatmap = source.heatmaps(images)
         rankings = RANKINGS if chance is None else ("positive", "negative")
         calls = 2 * len(rankings) * math.ceil(len(images) * (steps + 1) / _BATCH)
         predict = progress.counted(f"faithfulness, {source.name}", calls, lambda x: classifier(x).softmax(1))
@@ -172,21 +166,23 @@ def _scores(classifier: Classifier, split: Split, steps: int, report: Report) ->
             chance = curves["random"]
             scores |= {"shares": chance.shares.tolist()}
             scores |= {name: curves[name].mean() for name in ("random", "center_prior")}
-        polarities = {
-            polarity: curves[polarity].mean()
-            | {"auc_gain": curves[polarity].auc_gain(over=chance).mean().item()}
-            for polarity in ("positive", "negative")
-        }
         localization = None if split.masks is None else localize(heatmap, split.masks).mean()
-        of_map = {"path": source.path, "kind": source.kind, "localization": localization}
-        scores[source.name] = of_map | polarities | {"sanity": _sanity(classifier, source_of_few, progress)}
+        of_map: dict[str, Any] = {"path": source.path, "kind": source.kind, "localization": localization}
+        for polarity in ("positive", "negative"):
+            gain = curves[polarity].auc_gain(over=chance).mean().item()
+            of_map[polarity] = curves[polarity].mean() | {"auc_gain": gain}
+        scores[source.name] = of_map | {"sanity": _sanity(classifier, source, few, progress)}
     return cast(RunScores, scores)
 
 
-def _sanity(classifier: Classifier, source: _Map, progress: _Progress) -> dict[str, Any]:
+def _sanity(classifier: Classifier, source: _Map, images: Tensor, progress: _Progress) -> dict[str, Any]:
     """Return the mean of the sanity check over images and draws. The draws depend on the seed of the run."""
     layers = sum(bool([*module.parameters(recurse=False)]) for module in classifier.modules())
-    compute = progress.counted(f"sanity check, {source.name}", _DRAWS * (1 + layers), source.compute)
+
+    def heatmaps(_model: nn.Module) -> Tensor:
+        return source.heatmaps(images)
+
+    compute = progress.counted(f"sanity check, {source.name}", _DRAWS * (1 + layers), heatmaps)
     at = None if source.path is None else f"model.{source.path}".rstrip(".")
     first = _DRAWS * classifier.recipe.seed
     draws = [sanity_check(classifier, compute, at=at, seed=seed) for seed in range(first, first + _DRAWS)]

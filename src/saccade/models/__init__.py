@@ -2,12 +2,10 @@
 
 from saccade.models import info_nce
 from saccade.models.backbone import SOURCES, head_path, input_of, load_backbone
-from saccade.models.clip_cnn import ClipCNN
 from saccade.models.recurrent_attention import RecurrentAttention, Trajectory, hybrid_loss
 from saccade.models.residual_attention_network import ResidualAttentionNetwork
 from saccade.models.simple_vit import SimpleViT
-from saccade.models.slots import pools
-from saccade.models.small_cnn import SmallCNN
+from saccade.models.small_cnn import ClipCNN, SmallCNN, pools
 from saccade.models.vit import ViT
 
 __all__ = [

@@ -161,10 +161,16 @@ class RecurrentAttention(nn.Module):
         check_shape("RecurrentAttention", images, "B C H W", C=self.in_channels)
         weight = self.classifier.weight
         state = cell = weight.new_zeros(images.shape[0], self.hidden)
-        location = self._first(images).to(weight.dtype)
+        location = weight.new_zeros(images.shape[0], 2)
+        if self.start == "random":
+            location = (2 * torch.rand(location.shape, device=images.device) - 1).to(weight.dtype)
         locations, log_probabilities, baselines = [location], [], []
         for step in range(self.glimpses):
-            state, cell = self._step(self._see(images, location.clamp(-1, 1)), state, cell)
+            glimpse = self._see(images, location.clamp(-1, 1))
+            if self.core is not None:
+                state, cell = self.core(glimpse, (state, cell))
+            else:
+                state = F.relu(self.core_input(glimpse) + self.core_state(state))
             if step < self.glimpses - 1:
                 location, log_probability, _ = self.fixation(state.detach())
                 locations.append(location)
@@ -196,22 +202,8 @@ class RecurrentAttention(nn.Module):
         logits = self.look(images.repeat_interleave(samples_per_image, dim=0)).logits
         return logits.softmax(1).reshape(images.shape[0], samples_per_image, -1).mean(1)
 
-    def _first(self, images: Tensor) -> Tensor:
-        """Return the first locations, (B, 2)."""
-        shape = (images.shape[0], 2)
-        if self.start == "center":
-            return torch.zeros(shape, device=images.device)
-        return 2 * torch.rand(shape, device=images.device) - 1
-
     def _see(self, images: Tensor, location: Tensor) -> Tensor:
         """Return the output of the glimpse network, (B, hidden)."""
         what = F.relu(self.see_patch(self.retina(images, location).flatten(1)))
         where = F.relu(self.see_location(location))
         return F.relu(self.mix_patch(what) + self.mix_location(where))
-
-    def _step(self, glimpse: Tensor, state: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the new state and the cell of an LSTM."""
-        if self.core is not None:
-            state, cell = self.core(glimpse, (state, cell))
-            return state, cell
-        return F.relu(self.core_input(glimpse) + self.core_state(state)), cell

@@ -10,8 +10,17 @@ from torch import Tensor, nn
 
 from saccade.errors import bad_option
 from saccade.layers.pairwise.multi_head import sincos2d
-from saccade.models.tokens import Kind, Pair, Tokens
-from saccade.models.transformer import Block, Head, SelfAttention, answer, check_sizes, head_of, linear
+from saccade.models.transformer import (
+    Block,
+    Head,
+    HeadKind,
+    Kind,
+    Pair,
+    SelfAttention,
+    Tokens,
+    check_sizes,
+    linear,
+)
 
 
 def sincos1d(length: int, width: int, like: Tensor) -> Tensor:
@@ -102,7 +111,7 @@ class SimpleViT(nn.Module):
         head_width: int = 64,
         tokens: Kind = "patches",
         group_size: int = 32,
-        head: Head = "classes",
+        head: HeadKind = "classes",
     ) -> None:
         super().__init__()
         self.tokens = Tokens("SimpleViT", tokens, image_size, channels, patch_size, group_size)
@@ -111,7 +120,7 @@ class SimpleViT(nn.Module):
         parts = 2 * len(self.tokens.grid)
         if width % parts:
             raise bad_option("SimpleViT", f"must be a multiple of {parts} to encode positions", width=width)
-        self.width, self.head_kind = width, head
+        self.width = width
         layers = {
             "norm_in": nn.LayerNorm(self.tokens.width),
             "linear": linear(self.tokens.width, width),
@@ -125,7 +134,7 @@ class SimpleViT(nn.Module):
         self.blocks = nn.Sequential(
             *(Block(attention, width, mlp_width, eps=1e-5) for attention in attentions)
         )
-        self.head = head_of(width, head, classes)
+        self.head = Head(width, head, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         self.tokens.check(images)
@@ -133,4 +142,5 @@ class SimpleViT(nn.Module):
         # The encoding (count, width) is computed per call: no state, any device.
         encode: Callable[..., Tensor] = sincos1d if self.tokens.kind == "channels" else sincos2d
         x = self.blocks(x + encode(*self.tokens.grid, self.width, like=x))
-        return answer(self.head(self.norm(x).mean(1)), self.head_kind)
+        logits: Tensor = self.head(self.norm(x).mean(1))
+        return logits

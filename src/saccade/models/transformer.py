@@ -2,16 +2,98 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from saccade.errors import check_choice, check_positive
+from saccade.errors import bad_option, check_choice, check_positive, check_shape
 from saccade.layers.pairwise.multi_head import multi_head, split_heads
 from saccade.maps import ClassTokenMap, PairwiseMap, Tap
 
-Head = Literal["classes", "score"]
+Pair = tuple[int, int]
+Kind = Literal["patches", "channels"]
+HeadKind = Literal["classes", "score"]
+
+
+class Tokens:
+    """The way a model splits inputs of one fixed size into tokens.
+
+    Args:
+        owner: Name of the model, for error messages.
+        kind: "patches": (B, C, H, W) is split into (H / p) x (W / q) patches of p x q pixels, in row-major
+            order. "channels": it is split into C / g groups of g neighboring channels with all of their
+            positions.
+        image_size: Height and width of the input, or one number for both; default: 224, or 7 for "channels".
+        channels: Number of input channels C; default: 3, or 512 for "channels".
+        patch_size: Height and width of a patch, (p, q), or one number for both.
+        group_size: Number of channels g of a group.
+
+    Attributes:
+        kind: The kind of the tokens.
+        channels: Number of input channels.
+        patch: Height and width of a patch.
+        grid: Grid of the tokens: rows and columns of patches, or one axis of channel groups.
+        count: Number of tokens.
+        width: Number of values of a token.
+
+    Raises:
+        BadOption: If an option is out of range, or sizes contradict each other.
+
+    Example:
+        >>> import torch
+        >>> groups = Tokens("demo", "channels", image_size=7, channels=512, group_size=32)
+        >>> groups.split(torch.zeros(2, 512, 7, 7)).shape
+        torch.Size([2, 16, 1568])
+    """
+
+    def __init__(
+        self,
+        owner: str,
+        kind: Kind,
+        image_size: int | Pair | None = None,
+        channels: int | None = None,
+        patch_size: int | Pair = 16,
+        group_size: int = 32,
+    ) -> None:
+        check_choice(owner, "tokens", kind, get_args(Kind))
+        default_size, default_channels = (224, 3) if kind == "patches" else (7, 512)
+        height, width = pair(owner, "image_size", default_size if image_size is None else image_size)
+        rows, columns = self.patch = pair(owner, "patch_size", patch_size)
+        channels = default_channels if channels is None else channels
+        check_positive(owner, channels=channels, group_size=group_size)
+        if kind == "patches" and (height % rows or width % columns):
+            expected = f"is not divisible by patch_size={rows} x {columns}"
+            raise bad_option(owner, expected, image_size=(height, width))
+        if kind == "channels" and channels % group_size:
+            raise bad_option(owner, f"is not divisible by group_size={group_size}", channels=channels)
+        self.owner, self.kind, self.channels, self.size = owner, kind, channels, (height, width)
+        patches = (height // rows, width // columns)
+        self.grid: tuple[int, ...] = patches if kind == "patches" else (channels // group_size,)
+        self.count = math.prod(self.grid)
+        self.width = channels * height * width // self.count
+
+    def check(self, x: Tensor) -> None:
+        """Raise `BadShape` unless `x` has the input size of the model."""
+        check_shape(self.owner, x, "B C H W", C=self.channels, H=self.size[0], W=self.size[1])
+
+    def split(self, x: Tensor) -> Tensor:
+        """Reshape (B, C, H, W) to (B, count, width). A patch lists its pixels with all their channels."""
+        if self.kind == "patches":
+            (rows, columns), (height, width) = self.grid, self.patch
+            x = x.reshape(x.shape[0], self.channels, rows, height, columns, width).permute(0, 2, 4, 3, 5, 1)
+        return x.reshape(x.shape[0], self.count, self.width)
+
+
+def pair(owner: str, name: str, value: int | Pair) -> Pair:
+    """Return height and width from one number or two. Raises `BadOption`."""
+    sides = tuple(value) if isinstance(value, tuple | list) else (value, value)
+    if len(sides) != 2:
+        raise bad_option(owner, "must be one number, or height and width", **{name: value})
+    for side in sides:
+        check_positive(owner, **{name: side})
+    return sides
 
 
 def linear(width: int, out: int, *, bias: bool = True, parts: int = 1) -> nn.Linear:
@@ -31,12 +113,29 @@ def linear(width: int, out: int, *, bias: bool = True, parts: int = 1) -> nn.Lin
     return layer
 
 
-def head_of(width: int, head: Head, classes: int) -> nn.Linear:
-    """Return the last layer, with small initial weights: `classes` outputs, or one score."""
-    layer = nn.Linear(width, classes if head == "classes" else 1)
-    nn.init.trunc_normal_(layer.weight, std=0.02)
-    nn.init.zeros_(layer.bias)
-    return layer
+class Head(nn.Linear):
+    """The last layer, with small initial weights: features (B, width) -> logits (B, classes), or scores (B,).
+
+    Args:
+        width: Number of inputs.
+        kind: "classes", or "score" for one score per image.
+        classes: Number of classes.
+
+    Example:
+        >>> import torch
+        >>> Head(32, "score", classes=10)(torch.randn(4, 32)).shape
+        torch.Size([4])
+    """
+
+    def __init__(self, width: int, kind: HeadKind, classes: int) -> None:
+        super().__init__(width, classes if kind == "classes" else 1)
+        self.kind = kind
+        nn.init.trunc_normal_(self.weight, std=0.02)
+        nn.init.zeros_(self.bias)
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits = super().forward(features)
+        return logits[:, 0] if self.kind == "score" else logits
 
 
 class SelfAttention(nn.Module):
@@ -122,10 +221,5 @@ class Block(nn.Module):
 
 def check_sizes(owner: str, head: str, **sizes: int) -> None:
     """Raise `BadOption` if a size or the head is not valid for a vision transformer."""
-    check_choice(owner, "head", head, get_args(Head))
+    check_choice(owner, "head", head, get_args(HeadKind))
     check_positive(owner, **sizes)
-
-
-def answer(logits: Tensor, head: Head) -> Tensor:
-    """Return class logits (B, classes) unchanged, and one score as (B,)."""
-    return logits[:, 0] if head == "score" else logits

@@ -6,8 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import bad_option
-from saccade.models.tokens import Kind, Pair, Tokens
-from saccade.models.transformer import Block, Head, SelfAttention, answer, check_sizes, head_of
+from saccade.models.transformer import Block, Head, HeadKind, Kind, Pair, SelfAttention, Tokens, check_sizes
 
 _EPS = 1e-6  # epsilon of the layer norms, as in the authors' code
 
@@ -113,14 +112,13 @@ class ViT(nn.Module):
         channels: int | None = None,
         tokens: Kind = "patches",
         group_size: int = 32,
-        head: Head = "classes",
+        head: HeadKind = "classes",
     ) -> None:
         super().__init__()
         self.tokens = Tokens("ViT", tokens, image_size, channels, patch_size, group_size)
         check_sizes("ViT", head, width=width, depth=depth, heads=heads, mlp_width=mlp_width, classes=classes)
         if width % heads:
             raise bad_option("ViT", f"is not divisible by heads={heads}", width=width)
-        self.head_kind = head
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
         self.pos_embed = nn.Parameter(torch.empty(1, 1 + self.tokens.count, width))
         nn.init.normal_(self.pos_embed, std=0.02)
@@ -129,11 +127,12 @@ class ViT(nn.Module):
         attentions = (SelfAttention(*sizes, grid, bias=True, class_token=True) for _ in range(depth))
         self.blocks = nn.Sequential(*(Block(attention, width, mlp_width, _EPS) for attention in attentions))
         self.norm = nn.LayerNorm(width, eps=_EPS)
-        self.head = head_of(width, head, classes)
+        self.head = Head(width, head, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         self.tokens.check(images)
         x = self.patch_embed(images)
         x = torch.cat([self.cls_token.expand(x.shape[0], -1, -1), x], dim=1) + self.pos_embed
         x = self.blocks(x)
-        return answer(self.head(self.norm(x[:, 0])), self.head_kind)
+        logits: Tensor = self.head(self.norm(x[:, 0]))
+        return logits

@@ -3,19 +3,16 @@
 from saccade.training.augment.basic import augmentation
 from saccade.training.augment.simclr import Views
 from saccade.training.callbacks.history import Progress
-from saccade.training.checkpoint import load_checkpoint
-from saccade.training.evaluate import error_and_loss, predict, record_attention
-from saccade.training.evaluation import evaluate_run
+from saccade.training.checkpoint import examples, load_checkpoint, restore, stored_task
+from saccade.training.evaluate import error_and_loss, evaluate_run, record_attention
 from saccade.training.hardware import Hardware
 from saccade.training.loader import Batches, make_loader
 from saccade.training.loggers import LoggerName, check_logger
 from saccade.training.module import Classifier
 from saccade.training.network import attention_path, attention_paths, build
-from saccade.training.objectives.hard import MonteCarloClassifier
 from saccade.training.objectives.recurrent import Recurrent
-from saccade.training.objectives.registry import OBJECTIVES, create_objective
+from saccade.training.objectives.registry import OBJECTIVES
 from saccade.training.run import prepare, train
-from saccade.training.trained_model import examples, restore, stored_task
 
 __all__ = [
     "OBJECTIVES",
@@ -23,7 +20,6 @@ __all__ = [
     "Classifier",
     "Hardware",
     "LoggerName",
-    "MonteCarloClassifier",
     "Progress",
     "Recurrent",
     "Views",
@@ -32,13 +28,11 @@ __all__ = [
     "augmentation",
     "build",
     "check_logger",
-    "create_objective",
     "error_and_loss",
     "evaluate_run",
     "examples",
     "load_checkpoint",
     "make_loader",
-    "predict",
     "prepare",
     "record_attention",
     "restore",

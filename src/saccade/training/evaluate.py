@@ -1,27 +1,76 @@
-"""Test error, attention maps and their localization of a trained model, and its gallery."""
+"""Evaluation of a trained model: error, attention maps, their localization, and the gallery of a run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from saccade.data import Split
-from saccade.errors import BadRun
+from saccade.data import Split, Task, load_task
+from saccade.errors import BadData, BadRun, bad_run
 from saccade.maps import AttentionMap
 from saccade.metrics import Localization, LocalizationScore
 from saccade.metrics import localize as localize_maps
 from saccade.recording import record
-from saccade.results import Gallery, RunLocalization
+from saccade.results import SCHEMA, Evaluation, Gallery, RunLocalization, proportion_interval
+from saccade.training.checkpoint import restore, stored_task
 from saccade.training.module import Classifier
 from saccade.training.network import attention_path
 
 _BATCH = 100
 _GALLERY_IMAGES = 24
+
+
+def evaluate_run(path: Path, task: str | None = None, *, trust: bool = False) -> Evaluation:
+    """Evaluate the model of a run, or of a checkpoint, on the test images of a task.
+
+    Args:
+        path: Folder of a run, or a checkpoint.
+        task: NAME[:option=value,...], with the same classes as the task of the run, which is the default.
+        trust: Whether to load a task that reads, downloads or imports something, although this user has not
+            trained the run.
+
+    Returns:
+        The content of `saccade evaluate --json`. The interval of the error is Wilson's for a proportion of
+        the images: it does not cover the variation between seeds.
+
+    Raises:
+        BadRun: There is no such model, or its task is not trusted.
+        BadData: The task has other classes, or images of a size that the model does not accept.
+    """
+    if (path / "runs").is_dir():
+        raise bad_run(path, "is the folder of a comparison; name one of its runs, below runs/")
+    classifier = restore(path)
+    classifier.to("cuda" if torch.cuda.is_available() else "cpu")
+    data = load_task(task) if task else stored_task(path, classifier, trust=trust)
+    _check(classifier, data, task or classifier.recipe.task)
+    logits = predict(classifier, data.test.images)
+    predictions, labels = logits.argmax(1), data.test.labels
+    confusion = multiclass_confusion_matrix(predictions, labels, num_classes=len(data.classes))
+    counts, correct = confusion.sum(1), confusion.diagonal()
+    return {
+        "schema": SCHEMA,
+        "network": str(path),
+        "attention": classifier.recipe.attention,
+        "task": data.name,
+        "images": len(labels),
+        "error": proportion_interval(int(len(labels) - correct.sum()), len(labels)),
+        "loss": F.cross_entropy(logits, labels).item(),
+        "chance_error": data.chance_error(),
+        "classes": [
+            {"name": name, "images": images, "error": 1 - hits / images if images else None}
+            for name, images, hits in zip(data.classes, counts.tolist(), correct.tolist(), strict=True)
+        ],
+        "confusion": confusion.tolist(),
+        "localization": localize(classifier, data.test),
+        "skipped": list(data.skipped),
+    }
 
 
 @torch.inference_mode()
@@ -47,8 +96,8 @@ def predict(classifier: Classifier, images: Tensor) -> Tensor:
 
 
 def localize(classifier: Classifier, split: Split) -> RunLocalization | None:
-    """Return the mean localization of the attention on images with a target, or None if there are none."""
-    if split.masks is None or not split.masks.any():
+    """Return the mean localization of the attention on images with a target, or None without one of them."""
+    if attention_path(classifier.model) is None or split.masks is None or not split.masks.any():
         return None
     with_target = split.masks.flatten(1).any(1)
     images, masks = split.images[with_target], split.masks[with_target]
@@ -81,21 +130,14 @@ def record_attention(classifier: Classifier, images: Tensor) -> tuple[str, Atten
 @torch.inference_mode()
 def build_gallery(classifier: Classifier, split: Split) -> Gallery:
     """Return test images of each class with their predictions and the attention map, for the report."""
-    chosen = _gallery_images(split.labels)
-    images = split.images[chosen]
-    attention = None
+    shown = split.select(_gallery_images(split.labels))
+    images, attention = shown.images.to(classifier.device), None
     if attention_path(classifier.model) is None:
-        logits = classifier(images.to(classifier.device))
+        logits = classifier(images)
     else:
-        _, attention, logits = record_attention(classifier, images.to(classifier.device))
-    return Gallery(
-        images,
-        split.labels[chosen],
-        logits.argmax(1).cpu(),
-        logits.softmax(1).float().cpu(),
-        None if split.masks is None else split.masks[chosen],
-        attention,
-    )
+        _, attention, logits = record_attention(classifier, images)
+    predictions, probabilities = logits.argmax(1).cpu(), logits.softmax(1).float().cpu()
+    return Gallery(shown.images, shown.labels, predictions, probabilities, shown.masks, attention)
 
 
 def _on_one_grid(attention: AttentionMap, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,11 +152,11 @@ def _on_one_grid(attention: AttentionMap, mask: Tensor) -> tuple[Tensor, Tensor]
     return heat.reshape(rows), mask.reshape(rows)
 
 
-def _gallery_images(labels: Tensor) -> list[int]:
+def _gallery_images(labels: Tensor) -> Tensor:
     """Select the first images of each class, the same number of each."""
     classes = labels.unique()
     each = max(1, _GALLERY_IMAGES // len(classes))
-    return torch.cat([(labels == label).nonzero()[:each, 0] for label in classes]).sort().values.tolist()
+    return torch.cat([(labels == label).nonzero()[:each, 0] for label in classes]).sort().values
 
 
 def _batches(classifier: Classifier, images: Tensor) -> Iterator[Tensor]:
@@ -123,15 +165,37 @@ def _batches(classifier: Classifier, images: Tensor) -> Iterator[Tensor]:
 
 def _joined(scores: list[Localization]) -> Localization:
     def join(parts: list[LocalizationScore]) -> LocalizationScore:
-        return LocalizationScore(
-            *(
-                torch.cat([getattr(part, name) for part in parts])
-                for name in ("pointing", "energy", "precision")
-            )
-        )
+        names = ("pointing", "energy", "precision")
+        return LocalizationScore(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
 
-    return Localization(
+    positive, negative = (
         join([score.positive for score in scores]),
         join([score.negative for score in scores]),
-        torch.cat([score.chance for score in scores]),
     )
+    return Localization(positive, negative, torch.cat([score.chance for score in scores]))
+
+
+def _check(classifier: Classifier, task: Task, text: str) -> None:
+    """Raise `BadData` unless the model can predict the classes of the task."""
+    classes, shape = list(classifier.hparams["classes"]), tuple(classifier.hparams["shape"])
+    if list(task.classes) != classes:
+        message = f"the model predicts {_summary(classes)}, but {text!r} has {_summary(task.classes)}"
+        raise BadData(message, owner=text, option="classes", value=list(task.classes), choices=classes)
+    if task.shape == shape:
+        return
+    try:
+        predict(classifier, task.test.images[:1])
+    except (RuntimeError, ValueError, AssertionError) as error:
+        message = f"the model expects images of shape {shape}, but those of {text!r} are {task.shape}"
+        raise BadData(message, owner=text, option="shape", value=task.shape) from error
+
+
+def _summary(names: Sequence[str]) -> str:
+    """Name up to five classes.
+
+    Example:
+        >>> _summary(["cat", "dog"]), _summary("abcdefg")
+        ("2 classes ('cat', 'dog')", "7 classes ('a', 'b', 'c', 'd', 'e', ...)")
+    """
+    listed = [*map(repr, names[:5]), *(["..."] if len(names) > 5 else [])]
+    return f"{len(names)} classes ({', '.join(listed)})"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from saccade.config import check_integer
-from saccade.errors import BadRecipe, UnknownName
+from saccade.errors import UnknownName, bad_recipe
 
 #: Strategies of Lightning that start no process of their own and run the same training loop.
 STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "fsdp")
@@ -36,8 +35,13 @@ class Hardware:
     strategy: str = "auto"
 
     def __post_init__(self) -> None:
-        check_integer("devices", self.devices, at_least=1)
-        check_integer("nodes", self.nodes, at_least=1)
+        check_integer("devices", self.devices)
+        check_integer("nodes", self.nodes)
+
+    @property
+    def world(self) -> int:
+        """The number of devices of all nodes."""
+        return self.devices * self.nodes
 
     def check(self, batch_size: int) -> None:
         """Check that this machine can train batches of a size.
@@ -48,28 +52,15 @@ class Hardware:
         """
         if self.strategy not in STRATEGIES:
             raise UnknownName("strategy", self.strategy, STRATEGIES, owner="train")
-        world = self.devices * self.nodes
-        if batch_size % world:
-            message = f"batch_size={batch_size} is not divisible by the number of devices, {world}"
-            raise BadRecipe(message, option="batch_size", value=batch_size)
+        if batch_size % self.world:
+            problem = f"is not divisible by the number of devices, {self.world}"
+            raise bad_recipe(problem, batch_size=batch_size)
         gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
         if self.devices > (gpus or cores):
             machine = f"{gpus} GPUs" if gpus else f"no GPU and {cores} cores"
-            message = f"devices={self.devices} is too many: this machine has {machine}"
-            raise BadRecipe(message, option="devices", value=self.devices)
+            raise bad_recipe(f"is too many: this machine has {machine}", devices=self.devices)
         if not gpus and "fsdp" in self.strategy:
-            message = f"strategy={self.strategy!r} needs a GPU; use 'ddp' on a CPU"
-            raise BadRecipe(message, option="strategy", value=self.strategy)
-
-    def options(self) -> dict[str, Any]:
-        """Return the arguments of Lightning's `Trainer`."""
-        return {
-            "devices": self.devices,
-            "num_nodes": self.nodes,
-            "strategy": self.strategy,
-            "use_distributed_sampler": False,
-            "sync_batchnorm": torch.cuda.is_available() and self.devices * self.nodes > 1,
-        }
+            raise bad_recipe("needs a GPU; use 'ddp' on a CPU", strategy=self.strategy)
 
 
 ONE_DEVICE = Hardware()

@@ -8,7 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from saccade.config import Choice
-from saccade.errors import BadRecipe
+from saccade.errors import BadRecipe, bad_recipe
 from saccade.models import input_of, load_backbone
 from saccade.training.checkpoint import checkpoint_of, load_checkpoint
 from saccade.training.module import Classifier
@@ -25,18 +25,14 @@ def check_initial_weights(classifier: Classifier) -> None:
         BadRun: `init_from` is not a run or a checkpoint.
     """
     recipe = classifier.recipe
-    if recipe.pretrained and is_built_in(classifier.plan.backbone):
-        message = f"pretrained=true: there are no weights for backbone={recipe.backbone!r}"
-        raise BadRecipe(message, option="pretrained", value=True)
-    if recipe.pretrained and recipe.cifar_stem:
-        message = "pretrained=true: there are no weights for cifar_stem=true"
+    is_other = is_built_in(classifier.plan.backbone)
+    if recipe.pretrained and (is_other or recipe.cifar_stem):
+        model = f"backbone={recipe.backbone!r}" if is_other else "cifar_stem=true"
+        message = f"pretrained=true: there are no weights for {model}"
         raise BadRecipe(message, option="pretrained", value=True)
     if recipe.layer_decay is not None and not hasattr(classifier.model, "group_matcher"):
-        message = (
-            f"layer_decay={recipe.layer_decay} needs a timm model, which defines its layers, "
-            f"not {recipe.backbone!r}"
-        )
-        raise BadRecipe(message, option="layer_decay", value=recipe.layer_decay)
+        expected = f"needs a timm model, which defines its layers, not {recipe.backbone!r}"
+        raise bad_recipe(expected, layer_decay=recipe.layer_decay)
     if recipe.init_from is not None:
         _check_fit(classifier, _without_head(classifier, _load_run(recipe.init_from)))
     freeze(classifier)
@@ -79,7 +75,7 @@ def freeze(classifier: Classifier) -> None:
                 raise BadRecipe(message, option="freeze", value=pattern, choices=names)
             frozen |= matches
     if len(frozen) == len(names):
-        raise BadRecipe(f"freeze={patterns!r} leaves no weight to train", option="freeze", value=patterns)
+        raise bad_recipe("leaves no weight to train", freeze=patterns)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
     parameters = ((module, list(module.parameters())) for module in model.modules())
@@ -111,22 +107,17 @@ def _without_head(classifier: Classifier, weights: Weights) -> Weights:
 def _check_fit(classifier: Classifier, weights: Weights) -> None:
     """Raise `BadRecipe` unless weights fit the model. Only the head and the attention may lack some."""
     recipe = classifier.recipe
-    key, value = (
-        ("init_from", recipe.init_from) if recipe.init_from is not None else ("pretrained", recipe.backbone)
-    )
+    source = {"pretrained": recipe.backbone} if recipe.init_from is None else {"init_from": recipe.init_from}
     model = classifier.model.state_dict()
-    problem = ""
     for name, weight in weights.items():
         if name not in model:
-            problem = problem or f"the model has no weight {name!r}"
-        elif weight.shape != model[name].shape:
+            raise bad_recipe(f"does not fit: the model has no weight {name!r}", **source)
+        if weight.shape != model[name].shape:
             shapes = f"{tuple(weight.shape)}, not {tuple(model[name].shape)}"
-            problem = problem or f"{name!r} has the shape {shapes}"
+            raise bad_recipe(f"does not fit: {name!r} has the shape {shapes}", **source)
     for name in model:
         if name not in weights and not _is_new(classifier, name):
-            problem = problem or f"it has no weight {name!r}"
-    if problem:
-        raise BadRecipe(f"{key}={value!r} does not fit: {problem}", option=key, value=value)
+            raise bad_recipe(f"does not fit: it has no weight {name!r}", **source)
 
 
 def _is_new(classifier: Classifier, name: str) -> bool:

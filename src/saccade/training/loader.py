@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler, TensorDataset
 
 from saccade.data import Split
 
@@ -56,26 +56,14 @@ class Batches(Sampler[list[int]]):
         return whole + (rest > 0 and self.seed is None)
 
 
-class Images(Dataset[Batch]):
-    """A split, indexed by whole batches."""
-
-    def __init__(self, split: Split) -> None:
-        self.split = split
-
-    def __getitem__(self, indices: list[int]) -> Batch:
-        return self.split.images[indices], self.split.labels[indices]
-
-    def __len__(self) -> int:
-        return len(self.split)
-
-
-def make_loader(split: Split, batches: Batches, device: torch.device = CPU) -> DataLoader[Batch]:
+def make_loader(split: Split, batches: Batches, device: torch.device = CPU) -> DataLoader[tuple[Tensor, ...]]:
     """Return a loader of a split that is in memory, or already on the device that trains on it.
 
     Batches that go from memory to a GPU are pinned, so that the transfer is asynchronous.
     """
     pin_memory = device.type == "cuda" and split.images.device != device
-    return DataLoader(Images(split), sampler=batches, batch_size=None, pin_memory=pin_memory)
+    images = TensorDataset(split.images, split.labels)  # indexed by whole batches
+    return DataLoader(images, sampler=batches, batch_size=None, pin_memory=pin_memory)
 
 
 def move_to_device_if_fits(splits: Sequence[Split], device: torch.device, free: int) -> list[Split]:

@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from saccade.config import Plan, Recipe
 from saccade.data import Split, TaskInfo
-from saccade.errors import BadRecipe, UnknownName
+from saccade.errors import BadRecipe, UnknownName, bad_recipe
 from saccade.models import head_path
 from saccade.training.augment.basic import augmentation
 from saccade.training.loader import CPU, Batch
@@ -95,10 +95,7 @@ class Classifier(lightning.LightningModule):
     def training_subset(self, split: Split) -> Split:
         """Return the training images whose labels are used, see `label_fraction` of the recipe."""
         kept = select_labeled(split.labels, self.recipe.label_fraction, self.recipe.seed)
-        if kept.all():
-            return split
-        masks = None if split.masks is None else split.masks[kept]
-        return Split(split.images[kept], split.labels[kept], masks)
+        return split if kept.all() else split.select(kept)
 
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
@@ -178,8 +175,7 @@ def check_optimizer(name: str) -> None:
             create_optimizer_v2([weight], name, lr=1e-3).step()
         except Exception as error:  # each optimizer fails in its own way
             reason = str(error).partition("\n")[0] or type(error).__name__
-            message = f"optimizer={name!r} cannot train here: {reason}"
-            raise BadRecipe(message, owner="train", option="optimizer", value=name) from error
+            raise bad_recipe(f"cannot train here: {reason}", owner="train", optimizer=name) from error
 
 
 def select_labeled(labels: Tensor, fraction: float, seed: int) -> Tensor:

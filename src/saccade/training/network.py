@@ -13,7 +13,7 @@ from torch import nn
 from saccade.annotations import check_annotations
 from saccade.attachment import KINDS, Attached, attach
 from saccade.config import Choice, Plan
-from saccade.errors import BadOption, BadRecipe
+from saccade.errors import BadOption, bad_recipe
 from saccade.grammar import check_options
 from saccade.models import ClipCNN, RecurrentAttention, SmallCNN, ViT, load_backbone, pools
 
@@ -32,10 +32,9 @@ def build(plan: Plan, classes: int, shape: tuple[int, ...]) -> nn.Module:
         BadRecipe: `cifar_stem` is set for a backbone that is not a ResNet.
     """
     recipe, backbone, attention = plan.recipe, plan.backbone, plan.attention
-    if backbone.name == "small" and len(shape) == 4:
-        return ClipCNN(classes, attention=_slots(plan, "time", "B L C"))
     if backbone.name == "small":
-        return SmallCNN(classes, attention=_slots(plan, "places", "B C H W"))
+        network = ClipCNN if len(shape) == 4 else SmallCNN
+        return network(classes, attention=_slots(plan, network.pool, network.pooled))
     if is_built_in(backbone):
         model = _built_in(backbone, classes, shape)
     else:
@@ -121,14 +120,11 @@ def _slots(plan: Plan, pool: str, shape: str) -> dict[Any, tuple[str, Mapping[st
     mechanism = attention.name, attention.options
     if not attention.places:
         return {pool if pools(attention.name, shape) else plan.recipe.stage: mechanism}
-    stages = ("1", "2", "3")
+    choices = ("1", "2", "3", pool)
     for place in attention.places:
-        if place not in (*stages, pool):
-            message = (
-                f"attention={attention.text!r}: {place!r} is not a stage of the small CNN; "
-                f"use {', '.join(stages)} or {pool}"
-            )
-            choices = (*stages, pool)
+        if place not in choices:
+            problem = f"{place!r} is not a stage of the small CNN; use 1, 2, 3 or {pool}"
+            message = f"attention={attention.text!r}: {problem}"
             raise BadOption(message, owner=attention.name, option="place", value=place, choices=choices)
     return {int(place) if place.isdigit() else place: mechanism for place in attention.places}
 
@@ -142,6 +138,6 @@ def _use_cifar_stem(model: nn.Module, name: str) -> None:
         width = first.out_channels
         model.conv1 = nn.Conv2d(first.in_channels, width, 3, padding=1, bias=first.bias is not None)
     else:
-        message = f"cifar_stem=true needs a ResNet, which begins with conv1 and maxpool, not {name!r}"
-        raise BadRecipe(message, option="cifar_stem", value=True)
+        expected = f"needs a ResNet, which begins with conv1 and maxpool, not {name!r}"
+        raise bad_recipe(expected, cifar_stem=True)
     model.maxpool = nn.Identity()

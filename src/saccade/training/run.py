@@ -7,17 +7,17 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import lightning
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 
 from saccade.config import Plan, Recipe, resolve
 from saccade.data import Task, TaskInfo, load
-from saccade.errors import BadRecipe, BadRun, SaccadeError
+from saccade.errors import SaccadeError, bad_recipe, bad_run
 from saccade.profiling import cost
 from saccade.results import (
     RUN_INFO,
@@ -34,7 +34,7 @@ from saccade.results import (
     write_run_result,
 )
 from saccade.training.callbacks.history import History, Progress
-from saccade.training.callbacks.preemption import Preempted, Preemption, reraise_signal
+from saccade.training.callbacks.preemption import Preempted, Preemption, is_first_process, reraise_signal
 from saccade.training.checkpoint import BEST, CHECKPOINT, RECIPE, load_checkpoint
 from saccade.training.evaluate import build_gallery, error_and_loss, localize
 from saccade.training.hardware import ONE_DEVICE, Hardware
@@ -42,7 +42,7 @@ from saccade.training.initial_weights import check_initial_weights, freeze, load
 from saccade.training.loader import Batches, free_bytes, make_loader, move_to_device_if_fits
 from saccade.training.loggers import TRACES, LoggerName, check_logger, logging_to
 from saccade.training.module import Classifier, check_optimizer
-from saccade.training.network import attention_path, is_built_in
+from saccade.training.network import is_built_in
 from saccade.training.objectives.registry import create_objective
 
 
@@ -65,15 +65,13 @@ def prepare(recipe: Recipe) -> Plan:
     plan = resolve(recipe)
     check_optimizer(recipe.optimizer)
     if recipe.precision == "16-mixed" and not torch.cuda.is_available():
-        message = "precision='16-mixed' needs a GPU; use 'bf16-mixed' on a CPU"
-        raise BadRecipe(message, option="precision", value=recipe.precision)
+        raise bad_recipe("needs a GPU; use 'bf16-mixed' on a CPU", precision=recipe.precision)
     task = load(plan.task)
     with torch.device("meta"):
         classifier = _untrained(plan, task)
     count = len(classifier.training_subset(task.train))
     if recipe.batch_size > count:
-        message = f"batch_size={recipe.batch_size} is larger than the {count} training images"
-        raise BadRecipe(message, option="batch_size", value=recipe.batch_size)
+        raise bad_recipe(f"is larger than the {count} training images", batch_size=recipe.batch_size)
     check_initial_weights(classifier)
     try:
         classifier.eval()(torch.empty(2, *task.shape, device="meta"))
@@ -81,8 +79,8 @@ def prepare(recipe: Recipe) -> Plan:
         raise
     except Exception as error:  # models check their inputs in different ways
         reason = str(error).partition("\n")[0]
-        message = f"backbone={recipe.backbone!r} does not accept inputs of shape {task.shape}: {reason}"
-        raise BadRecipe(message, option="backbone", value=recipe.backbone) from error
+        problem = f"does not accept inputs of shape {task.shape}: {reason}"
+        raise bad_recipe(problem, backbone=recipe.backbone) from error
     if plan.attention and not recipe.identity and not is_built_in(plan.backbone):
         with torch.random.fork_rng(devices=[]):
             _untrained(plan, task)
@@ -134,24 +132,15 @@ def train(
         BadRecipe: The devices cannot share a batch equally, or a check of `prepare` fails.
         BadOption: The logger is not installed.
     """
-    plan = recipe if isinstance(recipe, Plan) else None
-    recipe = recipe.recipe if isinstance(recipe, Plan) else recipe
+    plan, recipe = (recipe, recipe.recipe) if isinstance(recipe, Plan) else (None, recipe)
     hardware.check(recipe.batch_size)
     check_logger(logger)
-    is_first = getattr(rank_zero_only, "rank", 0) == 0
+    is_first = is_first_process()
     with lock_folder(folder) if is_first else nullcontext():
-        if is_first and (folder / RECIPE).exists():
-            existing = Recipe.read(folder / RECIPE)
-            if existing != recipe:
-                message = f"{str(folder)!r} belongs to another recipe: {_difference(existing, recipe)}"
-                raise BadRun(message, owner=str(folder), option="recipe")
-            if not resume:
-                message = f"{str(folder)!r} already holds a run; resume it, or choose another folder"
-                raise BadRun(message, owner=str(folder), option="resume", value=False)
-        elif is_first:
-            check_unused(folder, TRACES)
-        if is_first and (folder / RUN_RESULT).exists():
-            return read_run_result(folder)
+        if is_first:
+            _check_folder(folder, recipe, resume)
+            if (folder / RUN_RESULT).exists():
+                return read_run_result(folder)
         plan = plan or prepare(recipe)
         task = load(plan.task)
         with logging_to(logger, folder, group) as curves, torch.random.fork_rng(devices=[]):
@@ -166,17 +155,24 @@ def train(
                 load_initial_weights(classifier)
             freeze(classifier)
             history = _fit(classifier, task, folder, report, hardware, curves)
-        if getattr(rank_zero_only, "rank", 0) != 0:
+        if not is_first_process():
             raise SystemExit(0)
         result = _result(classifier.eval(), task, folder, history)
         write_run_result(folder, result)
     return result
 
 
-def _difference(existing: Recipe, recipe: Recipe) -> str:
-    """List the keys in which two recipes differ."""
-    pairs = zip(asdict(existing).items(), asdict(recipe).values(), strict=True)
-    return ", ".join(f"{key} {old!r}, not {new!r}" for (key, old), new in pairs if old != new)
+def _check_folder(folder: Path, recipe: Recipe, resume: bool) -> None:
+    """Raise `BadRun` unless a folder is new, or holds a run of this recipe that is to be resumed."""
+    if not (folder / RECIPE).exists():
+        check_unused(folder, TRACES)
+        return
+    old, new = asdict(Recipe.read(folder / RECIPE)), asdict(recipe)
+    if old != new:
+        changes = ", ".join(f"{key} {old[key]!r}, not {new[key]!r}" for key in new if old[key] != new[key])
+        raise bad_run(folder, f"belongs to another recipe: {changes}", "recipe")
+    if not resume:
+        raise bad_run(folder, "already holds a run; resume it, or choose another folder", "resume", False)
 
 
 def _fit(
@@ -192,25 +188,25 @@ def _fit(
     training, validation = classifier.training_subset(task.train), task.validation
     history = History(folder / "metrics.csv", report)
     callbacks: list[lightning.Callback] = [history]
-    if recipe.early_stopping_patience is not None:
-        best = ModelCheckpoint(
-            folder / "checkpoints", "best", monitor="val_error", enable_version_counter=False
-        )
-        callbacks += [EarlyStopping("val_error", patience=recipe.early_stopping_patience), best]
-    last = ModelCheckpoint(
-        folder / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False
-    )
-    callbacks.append(last)  # after the best one, so that it contains its state
-    if recipe.ema_decay:
-        callbacks.append(EMAWeightAveraging(decay=recipe.ema_decay))
     checkpoint = folder / CHECKPOINT
+    save = partial(ModelCheckpoint, checkpoint.parent, enable_version_counter=False)
+    if recipe.early_stopping_patience is not None:
+        stopping = EarlyStopping("val_error", patience=recipe.early_stopping_patience)
+        callbacks += [stopping, save("best", monitor="val_error")]
+    callbacks += [save("last", save_on_train_epoch_end=True)]  # after the best one: it contains its state
+    if recipe.ema_decay:
+        callbacks += [EMAWeightAveraging(decay=recipe.ema_decay)]
     resumed = checkpoint.exists() and bool(load_checkpoint(checkpoint))
     batches = Batches(len(training), recipe.batch_size, recipe.seed)
     preemption = Preemption(checkpoint, batches, history)
     with _quiet():
         trainer = lightning.Trainer(
             max_epochs=recipe.epochs,
-            **hardware.options(),
+            devices=hardware.devices,
+            num_nodes=hardware.nodes,
+            strategy=hardware.strategy,
+            use_distributed_sampler=False,
+            sync_batchnorm=torch.cuda.is_available() and hardware.world > 1,
             precision=recipe.precision,
             gradient_clip_val=recipe.grad_clip,
             accumulate_grad_batches=recipe.grad_accum_steps,
@@ -235,8 +231,7 @@ def _fit(
         except Preempted:
             pass
         except OSError as error:  # the data are in memory, so only a checkpoint can have failed
-            message = f"{str(folder)!r} cannot be written: {error.strerror or error}"
-            raise BadRun(message, owner=str(folder)) from error
+            raise bad_run(folder, f"cannot be written: {error.strerror or error}") from error
         except SystemExit as error:
             if error.code == 1:  # how Lightning reacts to Ctrl-C
                 raise KeyboardInterrupt from error
@@ -253,17 +248,14 @@ def _result(classifier: Classifier, task: Task, folder: Path, history: History) 
     recipe = classifier.recipe
     error, loss = error_and_loss(classifier, task.test)
     write_gallery(folder, build_gallery(classifier, task.test))
-    example = task.test.images[:1].to(classifier.device)
-    measured = cost(classifier, example)
+    measured = cost(classifier, task.test.images[:1].to(classifier.device))
     return {
         "schema": SCHEMA,
         "attention": recipe.attention,
         "seed": recipe.seed,
         "error": error,
         "loss": loss,
-        "localization": localize(classifier, task.test)
-        if attention_path(classifier.model) is not None
-        else None,
+        "localization": localize(classifier, task.test),
         "parameters": measured.parameters,
         "flops": measured.flops,
         "latency_ms": measured.latency_ms,

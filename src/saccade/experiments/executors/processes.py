@@ -15,8 +15,8 @@ from multiprocessing.context import SpawnProcess
 
 import torch
 
-from saccade.errors import BadRun, check_positive
-from saccade.experiments.executors.job import RETRIES, Job, Report, Start
+from saccade.errors import bad_run, check_positive
+from saccade.experiments.grid import RETRIES, Job, Report, Start
 from saccade.results import RunResult
 
 _SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
@@ -62,9 +62,8 @@ class Processes:
                     except EOFError:
                         deaths[number] += 1
                         if deaths[number] > RETRIES:
-                            folder = str(jobs[number].folder)
-                            message = f"{folder!r}: its process died {deaths[number]} times"
-                            raise BadRun(message, owner=folder) from None
+                            problem = f"was not trained: its process died {deaths[number]} times"
+                            raise bad_run(jobs[number].folder, problem) from None
                         waiting.insert(0, number)
                         continue
                     finally:

@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from saccade.errors import BadOption, BadRun, check_positive_number
-from saccade.experiments.executors.job import RETRIES, Job, Report, Start
+from saccade.errors import BadOption, bad_run, check_positive_number
+from saccade.experiments.grid import RETRIES, Job, Report, Start
 from saccade.files import atomic_write
 from saccade.results import RUN_RESULT, RunResult, read_run_result
 
@@ -44,9 +44,7 @@ class Ray:
     shared: bool = False
 
     def __post_init__(self) -> None:
-        check_positive_number("ray", cpus=self.cpus)
-        if self.gpus:
-            check_positive_number("ray", gpus=self.gpus)
+        check_positive_number("ray", cpus=self.cpus, **({"gpus": self.gpus} if self.gpus else {}))
 
     def run(self, jobs: Sequence[Job], start: Start, _report: Report) -> Iterator[tuple[int, RunResult]]:
         import ray
@@ -56,10 +54,7 @@ class Ray:
         try:
             dashboard = None if self.address else False
             ray.init(
-                address=self.address,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                include_dashboard=dashboard,
+                self.address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=dashboard
             )
         except ConnectionError as error:
             raise _no_answer(str(self.address), error) from error
@@ -81,8 +76,7 @@ class Ray:
                 try:
                     files: Files = ray.get(done)
                 except (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError) as error:
-                    message = f"{str(folder)!r}: its workers died {RETRIES + 1} times"
-                    raise BadRun(message, owner=str(folder)) from error
+                    raise bad_run(folder, f"was not trained: its workers died {RETRIES + 1} times") from error
                 except ray.exceptions.RayTaskError as error:
                     raise error.cause from error  # the original error
                 start(number)
@@ -94,9 +88,8 @@ class Ray:
         """Check that a run fits on a node; otherwise its task would wait forever."""
         if not any(node.get("CPU", 0) >= self.cpus and node.get("GPU", 0) >= self.gpus for node in nodes):
             available = ", ".join(f"{node.get('CPU', 0):g} and {node.get('GPU', 0):g}" for node in nodes)
-            message = (
-                f"no node has {self.cpus:g} CPUs and {self.gpus:g} GPUs for a run; the nodes have {available}"
-            )
+            needed = f"{self.cpus:g} CPUs and {self.gpus:g} GPUs"
+            message = f"no node has {needed} for a run; the nodes have {available}"
             raise BadOption(message, owner="ray", option="cpus", value=self.cpus)
 
 
@@ -126,11 +119,8 @@ def _train_remote(job: Job, shared: bool) -> Files:
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / job.folder.name
         replace(job, folder=folder).train()
-        return {
-            str(path.relative_to(folder)): path.read_bytes()
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        }
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 def _write(files: Files, folder: Path) -> RunResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,14 @@ class Progress:
     images_per_second: float
 
 
+@dataclass
 class Sums:
     """Sums of loss and errors over the batches of an epoch, kept on the device."""
 
-    def __init__(self) -> None:
-        self.loss = self.wrong = torch.zeros(())
-        self.images = self.answers = 0
+    loss: Tensor = field(default_factory=lambda: torch.zeros(()))
+    wrong: Tensor = field(default_factory=lambda: torch.zeros(()))
+    images: int = 0
+    answers: int = 0
 
     def add(self, outputs: dict[str, Tensor], images: int) -> None:
         self.loss = self.loss + outputs["loss"].detach() * images
@@ -62,14 +64,6 @@ class Sums:
             sums = torch.stack([self.loss, self.wrong, *counts])
             self.loss, self.wrong, images, answers = trainer.strategy.reduce(sums, reduce_op="sum").unbind()
             self.images, self.answers = int(images), int(answers)
-
-    def state_dict(self) -> dict[str, Any]:
-        counts = {"images": self.images, "answers": self.answers}
-        return {"loss": self.loss, "wrong": self.wrong, **counts}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.loss, self.wrong = state["loss"], state["wrong"]
-        self.images, self.answers = state["images"], state["answers"]
 
     def means(self) -> tuple[float, float]:
         return float(self.loss) / max(self.images, 1), float(self.wrong) / max(self.answers, 1)
@@ -99,14 +93,13 @@ class History(lightning.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         elapsed = time.perf_counter() - self._started if self._train.images else 0.0
-        epoch = {"sums": self._train.state_dict(), "seconds": elapsed}
+        epoch = {"sums": {**vars(self._train)}, "seconds": elapsed}
         return {"rows": self.rows, "seconds": self.seconds, "epoch": epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.rows, self.seconds = list(state_dict["rows"]), state_dict["seconds"]
-        epoch = state_dict["epoch"]
-        self._train.load_state_dict(epoch["sums"])
-        self._started = time.perf_counter() - epoch["seconds"]
+        self._train = Sums(**state_dict["epoch"]["sums"])
+        self._started = time.perf_counter() - state_dict["epoch"]["seconds"]
 
     def join(self, trainer: lightning.Trainer) -> None:
         """Add up the sums over all processes, before a checkpoint inside an epoch."""
@@ -174,8 +167,6 @@ class History(lightning.Callback):
 def _not_finite(trainer: lightning.Trainer, loss: float, index: int) -> BadRun:
     epochs = trainer.current_epoch
     usable = f"the checkpoint of epoch {epochs} is usable" if epochs else "no epoch was completed"
-    message = (
-        f"the training loss is {loss} at step {trainer.global_step} "
-        f"(epoch {epochs + 1}, batch {index + 1}); {usable}; lower learning_rate or set grad_clip"
-    )
+    step = f"step {trainer.global_step} (epoch {epochs + 1}, batch {index + 1})"
+    message = f"the training loss is {loss} at {step}; {usable}; lower learning_rate or set grad_clip"
     return BadRun(message, option="loss", value=loss)

@@ -16,10 +16,15 @@ from saccade.training.loader import Batches
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
+def is_first_process() -> bool:
+    """Return whether this is the first process of a run, which alone writes and reports."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
 def reraise_signal(number: int) -> None:
     """Raise a signal that was deferred, and exit if the process survives it."""
-    if getattr(rank_zero_only, "rank", 0) != 0:
-        raise SystemExit(0)  # of several processes, only the first one reports the signal
+    if not is_first_process():
+        raise SystemExit(0)
     signal.raise_signal(number)
     raise SystemExit(128 + number)
 

@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from saccade.config import Plan
 from saccade.data import Split, TaskInfo
-from saccade.errors import BadOption, check_positive, check_positive_number
+from saccade.errors import bad_option, check_positive, check_positive_number
 from saccade.models.info_nce import nt_xent
 from saccade.training.augment.simclr import Views
 from saccade.training.loader import Batch
@@ -73,8 +73,7 @@ class Contrastive(Classifier):
         check_positive("contrastive", width=width)
         check_positive_number("contrastive", temperature=temperature)
         if isinstance(color, bool) or not isinstance(color, int | float) or not 0 <= color <= 1:
-            message = f"contrastive: color={color!r} must be a number from 0 to 1"
-            raise BadOption(message, owner="contrastive", option="color", value=color)
+            raise bad_option("contrastive", "must be a number from 0 to 1", color=color)
         super().__init__(plan, task)
         self.temperature = temperature
         self.augment = Views("flip" in plan.recipe.augment, color)

@@ -21,19 +21,36 @@ from saccade.training.module import Classifier
 
 
 class MonteCarloClassifier(Classifier):
-    """A classifier whose forward pass is random. Its prediction is a mean over several passes.
+    """A classifier whose forward pass is random, trained by REINFORCE, that predicts a mean over passes.
 
-    The draws are seeded by the recipe, so that the same batch always has the same prediction.
+    In evaluation, the draws are seeded by the recipe, so that the same batch always has the same prediction.
 
     Args:
         plan: The plan.
         task: What the model needs to know about the data.
         num_samples: Forward passes per image in evaluation, whose probabilities are averaged.
+        samples_per_image: Draws per training image: Monte Carlo samples of the gradient.
+        policy_weight: Weight of REINFORCE in the loss.
+
+    Raises:
+        BadOption: A number of samples is not positive.
+        BadRecipe: The weight is out of range.
     """
 
-    def __init__(self, plan: Plan, task: TaskInfo, num_samples: int) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        task: TaskInfo,
+        num_samples: int = 10,
+        samples_per_image: int = 1,
+        policy_weight: float = 1.0,
+    ) -> None:
+        owner = type(self).__name__.lower()
+        check_positive(owner, num_samples=num_samples, samples_per_image=samples_per_image)
+        check_number("policy_weight", policy_weight)
         super().__init__(plan, task)
-        self.num_samples = num_samples
+        self.num_samples, self.samples_per_image = num_samples, samples_per_image
+        self.policy_weight = policy_weight
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logarithm of the mean probabilities, `(B, classes)`."""
@@ -43,6 +60,12 @@ class MonteCarloClassifier(Classifier):
             samples = [self.model(inputs).softmax(1) for _ in range(self.num_samples)]
         probabilities = torch.stack(samples).mean(0)
         return probabilities.clamp_min(torch.finfo(probabilities.dtype).tiny).log()
+
+    def training_samples(self, batch: Batch) -> Batch:
+        """Return an augmented batch with each image and label once per draw."""
+        images, labels = self.augment(batch[0]), batch[1]
+        count = self.samples_per_image
+        return images.repeat_interleave(count, 0), labels.repeat_interleave(count, 0)
 
 
 class Hard(MonteCarloClassifier):
@@ -99,20 +122,16 @@ class Hard(MonteCarloClassifier):
         entropy: float = 0.01,
         baseline: float = 0.9,
     ) -> None:
-        check_positive("hard", num_samples=num_samples, samples_per_image=samples_per_image)
-        check_number("policy_weight", policy_weight)
         check_number("entropy", entropy)
         check_number("baseline", baseline, below=1)
-        super().__init__(plan, task, num_samples)
+        super().__init__(plan, task, num_samples, samples_per_image, policy_weight)
         if not hard_items(self.model):
             self.num_samples = 1
-        self.samples_per_image, self.policy_weight = samples_per_image, policy_weight
         self.entropy, self.baseline = entropy, baseline
         self.register_buffer("expected", torch.tensor(-math.log(len(task.classes))))
 
     def training_step(self, batch: Batch, _index: int) -> dict[str, Tensor]:
-        batch = self.augment(batch[0]), batch[1]
-        images, labels = (part.repeat_interleave(self.samples_per_image, 0) for part in batch)
+        images, labels = self.training_samples(batch)
         with record_draws(self.model) as draws:
             logits = self.forward_training(images)
         likelihood = -F.cross_entropy(logits, labels, reduction="none")

@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from saccade.config import Plan, check_number
+from saccade.config import Plan
 from saccade.data import TaskInfo
-from saccade.errors import BadRecipe, check_positive
+from saccade.errors import BadRecipe
 from saccade.models import RecurrentAttention, hybrid_loss
 from saccade.training.loader import Batch
 from saccade.training.objectives.hard import MonteCarloClassifier
@@ -54,25 +54,18 @@ class Recurrent(MonteCarloClassifier):
         samples_per_image: int = 1,
         policy_weight: float = 1.0,
     ) -> None:
-        check_positive("recurrent", num_samples=num_samples, samples_per_image=samples_per_image)
-        check_number("policy_weight", policy_weight)
-        super().__init__(plan, task, num_samples)
+        super().__init__(plan, task, num_samples, samples_per_image, policy_weight)
+        backbone = plan.backbone.text
+        message = f"objective='recurrent' needs backbone='ram[:option=value,...]', not {backbone!r}"
         if not isinstance(self.model, RecurrentAttention):
-            raise BadRecipe(
-                f"objective='recurrent' needs backbone='ram[:option=value,...]', not {plan.backbone.text!r}",
-                owner="recurrent",
-                option="backbone",
-                value=plan.backbone.text,
-            )
-        self.samples_per_image, self.policy_weight = samples_per_image, policy_weight
+            raise BadRecipe(message, owner="recurrent", option="backbone", value=backbone)
 
     def normalize(self, images: Tensor) -> Tensor:
         unit = images.to(self.mean.dtype) / 255
         return unit.mean(1, keepdim=True) if self.model.in_channels == 1 else unit
 
     def training_step(self, batch: Batch, _index: int) -> dict[str, Tensor]:
-        batch = self.augment(batch[0]), batch[1]
-        images, labels = (part.repeat_interleave(self.samples_per_image, 0) for part in batch)
+        images, labels = self.training_samples(batch)
         trajectory = self.model.look(self.normalize(images))
         wrong = (trajectory.logits.argmax(1) != labels).sum() / self.samples_per_image
         return {"loss": hybrid_loss(trajectory, labels, self.policy_weight), "wrong": wrong}

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import cast
 
 from saccade import plugins
 from saccade.annotations import check_annotations
 from saccade.config import Plan, Recipe
 from saccade.data import TaskInfo
-from saccade.errors import BadRecipe, UnknownName
+from saccade.errors import BadRecipe, bad_recipe
 from saccade.grammar import check_options
 from saccade.training.module import Classifier
 from saccade.training.objectives.contrastive import Contrastive
 from saccade.training.objectives.hard import Hard, hard_items
 from saccade.training.objectives.recurrent import Recurrent
-
-_GROUP = "saccade.objectives"
 
 OBJECTIVES: Mapping[str, type[Classifier]] = {
     "classify": Classifier,
@@ -40,20 +37,12 @@ def create_objective(plan: Plan, task: TaskInfo) -> Classifier:
         BadRecipe: The objective ignores a key that the recipe sets, or does not train this attention.
     """
     name, options = plan.objective.name, plan.objective.options
-    if name in OBJECTIVES:
-        objective = OBJECTIVES[name]
-    elif name in plugins.names(_GROUP):
-        objective = cast(type[Classifier], plugins.load(_GROUP, name))
-    else:
-        raise UnknownName(
-            "objective", name, [*OBJECTIVES, *plugins.names(_GROUP, OBJECTIVES)], owner="objective"
-        )
+    objective = plugins.find("objective", name, OBJECTIVES, "saccade.objectives", owner="objective")
     check_options(name, options, list(inspect.signature(objective).parameters)[2:])  # after plan and task
     for key in objective.ignored_keys:
         value = getattr(plan.recipe, key)
         if value != getattr(Recipe, key):
-            message = f"{key}={value!r} has no effect on objective={name!r}"
-            raise BadRecipe(message, owner=name, option=key, value=value)
+            raise bad_recipe(f"has no effect on objective={name!r}", owner=name, **{key: value})
     classifier = objective(plan, task, **check_annotations(name, objective, options))
     if hard_items(classifier.model) and not isinstance(classifier, Hard):
         message = f"attention={plan.recipe.attention!r} needs objective='hard', not {plan.objective.text!r}"
