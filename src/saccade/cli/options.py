@@ -163,8 +163,8 @@ def recipe_values(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> di
     from saccade.data import with_options
 
     present = {name: value for name, value in options.items() if value is not None}
-    keys = present.keys() & {*Recipe.__annotations__, "attentions", "seeds"}
-    values = {**defaults, **{key: present[key] for key in keys}}
+    keys = (*Recipe.__annotations__, "attentions", "seeds")
+    values = {**defaults, **{key: present[key] for key in keys if key in present}}
     values |= read_settings(present.get("settings", []))
     task_options = {name: present[option] for option, name in _TASK_OPTIONS.items() if option in present}
     if task_options:
