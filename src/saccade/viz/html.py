@@ -19,26 +19,6 @@ MARKER = b'<meta name="generator" content="saccade">'
 _STATIC = files("saccade.viz") / "static"
 
 
-def environment(**filters: Callable[..., object]) -> Environment:
-    """Return the template environment of the pages.
-
-    Args:
-        **filters: Filters of one page.
-    """
-    env = Environment(
-        loader=PackageLoader("saccade.viz"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    env.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    env.filters.update(breakable=breakable, prose=prose, **filters)
-    env.globals["cmaps"] = overlay.CMAPS
-    env.globals["alpha"] = overlay.ALPHA
-    return env
-
-
 def render_page(
     page: str,
     *,
@@ -57,17 +37,24 @@ def render_page(
         **context: Variables of the template.
     """
     script = _read("heatmap.js") + _read(f"{page}.js")
+    env = Environment(
+        loader=PackageLoader("saccade.viz"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    env.filters |= {"breakable": breakable, "prose": prose, **(filters or {})}
     colors = {cmap: overlay.palette(cmap).tobytes().hex() for cmap in overlay.CMAPS}
-    return (
-        environment(**(filters or {}))
-        .get_template(f"{page}.html.j2")
-        .render(
-            data=data | {"colors": colors},
-            style=Markup(_read("base.css") + _read(f"{page}.css")),
-            script=Markup(script),
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            **context,
-        )
+    return env.get_template(f"{page}.html.j2").render(
+        data=data | {"colors": colors},
+        cmaps=overlay.CMAPS,
+        alpha=overlay.ALPHA,
+        style=Markup(_read("base.css") + _read(f"{page}.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **context,
     )
 
 

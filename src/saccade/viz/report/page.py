@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from saccade.files import atomic_write
@@ -20,7 +19,7 @@ from saccade.results import (
     verdict,
 )
 from saccade.viz.html import render_page
-from saccade.viz.report import charts, gallery, removal, table, text
+from saccade.viz.report import charts, gallery, table, text
 
 #: What a heat map shows, by kind or variant of the map.
 _ABOUT = {
@@ -66,19 +65,16 @@ def render_report(folder: Path) -> str:
     images, packed = (
         gallery.pack_gallery(sources, results["task"]["classes"], names) if sources else ([], None)
     )
-    curves = [
-        chart
-        for chart in (
-            charts.curves("Validation error", "val_error", results["runs"], names, "%"),
-            charts.curves("Training loss", "train_loss", results["runs"], names),
-        )
-        if chart
-    ]
+    panels = (
+        charts.curves("Validation error", "val_error", results["runs"], names, "%"),
+        charts.curves("Training loss", "train_loss", results["runs"], names),
+    )
+    curves = [chart for chart in panels if chart]
     return render_page(
         "report",
         data={
             "labels": labels,
-            "curves": [asdict(chart) for chart in curves],
+            "curves": [{key: chart[key] for key in ("unit", "epochs", "lines")} for chart in curves],
             "gallery": packed,
         },
         filters={
@@ -98,7 +94,7 @@ def render_report(folder: Path) -> str:
         consequence=consequence(rows),
         localized=any(row["localization"] for row in rows),
         main_maps=[main_map(row) for row in rows],
-        removals=removal.removals(results),
+        removals=charts.removals(results),
         best=table.best(results),
         strips=table.strips(results),
         curves=curves,
@@ -112,8 +108,6 @@ def render_report(folder: Path) -> str:
         about=_ABOUT,
         missing=[n for i, n in enumerate(names) if i not in {source.attention for source in sources}],
         recipe=json.dumps(results["recipe"], indent=2, ensure_ascii=False),
-        charts=charts,
-        removal=removal,
     )
 
 

@@ -34,9 +34,9 @@ def strips(results: ComparisonResults) -> list[dict[str, Any]]:
     errors = [row["error"] for row in rows]
     differences = [row["difference"] for row in rows if row["difference"]]
     seeds = [[run["error"] for run in runs if run["attention"] == row["attention"]] for row in rows]
-    top = max([0.0, *(_bounds(error)[1] for error in errors), *(e for group in seeds for e in group)]) or 1.0
-    low = min([0.0, *(_bounds(difference)[0] for difference in differences)])
-    high = max([0.0, *(_bounds(difference)[1] for difference in differences)])
+    top = max([0.0, *(bounds(error)[1] for error in errors), *(e for group in seeds for e in group)]) or 1.0
+    low = min([0.0, *(bounds(difference)[0] for difference in differences)])
+    high = max([0.0, *(bounds(difference)[1] for difference in differences)])
     return [
         {
             "error": _strip(row["error"], 0.0, top) | {"seeds": [round(100 * e / top, 2) for e in group]},
@@ -52,10 +52,11 @@ def _strip(interval: Interval, low: float, high: float) -> dict[str, Any]:
     def place(value: float) -> float:
         return round(100 * min(1.0, max(0.0, (value - low) / (high - low))), 2)
 
-    first, last = _bounds(interval)
+    first, last = bounds(interval)
     return {"low": place(first), "mean": place(interval["mean"]), "high": place(last), "zero": place(0.0)}
 
 
-def _bounds(interval: Interval) -> tuple[float, float]:
+def bounds(interval: Interval) -> tuple[float, float]:
+    """Return both ends of an interval; the mean twice if there is a single value."""
     mean, low, high = interval["mean"], interval["low"], interval["high"]
     return (mean, mean) if low is None or high is None else (low, high)
