@@ -86,7 +86,7 @@ def compare(
     from saccade.cli.display import ComparisonDisplay
     from saccade.cli.folders import comparison_folder
     from saccade.config import read_recipe, resolve
-    from saccade.errors import BadOption
+    from saccade.errors import bad_option
     from saccade.experiments import FIRST_EXPERIMENT, Comparison, Executor, Local, Processes, Ray
     from saccade.experiments import compare as run_comparison
     from saccade.results import caution, finding
@@ -111,8 +111,8 @@ def compare(
     for name, value in given.items():
         if name not in inspect.signature(create).parameters:
             other = "processes" if name == "jobs" else "ray"
-            message = f"{name}={value!r} applies to --executor {other}, not to --executor {executor.value}"
-            raise BadOption(message, owner="compare", option=name, value=value)
+            expected = f"applies to --executor {other}, not to --executor {executor.value}"
+            raise bad_option("compare", expected, **{name: value})
     run_executor = create(**given)
     out = out or comparison_folder(comparison)
     with ComparisonDisplay(comparison.training.task, to_stderr=options["as_json"]) as display:

@@ -83,8 +83,8 @@ def look(
     if not (Path(network).exists() or "/" in network):
         subject = _library_model(network, images, pretrained)
     elif pretrained:
-        message = f"--pretrained applies to models of torchvision and timm, not to {network!r}"
-        raise BadOption(message, owner="look", option="pretrained", value=True)
+        problem = f"--pretrained applies to models of torchvision and timm, not to {network!r}"
+        raise BadOption.of("look", problem, pretrained=True)
     else:
         subject = _trained_model(Path(network).expanduser(), images, count, trust)
     result = look_at(
@@ -115,8 +115,8 @@ def _trained_model(run: Path, images: list[Path] | None, count: int, trust: bool
     classes = classifier.hparams["classes"]
     is_clip = inputs.ndim == 5
     if images and is_clip:
-        message = f"{str(run)!r} classifies clips: IMAGE is not supported, only its test clips"
-        raise BadOption(message, owner="look", option="images")
+        problem = f"{str(run)!r} classifies clips: IMAGE is not supported, only its test clips"
+        raise BadOption.of("look", problem, images=None)
     if images:
         photographs, names = _read(images)
         inputs, pictures = _cropped(photographs, inputs.shape[-1])
@@ -157,8 +157,7 @@ def _library_model(name: str, images: list[Path] | None, pretrained: bool) -> _S
     except UnknownName as error:
         raise UnknownName(f"run or {error.kind}", error.value, error.choices or ()) from error
     if not images:
-        message = f"{name!r} has no test images: expected an IMAGE"
-        raise BadOption(message, owner="look", option="images")
+        raise BadOption.of("look", f"{name!r} has no test images: expected an IMAGE", images=None)
     size, mean, std = input_of(model)
     pixels, pictures = _cropped(photographs, size)
     inputs = (pixels / 255 - mean) / std
@@ -166,10 +165,9 @@ def _library_model(name: str, images: list[Path] | None, pretrained: bool) -> _S
         with torch.inference_mode():
             model(inputs[:1])
     except Exception as error:  # models of clips, of image pairs and others raise errors of any type
-        reason = str(error).partition("\n")[0]
-        shape = tuple(inputs.shape[1:])
-        message = f"{name!r} does not accept images of shape {shape}: {reason}"
-        raise BadOption(message, owner="look", option="network", value=name) from error
+        shape, reason = tuple(inputs.shape[1:]), str(error).partition("\n")[0]
+        problem = f"{name!r} does not accept images of shape {shape}: {reason}"
+        raise BadOption.of("look", problem, network=name) from error
     return _Subject(model, inputs, pictures, names, name if pretrained else f"{name} with random weights")
 
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +92,7 @@ def look(
     """
     check_arguments(look, {"model": model, "layers": layers, "size": size})
     if method is not None:
-        check_choice("look", "method", method, ("attention", "grad_cam"))
+        check_choice("look", "method", method, get_args(Method))
     prepared = prepare_inputs(
         images, transform=transform, size=size, display_images=display_images, names=names
     )
@@ -111,8 +111,8 @@ def look(
         maps = {path: sheet_map(attention, tuple(inputs.shape[2:])) for path, attention in maps.items()}
     if not has_attention:
         if is_clip:
-            message = "the model has no attention, and Grad-CAM needs images (B, C, H, W), not clips"
-            raise BadShape(message, owner="look", option="images", value=tuple(inputs.shape))
+            problem = "the model has no attention, and Grad-CAM needs images (B, C, H, W), not clips"
+            raise BadShape.of("look", problem, images=tuple(inputs.shape))
         paths = [last_layer(model, inputs)] if paths is None else paths
         maps = {path: grad_cam(model, inputs, path) for path in paths}
     return Look(
@@ -265,13 +265,13 @@ def _drawable(
         if values.ndim != 3 or len(values) != images:
             left_out[path] = f"a {attention.kind} map of shape {tuple(values.shape)}, not ({images}, h, w)"
         elif not values.isfinite().all():
-            message = f"the map of {path!r} contains values that are not finite: choose other layers"
-            raise BadData(message, owner="look", option="layers", value=path)
+            problem = f"the map of {path!r} contains values that are not finite: choose other layers"
+            raise BadData.of("look", problem, layers=path)
         else:
             drawable[path], saliency[path] = attention, values
     if not drawable:
         reasons = "; ".join(f"{path!r} is {reason}" for path, reason in left_out.items())
-        raise BadShape(f"no map can be drawn on an image: {reasons}", owner="look", option="layers")
+        raise BadShape.of("look", f"no map can be drawn on an image: {reasons}", layers=None)
     return drawable, saliency, left_out
 
 
