@@ -5,9 +5,8 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Unpack
+from typing import Annotated, Any, Literal, Unpack
 
 import typer
 
@@ -23,12 +22,6 @@ from saccade.cli.options import (
     training_option,
 )
 from saccade.cli.terminal import announce, echo, parse_path, path_argument
-
-
-class ExecutorName(StrEnum):
-    local = "local"
-    processes = "processes"
-    ray = "ray"
 
 
 @share_options
@@ -51,9 +44,9 @@ def compare(
     ] = None,
     *,
     executor: Annotated[
-        ExecutorName,
+        Literal["local", "processes", "ray"],
         execution_option(help="local: one run at a time; processes: several at a time; ray: a cluster."),
-    ] = ExecutorName.local,
+    ] = "local",
     jobs: Annotated[
         int | None, execution_option(help="Number of runs at a time with `--executor processes`; default: 2.")
     ] = None,
@@ -99,7 +92,7 @@ def compare(
     if options["print_recipe"]:
         typer.echo(comparison.to_yaml(), nl=False)
         return
-    create: Callable[..., Executor] = {"local": Local, "processes": Processes, "ray": Ray}[executor.value]
+    create: Callable[..., Executor] = {"local": Local, "processes": Processes, "ray": Ray}[executor]
     given: dict[str, Any] = {
         "jobs": jobs,
         "address": address,
@@ -111,12 +104,12 @@ def compare(
     for name, value in given.items():
         if name not in inspect.signature(create).parameters:
             other = "processes" if name == "jobs" else "ray"
-            expected = f"applies to --executor {other}, not to --executor {executor.value}"
+            expected = f"applies to --executor {other}, not to --executor {executor}"
             raise bad_option("compare", expected, **{name: value})
     run_executor = create(**given)
     out = out or comparison_folder(comparison)
     with ComparisonDisplay(comparison.training.task, to_stderr=options["as_json"]) as display:
-        summary = run_comparison(comparison, out, display, run_executor, options["logger"].value)
+        summary = run_comparison(comparison, out, display, run_executor, options["logger"])
     page = write_report(out)
     print_notes(summary["task"])
     if options["as_json"]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from enum import StrEnum
 from functools import partial
 from inspect import Parameter
-from typing import Annotated, Any, TypedDict, get_type_hints
+from typing import Annotated, Any, Literal, TypedDict, get_type_hints
 
 import typer
 
@@ -20,20 +19,6 @@ training_option = partial(typer.Option, rich_help_panel="Training")
 recipe_option = partial(typer.Option, rich_help_panel="Recipe")
 execution_option = partial(typer.Option, rich_help_panel="Execution")
 output_option = partial(typer.Option, rich_help_panel="Output")
-
-
-class OnBadImageName(StrEnum):
-    fail = "fail"
-    skip = "skip"
-
-
-class LoggerName(StrEnum):
-    auto = "auto"
-    none = "none"
-    csv = "csv"
-    tensorboard = "tensorboard"
-    wandb = "wandb"
-    mlflow = "mlflow"
 
 
 TaskName = Annotated[
@@ -94,7 +79,7 @@ class RecipeOptions(TypedDict):
         data_option("--download/--no-download", help="Download a missing data set (task option `download`)."),
     ]
     on_bad_image: Annotated[
-        OnBadImageName | None,
+        Literal["fail", "skip"] | None,
         data_option(help="Stop at an unreadable image, or skip and report it (task option `on_bad_image`)."),
     ]
 
@@ -103,7 +88,7 @@ class SharedOptions(RecipeOptions):
     """Options that `train` and `compare` share."""
 
     logger: Annotated[
-        LoggerName,
+        Literal["auto", "none", "csv", "tensorboard", "wandb", "mlflow"],
         output_option(
             help="Logger of the curves, in addition to metrics.csv. auto: TensorBoard files if a writer is "
             "installed; none, csv: no other logger."
@@ -118,7 +103,7 @@ class SharedOptions(RecipeOptions):
 
 
 #: Defaults of shared options other than None.
-_DEFAULTS = {"logger": LoggerName.auto, "print_recipe": False, "as_json": False}
+_DEFAULTS = {"logger": "auto", "print_recipe": False, "as_json": False}
 #: Option of the command line -> option of the task.
 _TASK_OPTIONS = {
     "image_size": "size",

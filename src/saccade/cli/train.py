@@ -79,7 +79,7 @@ def train(
             resume=resume,
             report=display.progressed,
             hardware=Hardware(devices, nodes, strategy),
-            logger=options["logger"].value,
+            logger=options["logger"],
         )
     print_notes(result["task"])
     if options["as_json"]:
