@@ -507,9 +507,9 @@ def test_a_network_of_a_library_is_looked_at(
 
 def test_a_network_of_a_library_is_given_what_its_weights_want(tmp_path: Path) -> None:
     Image.new("RGB", (50, 80), "white").save(tmp_path / "white.png")
-    given = _library_model("timm:vit_tiny_patch16_384", [tmp_path / "white.png"], pretrained=False).inputs
+    given = _library_model("timm:vit_tiny_patch16_384", [tmp_path / "white.png"], pretrained=False)[2]
     assert torch.equal(given, torch.ones(1, 3, 384, 384))  # (1 - 0.5) / 0.5
-    given = _library_model("resnet18", [tmp_path / "white.png"], pretrained=False).inputs
+    given = _library_model("resnet18", [tmp_path / "white.png"], pretrained=False)[2]
     expected = torch.tensor([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225])
     torch.testing.assert_close(given, expected[:, None, None].expand(1, 3, 224, 224))
 

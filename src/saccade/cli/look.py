@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,6 +15,9 @@ if TYPE_CHECKING:
 
     from saccade.data import Photograph
 
+    #: A model and its title, the inputs, the images to draw on and their names.
+    Subject = tuple[nn.Module, str, Tensor, list[Photograph], list[str]]
+
 Images = Annotated[
     list[Path] | None,
     path_argument(metavar="IMAGE...", help="Images or folders; default: test images of the run."),
@@ -27,17 +29,6 @@ Layers = Annotated[
 GradCAM = Annotated[
     bool, typer.Option("--grad-cam", help="Grad-CAM instead of attention; --layer then accepts any module.")
 ]
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """A model with its inputs, and the images to draw on."""
-
-    model: nn.Module
-    inputs: Tensor
-    display_images: list[Photograph]
-    names: list[str]
-    title: str
 
 
 def look(
@@ -87,22 +78,23 @@ def look(
         raise BadOption.of("look", problem, pretrained=True)
     else:
         subject = _trained_model(Path(network).expanduser(), images, count, trust)
+    model, title, inputs, pictures, names = subject
     result = look_at(
-        subject.model,
-        subject.inputs,
+        model,
+        inputs,
         layers=layer or None,
         method="grad_cam" if grad_cam else None,
-        display_images=subject.display_images,
-        names=subject.names,
+        display_images=pictures,
+        names=names,
     )
-    result = replace(result, title=subject.title)
-    pictures = result.save_png(out, cmap=cmap, alpha=alpha, overwrite=overwrite)
+    result = replace(result, title=title)
+    files = result.save_png(out, cmap=cmap, alpha=alpha, overwrite=overwrite)
     page = result.save_html(out / "look.html", overwrite=overwrite)
     layers = ", ".join(path or "the model" for path in result.maps)
-    echo(f"{page.resolve()} and {len(pictures)} PNG files: {layers}")
+    echo(f"{page.resolve()} and {len(files)} PNG files: {layers}")
 
 
-def _trained_model(run: Path, images: list[Path] | None, count: int, trust: bool) -> _Subject:
+def _trained_model(run: Path, images: list[Path] | None, count: int, trust: bool) -> Subject:
     """Return the model of a run with images, by default test images; print the predictions for others."""
     import torch
 
@@ -138,12 +130,11 @@ def _trained_model(run: Path, images: list[Path] | None, count: int, trust: bool
         ]
     torch.manual_seed(classifier.recipe.seed)  # some models sample locations
     attention, task = classifier.recipe.attention, classifier.recipe.task.partition(":")[0]
-    model = type(classifier.model).__name__ if attention == "none" else attention
-    title = f"{model} on {task}"
-    return _Subject(classifier.model, classifier.normalize(inputs).detach(), pictures, names, title)
+    title = f"{type(classifier.model).__name__ if attention == 'none' else attention} on {task}"
+    return classifier.model, title, classifier.normalize(inputs).detach(), pictures, names
 
 
-def _library_model(name: str, images: list[Path] | None, pretrained: bool) -> _Subject:
+def _library_model(name: str, images: list[Path] | None, pretrained: bool) -> Subject:
     """Return a model of torchvision or timm with images, preprocessed for its weights."""
     import torch
 
@@ -168,7 +159,7 @@ def _library_model(name: str, images: list[Path] | None, pretrained: bool) -> _S
         shape, reason = tuple(inputs.shape[1:]), str(error).partition("\n")[0]
         problem = f"{name!r} does not accept images of shape {shape}: {reason}"
         raise BadOption.of("look", problem, network=name) from error
-    return _Subject(model, inputs, pictures, names, name if pretrained else f"{name} with random weights")
+    return model, name if pretrained else f"{name} with random weights", inputs, pictures, names
 
 
 def _read(paths: list[Path]) -> tuple[list[Photograph], list[str]]:

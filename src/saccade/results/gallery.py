@@ -25,9 +25,9 @@ _MAP_BYTES = 48 << 20  # larger maps are stored as their saliency
 _MAX_BYTES = 1 << 30  # decompressed size of a file
 _MAX_SIDE = 4096  # of the heat map that a sampling map computes
 _HALF = 1 << 16  # tensors with at least this many values are stored in half precision
-_TYPES = (getattr(maps, name) for name in maps.__all__)
+_TENSORS = ("images", "labels", "predictions", "probabilities", "masks")
 _MAPS: dict[str, type[Any]] = {
-    t.__name__: t for t in _TYPES if isinstance(t, type) and issubclass(t, AttentionMap)
+    name: cls for name, cls in vars(maps).items() if isinstance(cls, type) and issubclass(cls, AttentionMap)
 }
 #: Axes of the fields of maps. A name has one extent in all fields of a map; K is the number of images.
 _FORMS: dict[type, dict[str, str]] = {
@@ -76,7 +76,7 @@ def write_gallery(folder: Path, gallery: Gallery) -> None:
         BadRun: The file cannot be written.
     """
     arrays: Arrays = {"schema": np.asarray(SCHEMA)}
-    for name in ("images", "labels", "predictions", "probabilities", "masks"):
+    for name in _TENSORS:
         if (tensor := getattr(gallery, name)) is not None:
             arrays[name] = tensor.cpu().numpy()
     if gallery.map is not None:
@@ -109,7 +109,7 @@ def read_gallery(folder: Path) -> Gallery:
         raise bad_file(path, f"cannot be read: {error}") from None
     check_schema(path, arrays["schema"].tolist() if "schema" in arrays else None, SCHEMA)
     count = _check(path, arrays)
-    masks = torch.from_numpy(arrays["masks"]) if "masks" in arrays else None
+    tensors = {name: torch.from_numpy(arrays[name]) for name in _TENSORS if name in arrays}
     attention = kind = None
     if "map" in arrays:
         kind = str(arrays["kind"])
@@ -118,12 +118,7 @@ def read_gallery(folder: Path) -> Gallery:
             _check_map(attention, count)
         except Exception as error:  # the fields of a damaged map fail in any way
             raise bad_file(path, f"has no usable attention map: {error}", "map") from None
-    images, labels, predictions = (
-        torch.from_numpy(arrays[name]) for name in ("images", "labels", "predictions")
-    )
-    return Gallery(
-        images, labels, predictions, torch.from_numpy(arrays["probabilities"]), masks, attention, kind
-    )
+    return Gallery(**tensors, map=attention, kind=kind)
 
 
 def _check(path: Path, arrays: Arrays) -> int:
@@ -177,22 +172,19 @@ def _encode_map(attention: AttentionMap) -> Arrays:
 
 def _encode_fields(attention: AttentionMap) -> Arrays:
     values = {field.name: getattr(attention, field.name) for field in fields(attention)}  # type: ignore[arg-type]
-    return {
-        f"map.{name}": _encode(value) if isinstance(value, Tensor) else np.asarray(value)
-        for name, value in values.items()
-        if value is not None
-    }
+    return {f"map.{name}": _encode(value) for name, value in values.items() if value is not None}
 
 
-def _encode(tensor: Tensor) -> NDArray[Any]:
-    """Convert a tensor; finite values beyond half precision are clipped, infinite ones are kept."""
-    tensor = tensor.detach().cpu()
-    if not tensor.is_floating_point():
-        return np.asarray(tensor.numpy())
-    if tensor.numel() >= _HALF:
-        limit = torch.finfo(torch.float16).max
-        return np.asarray(torch.where(tensor.isfinite(), tensor.clamp(-limit, limit), tensor).half().numpy())
-    return np.asarray(tensor.float().numpy())
+def _encode(value: Any) -> NDArray[Any]:
+    """Convert a value; of tensors, finite values beyond half precision are clipped, infinite ones kept."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        if value.is_floating_point() and value.numel() >= _HALF:
+            limit = torch.finfo(torch.float16).max
+            value = torch.where(value.isfinite(), value.clamp(-limit, limit), value).half()
+        elif value.is_floating_point():
+            value = value.float()
+    return np.asarray(value)
 
 
 def _decode_map(arrays: Mapping[str, NDArray[Any]]) -> AttentionMap:
@@ -208,16 +200,13 @@ def _decode_map(arrays: Mapping[str, NDArray[Any]]) -> AttentionMap:
             continue  # a missing field without a default is a TypeError
         if array.dtype.kind not in "biuf":
             raise ValueError(f"{field.name} of type {array.dtype}")
-        is_tensor = Tensor in (hints[field.name], *get_args(hints[field.name]))
-        values[field.name] = _tensor(array) if is_tensor else _tuple(array.tolist())
+        if Tensor in (hints[field.name], *get_args(hints[field.name])):
+            dtype = np.float32 if array.dtype.kind == "f" else np.int64
+            values[field.name] = torch.from_numpy(array.astype(dtype))
+        else:
+            values[field.name] = _tuple(array.tolist())
     attention: AttentionMap = cls(**values)
     return attention
-
-
-def _tensor(array: NDArray[Any]) -> Tensor:
-    if array.dtype.kind == "f":
-        return torch.from_numpy(array.astype(np.float32))
-    return torch.from_numpy(array.astype(np.int64))
 
 
 def _tuple(value: Any) -> Any:
