@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from importlib.resources import files
 from typing import Any
 
@@ -23,7 +23,7 @@ def render_page(
     page: str,
     *,
     data: dict[str, Any],
-    filters: Mapping[str, Callable[..., object]] | None = None,
+    filters: Iterable[Callable[..., object]] = (),
     **context: Any,
 ) -> str:
     """Return a page as one self-contained HTML document that requests nothing.
@@ -33,7 +33,7 @@ def render_page(
     Args:
         page: Name of the page: of its template, script and style sheet.
         data: Data for the scripts, as JSON. `colors`, the palette of each color map, is added.
-        filters: Filters of the template.
+        filters: Filters of the template; each has the name of its function.
         **context: Variables of the template.
     """
     script = _read("heatmap.js") + _read(f"{page}.js")
@@ -45,7 +45,7 @@ def render_page(
         lstrip_blocks=True,
     )
     env.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    env.filters |= {"breakable": breakable, "prose": prose, **(filters or {})}
+    env.filters |= {function.__name__: function for function in (breakable, prose, *filters)}
     colors = {cmap: overlay.palette(cmap).tobytes().hex() for cmap in overlay.CMAPS}
     return env.get_template(f"{page}.html.j2").render(
         data=data | {"colors": colors},

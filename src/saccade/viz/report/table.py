@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, cast
 
 from saccade.results import ComparisonResults, Interval, main_map
 
@@ -12,13 +13,11 @@ def best(results: ComparisonResults) -> dict[str, float]:
     rows = results["leaderboard"]
     if len(rows) == 1:
         return {}
+    costs = ("parameters", "flops", "latency_ms", "train_seconds")
     values: dict[str, float] = {
-        "error": min(row["error"]["mean"] for row in rows),
-        "parameters": min(row["parameters"] for row in rows),
-        "flops": min(row["flops"] for row in rows),
-        "latency_ms": min(row["latency_ms"] for row in rows),
-        "train_seconds": min(row["train_seconds"] for row in rows),
+        key: min(cast(Mapping[str, float], row)[key] for row in rows) for key in costs
     }
+    values["error"] = min(row["error"]["mean"] for row in rows)
     if localized := [row["localization"] for row in rows if row["localization"]]:
         values["precision"] = max(score["precision"]["mean"] for score in localized)
         values["pointing"] = max(score["pointing"]["mean"] for score in localized)
