@@ -13,15 +13,15 @@ import typer
 from saccade.cli.options import (
     SharedOptions,
     TaskName,
+    attention_option,
     execution_option,
-    model_option,
-    output_option,
+    folder_option,
     print_notes,
     recipe_values,
     share_options,
     training_option,
 )
-from saccade.cli.terminal import announce, echo, parse_path, path_argument
+from saccade.cli.terminal import announce, echo, path_argument
 
 
 @share_options
@@ -29,19 +29,10 @@ def compare(
     task: TaskName = None,
     attention: Annotated[
         list[str] | None,
-        model_option(
-            "-a",
-            "--attention",
-            help="Mechanism as NAME[:option=value,...][@PLACE+PLACE...], or none; repeatable.",
-        ),
+        attention_option(help="Mechanism as NAME[:option=value,...][@PLACE+PLACE...], or none; repeatable."),
     ] = None,
     seeds: Annotated[int | None, training_option(help="Number of runs per mechanism.")] = None,
-    out: Annotated[
-        Path | None,
-        output_option(
-            parser=parse_path, metavar="PATH", help="Folder of the comparison; default: runs/TASK."
-        ),
-    ] = None,
+    out: Annotated[Path | None, folder_option(help="Folder of the comparison; default: runs/TASK.")] = None,
     *,
     executor: Annotated[
         Literal["local", "processes", "ray"],

@@ -18,27 +18,24 @@ if TYPE_CHECKING:
     #: A model and its title, the inputs, the images to draw on and their names.
     Subject = tuple[nn.Module, str, Tensor, list[Photograph], list[str]]
 
-Images = Annotated[
-    list[Path] | None,
-    path_argument(metavar="IMAGE...", help="Images or folders; default: test images of the run."),
-]
-Layers = Annotated[
-    list[str] | None,
-    typer.Option(help="Path of a layer; repeatable. Default: all layers with attention."),
-]
-GradCAM = Annotated[
-    bool, typer.Option("--grad-cam", help="Grad-CAM instead of attention; --layer then accepts any module.")
-]
-
 
 def look(
     network: Annotated[
         str,
         typer.Argument(help="Run folder, checkpoint, or model of torchvision or timm, for example resnet18."),
     ],
-    images: Images = None,
-    layer: Layers = None,
-    grad_cam: GradCAM = False,
+    images: Annotated[
+        list[Path] | None,
+        path_argument(metavar="IMAGE...", help="Images or folders; default: test images of the run."),
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="Path of a layer; repeatable. Default: all layers with attention."),
+    ] = None,
+    grad_cam: Annotated[
+        bool,
+        typer.Option("--grad-cam", help="Grad-CAM instead of attention; --layer then accepts any module."),
+    ] = False,
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Pretrained weights for a model of torchvision or timm.")
     ] = False,

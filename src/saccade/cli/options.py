@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypedDict, get_type_hints
 
 import typer
 
-from saccade.cli.terminal import echo
+from saccade.cli.terminal import echo, parse_path
 
 # Declarations of options, one for each panel of the help.
 data_option = partial(typer.Option, rich_help_panel="Data")
@@ -19,6 +19,8 @@ training_option = partial(typer.Option, rich_help_panel="Training")
 recipe_option = partial(typer.Option, rich_help_panel="Recipe")
 execution_option = partial(typer.Option, rich_help_panel="Execution")
 output_option = partial(typer.Option, rich_help_panel="Output")
+folder_option = partial(output_option, parser=parse_path, metavar="PATH")
+attention_option = partial(model_option, "-a", "--attention")
 
 
 TaskName = Annotated[

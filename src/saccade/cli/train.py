@@ -11,34 +11,26 @@ import typer
 from saccade.cli.options import (
     SharedOptions,
     TaskName,
+    attention_option,
     data_option,
     execution_option,
-    model_option,
-    output_option,
+    folder_option,
     print_notes,
     recipe_values,
     share_options,
     training_option,
 )
-from saccade.cli.terminal import announce, echo, parse_path
+from saccade.cli.terminal import announce, echo
 
 
 @share_options
 def train(
     task: TaskName = None,
     attention: Annotated[
-        str | None,
-        model_option(
-            "-a", "--attention", help="Mechanism as NAME[:option=value,...][@PLACE+PLACE...], or none."
-        ),
+        str | None, attention_option(help="Mechanism as NAME[:option=value,...][@PLACE+PLACE...], or none.")
     ] = None,
     seed: Annotated[int | None, training_option(help="Seed of all random numbers of the run.")] = None,
-    out: Annotated[
-        Path | None,
-        output_option(
-            parser=parse_path, metavar="PATH", help="Folder of the run; default: a new one in runs/."
-        ),
-    ] = None,
+    out: Annotated[Path | None, folder_option(help="Folder of the run; default: a new one in runs/.")] = None,
     resume: Annotated[bool, execution_option("--resume", help="Continue an interrupted run.")] = False,
     *,
     workers: Annotated[

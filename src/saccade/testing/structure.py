@@ -71,19 +71,15 @@ def check_construction(case: Case) -> None:
 def _reachable(owner: Any, path: str = "self", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
     """Yield every parameter that a module refers to, also in plain containers."""
     seen = set() if seen is None else seen
-    if id(owner) in seen:
-        return
-    seen.add(id(owner))
     if isinstance(owner, nn.Parameter):
         yield path, owner
-    elif isinstance(owner, nn.Module):
-        yield from _reachable(vars(owner), path, seen)
-    elif isinstance(owner, Mapping):
-        for key, value in owner.items():
+    elif id(owner) not in seen:
+        seen.add(id(owner))
+        parts = vars(owner) if isinstance(owner, nn.Module) else owner
+        if isinstance(parts, list | tuple | set | frozenset):
+            parts = dict(enumerate(parts))
+        for key, value in parts.items() if isinstance(parts, Mapping) else ():
             yield from _reachable(value, f"{path}.{key}", seen)
-    elif isinstance(owner, list | tuple | set | frozenset):
-        for index, value in enumerate(owner):
-            yield from _reachable(value, f"{path}[{index}]", seen)
 
 
 @sweep("takes maps of any size and batch")
