@@ -176,11 +176,8 @@ def describe(annotation: Any) -> str:
         ('a list of integers', 'a Mapping')
     """
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in (UnionType, Union):
-        *first, last = map(describe, arguments)
-        return f"{', '.join(first)} or {last}"
-    if origin is Literal:
-        *first, last = map(repr, arguments)
+    if origin in (UnionType, Union, Literal):
+        *first, last = map(repr if origin is Literal else describe, arguments)
         return f"{', '.join(first)} or {last}" if first else last
     if origin in _SEQUENCES:
         return f"a list of {_WORDS.get(arguments[0], ('', 'values'))[1]}"

@@ -143,15 +143,15 @@ def _expect_error(spec: Spec, what: str, expected: type[SaccadeError], call: Cal
     """Raise `ContractFailure` unless a call raises the expected error, with the name of the mechanism."""
     try:
         call()
-    except expected as error:
-        if not re.search(rf"\b{re.escape(spec.name)}\b", str(error)):
-            message = f"{what}: the message must name the mechanism: {str(error)!r}"
-            raise ContractFailure(message) from error
     except Exception as error:
-        message = f"{what}: expected {expected.__name__}, got {type(error).__name__}: {error}"
-        raise ContractFailure(message) from error
-    else:
-        raise ContractFailure(f"{what}: expected {expected.__name__}, but it was accepted")
+        if not isinstance(error, expected):
+            problem = f"expected {expected.__name__}, got {type(error).__name__}: {error}"
+        elif not re.search(rf"\b{re.escape(spec.name)}\b", str(error)):
+            problem = f"the message must name the mechanism: {str(error)!r}"
+        else:
+            return
+        raise ContractFailure(f"{what}: {problem}") from error
+    raise ContractFailure(f"{what}: expected {expected.__name__}, but it was accepted")
 
 
 def _check_bad_options(spec: Spec) -> None:

@@ -9,8 +9,7 @@ from statistics import fmean
 from typing import Any, Literal, NamedTuple
 
 from saccade.results import ComparisonResults, Ranking, Row, Run, main_map, number
-from saccade.viz.report.table import bounds
-from saccade.viz.report.text import count
+from saccade.viz.report.table import bounds, count
 
 _LOG_RANGE = 12  # positive values whose ratio exceeds this get a logarithmic axis
 _LABEL = 34  # maximum characters of a label
@@ -40,21 +39,18 @@ class Axis:
 
     low: float
     high: float
-    start: float
-    stop: float
+    ends: tuple[int, int]
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        low, high = self._unit(self.low), self._unit(self.high)
-        return round(self.start + (self.stop - self.start) * (self._unit(value) - low) / (high - low), 2)
+        unit = math.log10 if self.log else float
+        (start, stop), low, high = self.ends, unit(self.low), unit(self.high)
+        return round(start + (stop - start) * (unit(value) - low) / (high - low), 2)
 
     def ticks(self, write: Callable[[float], str]) -> list[tuple[float, str]]:
         """Return round values within the axis, as pairs of position and label."""
         values = _log_ticks(self.low, self.high) if self.log else _linear_ticks(self.low, self.high)
         return [(self(value), write(value)) for value in values]
-
-    def _unit(self, value: float) -> float:
-        return math.log10(value) if self.log else value
 
 
 def curves(
@@ -75,8 +71,8 @@ def curves(
         return None
     epochs = sorted({epoch for band in bands.values() for epoch, *_ in band})
     single = epochs[0] == epochs[-1]
-    x = Axis(epochs[0] - single, epochs[-1] + single, *PANEL.x)
-    y = _fit([v for band in bands.values() for _, *three in band for v in three], *PANEL.y, from_zero=True)
+    x = Axis(epochs[0] - single, epochs[-1] + single, PANEL.x)
+    y = _fit([v for band in bands.values() for _, *three in band for v in three], PANEL.y, from_zero=True)
     lines = []
     for name, band in bands.items():
         mean = [(x(epoch), y(value), round(value, 4)) for epoch, value, _, _ in band]
@@ -109,8 +105,8 @@ def scatter(
 ) -> Chart:
     """Lay out test error in percent versus one column of the leaderboard."""
     errors = [max(0.0, 100 * bound) for row in rows for bound in bounds(row["error"])]
-    x = _fit([float(row[key]) for row in rows], *WIDE.x, margin=0.12)
-    y = _fit(errors, *WIDE.y, from_zero=True, logarithmic=False)
+    x = _fit([float(row[key]) for row in rows], WIDE.x, margin=0.12)
+    y = _fit(errors, WIDE.y, from_zero=True, logarithmic=False)
     spots = [(x(float(row[key])), y(100 * row["error"]["mean"])) for row in rows]
     points = []
     for row, spot, label, place in zip(rows, spots, labels, _place_labels(spots, labels), strict=True):
@@ -141,7 +137,7 @@ def removals(results: ComparisonResults) -> list[Chart]:
 
     Lines are the means over its runs in the order of the map, and in a random order.
     """
-    x, y = Axis(0, 1, *SMALL.x), Axis(0, 1, *SMALL.y)
+    x, y = Axis(0, 1, SMALL.x), Axis(0, 1, SMALL.y)
 
     def paths(shares: Sequence[float], curves: Sequence[Ranking]) -> list[str]:
         both = [c["deletion_curve"] for c in curves], [c["insertion_curve"] for c in curves]
@@ -194,8 +190,7 @@ def _band(
 
 def _fit(
     values: Sequence[float],
-    start: float,
-    stop: float,
+    ends: tuple[int, int],
     *,
     from_zero: bool = False,
     logarithmic: bool = True,
@@ -205,11 +200,11 @@ def _fit(
     low, high = min(values), max(values)
     if logarithmic and low > 0 and high / low > _LOG_RANGE:
         room = (high / low) ** margin
-        return Axis(low / room, high * room, start, stop, log=True)
+        return Axis(low / room, high * room, ends, log=True)
     if from_zero:
-        return Axis(min(0.0, low), high * (1 + margin) if high > 0 else 1.0, start, stop)
+        return Axis(min(0.0, low), high * (1 + margin) if high > 0 else 1.0, ends)
     room = (high - low) * margin or abs(high) * margin or 1.0
-    return Axis(low - room, high + room, start, stop)
+    return Axis(low - room, high + room, ends)
 
 
 def _linear_ticks(low: float, high: float) -> list[float]:

@@ -19,7 +19,7 @@ from saccade.results import (
     verdict,
 )
 from saccade.viz.html import render_page
-from saccade.viz.report import charts, gallery, table, text
+from saccade.viz.report import charts, gallery, table
 
 #: What a heat map shows, by kind or variant of the map.
 _ABOUT = {
@@ -77,7 +77,7 @@ def render_report(folder: Path) -> str:
             "curves": [{key: chart[key] for key in ("unit", "epochs", "lines")} for chart in curves],
             "gallery": packed,
         },
-        filters=(number, signed, text.count, text.duration, verdict, split_options),
+        filters=(number, signed, table.count, table.duration, verdict, split_options),
         results=results,
         names=names,
         labels=labels,
@@ -106,11 +106,6 @@ def render_report(folder: Path) -> str:
 
 def _colors(names: list[str]) -> list[str]:
     """Return a CSS class per attention: gray for the baseline, eight hues, then the hues dashed."""
-    classes, hue = [], 0
-    for name in names:
-        if name == BASELINE:
-            classes.append("hue0")
-        else:
-            classes.append(f"hue{1 + hue % 8}" + (" dashed" if hue >= 8 else ""))
-            hue += 1
-    return classes
+    others = [name for name in names if name != BASELINE]
+    hues = {name: f"hue{1 + i % 8}{' dashed' if i >= 8 else ''}" for i, name in enumerate(others)}
+    return [hues.get(name, "hue0") for name in names]
