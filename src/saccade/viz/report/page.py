@@ -21,18 +21,6 @@ from saccade.results import (
 from saccade.viz.html import render_page
 from saccade.viz.report import charts, gallery, table
 
-#: What a heat map shows, by kind or variant of the map.
-_ABOUT = {
-    "spatial": "weight per position",
-    "channel": "energy of the weighted features; a channel gate has no spatial extent",
-    "branch": "energy of the weighted branches",
-    "pairwise": "attention received",
-    "class token": "attention of the class token",
-    "window": "attention received within windows",
-    "grid": "density of the sampling grid",
-    "fixation": "number of fixations",
-}
-
 
 def write_report(folder: Path) -> Path:
     """Write `report.html`, one self-contained page, next to `results.json`.
@@ -77,16 +65,12 @@ def render_report(folder: Path) -> str:
             "curves": [{key: chart[key] for key in ("unit", "epochs", "lines")} for chart in curves],
             "gallery": packed,
         },
-        filters=(number, signed, table.count, table.duration, verdict, split_options),
+        filters=(number, signed, table.count, table.duration, split_options, verdict, main_map),
         results=results,
         names=names,
         labels=labels,
+        sentences=[text for text in (finding(rows), consequence(rows), caution(rows)) if text],
         colors=_colors(names),
-        finding=finding(rows),
-        caution=caution(rows),
-        consequence=consequence(rows),
-        localized=any(row["localization"] for row in rows),
-        main_maps=[main_map(row) for row in rows],
         removals=charts.removals(results),
         best=table.best(results),
         strips=table.strips(results),
@@ -98,7 +82,6 @@ def render_report(folder: Path) -> str:
         ],
         images=images,
         gallery=packed,
-        about=_ABOUT,
         missing=[n for i, n in enumerate(names) if i not in {source.attention for source in sources}],
         recipe=json.dumps(results["recipe"], indent=2, ensure_ascii=False),
     )
