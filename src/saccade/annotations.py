@@ -6,22 +6,14 @@ import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from saccade.errors import BadOption, bad_option, check_choice
 
 #: Words for booleans, as the command line and recipes write them.
-_BOOLEANS = {
-    "true": True,
-    "yes": True,
-    "on": True,
-    "1": True,
-    "false": False,
-    "no": False,
-    "off": False,
-    "0": False,
-}
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 #: Largest integer of options with a limit of their own: larger values would take hours or all memory.
 _LARGEST = {
     "kernel_size": 127,
@@ -91,17 +83,16 @@ def check_arguments(function: Callable[..., Any], arguments: Mapping[str, Any]) 
         Traceback (most recent call last):
         saccade.errors.BadOption: scale: x='large' must be a finite number
     """
-    name = function.__name__
-    for argument, annotation in parameter_types(function).items():
-        value = arguments.get(argument)
-        if argument in arguments:
-            try:
-                convert(value, annotation)
-            except TypeError:
-                is_short = isinstance(value, str | int | float | list | tuple | dict | None)
-                shown = repr(value) if is_short else f"an object of type {type(value).__name__}"
-                message = f"{name}: {argument}={shown} must be {describe(annotation)}"
-                raise BadOption(message, owner=name, option=argument, value=value) from None
+    hints = parameter_types(function)
+    for argument, value in arguments.items():
+        annotation = hints.get(argument, Any)
+        try:
+            convert(value, annotation)
+        except TypeError:
+            is_short = isinstance(value, str | int | float | list | tuple | dict | None)
+            shown = repr(value) if is_short else f"an object of type {type(value).__name__}"
+            problem = f"{argument}={shown} must be {describe(annotation)}"
+            raise BadOption.of(function.__name__, problem, **{argument: value}) from None
 
 
 @functools.cache
@@ -127,16 +118,14 @@ def convert(value: Any, annotation: Any) -> Any:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin in (UnionType, Union):
         for member in sorted(arguments, key=lambda member: member is bool):  # 1 is an integer first
-            try:
+            with suppress(TypeError):
                 return convert(value, member)
-            except TypeError:
-                continue
     elif origin is Literal:
         if any(type(value) is type(choice) and value == choice for choice in arguments):
             return value
     elif annotation is bool:
-        if isinstance(value, bool | int | str) and str(value).lower() in _BOOLEANS:
-            return _BOOLEANS[str(value).lower()]
+        if isinstance(value, bool | int | str) and str(value).lower() in _TRUE + _FALSE:
+            return str(value).lower() in _TRUE
     elif annotation in (int, float):
         accepted = int if annotation is int else (int, float)
         if isinstance(value, accepted) and not isinstance(value, bool) and math.isfinite(value):
@@ -154,7 +143,7 @@ def convert(value: Any, annotation: Any) -> Any:
                 return [*converted] if isinstance(value, list) else (*converted,)
     elif annotation in (None, NoneType):
         if value is None:
-            return None
+            return value
     elif annotation is str:
         if isinstance(value, str) and value:
             return value
@@ -187,11 +176,8 @@ def describe(annotation: Any) -> str:
         ('a list of integers', 'a Mapping')
     """
     origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin in (UnionType, Union):
-        *first, last = map(describe, arguments)
-        return f"{', '.join(first)} or {last}"
-    if origin is Literal:
-        *first, last = map(repr, arguments)
+    if origin in (UnionType, Union, Literal):
+        *first, last = map(repr if origin is Literal else describe, arguments)
         return f"{', '.join(first)} or {last}" if first else last
     if origin in _SEQUENCES:
         return f"a list of {_WORDS.get(arguments[0], ('', 'values'))[1]}"

@@ -147,9 +147,8 @@ class BadRun(SaccadeError):
 def check_choice(owner: str, option: str, value: object, choices: Sequence[object]) -> None:
     """Raise `BadOption` unless `value` is one of `choices`."""
     if not any(type(value) is type(choice) and value == choice for choice in choices):
-        expected = ", ".join(map(repr, choices))
-        message = f"{owner}: {option}={value!r} is not one of {expected}"
-        raise BadOption(message, owner=owner, option=option, value=value, choices=choices)
+        problem = f"{option}={value!r} is not one of {', '.join(map(repr, choices))}"
+        raise BadOption.of(owner, problem, choices, **{option: value})
 
 
 def check_positive(owner: str, **values: object) -> None:
@@ -190,14 +189,11 @@ def check_shape(owner: str, x: Tensor, pattern: str, **sizes: int) -> None:
         saccade.errors.BadShape: cbam: expected (B, C=64, H, W), got (2, 3, 8, 8)
     """
     if not hasattr(x, "ndim"):
-        message = f"{owner}: expected a tensor, got an object of type {type(x).__name__}"
-        raise BadShape(message, owner=owner, option="shape", value=type(x).__name__)
-    axes = pattern.split()
-    if axes[-1] == "...":
-        fits = len(axes) <= x.ndim <= len(axes) + 2
-        axes = axes[:-1]
-    else:
-        fits = x.ndim == len(axes)
+        kind = type(x).__name__
+        raise BadShape.of(owner, f"expected a tensor, got an object of type {kind}", shape=kind)
+    axes = pattern.removesuffix(" ...").split()
+    spatial = (1, 2, 3) if pattern.endswith(" ...") else (0,)
+    fits = x.ndim - len(axes) in spatial
     if fits and all(x.shape[axes.index(axis)] == size for axis, size in sizes.items()) and 0 not in x.shape:
         return
     expected = ", ".join(f"{a}={sizes[a]}" if a in sizes else a for a in pattern.split())

@@ -7,7 +7,7 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -16,6 +16,23 @@ from saccade.errors import BadRun
 
 _MAX_BYTES = 64 << 20  # of a text file
 _MOST_PARTS = 200  # of a path
+
+
+def bad_file(
+    path: Path,
+    problem: str,
+    option: str | None = None,
+    value: Any = None,
+    choices: Iterable[Any] | None = None,
+) -> BadRun:
+    """Return the error of a file or folder that cannot be used: `'PATH' problem`.
+
+    Example:
+        >>> print(bad_file(Path("result.json"), "lacks 'error'", option="error"))
+        'result.json' lacks 'error'
+    """
+    owner = str(path)
+    return BadRun(f"{owner!r} {problem}", owner=owner, option=option, value=value, choices=choices)
 
 
 @contextmanager
@@ -35,11 +52,10 @@ def atomic_write(path: Path, *, marker: bytes | None = None, overwrite: bool = F
     """
     temporary: Path | None = None
     if path.exists() and not path.is_file():
-        message = f"{str(path)!r} cannot be written: it exists, and is not a regular file"
-        raise BadRun(message, owner=str(path))
+        raise bad_file(path, "cannot be written: it exists, and is not a regular file")
     if marker and not overwrite and path.exists() and marker not in _beginning(path):
-        message = f"{str(path)!r} was not written by saccade; choose another path, or overwrite it"
-        raise BadRun(message, owner=str(path), option="overwrite", value=False)
+        problem = "was not written by saccade; choose another path, or overwrite it"
+        raise bad_file(path, problem, "overwrite", value=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
@@ -50,8 +66,7 @@ def atomic_write(path: Path, *, marker: bytes | None = None, overwrite: bool = F
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        message = f"{str(path)!r} cannot be written: {error.strerror or error}"
-        raise BadRun(message, owner=str(path)) from error
+        raise bad_file(path, f"cannot be written: {error.strerror or error}") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -65,13 +80,12 @@ def _beginning(path: Path) -> bytes:
 def check_folder(folder: Path) -> None:
     """Raise `BadRun` unless a path can be the folder of results: no file, and not the root folder."""
     if len(folder.parts) > _MOST_PARTS:
-        message = f"{str(folder)!r} has {len(folder.parts)} parts; at most {_MOST_PARTS} are supported"
-        raise BadRun(message, owner=str(folder), option="out")
+        problem = f"has {len(folder.parts)} parts; at most {_MOST_PARTS} are supported"
+        raise bad_file(folder, problem, "out")
     if folder.exists() and not folder.is_dir():
-        raise BadRun(f"{str(folder)!r} is not a folder", owner=str(folder))
+        raise bad_file(folder, "is not a folder")
     if folder.resolve() == Path(folder.resolve().anchor):
-        message = f"{str(folder)!r} is the root folder; choose another folder"
-        raise BadRun(message, owner=str(folder), option="out", value=str(folder))
+        raise bad_file(folder, "is the root folder; choose another folder", "out", str(folder))
 
 
 def read_text(path: Path) -> str:
@@ -91,11 +105,9 @@ def read_text(path: Path) -> str:
             raise OSError(f"it is larger than {_MAX_BYTES >> 20} MB")
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        reason = "it is not text in UTF-8"
-        raise BadRun(f"{str(path)!r} cannot be read: {reason}", owner=str(path)) from error
+        raise bad_file(path, "cannot be read: it is not text in UTF-8") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
-        reason = getattr(error, "strerror", None) or str(error)
-        raise BadRun(f"{str(path)!r} cannot be read: {reason}", owner=str(path)) from error
+        raise bad_file(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def check_regular(path: Path) -> None:
@@ -118,9 +130,9 @@ def check_schema(path: Path, schema: object, expected: int) -> None:
     if schema == expected:
         return
     is_older = isinstance(schema, int) and schema < expected
-    reason = f"written by {'an earlier' if is_older else 'a newer'} saccade"
-    message = f"{str(path)!r} has schema {schema!r}, {reason}; this version reads schema {expected}"
-    raise BadRun(message, owner=str(path), option="schema", value=schema)
+    writer = f"{'an earlier' if is_older else 'a newer'} saccade"
+    problem = f"has schema {schema!r}, written by {writer}; this version reads schema {expected}"
+    raise bad_file(path, problem, "schema", schema)
 
 
 def write_text(path: Path, text: str) -> None:

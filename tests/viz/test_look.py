@@ -9,7 +9,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import matplotlib
 import numpy as np
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 import saccade as sc
 from saccade.attribution import grad_cam
 from saccade.cli import main
+from saccade.cli.look import Method as CommandMethod
 from saccade.cli.look import _library_model
 from saccade.config import Recipe
 from saccade.data.images import read_image
@@ -31,6 +32,7 @@ from saccade.models import SmallCNN
 from saccade.results import read_gallery
 from saccade.training import train
 from saccade.viz import Look, look_page, overlay
+from saccade.viz.methods import METHODS
 from saccade.viz.payload import pack_maps
 from support.errors import raises
 from support.published import Published
@@ -308,6 +310,10 @@ def test_every_method_explains_a_transformer(method: Any) -> None:
         assert not torch.equal(other.saliency[method], seen.saliency[method])
 
 
+def test_the_command_has_every_method() -> None:
+    assert get_args(CommandMethod) == METHODS
+
+
 def test_channel_gates_of_other_libraries_are_not_shown_as_places() -> None:
     model = timm.create_model("mobilenetv3_small_050", num_classes=3).eval()
     images = torch.rand(1, 3, 64, 64)
@@ -553,9 +559,9 @@ def test_a_network_of_a_library_is_looked_at(
 
 def test_a_network_of_a_library_is_given_what_its_weights_want(tmp_path: Path) -> None:
     Image.new("RGB", (50, 80), "white").save(tmp_path / "white.png")
-    given = _library_model("timm:vit_tiny_patch16_384", [tmp_path / "white.png"], pretrained=False).inputs
+    given = _library_model("timm:vit_tiny_patch16_384", [tmp_path / "white.png"], pretrained=False)[2]
     assert torch.equal(given, torch.ones(1, 3, 384, 384))  # (1 - 0.5) / 0.5
-    given = _library_model("resnet18", [tmp_path / "white.png"], pretrained=False).inputs
+    given = _library_model("resnet18", [tmp_path / "white.png"], pretrained=False)[2]
     expected = torch.tensor([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225])
     torch.testing.assert_close(given, expected[:, None, None].expand(1, 3, 224, 224))
 

@@ -20,7 +20,7 @@ from saccade.maps import PairwiseMap
 from saccade.results import compute_leaderboard, read_comparison
 from saccade.viz import overlay, write_report
 from saccade.viz.payload import select_images
-from saccade.viz.report import charts, gallery, removal
+from saccade.viz.report import charts, gallery
 from support.browser import chromium
 from support.errors import raises
 from support.report_fixture import ATTENTIONS, CONVOLVED, make
@@ -35,8 +35,8 @@ HOSTILE = ("none", "<script>alert(1)</script>", '"><img src=x onerror=alert(2)>'
 def test_labels_in_the_scatter_do_not_overlap() -> None:
     error = {"mean": 0.05, "low": 0.04, "high": 0.06}
     rows: Any = [{"attention": f"a{i}", "error": error, "flops": 100} for i in range(8)]
-    points = charts.scatter("flops", "FLOPs", rows, [r["attention"] for r in rows]).points
-    heights = sorted(point.label[1] for point in points)
+    points = charts.scatter("flops", "FLOPs", rows, [r["attention"] for r in rows])["points"]
+    heights = sorted(point["label"][1] for point in points)
     assert min(b - a for a, b in pairwise(heights)) > 17.9
 
 
@@ -45,7 +45,7 @@ def test_curves_leave_out_what_is_not_finite() -> None:
     run: Any = {"attention": "se", "curves": curve}
     chart = charts.curves("Validation error", "val_error", [run], ["se"], "%")
     assert chart is not None
-    assert [point[2] for point in chart.lines[0].points] == [50]
+    assert [point[2] for point in chart["lines"][0]["points"]] == [50]
     assert charts.curves("Training loss", "train_loss", [run], ["se"]) is None
 
 
@@ -414,7 +414,7 @@ def test_scores_are_columns_and_charts_where_there_are_any(
     for key, pick in (("faithfulness", max), ("spearman", min)):
         worth = [(its.get("attention") or its["grad_cam"])[key]["mean"] for its in rows.values()]
         expect(page.locator(f'.board .best[data-value="{pick(worth)}"]')).to_have_count(1)
-    bottom, top = removal.PANEL.y
+    bottom, top = charts.SMALL.y
     for attention, sign in ((MULTI_HEAD, "positive"), ("cbam", "negative")):
         figure = page.locator(".panels figure").nth(column(out, attention))
         path = figure.locator(".line path").nth(0).get_attribute("d") or ""

@@ -54,8 +54,8 @@ def list_mechanisms(
     ]
     if not specs:
         selected = "mechanism" if domain is None else f"mechanism of domain {domain!r}"
-        message = f"no {selected} contains {contains!r}; `saccade list` shows all"
-        raise BadOption(message, owner="list", option="contains", value=contains)
+        problem = f"no {selected} contains {contains!r}; `saccade list` shows all"
+        raise BadOption.of("list", problem, contains=contains)
     width = max(21, *(len(entry.name) + 2 for entry in specs))
     row = f"{{:<{width}}}{{:<10}}{{:<9}}{{:<12}}{{}}"
     terminal = console()

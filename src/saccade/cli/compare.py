@@ -5,82 +5,39 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, Unpack
 
 import typer
 
 from saccade.cli.options import (
-    BatchSize,
-    Compile,
-    DataRoot,
-    Download,
-    EarlyStoppingPatience,
-    Epochs,
-    ImageSize,
-    Json,
-    LearningRate,
-    Logger,
-    LoggerName,
-    MaxSamples,
-    OnBadImage,
-    Precision,
-    PrintRecipe,
-    RecipeName,
-    Settings,
-    Stage,
+    SharedOptions,
     TaskName,
+    attention_option,
     execution_option,
-    model_option,
-    output_option,
+    folder_option,
     print_notes,
     recipe_values,
+    share_options,
     training_option,
 )
-from saccade.cli.terminal import announce, echo, parse_path, path_argument
+from saccade.cli.terminal import announce, echo, path_argument
 
 
-class ExecutorName(StrEnum):
-    local = "local"
-    processes = "processes"
-    ray = "ray"
-
-
+@share_options
 def compare(
     task: TaskName = None,
     attention: Annotated[
         list[str] | None,
-        model_option(
-            "-a",
-            "--attention",
-            help="Mechanism as NAME[:option=value,...][@PLACE+PLACE...], or none; repeatable.",
-        ),
+        attention_option(help="Mechanism as NAME[:option=value,...][@PLACE+PLACE...], or none; repeatable."),
     ] = None,
     seeds: Annotated[int | None, training_option(help="Number of runs per mechanism.")] = None,
-    out: Annotated[
-        Path | None,
-        output_option(
-            parser=parse_path, metavar="PATH", help="Folder of the comparison; default: runs/TASK."
-        ),
-    ] = None,
-    recipe: RecipeName = None,
-    epochs: Epochs = None,
-    stage: Stage = None,
-    batch_size: BatchSize = None,
-    learning_rate: LearningRate = None,
-    precision: Precision = None,
-    compile: Compile = None,
-    early_stopping_patience: EarlyStoppingPatience = None,
-    image_size: ImageSize = None,
-    max_samples: MaxSamples = None,
-    data_root: DataRoot = None,
-    download: Download = None,
-    on_bad_image: OnBadImage = None,
+    out: Annotated[Path | None, folder_option(help="Folder of the comparison; default: runs/TASK.")] = None,
+    *,
     executor: Annotated[
-        ExecutorName,
+        Literal["local", "processes", "ray"],
         execution_option(help="local: one run at a time; processes: several at a time; ray: a cluster."),
-    ] = ExecutorName.local,
+    ] = "local",
     jobs: Annotated[
         int | None, execution_option(help="Number of runs at a time with `--executor processes`; default: 2.")
     ] = None,
@@ -100,10 +57,7 @@ def compare(
         bool,
         execution_option("--shared", help="All nodes can write to OUT: lost runs continue on other nodes."),
     ] = False,
-    logger: Logger = LoggerName.auto,
-    settings: Settings = None,
-    print_recipe: PrintRecipe = False,
-    as_json: Json = False,
+    **options: Unpack[SharedOptions],
 ) -> None:
     """Train models with and without attention over several seeds; write a leaderboard and a report.
 
@@ -111,41 +65,45 @@ def compare(
     mechanisms, and only the missing runs are trained.
     """
     announce()
-    options = {**locals(), "attentions": attention or None, "attention": None}  # every option by name
+    values = {"task": task, "attentions": attention or None, "seeds": seeds, **options}
 
     from saccade.cli.display import ComparisonDisplay
     from saccade.cli.folders import comparison_folder
     from saccade.config import read_recipe, resolve
-    from saccade.errors import BadOption
+    from saccade.errors import bad_option
     from saccade.experiments import FIRST_EXPERIMENT, Comparison, Executor, Local, Processes, Ray
     from saccade.experiments import compare as run_comparison
     from saccade.results import caution, finding
     from saccade.viz import write_report
 
-    defaults = read_recipe(recipe) if recipe else {"attentions": list(FIRST_EXPERIMENT)}
-    comparison = Comparison.from_mapping(recipe_values(defaults, options))
+    defaults = read_recipe(options["recipe"]) if options["recipe"] else {"attentions": list(FIRST_EXPERIMENT)}
+    comparison = Comparison.from_mapping(recipe_values(defaults, values))
     for run in comparison.runs()[: len(comparison.attentions)]:
         resolve(run)
-    if print_recipe:
+    if options["print_recipe"]:
         typer.echo(comparison.to_yaml(), nl=False)
         return
-    given: dict[str, Any] = {"jobs": jobs, "address": address, "cpus": cpus_per_run, "gpus": gpus_per_run}
-    given = {name: value for name, value in given.items() if value is not None} | (
-        {"shared": True} if shared else {}
-    )
-    create: Callable[..., Executor] = {"local": Local, "processes": Processes, "ray": Ray}[executor.value]
+    create: Callable[..., Executor] = {"local": Local, "processes": Processes, "ray": Ray}[executor]
+    given: dict[str, Any] = {
+        "jobs": jobs,
+        "address": address,
+        "cpus": cpus_per_run,
+        "gpus": gpus_per_run,
+        "shared": shared or None,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
     for name, value in given.items():
         if name not in inspect.signature(create).parameters:
             other = "processes" if name == "jobs" else "ray"
-            message = f"{name}={value!r} applies to --executor {other}, not to --executor {executor.value}"
-            raise BadOption(message, owner="compare", option=name, value=value)
+            expected = f"applies to --executor {other}, not to --executor {executor}"
+            raise bad_option("compare", expected, **{name: value})
     run_executor = create(**given)
     out = out or comparison_folder(comparison)
-    with ComparisonDisplay(comparison.training.task, to_stderr=as_json) as display:
-        summary = run_comparison(comparison, out, display, run_executor, logger.value)
+    with ComparisonDisplay(comparison.training.task, to_stderr=options["as_json"]) as display:
+        summary = run_comparison(comparison, out, display, run_executor, options["logger"])
     page = write_report(out)
     print_notes(summary["task"])
-    if as_json:
+    if options["as_json"]:
         typer.echo(json.dumps(summary, indent=1))
         return
     for sentence in (finding(summary["leaderboard"]), caution(summary["leaderboard"])):

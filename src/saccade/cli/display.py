@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Self
 
 from rich.console import Group, RenderableType
@@ -54,17 +53,14 @@ class RunDisplay:
             self.live.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.live.stop()
 
     def progressed(self, progress: RunProgress) -> None:
         """Show the progress of training."""
         numbers = (
-            f"{_clock(progress.seconds_left)} left  epoch {progress.epoch}/{progress.epochs}  "
-            f"error {progress.error:.1%}  loss {progress.loss:.3f}  "
-            f"{progress.images_per_second:,.0f} images/s"
+            f"{_clock(progress.seconds_left)} left  epoch {progress.epoch}/{progress.epochs}  error "
+            f"{progress.error:.1%}  loss {progress.loss:.3f}  {progress.images_per_second:,.0f} images/s"
         )
         self.bar.update(self.task, completed=progress.fraction, numbers=numbers)
         self.refresh()
@@ -107,17 +103,14 @@ class ComparisonDisplay(RunDisplay):
         self.refresh()
         if not self.console.is_terminal:
             last = results[-1]
-            line = f"{last['attention']} seed {last['seed']}: test error {last['error']:.2%}"
-            self.console.print(line, style=None)
+            self.console.print(f"{last['attention']} seed {last['seed']}: test error {last['error']:.2%}")
 
     def render(self) -> RenderableType:
         table = leaderboard_table(self.title, self.rows, self.console.width)
         return Group(table, self.total, super().render())
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        super().__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        super().__exit__()
         if self.rows:
             self.console.print(leaderboard_table(self.title, self.rows, self.console.width))
 

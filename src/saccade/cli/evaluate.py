@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
 from saccade.cli.options import Json, Trust, print_notes
 from saccade.cli.terminal import announce, console, echo, path_argument
 from saccade.errors import printable
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from saccade.results import Evaluation
 
 _MAX_CLASSES = 10  # largest confusion matrix that is shown; of more classes, the worst ones are
@@ -69,8 +68,6 @@ def evaluate(
 
 
 def _table(columns: Sequence[str], title: str | None = None) -> Table:
-    from rich.table import Table
-
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, justify="right" if index else "left")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,35 +15,21 @@ if TYPE_CHECKING:
 
     from saccade.data import Photograph
 
-Images = Annotated[
-    list[Path] | None,
-    path_argument(metavar="IMAGE...", help="Images or folders; default: test images of the run."),
-]
-Layers = Annotated[
-    list[str] | None,
-    typer.Option(help="Path of a layer; repeatable. Default: all layers with attention."),
-]
-Method = Annotated[
-    str | None,
-    typer.Option(
-        help="attention, rollout, relevance, legrad, grad_cam, grad_cam++, hires_cam, layer_cam, eigen_cam, "
-        "guided_grad_cam. Default: attention if the model has any, otherwise grad_cam."
-    ),
-]
-Target = Annotated[
-    int | None, typer.Option(min=0, help="Number of the class to explain; default: the predicted class.")
-]
+    #: A model and its title, the inputs, the images to draw on and their names.
+    Subject = tuple[nn.Module, str, Tensor, list[Photograph], list[str]]
 
-
-@dataclass(frozen=True)
-class _Subject:
-    """A model with its inputs, and the images to draw on."""
-
-    model: nn.Module
-    inputs: Tensor
-    display_images: list[Photograph]
-    names: list[str]
-    title: str
+Method = Literal[
+    "attention",
+    "rollout",
+    "relevance",
+    "legrad",
+    "grad_cam",
+    "grad_cam++",
+    "hires_cam",
+    "layer_cam",
+    "eigen_cam",
+    "guided_grad_cam",
+]
 
 
 def look(
@@ -52,10 +37,20 @@ def look(
         str,
         typer.Argument(help="Run folder, checkpoint, or model of torchvision or timm, for example resnet18."),
     ],
-    images: Images = None,
-    layer: Layers = None,
-    method: Method = None,
-    target: Target = None,
+    images: Annotated[
+        list[Path] | None,
+        path_argument(metavar="IMAGE...", help="Images or folders; default: test images of the run."),
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(help="Path of a layer; repeatable. Default: all layers with attention."),
+    ] = None,
+    method: Annotated[
+        Method | None, typer.Option(help="Default: attention if the model has any, otherwise grad_cam.")
+    ] = None,
+    target: Annotated[
+        int | None, typer.Option(min=0, help="Number of the class to explain; default: the predicted class.")
+    ] = None,
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Pretrained weights for a model of torchvision or timm.")
     ] = False,
@@ -92,27 +87,28 @@ def look(
     if not (Path(network).exists() or "/" in network):
         subject = _library_model(network, images, pretrained)
     elif pretrained:
-        message = f"--pretrained applies to models of torchvision and timm, not to {network!r}"
-        raise BadOption(message, owner="look", option="pretrained", value=True)
+        problem = f"--pretrained applies to models of torchvision and timm, not to {network!r}"
+        raise BadOption.of("look", problem, pretrained=True)
     else:
         subject = _trained_model(Path(network).expanduser(), images, count, trust)
+    model, title, inputs, pictures, names = subject
     result = look_at(
-        subject.model,
-        subject.inputs,
+        model,
+        inputs,
         layers=layer or None,
-        method=cast("Any", method),
+        method=method,
         target=target,
-        display_images=subject.display_images,
-        names=subject.names,
+        display_images=pictures,
+        names=names,
     )
-    result = replace(result, title=subject.title)
-    pictures = result.save_png(out, cmap=cmap, alpha=alpha, overwrite=overwrite)
+    result = replace(result, title=title)
+    files = result.save_png(out, cmap=cmap, alpha=alpha, overwrite=overwrite)
     page = result.save_html(out / "look.html", overwrite=overwrite)
     layers = ", ".join(path or "the model" for path in result.maps)
-    echo(f"{page.resolve()} and {len(pictures)} PNG files: {layers}")
+    echo(f"{page.resolve()} and {len(files)} PNG files: {layers}")
 
 
-def _trained_model(run: Path, images: list[Path] | None, count: int, trust: bool) -> _Subject:
+def _trained_model(run: Path, images: list[Path] | None, count: int, trust: bool) -> Subject:
     """Return the model of a run with images, by default test images; print the predictions for others."""
     import torch
 
@@ -125,8 +121,8 @@ def _trained_model(run: Path, images: list[Path] | None, count: int, trust: bool
     classes = classifier.hparams["classes"]
     is_clip = inputs.ndim == 5
     if images and is_clip:
-        message = f"{str(run)!r} classifies clips: IMAGE is not supported, only its test clips"
-        raise BadOption(message, owner="look", option="images")
+        problem = f"{str(run)!r} classifies clips: IMAGE is not supported, only its test clips"
+        raise BadOption.of("look", problem, images=None)
     if images:
         photographs, names = _read(images)
         inputs, pictures = _cropped(photographs, inputs.shape[-1])
@@ -148,12 +144,11 @@ def _trained_model(run: Path, images: list[Path] | None, count: int, trust: bool
         ]
     torch.manual_seed(classifier.recipe.seed)  # some models sample locations
     attention, task = classifier.recipe.attention, classifier.recipe.task.partition(":")[0]
-    model = type(classifier.model).__name__ if attention == "none" else attention
-    title = f"{model} on {task}"
-    return _Subject(classifier.model, classifier.normalize(inputs).detach(), pictures, names, title)
+    title = f"{type(classifier.model).__name__ if attention == 'none' else attention} on {task}"
+    return classifier.model, title, classifier.normalize(inputs).detach(), pictures, names
 
 
-def _library_model(name: str, images: list[Path] | None, pretrained: bool) -> _Subject:
+def _library_model(name: str, images: list[Path] | None, pretrained: bool) -> Subject:
     """Return a model of torchvision or timm with images, preprocessed for its weights."""
     import torch
 
@@ -167,8 +162,7 @@ def _library_model(name: str, images: list[Path] | None, pretrained: bool) -> _S
     except UnknownName as error:
         raise UnknownName(f"run or {error.kind}", error.value, error.choices or ()) from error
     if not images:
-        message = f"{name!r} has no test images: expected an IMAGE"
-        raise BadOption(message, owner="look", option="images")
+        raise BadOption.of("look", f"{name!r} has no test images: expected an IMAGE", images=None)
     size, mean, std = input_of(model)
     pixels, pictures = _cropped(photographs, size)
     inputs = (pixels / 255 - mean) / std
@@ -176,11 +170,10 @@ def _library_model(name: str, images: list[Path] | None, pretrained: bool) -> _S
         with torch.inference_mode():
             model(inputs[:1])
     except Exception as error:  # models of clips, of image pairs and others raise errors of any type
-        reason = str(error).partition("\n")[0]
-        shape = tuple(inputs.shape[1:])
-        message = f"{name!r} does not accept images of shape {shape}: {reason}"
-        raise BadOption(message, owner="look", option="network", value=name) from error
-    return _Subject(model, inputs, pictures, names, name if pretrained else f"{name} with random weights")
+        shape, reason = tuple(inputs.shape[1:]), str(error).partition("\n")[0]
+        problem = f"{name!r} does not accept images of shape {shape}: {reason}"
+        raise BadOption.of("look", problem, network=name) from error
+    return model, name if pretrained else f"{name} with random weights", inputs, pictures, names
 
 
 def _read(paths: list[Path]) -> tuple[list[Photograph], list[str]]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from enum import StrEnum
+import inspect
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Annotated, Any
+from inspect import Parameter
+from typing import Annotated, Any, Literal, TypedDict, get_type_hints
 
 import typer
 
-from saccade.cli.terminal import echo
+from saccade.cli.terminal import echo, parse_path
 
 # Declarations of options, one for each panel of the help.
 data_option = partial(typer.Option, rich_help_panel="Data")
@@ -18,20 +19,8 @@ training_option = partial(typer.Option, rich_help_panel="Training")
 recipe_option = partial(typer.Option, rich_help_panel="Recipe")
 execution_option = partial(typer.Option, rich_help_panel="Execution")
 output_option = partial(typer.Option, rich_help_panel="Output")
-
-
-class OnBadImageName(StrEnum):
-    fail = "fail"
-    skip = "skip"
-
-
-class LoggerName(StrEnum):
-    auto = "auto"
-    none = "none"
-    csv = "csv"
-    tensorboard = "tensorboard"
-    wandb = "wandb"
-    mlflow = "mlflow"
+folder_option = partial(output_option, parser=parse_path, metavar="PATH")
+attention_option = partial(model_option, "-a", "--attention")
 
 
 TaskName = Annotated[
@@ -43,57 +32,6 @@ TaskName = Annotated[
     ),
 ]
 
-# Options of the task. They are written to the text of the task.
-ImageSize = Annotated[int | None, data_option(help="Height and width of the images (task option `size`).")]
-MaxSamples = Annotated[
-    int | None, data_option(help="Maximum number of images per split (task option `max_samples`).")
-]
-DataRoot = Annotated[str | None, data_option(help="Folder of downloaded data sets (task option `root`).")]
-Download = Annotated[
-    bool | None,
-    data_option("--download/--no-download", help="Download a missing data set (task option `download`)."),
-]
-OnBadImage = Annotated[
-    OnBadImageName | None,
-    data_option(help="Stop at an unreadable image, or skip and report it (task option `on_bad_image`)."),
-]
-
-# Keys of the recipe.
-Stage = Annotated[
-    int | None, model_option(help="Stage of the small network after which attention is inserted, 1 to 3.")
-]
-Epochs = Annotated[int | None, training_option(help="Number of passes over the training images.")]
-BatchSize = Annotated[int | None, training_option(help="Number of images per batch.")]
-LearningRate = Annotated[float | None, training_option(help="Peak learning rate.")]
-Precision = Annotated[
-    str | None, training_option(help="Precision of Lightning, for example 32-true or bf16-mixed.")
-]
-Compile = Annotated[
-    bool | None, training_option("--compile/--no-compile", help="Compile the model with torch.compile.")
-]
-EarlyStoppingPatience = Annotated[
-    int | None, training_option(help="Stop after this many epochs without a lower validation error.")
-]
-RecipeName = Annotated[
-    str | None,
-    recipe_option(
-        "--recipe",
-        help="YAML file, or a built-in recipe (see `saccade list --recipes`). Options override its keys.",
-    ),
-]
-Settings = Annotated[
-    list[str] | None,
-    recipe_option("--set", metavar="KEY=VALUE", help="Set any key of the recipe; repeatable."),
-]
-PrintRecipe = Annotated[bool, recipe_option("--print-recipe", help="Print the complete recipe and exit.")]
-
-Logger = Annotated[
-    LoggerName,
-    output_option(
-        help="Logger of the curves, in addition to metrics.csv. auto: TensorBoard files if a writer is "
-        "installed; none, csv: no other logger."
-    ),
-]
 Trust = Annotated[
     bool,
     typer.Option(
@@ -104,6 +42,70 @@ Trust = Annotated[
 ]
 Json = Annotated[bool, output_option("--json", help="Print the result as JSON to standard output.")]
 
+
+class RecipeOptions(TypedDict):
+    """Options that determine the recipe: where it is read, its keys, and options of its task."""
+
+    recipe: Annotated[
+        str | None,
+        recipe_option(
+            "--recipe",
+            help="YAML file, or a built-in recipe (see `saccade list --recipes`). Options override its keys.",
+        ),
+    ]
+    epochs: Annotated[int | None, training_option(help="Number of passes over the training images.")]
+    stage: Annotated[
+        int | None,
+        model_option(help="Stage of the small network after which attention is inserted, 1 to 3."),
+    ]
+    batch_size: Annotated[int | None, training_option(help="Number of images per batch.")]
+    learning_rate: Annotated[float | None, training_option(help="Peak learning rate.")]
+    precision: Annotated[
+        str | None, training_option(help="Precision of Lightning, for example 32-true or bf16-mixed.")
+    ]
+    compile: Annotated[
+        bool | None, training_option("--compile/--no-compile", help="Compile the model with torch.compile.")
+    ]
+    early_stopping_patience: Annotated[
+        int | None, training_option(help="Stop after this many epochs without a lower validation error.")
+    ]
+    image_size: Annotated[
+        int | None, data_option(help="Height and width of the images (task option `size`).")
+    ]
+    max_samples: Annotated[
+        int | None, data_option(help="Maximum number of images per split (task option `max_samples`).")
+    ]
+    data_root: Annotated[str | None, data_option(help="Folder of downloaded data sets (task option `root`).")]
+    download: Annotated[
+        bool | None,
+        data_option("--download/--no-download", help="Download a missing data set (task option `download`)."),
+    ]
+    on_bad_image: Annotated[
+        Literal["fail", "skip"] | None,
+        data_option(help="Stop at an unreadable image, or skip and report it (task option `on_bad_image`)."),
+    ]
+
+
+class SharedOptions(RecipeOptions):
+    """Options that `train` and `compare` share."""
+
+    logger: Annotated[
+        Literal["auto", "none", "csv", "tensorboard", "wandb", "mlflow"],
+        output_option(
+            help="Logger of the curves, in addition to metrics.csv. auto: TensorBoard files if a writer is "
+            "installed; none, csv: no other logger."
+        ),
+    ]
+    settings: Annotated[
+        list[str] | None,
+        recipe_option("--set", metavar="KEY=VALUE", help="Set any key of the recipe; repeatable."),
+    ]
+    print_recipe: Annotated[bool, recipe_option("--print-recipe", help="Print the complete recipe and exit.")]
+    as_json: Json
+
+
+#: Defaults of shared options other than None.
+_DEFAULTS = {"logger": "auto", "print_recipe": False, "as_json": False}
 #: Option of the command line -> option of the task.
 _TASK_OPTIONS = {
     "image_size": "size",
@@ -113,21 +115,24 @@ _TASK_OPTIONS = {
     "on_bad_image": "on_bad_image",
     "workers": "workers",
 }
-#: Options of the command line that are keys of the recipe.
-_RECIPE_KEYS = (
-    "task",
-    "attention",
-    "attentions",
-    "seed",
-    "seeds",
-    "epochs",
-    "stage",
-    "batch_size",
-    "learning_rate",
-    "precision",
-    "compile",
-    "early_stopping_patience",
-)
+
+
+def share_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Replace the parameter `**options` of a command by `SharedOptions`, in the signature that typer reads.
+
+    The help lists the options of the recipe before the keyword-only parameters of the command.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    *own, _ = signature.parameters.values()
+    shared = [
+        Parameter(name, Parameter.KEYWORD_ONLY, default=_DEFAULTS.get(name), annotation=annotation)
+        for name, annotation in get_type_hints(SharedOptions, include_extras=True).items()
+    ]
+    recipe = len(RecipeOptions.__annotations__)
+    first = sum(parameter.kind is Parameter.POSITIONAL_OR_KEYWORD for parameter in own)
+    order = [*own[:first], *shared[:recipe], *own[first:], *shared[recipe:]]
+    command.__signature__ = signature.replace(parameters=order)  # type: ignore[attr-defined]
+    return command
 
 
 def recipe_values(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
@@ -145,7 +150,8 @@ def recipe_values(defaults: Mapping[str, Any], options: Mapping[str, Any]) -> di
     from saccade.data import with_options
 
     present = {name: value for name, value in options.items() if value is not None}
-    values = {**defaults, **{key: present[key] for key in _RECIPE_KEYS if key in present}}
+    keys = (*Recipe.__annotations__, "attentions", "seeds")
+    values = {**defaults, **{key: present[key] for key in keys if key in present}}
     values |= read_settings(present.get("settings", []))
     task_options = {name: present[option] for option, name in _TASK_OPTIONS.items() if option in present}
     if task_options:

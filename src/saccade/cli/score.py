@@ -33,10 +33,8 @@ def score(
     with RunDisplay(to_stderr=as_json) as display:
         result = run(folder, images=images, steps=steps, report=display.show_stage, trust=trust)
     if "leaderboard" in result:
-        rows, written = (
-            result["leaderboard"],
-            f"report: {write_report(folder)}    table: {folder / LEADERBOARD}",
-        )
+        rows = result["leaderboard"]
+        written = f"report: {write_report(folder)}    table: {folder / LEADERBOARD}"
     else:
         rows, written = compute_leaderboard([result]), f"scores: {folder / RUN_RESULT}"
     if as_json:

@@ -6,14 +6,11 @@ import os
 import sys
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
+from rich.console import Console
 
 from saccade.errors import printable
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 _LONGEST_LINE = 2000
 
@@ -32,8 +29,6 @@ def announce() -> None:
 
 def console(*, stderr: bool = False) -> Console:
     """Return a console that takes no text for markup: names may contain brackets."""
-    from rich.console import Console
-
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
 
 

@@ -4,70 +4,35 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import typer
 
 from saccade.cli.options import (
-    BatchSize,
-    Compile,
-    DataRoot,
-    Download,
-    EarlyStoppingPatience,
-    Epochs,
-    ImageSize,
-    Json,
-    LearningRate,
-    Logger,
-    LoggerName,
-    MaxSamples,
-    OnBadImage,
-    Precision,
-    PrintRecipe,
-    RecipeName,
-    Settings,
-    Stage,
+    SharedOptions,
     TaskName,
+    attention_option,
     data_option,
     execution_option,
-    model_option,
-    output_option,
+    folder_option,
     print_notes,
     recipe_values,
+    share_options,
     training_option,
 )
-from saccade.cli.terminal import announce, echo, parse_path
+from saccade.cli.terminal import announce, echo
 
 
+@share_options
 def train(
     task: TaskName = None,
     attention: Annotated[
-        str | None,
-        model_option(
-            "-a", "--attention", help="Mechanism as NAME[:option=value,...][@PLACE+PLACE...], or none."
-        ),
+        str | None, attention_option(help="Mechanism as NAME[:option=value,...][@PLACE+PLACE...], or none.")
     ] = None,
     seed: Annotated[int | None, training_option(help="Seed of all random numbers of the run.")] = None,
-    out: Annotated[
-        Path | None,
-        output_option(
-            parser=parse_path, metavar="PATH", help="Folder of the run; default: a new one in runs/."
-        ),
-    ] = None,
+    out: Annotated[Path | None, folder_option(help="Folder of the run; default: a new one in runs/.")] = None,
     resume: Annotated[bool, execution_option("--resume", help="Continue an interrupted run.")] = False,
-    recipe: RecipeName = None,
-    epochs: Epochs = None,
-    stage: Stage = None,
-    batch_size: BatchSize = None,
-    learning_rate: LearningRate = None,
-    precision: Precision = None,
-    compile: Compile = None,
-    early_stopping_patience: EarlyStoppingPatience = None,
-    image_size: ImageSize = None,
-    max_samples: MaxSamples = None,
-    data_root: DataRoot = None,
-    download: Download = None,
-    on_bad_image: OnBadImage = None,
+    *,
     workers: Annotated[
         int | None, data_option(help="Number of threads that decode images (task option `workers`).")
     ] = None,
@@ -76,10 +41,7 @@ def train(
     strategy: Annotated[
         str, execution_option(help="Strategy of Lightning for several devices: auto, ddp or fsdp.")
     ] = "auto",
-    logger: Logger = LoggerName.auto,
-    settings: Settings = None,
-    print_recipe: PrintRecipe = False,
-    as_json: Json = False,
+    **options: Unpack[SharedOptions],
 ) -> None:
     """Train one model, test it, and save its attention maps.
 
@@ -87,7 +49,7 @@ def train(
     remains. `--resume` continues from the checkpoint and ends with the same weights as an uninterrupted run.
     """
     announce()
-    options = locals()  # every option by name
+    values = {"task": task, "attention": attention, "seed": seed, "workers": workers, **options}
 
     from saccade.cli.display import RunDisplay
     from saccade.cli.folders import run_folder
@@ -95,23 +57,24 @@ def train(
     from saccade.training import Hardware
     from saccade.training import train as train_run
 
-    run_recipe = Recipe.from_mapping(recipe_values(read_recipe(recipe) if recipe else {}, options))
-    resolve(run_recipe)
-    if print_recipe:
-        typer.echo(run_recipe.to_yaml(), nl=False)
+    defaults = read_recipe(options["recipe"]) if options["recipe"] else {}
+    recipe = Recipe.from_mapping(recipe_values(defaults, values))
+    resolve(recipe)
+    if options["print_recipe"]:
+        typer.echo(recipe.to_yaml(), nl=False)
         return
-    out = out or run_folder(run_recipe)
+    out = out or run_folder(recipe)
     with RunDisplay(f"training in {out.resolve()}") as display:
         result = train_run(
-            run_recipe,
+            recipe,
             out,
             resume=resume,
             report=display.progressed,
             hardware=Hardware(devices, nodes, strategy),
-            logger=logger.value,
+            logger=options["logger"],
         )
     print_notes(result["task"])
-    if as_json:
+    if options["as_json"]:
         typer.echo(json.dumps(result, indent=1))
     else:
         echo(f"test error {result['error']:.2%} of {result['task']['test']} images; run: {out.resolve()}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from saccade import maps
 from saccade.errors import BadRun
-from saccade.files import atomic_write, check_regular, check_schema
+from saccade.files import atomic_write, bad_file, check_regular, check_schema
 from saccade.maps import AttentionMap, SpatialMap
 from saccade.results.schema import SCHEMA
 
@@ -25,9 +25,19 @@ _MAP_BYTES = 48 << 20  # larger maps are stored as their saliency
 _MAX_BYTES = 1 << 30  # decompressed size of a file
 _MAX_SIDE = 4096  # of the heat map that a sampling map computes
 _HALF = 1 << 16  # tensors with at least this many values are stored in half precision
-_TYPES = (getattr(maps, name) for name in maps.__all__)
+_TENSORS = ("images", "labels", "predictions", "probabilities", "masks")
 _MAPS: dict[str, type[Any]] = {
-    t.__name__: t for t in _TYPES if isinstance(t, type) and issubclass(t, AttentionMap)
+    name: cls for name, cls in vars(maps).items() if isinstance(cls, type) and issubclass(cls, AttentionMap)
+}
+#: Axes of the fields of maps. A name has one extent in all fields of a map; K is the number of images.
+_FORMS: dict[type, dict[str, str]] = {
+    maps.PairwiseMap: {"queries": "K heads Q D", "keys": "K heads N D"},
+    maps.TokenMap: {"extra_queries": "K heads T D", "extra_keys": "K heads U D"},
+    maps.WindowMap: {"queries": "K heads windows n D", "keys": "K heads windows n D", "places": "windows n"},
+    maps.GridMap: {"grid": "K H W 2"},
+    maps.FixationMap: {"locations": "K steps 2"},
+    maps.ChannelMap: {"weights": "K C", "top_channels": "K top", "features": "K top ..."},
+    maps.BranchMap: {"weights": "K M C"},
 }
 
 Arrays = dict[str, NDArray[Any]]
@@ -66,7 +76,7 @@ def write_gallery(folder: Path, gallery: Gallery) -> None:
         BadRun: The file cannot be written.
     """
     arrays: Arrays = {"schema": np.asarray(SCHEMA)}
-    for name in ("images", "labels", "predictions", "probabilities", "masks"):
+    for name in _TENSORS:
         if (tensor := getattr(gallery, name)) is not None:
             arrays[name] = tensor.cpu().numpy()
     if gallery.map is not None:
@@ -89,18 +99,17 @@ def read_gallery(folder: Path) -> Gallery:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > _MAX_BYTES:
-            raise _bad(path, None, size, f"holds {size} bytes: expected at most {_MAX_BYTES}")
+            problem = f"holds {size} bytes: expected at most {_MAX_BYTES}"
+            raise bad_file(path, problem, value=size)
         with np.load(path, allow_pickle=False) as archive:
             arrays: Arrays = {name: archive[name] for name in archive.files}
-    except FileNotFoundError:
-        raise
-    except BadRun:
+    except (FileNotFoundError, BadRun):
         raise
     except Exception as error:  # NumPy and zipfile raise almost any error for damaged files
-        raise _bad(path, None, None, f"cannot be read: {error}") from None
-    check_schema(path, _scalar(arrays.get("schema")), SCHEMA)
+        raise bad_file(path, f"cannot be read: {error}") from None
+    check_schema(path, arrays["schema"].tolist() if "schema" in arrays else None, SCHEMA)
     count = _check(path, arrays)
-    masks = torch.from_numpy(arrays["masks"]) if "masks" in arrays else None
+    tensors = {name: torch.from_numpy(arrays[name]) for name in _TENSORS if name in arrays}
     attention = kind = None
     if "map" in arrays:
         kind = str(arrays["kind"])
@@ -108,47 +117,48 @@ def read_gallery(folder: Path) -> Gallery:
             attention = _decode_map(arrays)
             _check_map(attention, count)
         except Exception as error:  # the fields of a damaged map fail in any way
-            raise _bad(path, "map", None, f"has no usable attention map: {error}") from None
-    images, labels, predictions = (
-        torch.from_numpy(arrays[name]) for name in ("images", "labels", "predictions")
-    )
-    return Gallery(
-        images, labels, predictions, torch.from_numpy(arrays["probabilities"]), masks, attention, kind
-    )
+            raise bad_file(path, f"has no usable attention map: {error}", "map") from None
+    return Gallery(**tensors, map=attention, kind=kind)
 
 
 def _check(path: Path, arrays: Arrays) -> int:
     """Check every array but those of the map, and return the number of images."""
     required = {"images", "labels", "predictions", "probabilities"} | ({"kind"} if "map" in arrays else set())
     for name in sorted(required - arrays.keys()):
-        raise _bad(path, name, None, f"lacks {name}")
+        raise bad_file(path, f"lacks {name}", name)
     images = arrays["images"]
     count = int(images.shape[0]) if images.ndim else 0
     if not count or images.size == 0:
-        raise _bad(path, "images", images.shape, "holds no images")
-    forms: dict[str, tuple[str, list[tuple[int | None, ...]]]] = {  # dtype and shape; None is any extent
-        "images": ("u1", [(count, 3, None, None), (count, 3, None, None, None)]),
-        "labels": ("i8", [(count,)]),
-        "predictions": ("i8", [(count,)]),
-        "probabilities": ("f4", [(count, None)]),
-        "masks": ("b1", [(count, *images.shape[2:])]),
+        raise bad_file(path, "holds no images", "images", images.shape)
+    axes = "T H W" if images.ndim == 5 else "H W"
+    forms = {
+        "images": ("u1", f"K 3 {axes}"),
+        "labels": ("i8", "K"),
+        "predictions": ("i8", "K"),
+        "probabilities": ("f4", "K classes"),
+        "masks": ("b1", f"K {axes}"),
     }
-    for name, (dtype, shapes) in forms.items():
+    sizes = {"K": count}
+    for name, (dtype, form) in forms.items():
         array = arrays.get(name)
-        if array is None:
-            continue
-        fits = any(
-            len(shape) == array.ndim and all(a in (b, None) for a, b in zip(shape, array.shape, strict=True))
-            for shape in shapes
-        )
-        if not fits or array.dtype != np.dtype(dtype):
-            message = f"{name} of shape {array.shape} and type {array.dtype} does not fit {count} images"
-            raise _bad(path, name, array.shape, message)
-    classes = arrays["probabilities"].shape[1]
+        if array is not None and (array.dtype != dtype or not _fits(array.shape, form, sizes)):
+            misfit = f"shape {array.shape} and type {array.dtype}, which do not fit {count} images"
+            raise bad_file(path, f"has {name} of {misfit}", name, array.shape)
     for name in ("labels", "predictions"):
-        if arrays[name].min() < 0 or arrays[name].max() >= classes:
-            raise _bad(path, name, None, f"{name} is outside the {classes} classes")
+        if arrays[name].min() < 0 or arrays[name].max() >= sizes["classes"]:
+            raise bad_file(path, f"has {name} outside the {sizes['classes']} classes", name)
     return count
+
+
+def _fits(shape: Sequence[int], form: str, sizes: dict[str, int]) -> bool:
+    """Return whether a shape has a form such as "K 3 H W"; `sizes` collects the extents of named axes."""
+    axes = form.removesuffix(" ...").split()
+    if len(shape) < len(axes) or (len(shape) > len(axes) and not form.endswith("...")):
+        return False
+    named = zip(axes, shape, strict=False)
+    return all(
+        extent == (int(axis) if axis.isdigit() else sizes.setdefault(axis, extent)) for axis, extent in named
+    )
 
 
 def _encode_map(attention: AttentionMap) -> Arrays:
@@ -162,22 +172,19 @@ def _encode_map(attention: AttentionMap) -> Arrays:
 
 def _encode_fields(attention: AttentionMap) -> Arrays:
     values = {field.name: getattr(attention, field.name) for field in fields(attention)}  # type: ignore[arg-type]
-    return {
-        f"map.{name}": _encode(value) if isinstance(value, Tensor) else np.asarray(value)
-        for name, value in values.items()
-        if value is not None
-    }
+    return {f"map.{name}": _encode(value) for name, value in values.items() if value is not None}
 
 
-def _encode(tensor: Tensor) -> NDArray[Any]:
-    """Convert a tensor; finite values beyond half precision are clipped, infinite ones are kept."""
-    tensor = tensor.detach().cpu()
-    if not tensor.is_floating_point():
-        return np.asarray(tensor.numpy())
-    if tensor.numel() >= _HALF:
-        limit = torch.finfo(torch.float16).max
-        return np.asarray(torch.where(tensor.isfinite(), tensor.clamp(-limit, limit), tensor).half().numpy())
-    return np.asarray(tensor.float().numpy())
+def _encode(value: Any) -> NDArray[Any]:
+    """Convert a value; of tensors, finite values beyond half precision are clipped, infinite ones kept."""
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        if value.is_floating_point() and value.numel() >= _HALF:
+            limit = torch.finfo(torch.float16).max
+            value = torch.where(value.isfinite(), value.clamp(-limit, limit), value).half()
+        elif value.is_floating_point():
+            value = value.float()
+    return np.asarray(value)
 
 
 def _decode_map(arrays: Mapping[str, NDArray[Any]]) -> AttentionMap:
@@ -193,16 +200,13 @@ def _decode_map(arrays: Mapping[str, NDArray[Any]]) -> AttentionMap:
             continue  # a missing field without a default is a TypeError
         if array.dtype.kind not in "biuf":
             raise ValueError(f"{field.name} of type {array.dtype}")
-        is_tensor = Tensor in (hints[field.name], *get_args(hints[field.name]))
-        values[field.name] = _tensor(array) if is_tensor else _tuple(array.tolist())
+        if Tensor in (hints[field.name], *get_args(hints[field.name])):
+            dtype = np.float32 if array.dtype.kind == "f" else np.int64
+            values[field.name] = torch.from_numpy(array.astype(dtype))
+        else:
+            values[field.name] = _tuple(array.tolist())
     attention: AttentionMap = cls(**values)
     return attention
-
-
-def _tensor(array: NDArray[Any]) -> Tensor:
-    if array.dtype.kind == "f":
-        return torch.from_numpy(array.astype(np.float32))
-    return torch.from_numpy(array.astype(np.int64))
 
 
 def _tuple(value: Any) -> Any:
@@ -211,63 +215,43 @@ def _tuple(value: Any) -> Any:
 
 def _check_map(attention: AttentionMap, count: int) -> None:
     """Raise `ValueError` or an error of torch unless the fields of a map fit together and `count` images."""
+    sizes = {"K": count}
+    forms = {
+        name: form for cls in type(attention).__mro__[::-1] for name, form in _FORMS.get(cls, {}).items()
+    }
+    for name, form in forms.items():
+        tensor = getattr(attention, name)
+        fits = tensor is None or _fits(tensor.shape, form, sizes)
+        _require(fits, f"{name} must have the axes ({', '.join(form.split())})")
     match attention:
-        case maps.WindowMap(queries=queries, places=places, bias=bias):
-            _require(attention.query_shape == attention.key_shape, "queries and keys on different grids")
-            positions = math.prod(attention.query_shape)
-            _require(places.shape == queries.shape[2:4], "places of another shape than the windows")
-            inside = places[places >= 0]
-            _require(
-                len(inside) == positions and torch.equal(inside.sort().values, torch.arange(positions)),
-                "places that do not cover the grid once",
-            )
-            full = torch.Size([queries.shape[1], *places.shape, places.shape[1]])
-            _require(torch.broadcast_shapes(bias.shape, full) == full, "a bias of another shape")
-            _require(bias.ndim == 4, "a bias of another shape")
-            _require(attention.keys.shape == queries.shape, "keys of another shape than the queries")
-        case maps.PairwiseMap(queries=queries, keys=keys):
-            _require(queries.ndim == keys.ndim == 4, "queries and keys that are not (B, heads, N, D)")
-            _require(queries.shape[:2] == keys.shape[:2], "queries and keys of different batches")
-            _require(math.prod(attention.query_shape) == queries.shape[2], "queries off their grid")
-            _require(math.prod(attention.key_shape) == keys.shape[2], "keys off their grid")
-            if isinstance(attention, maps.TokenMap) and attention.bias is not None:
-                tokens = (m.shape[2] for m in (attention.extra_queries, attention.extra_keys))
-                extents = (a + b for a, b in zip(tokens, (queries.shape[2], keys.shape[2]), strict=True))
-                full = torch.Size([*queries.shape[:2], *extents])
-                _require(attention.bias.ndim == 4, "a bias of another shape")
-                _require(
-                    torch.broadcast_shapes(attention.bias.shape, full) == full, "a bias of another shape"
-                )
-        case maps.GridMap(grid=grid):
-            _require(grid.ndim == 4 and grid.shape[3] == 2, "a grid that is not (B, H, W, 2)")
+        case maps.PairwiseMap():
+            _check_pairs(attention, sizes)
+        case maps.GridMap() | maps.FixationMap():
             _require(max(attention.size) <= _MAX_SIDE, "a size that is too large")
-        case maps.FixationMap(locations=locations):
-            _require(locations.ndim == 3 and locations.shape[2] == 2, "locations that are not (B, steps, 2)")
-            _require(max(attention.size) <= _MAX_SIDE, "a size that is too large")
-        case maps.ChannelMap(weights=weights, top_channels=top, features=features):
-            _require(weights.ndim == 2 and len(weights) == count, "weights that are not (B, channels)")
-            if top is not None and features is not None:
-                _require(
-                    features.shape[:2] == top.shape == (count, top.shape[1]), "features of other channels"
-                )
-                _require(0 <= int(top.min()) <= int(top.max()) < weights.shape[1], "unknown channels")
-        case maps.BranchMap(weights=weights):
-            _require(
-                weights.ndim == 3 and len(weights) == count, "weights that are not (B, branches, channels)"
-            )
+        case maps.ChannelMap(top_channels=Tensor() as top):
+            _require(0 <= int(top.min()) <= int(top.max()) < sizes["C"], "unknown channels")
         case _:
             pass
     _require(len(attention.saliency()) == count, f"a map of other than {count} images")
 
 
+def _check_pairs(attention: maps.PairwiseMap, sizes: Mapping[str, int]) -> None:
+    queries, keys = math.prod(attention.query_shape), math.prod(attention.key_shape)
+    if isinstance(attention, maps.WindowMap):
+        _require(attention.query_shape == attention.key_shape, "queries and keys on different grids")
+        inside = attention.places[attention.places >= 0].sort().values
+        covers = len(inside) == queries and torch.equal(inside, torch.arange(queries))
+        _require(covers, "places that do not cover the grid once")
+        full = torch.Size(sizes[axis] for axis in ("heads", "windows", "n", "n"))
+    else:
+        _require((queries, keys) == (sizes["Q"], sizes["N"]), "queries or keys off their grid")
+        tokens = sizes.get("T", 0) + queries, sizes.get("U", 0) + keys
+        full = torch.Size([sizes["K"], sizes["heads"], *tokens])
+    bias = getattr(attention, "bias", None)
+    fits = bias is None or (bias.ndim == 4 and torch.broadcast_shapes(bias.shape, full) == full)
+    _require(fits, "a bias of another shape")
+
+
 def _require(condition: bool, fault: str) -> None:
     if not condition:
         raise ValueError(fault)
-
-
-def _scalar(array: NDArray[Any] | None) -> Any:
-    return None if array is None else array.tolist()
-
-
-def _bad(path: Path, option: str | None, value: Any, message: str) -> BadRun:
-    return BadRun(f"{str(path)!r} {message}", owner=str(path), option=option, value=value)

@@ -10,8 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NoReturn, TypeVar, cast, get_args, get_origin, get_type_hints, is_typeddict
 
-from saccade.errors import BadRun
-from saccade.files import check_schema, read_text, write_json, write_text
+from saccade.files import bad_file, check_schema, read_text, write_json, write_text
 from saccade.results.schema import SCHEMA, ComparisonResults, Row, RunInfo, RunResult
 
 RUN_INFO, RUN_RESULT = "run.json", "result.json"
@@ -50,7 +49,7 @@ def read_comparison(folder: Path) -> ComparisonResults:
     results = _read(folder, COMPARISON, ComparisonResults, "a finished comparison")
     for section in ("leaderboard", "runs"):
         if not results[section]:
-            raise _bad(folder / COMPARISON, section, [], "is empty")
+            raise bad_file(folder / COMPARISON, f"has {section}=[], which is empty", section, [])
     results["leaderboard"].sort(key=lambda row: row["error"]["mean"])
     return results
 
@@ -84,12 +83,11 @@ def _flatten(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _read(folder: Path, name: str, form: type[_T], owner: str) -> _T:
     path = folder / name
     if not path.exists():
-        message = f"{str(folder)!r} has no {name}, so it is not the folder of {owner}"
-        raise BadRun(message, owner=str(folder), option=name)
+        raise bad_file(folder, f"has no {name}, so it is not the folder of {owner}", name)
     try:
         value = json.loads(read_text(path), parse_constant=_refuse)
     except (RecursionError, json.JSONDecodeError) as error:
-        raise BadRun(f"{str(path)!r} is not JSON: {error}", owner=str(path)) from error
+        raise bad_file(path, f"is not JSON: {error}") from error
     if isinstance(value, dict):
         check_schema(path, value.get("schema", 1), SCHEMA)
     validate(path, value, form)
@@ -110,36 +108,31 @@ def validate(path: Path, value: Any, form: Any, field: str = "") -> None:
         field: Path of the value in the file, for example `leaderboard[0].error`.
     """
     origin, arguments = get_origin(form), get_args(form)
+    shown = f"has {field}={value!r}, which" if field else "has content that"
     if origin is UnionType:  # all unions of the schema are of a type and None
         if value is not None:
             validate(path, value, arguments[0], field)
     elif origin is Literal:
         if value not in arguments:
-            raise _bad(path, field, value, f"is not one of {', '.join(map(repr, arguments))}", arguments)
+            problem = f"{shown} is not one of {', '.join(map(repr, arguments))}"
+            raise bad_file(path, problem, field, value, arguments)
     elif form is not Any:
         kind = dict if is_typeddict(form) else origin or form
         accepted: Any = (int, float) if kind is float else kind
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise _bad(path, field, value, f"must be of type {kind.__name__}")
+            raise bad_file(path, f"{shown} must be of type {kind.__name__}", field, value)
         if kind in (int, float) and not -_LARGEST <= value <= _LARGEST:
-            raise _bad(path, field, value, "is out of range")
+            raise bad_file(path, f"{shown} is out of range", field, value)
         if is_typeddict(form):
             for key, kind in get_type_hints(form).items():
+                inner = f"{field}.{key}".lstrip(".")
                 if key in value:
-                    validate(path, value[key], kind, f"{field}.{key}" if field else key)
+                    validate(path, value[key], kind, inner)
                 elif key in form.__required_keys__:
-                    message = f"{str(path)!r}: {field or 'the file'} lacks {key!r}"
-                    raise BadRun(message, owner=str(path), option=f"{field}.{key}".lstrip("."))
+                    raise bad_file(path, f"lacks {inner}", inner)
         elif kind is list:
             for index, item in enumerate(value):
                 validate(path, item, arguments[0], f"{field}[{index}]")
         elif kind is dict:
             for key, item in value.items():
                 validate(path, item, arguments[1], f"{field}.{key}")
-
-
-def _bad(path: Path, field: str, value: Any, reason: str, choices: Sequence[Any] | None = None) -> BadRun:
-    shown = f"{field}={value!r}" if field else "the content"
-    return BadRun(
-        f"{str(path)!r}: {shown} {reason}", owner=str(path), option=field, value=value, choices=choices
-    )

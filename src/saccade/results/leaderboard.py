@@ -9,27 +9,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import saccade
+from saccade.results import schema
 from saccade.results.provenance import hardware_info
-from saccade.results.schema import (
-    BASELINE,
-    POLARITIES,
-    SCHEMA,
-    ComparisonResults,
-    ComparisonRun,
-    JoinedLocalization,
-    JoinedMap,
-    JoinedScores,
-    MapLocalization,
-    Polarity,
-    Row,
-    Run,
-    RunMap,
-    RunResult,
-)
 from saccade.results.statistics import confidence_interval, p_value, paired_differences
 
 
-def summarize(recipe: Mapping[str, Any], results: Mapping[str, RunResult]) -> ComparisonResults:
+def summarize(recipe: Mapping[str, Any], results: Mapping[str, schema.RunResult]) -> schema.ComparisonResults:
     """Build the results of a comparison.
 
     Args:
@@ -38,7 +23,7 @@ def summarize(recipe: Mapping[str, Any], results: Mapping[str, RunResult]) -> Co
     """
     runs = list(results.values())
     return {
-        "schema": SCHEMA,
+        "schema": schema.SCHEMA,
         "saccade": saccade.__version__,
         "command": shlex.join(["saccade", *sys.argv[1:]]),
         "recipe": dict(recipe),
@@ -49,40 +34,40 @@ def summarize(recipe: Mapping[str, Any], results: Mapping[str, RunResult]) -> Co
     }
 
 
-def comparison_run(result: RunResult, folder: str) -> ComparisonRun:
+def comparison_run(result: schema.RunResult, folder: str) -> schema.ComparisonRun:
     """Return the entry of a run in the results of its comparison."""
-    measurements = {key: value for key, value in result.items() if key in Run.__annotations__}
-    return cast(ComparisonRun, measurements | {"folder": folder})
+    measurements = {key: value for key, value in result.items() if key in schema.Run.__annotations__}
+    return cast(schema.ComparisonRun, measurements | {"folder": folder})
 
 
-def compute_leaderboard(runs: Sequence[Run]) -> list[Row]:
+def compute_leaderboard(runs: Sequence[schema.Run]) -> list[schema.Row]:
     """Compute one row per attention, in the order of first appearance.
 
     The difference to "none" is paired by seed.
     """
-    groups: dict[str, list[Run]] = {}
+    groups: dict[str, list[schema.Run]] = {}
     for run in runs:
         groups.setdefault(run["attention"], []).append(run)
-    baseline = {run["seed"]: run["error"] for run in groups.get(BASELINE, [])}
+    baseline = {run["seed"]: run["error"] for run in groups.get(schema.BASELINE, [])}
     return [_row(attention, group, baseline) for attention, group in groups.items()]
 
 
-def main_map(row: Row) -> JoinedMap | None:
+def main_map(row: schema.Row) -> schema.JoinedMap | None:
     """Return the scores of the attention map or, without one, of Grad-CAM."""
     scores = row["scores"] or {}
     return scores.get("attention") or scores.get("grad_cam")
 
 
-def better_polarity(localization: MapLocalization) -> Polarity:
+def better_polarity(localization: schema.MapLocalization) -> schema.Polarity:
     """Return the polarity under which a map has the higher average precision."""
     is_positive = localization["positive"]["precision"] >= localization["negative"]["precision"]
     return "positive" if is_positive else "negative"
 
 
-def _row(attention: str, runs: Sequence[Run], baseline: Mapping[int, float]) -> Row:
+def _row(attention: str, runs: Sequence[schema.Run], baseline: Mapping[int, float]) -> schema.Row:
     localization = _join_localization([run["localization"] for run in runs if run["localization"]])
     errors = {run["seed"]: run["error"] for run in runs}
-    paired = [] if attention == BASELINE else paired_differences(errors, baseline)
+    paired = [] if attention == schema.BASELINE else paired_differences(errors, baseline)
     return {
         "attention": attention,
         "seeds": len(runs),
@@ -98,12 +83,12 @@ def _row(attention: str, runs: Sequence[Run], baseline: Mapping[int, float]) -> 
     }
 
 
-def _join_localization(scores: Sequence[MapLocalization]) -> JoinedLocalization | None:
+def _join_localization(scores: Sequence[schema.MapLocalization]) -> schema.JoinedLocalization | None:
     """Join the scores of the runs under the polarity with the higher mean precision."""
     if not scores:
         return None
-    mean = {p: statistics.fmean(score[p]["precision"] for score in scores) for p in POLARITIES}
-    polarity = max(POLARITIES, key=mean.__getitem__)
+    mean = {p: statistics.fmean(score[p]["precision"] for score in scores) for p in schema.POLARITIES}
+    polarity = max(schema.POLARITIES, key=mean.__getitem__)
     return {
         "polarity": polarity,
         "agree": sum(better_polarity(score) == polarity for score in scores),
@@ -114,11 +99,13 @@ def _join_localization(scores: Sequence[MapLocalization]) -> JoinedLocalization 
     }
 
 
-def _join_scores(runs: Sequence[Run], localization: JoinedLocalization | None) -> JoinedScores | None:
+def _join_scores(
+    runs: Sequence[schema.Run], localization: schema.JoinedLocalization | None
+) -> schema.JoinedScores | None:
     scores = [run["scores"] for run in runs if run["scores"]]
     if not scores:
         return None
-    rows: JoinedScores = {}
+    rows: schema.JoinedScores = {}
     if maps := [score["attention"] for score in scores if "attention" in score]:
         rows["attention"] = _join_maps(maps, localization)
     if maps := [score["grad_cam"] for score in scores if "grad_cam" in score]:
@@ -126,16 +113,18 @@ def _join_scores(runs: Sequence[Run], localization: JoinedLocalization | None) -
     return rows
 
 
-def _join_maps(maps: Sequence[RunMap], localization: JoinedLocalization | None) -> JoinedMap:
+def _join_maps(
+    maps: Sequence[schema.RunMap], localization: schema.JoinedLocalization | None
+) -> schema.JoinedMap:
     """Join the scores of one kind of map.
 
     The polarity is that of `localization`, else the one that localizes better on the scored images, else,
     without masks, the more faithful one.
     """
     localized = [m["localization"] for m in maps if m["localization"]]
-    gain = {p: statistics.fmean(m[p]["auc_gain"] for m in maps) for p in POLARITIES}
+    gain = {p: statistics.fmean(m[p]["auc_gain"] for m in maps) for p in schema.POLARITIES}
     joined = localization or _join_localization(localized)
-    polarity = joined["polarity"] if joined else max(POLARITIES, key=gain.__getitem__)
+    polarity = joined["polarity"] if joined else max(schema.POLARITIES, key=gain.__getitem__)
     precision = [score[polarity]["precision"] for score in localized]
     return {
         "runs": len(maps),

@@ -10,8 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from saccade.errors import BadRun
-from saccade.files import check_folder
+from saccade.files import bad_file, check_folder
 
 LOCK = ".lock"
 
@@ -35,27 +34,21 @@ def lock_folder(folder: Path) -> Iterator[None]:
         Traceback (most recent call last):
         saccade.errors.BadRun: '.../run' is in use by process ... on ...
     """
-    try:
-        check_folder(folder)
-        created = [path for path in (folder, *folder.parents) if not path.exists()]
-    except OSError as error:  # the path is too long, or a part of it is no folder
-        reason = error.strerror or str(error)
-        raise BadRun(f"{str(folder)!r} cannot be written: {reason}", owner=str(folder)) from error
     path = folder / LOCK
     lock = FileLock(path)
-    owner = str(folder)
     try:
+        check_folder(folder)
+        created = [part for part in (folder, *folder.parents) if not part.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         holder = path.read_text().split() if path.exists() else []
         lock.acquire(blocking=False)
         path.write_text(f"{os.getpid()}\n{socket.gethostname()}\n")
     except Timeout:
         pid, host = holder if len(holder) == 2 else ("unknown", "another host")
-        message = f"{owner!r} is in use by process {pid} on {host}"
-        raise BadRun(message, owner=owner, option="lock", value=pid) from None
-    except OSError as error:
+        raise bad_file(folder, f"is in use by process {pid} on {host}", "lock", pid) from None
+    except OSError as error:  # also of a path that is too long, or a part of which is no folder
         reason = error.strerror or str(error)
-        raise BadRun(f"{owner!r} cannot be written: {reason}", owner=owner, value=reason) from error
+        raise bad_file(folder, f"cannot be written: {reason}", value=reason) from error
     try:
         yield
     finally:
@@ -75,5 +68,5 @@ def check_unused(folder: Path, traces: Collection[str] = ()) -> None:
     """
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, *traces))
     if foreign:
-        message = f"{str(folder)!r} is not empty: it holds {foreign[0]!r}; choose another folder"
-        raise BadRun(message, owner=str(folder), option="out", value=foreign[0])
+        problem = f"is not empty: it holds {foreign[0]!r}; choose another folder"
+        raise bad_file(folder, problem, "out", foreign[0])

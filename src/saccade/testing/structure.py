@@ -71,19 +71,15 @@ def check_construction(case: Case) -> None:
 def _reachable(owner: Any, path: str = "self", seen: set[int] | None = None) -> Iterator[tuple[str, Any]]:
     """Yield every parameter that a module refers to, also in plain containers."""
     seen = set() if seen is None else seen
-    if id(owner) in seen:
-        return
-    seen.add(id(owner))
     if isinstance(owner, nn.Parameter):
         yield path, owner
-    elif isinstance(owner, nn.Module):
-        yield from _reachable(vars(owner), path, seen)
-    elif isinstance(owner, Mapping):
-        for key, value in owner.items():
+    elif id(owner) not in seen:
+        seen.add(id(owner))
+        parts = vars(owner) if isinstance(owner, nn.Module) else owner
+        if isinstance(parts, list | tuple | set | frozenset):
+            parts = dict(enumerate(parts))
+        for key, value in parts.items() if isinstance(parts, Mapping) else ():
             yield from _reachable(value, f"{path}.{key}", seen)
-    elif isinstance(owner, list | tuple | set | frozenset):
-        for index, value in enumerate(owner):
-            yield from _reachable(value, f"{path}[{index}]", seen)
 
 
 @sweep("takes maps of any size and batch")
@@ -147,15 +143,15 @@ def _expect_error(spec: Spec, what: str, expected: type[SaccadeError], call: Cal
     """Raise `ContractFailure` unless a call raises the expected error, with the name of the mechanism."""
     try:
         call()
-    except expected as error:
-        if not re.search(rf"\b{re.escape(spec.name)}\b", str(error)):
-            message = f"{what}: the message must name the mechanism: {str(error)!r}"
-            raise ContractFailure(message) from error
     except Exception as error:
-        message = f"{what}: expected {expected.__name__}, got {type(error).__name__}: {error}"
-        raise ContractFailure(message) from error
-    else:
-        raise ContractFailure(f"{what}: expected {expected.__name__}, but it was accepted")
+        if not isinstance(error, expected):
+            problem = f"expected {expected.__name__}, got {type(error).__name__}: {error}"
+        elif not re.search(rf"\b{re.escape(spec.name)}\b", str(error)):
+            problem = f"the message must name the mechanism: {str(error)!r}"
+        else:
+            return
+        raise ContractFailure(f"{what}: {problem}") from error
+    raise ContractFailure(f"{what}: expected {expected.__name__}, but it was accepted")
 
 
 def _check_bad_options(spec: Spec) -> None:

@@ -1,6 +1,7 @@
 """Visualization: attention maps as images and interactive pages, and the report of a comparison."""
 
-from saccade.viz.figure import Look, look
+from saccade.viz.figure import look
+from saccade.viz.look_page import Look
 from saccade.viz.overlay import ALPHA, CMAPS
 from saccade.viz.report import write_report
 

@@ -1,34 +1,21 @@
-"""`look`: run a model on images and draw its attention maps, as images and as an interactive page."""
+"""`look`: run a model on images and return its attention maps, to draw on the images."""
 
 from __future__ import annotations
 
-import html
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin
 from torch import Tensor, nn
 
 from saccade.annotations import check_arguments
 from saccade.attribution import Target
-from saccade.data import Photograph
-from saccade.errors import BadData, BadShape, UnknownName, check_positive_number
-from saccade.files import atomic_write, check_folder
-from saccade.maps import AttentionMap, SpatialMap
+from saccade.errors import BadData, BadShape
+from saccade.maps import AttentionMap
 from saccade.recording import Adapter
-from saccade.viz.html import MARKER
-from saccade.viz.inputs import ImageLike, Images, PreparedInputs, Transform, prepare_inputs
-from saccade.viz.look_page import NOTEBOOK_BUDGET, PAGE_BUDGET, render_look
+from saccade.viz.inputs import ImageLike, Images, Transform, prepare_inputs
+from saccade.viz.look_page import Look
 from saccade.viz.methods import Method, maps_of
-from saccade.viz.overlay import ALPHA, CMAPS, blend, draw_marks, palette
 from saccade.viz.payload import sheet_map
-
-_SOFTWARE = b"Software\0saccade"  # in the header of every PNG file
 
 
 def look(
@@ -101,124 +88,10 @@ def look(
         model, inputs, method, layers=paths, target=target, adapters=adapters, model_kwargs=model_kwargs
     )
     if inputs.ndim == 5:
-        maps = {path: sheet_map(attention, tuple(inputs.shape[2:])) for path, attention in maps.items()}
-    name = type(getattr(model, "_orig_mod", model)).__name__
-    return Look(name, method, prepared, *_drawable(maps, len(inputs)))
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Look:
-    """Attention maps of a model for several images and layers; the result of `look`.
-
-    Attributes:
-        title: Class name of the model.
-        method: The method of `look` that made the maps.
-        inputs: The inputs, the images to draw on, and their names.
-        maps: Attention maps by path.
-        saliency: Saliency of each map, (B, h, w), in the units of the map, on the CPU.
-        left_out: Reasons, by path, why other maps cannot be drawn.
-    """
-
-    title: str
-    method: Method
-    inputs: PreparedInputs
-    maps: Mapping[str, AttentionMap]
-    saliency: Mapping[str, Tensor]
-    left_out: Mapping[str, str]
-
-    def __repr__(self) -> str:
-        count = len(self.inputs.names)
-        layers = "".join(f", {path!r}: {attention.kind}" for path, attention in self.maps.items())
-        return f"Look({self.title}, {count} image{'' if count == 1 else 's'}{layers})"
-
-    def heatmaps(self, path: str) -> list[Tensor]:
-        """Return the heat map of a layer for each image, (h, w) in [0, 1], at the size of the image.
-
-        Raises:
-            UnknownName: The layer has no map.
-        """
-        if path not in self.maps:
-            raise UnknownName("layer", path, self.maps, owner="look")
-        heat = self.saliency[path]
-        return [
-            SpatialMap(heat[index : index + 1]).heatmap(image.shape[:2])[0]
-            for index, image in enumerate(self.inputs.display_images)
-        ]
-
-    def overlay(self, path: str, image: int = 0, *, cmap: str = CMAPS[0], alpha: float = ALPHA) -> Photograph:
-        """Return an image with the heat map and marks of a layer on it, (h, w, 3) uint8."""
-        heat: NDArray[np.floating] = self.heatmaps(path)[image].numpy()
-        blended = blend(self.inputs.display_images[image], heat, palette(cmap), alpha)
-        return draw_marks(blended, self.maps[path], image)
-
-    def save_png(
-        self, folder: str | Path, *, cmap: str = CMAPS[0], alpha: float = ALPHA, overwrite: bool = False
-    ) -> list[Path]:
-        """Write one PNG per image and layer, `NAME.LAYER.png`, at the size of the image.
-
-        Images with a shorter side of more than 1,200 pixels are reduced.
-
-        Args:
-            folder: Output folder.
-            cmap: Color map: magma, viridis or cividis.
-            alpha: Opacity of the heat map, from 0 to 1.
-            overwrite: Whether to replace files that saccade has not written.
-
-        Returns:
-            Paths of the files.
-
-        Raises:
-            BadRun: The folder cannot be written, or it holds a file of this name that is not a picture of
-                saccade.
-            BadOption: The color map is unknown, or alpha is out of range.
-        """
-        check_folder(Path(folder))
-        check_positive_number("look", alpha=alpha or 1)
-        paths = []
-        for index, name in enumerate(_distinct(map(_file_name, self.inputs.names))):
-            for path in self.maps:
-                target = Path(folder) / f"{name}.{_file_name(path or self.title)}.png"
-                picture = self.overlay(path, index, cmap=cmap, alpha=alpha)
-                with atomic_write(target, marker=_SOFTWARE, overwrite=overwrite) as file:
-                    Image.fromarray(picture).save(file, "png", pnginfo=_png_info())
-                paths.append(target)
-        return paths
-
-    def save_html(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the interactive page, one self-contained file, and return its path.
-
-        Most of its size are the factors of pairwise attention. The page names the images whose factors
-        exceed the size limit; their heat maps are shown.
-
-        Args:
-            path: The file.
-            overwrite: Whether to replace a file that saccade has not written.
-
-        Raises:
-            BadRun: The file cannot be written, or it exists and is not a page of saccade.
-        """
-        with atomic_write(Path(path), marker=MARKER, overwrite=overwrite) as file:
-            file.write(self._render().encode("utf-8", "replace"))  # names may hold lone surrogates
-        return Path(path)
-
-    def _repr_html_(self) -> str:
-        """Return the page in a frame, which isolates it from the styles and scripts of the notebook."""
-        page = html.escape(self._render(NOTEBOOK_BUDGET), quote=True)
-        return (
-            f'<iframe srcdoc="{page}" sandbox="allow-scripts" title="Attention of {html.escape(self.title)}" '
-            'style="width:100%;height:860px;border:0;color-scheme:light dark"></iframe>'
-        )
-
-    def _render(self, budget: int = PAGE_BUDGET) -> str:
-        return render_look(
-            self.title, self.method, self.inputs, self.maps, self.saliency, self.left_out, budget
-        )
-
-
-def _png_info() -> PngImagePlugin.PngInfo:
-    info = PngImagePlugin.PngInfo()
-    info.add_text("Software", "saccade")
-    return info
+        frames = tuple(inputs.shape[2:])
+        maps = {path: sheet_map(attention, frames) for path, attention in maps.items()}
+    title = type(getattr(model, "_orig_mod", model)).__name__
+    return Look(title, method, prepared, *_drawable(maps, len(inputs)))
 
 
 def _to_model(model: nn.Module, inputs: Tensor) -> Tensor:
@@ -236,25 +109,11 @@ def _drawable(
         if values.ndim != 3 or len(values) != images:
             left_out[path] = f"a {attention.kind} map of shape {tuple(values.shape)}, not ({images}, h, w)"
         elif not values.isfinite().all():
-            message = f"the map of {path!r} contains values that are not finite: choose other layers"
-            raise BadData(message, owner="look", option="layers", value=path)
+            problem = f"the map of {path!r} contains values that are not finite: choose other layers"
+            raise BadData.of("look", problem, layers=path)
         else:
             drawable[path], saliency[path] = attention, values
     if not drawable:
         reasons = "; ".join(f"{path!r} is {reason}" for path, reason in left_out.items())
-        raise BadShape(f"no map can be drawn on an image: {reasons}", owner="look", option="layers")
+        raise BadShape.of("look", f"no map can be drawn on an image: {reasons}", layers=None)
     return drawable, saliency, left_out
-
-
-def _distinct(names: Iterable[str]) -> list[str]:
-    distinct: list[str] = []
-    for name in names:
-        candidate, number = name, 2
-        while candidate in distinct:
-            candidate, number = f"{name}-{number}", number + 1
-        distinct.append(candidate)
-    return distinct
-
-
-def _file_name(name: str) -> str:
-    return re.sub(r"[^\w.\-]+", "-", name).strip("-.") or "image"

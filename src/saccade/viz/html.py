@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from importlib.resources import files
 from typing import Any
 
@@ -19,31 +19,11 @@ MARKER = b'<meta name="generator" content="saccade">'
 _STATIC = files("saccade.viz") / "static"
 
 
-def environment(**filters: Callable[..., object]) -> Environment:
-    """Return the template environment of the pages.
-
-    Args:
-        **filters: Filters of one page.
-    """
-    env = Environment(
-        loader=PackageLoader("saccade.viz"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    env.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
-    env.filters.update(breakable=breakable, prose=prose, **filters)
-    env.globals["cmaps"] = overlay.CMAPS
-    env.globals["alpha"] = overlay.ALPHA
-    return env
-
-
 def render_page(
     page: str,
     *,
     data: dict[str, Any],
-    filters: Mapping[str, Callable[..., object]] | None = None,
+    filters: Iterable[Callable[..., object]] = (),
     **context: Any,
 ) -> str:
     """Return a page as one self-contained HTML document that requests nothing.
@@ -53,21 +33,28 @@ def render_page(
     Args:
         page: Name of the page: of its template, script and style sheet.
         data: Data for the scripts, as JSON. `colors`, the palette of each color map, is added.
-        filters: Filters of the template.
+        filters: Filters of the template; each has the name of its function.
         **context: Variables of the template.
     """
     script = _read("heatmap.js") + _read(f"{page}.js")
+    env = Environment(
+        loader=PackageLoader("saccade.viz"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    env.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    env.filters |= {function.__name__: function for function in (breakable, prose, *filters)}
     colors = {cmap: overlay.palette(cmap).tobytes().hex() for cmap in overlay.CMAPS}
-    return (
-        environment(**(filters or {}))
-        .get_template(f"{page}.html.j2")
-        .render(
-            data=data | {"colors": colors},
-            style=Markup(_read("base.css") + _read(f"{page}.css")),
-            script=Markup(script),
-            script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            **context,
-        )
+    return env.get_template(f"{page}.html.j2").render(
+        data=data | {"colors": colors},
+        cmaps=overlay.CMAPS,
+        alpha=overlay.ALPHA,
+        style=Markup(_read("base.css") + _read(f"{page}.css")),
+        script=Markup(script),
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        **context,
     )
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from saccade.data import Photograph, as_rgb, contact_sheet, read_image, resize_shorter_side
-from saccade.errors import BadData, BadOption, BadShape
+from saccade.errors import BadData, BadOption, BadShape, bad_option
 from saccade.maps import normalize
 
 ImageLike: TypeAlias = str | Path | Image.Image | NDArray[np.generic]
@@ -51,15 +51,16 @@ def prepare_inputs(
     names: Sequence[str] | None = None,
 ) -> PreparedInputs:
     """Prepare images for a model and for drawing. For the arguments, see `saccade.look`."""
-    shown: list[Photograph] | None
+    shown: list[Photograph] | None = None
     if isinstance(images, Tensor):
         if transform is not None:
-            message = "transform applies to paths, PIL images and arrays; a tensor is used unchanged"
-            raise BadOption(message, owner="look", option="transform")
+            problem = "transform applies to paths, PIL images and arrays; a tensor is used unchanged"
+            raise BadOption.of("look", problem, transform=None)
         if images.ndim not in (4, 5) or 0 in images.shape:
-            message = f"images of shape {tuple(images.shape)}: expected (B, C, H, W) or clips (B, C, T, H, W)"
-            raise BadShape(message, owner="look", option="images", value=tuple(images.shape))
-        inputs, shown = images, None
+            shape = tuple(images.shape)
+            problem = f"images of shape {shape}: expected (B, C, H, W) or clips (B, C, T, H, W)"
+            raise BadShape.of("look", problem, images=shape)
+        inputs = images
         default_names = [f"image {number}" for number in range(1, len(images) + 1)]
     else:
         items = _as_list(images)
@@ -76,8 +77,8 @@ def prepare_inputs(
     names = default_names if names is None else names
     for option, values in (("display_images", shown), ("names", names)):
         if len(values) != len(inputs):
-            message = f"{len(values)} {option} for {len(inputs)} images"
-            raise BadOption(message, owner="look", option=option, value=len(values))
+            problem = f"{len(values)} {option} for {len(inputs)} images"
+            raise BadOption.of("look", problem, **{option: len(values)})
     return PreparedInputs(inputs, tuple(map(_reduced, shown)), tuple(names))
 
 
@@ -88,17 +89,14 @@ def _reduced(photograph: Photograph) -> Photograph:
     return np.asarray(resize_shorter_side(Image.fromarray(photograph), _MAX_SIDE), dtype=np.uint8)
 
 
-def _items(images: object) -> list[Any]:
-    return [*images] if isinstance(images, Iterable) else [images]
-
-
 def _as_list(images: ImageLike | Sequence[ImageLike]) -> list[ImageLike]:
     if isinstance(images, np.ndarray):
-        items: list[ImageLike] = [images] if images.ndim <= 3 else [*images]
+        is_one = images.ndim <= 3
     else:
-        items = [images] if isinstance(images, str | Path | Image.Image) else _items(images)
+        is_one = isinstance(images, str | Path | Image.Image)
+    items: list[Any] = [*images] if isinstance(images, Iterable) and not is_one else [images]
     if not items:
-        raise BadData("images is empty: expected at least one image", owner="look", option="images", value=[])
+        raise BadData.of("look", "images is empty: expected at least one image", images=[])
     return items
 
 
@@ -110,15 +108,14 @@ def _photograph(image: ImageLike) -> Photograph:
         is_color = image.ndim == 3 and image.shape[2] in (3, 4) and image.dtype == np.uint8
         if not (is_gray or is_color) or 0 in image.shape:
             form = f"shape {image.shape} and type {image.dtype}"
-            message = f"an array of {form} is not an image: expected (H, W, 3) uint8"
-            raise BadData(message, owner="look", option="images", value=image.shape)
+            problem = f"an array of {form} is not an image: expected (H, W, 3) uint8"
+            raise BadData.of("look", problem, images=image.shape)
         image = Image.fromarray(image)
     if not isinstance(image, Image.Image):
-        raise BadData(
+        raise BadData.of(
+            "look",
             f"images has an item of type {type(image).__name__}: expected a path, a PIL image or an array",
-            owner="look",
-            option="images",
-            value=type(image).__name__,
+            images=type(image).__name__,
         )
     return np.asarray(as_rgb(image), dtype=np.uint8)
 
@@ -132,7 +129,7 @@ def _imagenet_input(photograph: Photograph, size: int | tuple[int, int]) -> Tens
     """Resize a whole photograph and normalize it with the statistics of ImageNet."""
     height, width = (size, size) if isinstance(size, int) else size
     if min(height, width) < 1:
-        raise BadOption(f"size={size!r} must be at least 1", owner="look", option="size", value=size)
+        raise bad_option("look", "must be at least 1", size=size)
     resized = Image.fromarray(photograph).resize((width, height), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).float() / 255
     return (pixels - _MEAN) / _STD
@@ -143,8 +140,8 @@ def _transform_all(photographs: Sequence[Photograph], transform: Transform) -> T
     for result in inputs:
         if not isinstance(result, Tensor) or result.ndim != 3 or result.shape != inputs[0].shape:
             actual = tuple(result.shape) if isinstance(result, Tensor) else f"a {type(result).__name__}"
-            message = f"transform must return tensors (C, H, W) of one shape, got {actual}"
-            raise BadShape(message, owner="look", option="transform", value=actual)
+            problem = f"transform must return tensors (C, H, W) of one shape, got {actual}"
+            raise BadShape.of("look", problem, transform=actual)
     return torch.stack(inputs)
 
 
@@ -152,8 +149,8 @@ def _display_images(inputs: Tensor) -> list[Photograph]:
     """Convert inputs to images: values in [0, 1], ImageNet normalization, or any other range."""
     channels = inputs.shape[1]
     if channels not in (1, 3):
-        message = f"images of {channels} channels cannot be displayed: pass display_images="
-        raise BadShape(message, owner="look", option="display_images", value=channels)
+        problem = f"images of {channels} channels cannot be displayed: pass display_images="
+        raise BadShape.of("look", problem, display_images=channels)
     pixels = inputs.detach().cpu()
     unit = pixels.float() / 255 if pixels.dtype == torch.uint8 else _unit_range(pixels.float())
     levels = (255 * unit.clamp(0, 1)).round().to(torch.uint8).expand(-1, 3, -1, -1)
@@ -162,11 +159,8 @@ def _display_images(inputs: Tensor) -> list[Photograph]:
 
 def _unit_range(pixels: Tensor) -> Tensor:
     if not pixels.isfinite().all():
-        raise BadData("images contains values that are not finite", owner="look", option="images")
-    candidates = [pixels]
-    if pixels.shape[1] == 3:
-        candidates.append(pixels * _STD + _MEAN)
-    for candidate in candidates:
+        raise BadData.of("look", "images contains values that are not finite", images=None)
+    for candidate in (pixels, pixels * _STD + _MEAN) if pixels.shape[1] == 3 else (pixels,):
         if candidate.min() >= -_TOLERANCE and candidate.max() <= 1 + _TOLERANCE:
             return candidate
     return normalize(pixels)

@@ -1,20 +1,33 @@
-"""The interactive page of `saccade.look`."""
+"""The result of `saccade.look`: attention maps of a model, as images and as an interactive page."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import html
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, PngImagePlugin
 from torch import Tensor
 
-from saccade.maps import AttentionMap
-from saccade.viz.html import render_page
+from saccade.data import Photograph
+from saccade.errors import UnknownName, check_positive_number
+from saccade.files import atomic_write, check_folder
+from saccade.maps import AttentionMap, SpatialMap
+from saccade.viz.html import MARKER, render_page
 from saccade.viz.inputs import PreparedInputs
+from saccade.viz.methods import Method
+from saccade.viz.overlay import ALPHA, CMAPS, blend, draw_marks, palette
 from saccade.viz.payload import pack_maps, select_images
 
 MAX_IMAGES = 24  # images on a page
 #: Size of factors and features in bytes, before base64: of a file, and of the output of a notebook cell.
 PAGE_BUDGET, NOTEBOOK_BUDGET = 24 << 20, 6 << 20
-
+_SOFTWARE = b"Software\0saccade"  # in the header of every PNG file
 
 _CAM = "{} shows the positions of a layer whose features increase the explained score."
 #: What the maps of a method show, if they are not the attention of single layers.
@@ -31,52 +44,130 @@ EXPLANATIONS = {
 }
 
 
-def render_look(
-    title: str,
-    method: str,
-    images: PreparedInputs,
-    maps: Mapping[str, AttentionMap],
-    saliency: Mapping[str, Tensor],
-    left_out: Mapping[str, str],
-    budget: int = PAGE_BUDGET,
-) -> str:
-    """Return the page as HTML.
+@dataclass(frozen=True, eq=False, repr=False)
+class Look:
+    """Attention maps of a model for several images and layers; the result of `look`.
 
-    Args:
-        title: Name of the model.
+    Attributes:
+        title: Class name of the model.
         method: The method of `look` that made the maps.
-        images: The images. The page shows the first `MAX_IMAGES`.
+        inputs: The inputs, the images to draw on, and their names.
         maps: Attention maps by path.
-        saliency: Saliency of each map, (B, h, w).
-        left_out: Reasons, by path, why other maps are not shown.
-        budget: Maximum size of factors and features in bytes.
+        saliency: Saliency of each map, (B, h, w), in the units of the map, on the CPU.
+        left_out: Reasons, by path, why other maps cannot be drawn.
     """
-    first = slice(MAX_IMAGES)
-    data = pack_maps(
-        {path: select_images(attention, first) for path, attention in maps.items()},
-        {path: values[first] for path, values in saliency.items()},
-        images.display_images[first],
-        images.names[first],
-        budget,
-    )
-    shown = data.pop("images")
-    return render_page(
-        "look",
-        data={
-            "title": title,
-            "method": method,
-            "about": EXPLANATIONS.get(method),
-            "images": [{key: image[key] for key in ("name", "width", "height")} for image in shown],
-            "layers": data["layers"],
-        },
-        title=title,
-        about=EXPLANATIONS.get(method),
-        images=shown,
-        layers=data["layers"],
-        labels=shorten_paths([path or title for path in maps]),
-        total=len(images.names),
-        left_out=left_out,
-    )
+
+    title: str
+    method: Method
+    inputs: PreparedInputs
+    maps: Mapping[str, AttentionMap]
+    saliency: Mapping[str, Tensor]
+    left_out: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        count = len(self.inputs.names)
+        layers = "".join(f", {path!r}: {attention.kind}" for path, attention in self.maps.items())
+        return f"Look({self.title}, {count} image{'' if count == 1 else 's'}{layers})"
+
+    def heatmaps(self, path: str) -> list[Tensor]:
+        """Return the heat map of a layer for each image, (h, w) in [0, 1], at the size of the image.
+
+        Raises:
+            UnknownName: The layer has no map.
+        """
+        if path not in self.maps:
+            raise UnknownName("layer", path, self.maps, owner="look")
+        pairs = zip(self.saliency[path], self.inputs.display_images, strict=True)
+        return [SpatialMap(heat[None]).heatmap(image.shape[:2])[0] for heat, image in pairs]
+
+    def overlay(self, path: str, image: int = 0, *, cmap: str = CMAPS[0], alpha: float = ALPHA) -> Photograph:
+        """Return an image with the heat map and marks of a layer on it, (h, w, 3) uint8."""
+        heat: NDArray[np.floating] = self.heatmaps(path)[image].numpy()
+        blended = blend(self.inputs.display_images[image], heat, palette(cmap), alpha)
+        return draw_marks(blended, self.maps[path], image)
+
+    def save_png(
+        self, folder: str | Path, *, cmap: str = CMAPS[0], alpha: float = ALPHA, overwrite: bool = False
+    ) -> list[Path]:
+        """Write one PNG per image and layer, `NAME.LAYER.png`, at the size of the image.
+
+        Images with a shorter side of more than 1,200 pixels are reduced.
+
+        Args:
+            folder: Output folder.
+            cmap: Color map: magma, viridis or cividis.
+            alpha: Opacity of the heat map, from 0 to 1.
+            overwrite: Whether to replace files that saccade has not written.
+
+        Returns:
+            Paths of the files.
+
+        Raises:
+            BadRun: The folder cannot be written, or it holds a file of this name that is not a picture of
+                saccade.
+            BadOption: The color map is unknown, or alpha is out of range.
+        """
+        check_folder(Path(folder))
+        check_positive_number("look", alpha=alpha or 1)
+        paths = []
+        for index, name in enumerate(_distinct(map(_file_name, self.inputs.names))):
+            for path in self.maps:
+                target = Path(folder) / f"{name}.{_file_name(path or self.title)}.png"
+                picture = self.overlay(path, index, cmap=cmap, alpha=alpha)
+                with atomic_write(target, marker=_SOFTWARE, overwrite=overwrite) as file:
+                    Image.fromarray(picture).save(file, "png", pnginfo=_png_info())
+                paths.append(target)
+        return paths
+
+    def save_html(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the interactive page, one self-contained file, and return its path.
+
+        Most of its size are the factors of pairwise attention. The page names the images whose factors
+        exceed the size limit; their heat maps are shown.
+
+        Args:
+            path: The file.
+            overwrite: Whether to replace a file that saccade has not written.
+
+        Raises:
+            BadRun: The file cannot be written, or it exists and is not a page of saccade.
+        """
+        with atomic_write(Path(path), marker=MARKER, overwrite=overwrite) as file:
+            file.write(self._render().encode("utf-8", "replace"))  # names may hold lone surrogates
+        return Path(path)
+
+    def _repr_html_(self) -> str:
+        """Return the page in a frame, which isolates it from the styles and scripts of the notebook."""
+        page = html.escape(self._render(NOTEBOOK_BUDGET), quote=True)
+        return (
+            f'<iframe srcdoc="{page}" sandbox="allow-scripts" title="Attention of {html.escape(self.title)}" '
+            'style="width:100%;height:860px;border:0;color-scheme:light dark"></iframe>'
+        )
+
+    def _render(self, budget: int = PAGE_BUDGET) -> str:
+        first = slice(MAX_IMAGES)
+        data = pack_maps(
+            {path: select_images(attention, first) for path, attention in self.maps.items()},
+            {path: values[first] for path, values in self.saliency.items()},
+            self.inputs.display_images[first],
+            self.inputs.names[first],
+            budget,
+        )
+        images, layers = data["images"], data["layers"]
+        return render_page(
+            "look",
+            data={
+                "title": self.title,
+                "about": EXPLANATIONS.get(self.method),
+                "images": [{key: image[key] for key in ("name", "width", "height")} for image in images],
+                "layers": layers,
+            },
+            look=self,
+            about=EXPLANATIONS.get(self.method),
+            images=images,
+            layers=layers,
+            labels=shorten_paths([path or self.title for path in self.maps]),
+        )
 
 
 def shorten_paths(paths: list[str]) -> list[str]:
@@ -98,3 +189,21 @@ def shorten_paths(paths: list[str]) -> list[str]:
             for path in levels:
                 del path[end]
     return [".".join(path) for path in levels]
+
+
+def _png_info() -> PngImagePlugin.PngInfo:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Software", "saccade")
+    return info
+
+
+def _distinct(names: Iterable[str]) -> list[str]:
+    distinct: list[str] = []
+    for name in names:
+        numbered = (f"{name}-{number}" for number in count(2))
+        distinct.append(next(text for text in chain([name], numbered) if text not in distinct))
+    return distinct
+
+
+def _file_name(name: str) -> str:
+    return re.sub(r"[^\w.\-]+", "-", name).strip("-.") or "image"

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from saccade.data import Photograph
-from saccade.errors import BadOption, check_choice
+from saccade.errors import bad_option, check_choice
 from saccade.maps import AttentionMap, FixationMap, GridMap
 
 #: Color maps, perceptually uniform; the first is the default. cividis also suits color-vision deficiency.
@@ -36,8 +36,7 @@ def blend(
 ) -> Photograph:
     """Return (1 - alpha) image + alpha color(heat), for heat in [0, 1] at the size of the image."""
     if not 0 <= alpha <= 1:
-        message = f"alpha={alpha!r} must be between 0 and 1"
-        raise BadOption(message, owner="look", option="alpha", value=alpha)
+        raise bad_option("look", "must be between 0 and 1", alpha=alpha)
     colored = colors[np.rint(255 * heat).astype(np.intp)]
     mixed = (1 - alpha) * image.astype(np.float64) + alpha * colored
     return np.asarray(np.rint(mixed), dtype=np.uint8)

@@ -16,33 +16,20 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from saccade import maps
 from saccade.data import Photograph, heat_sheet
-from saccade.maps import (
-    AttentionMap,
-    BranchMap,
-    ChannelMap,
-    ClassTokenMap,
-    DotProductMap,
-    FixationMap,
-    GridMap,
-    PairwiseMap,
-    RectifiedSumMap,
-    SpatialMap,
-    TokenMap,
-    WindowMap,
-    normalize,
-)
+from saccade.maps import AttentionMap, normalize
 from saccade.viz import overlay
 
 _TILE = 64  # maximum side of the maps of heads and channels
 _LOSSLESS = 200  # images of at most this side are PNG, larger ones JPEG
 #: Maps whose rows heatmap.js computes from the factors, and how. Of other maps it gets all weights.
 _ROWS = {
-    PairwiseMap: "softmax",
-    TokenMap: "softmax",
-    ClassTokenMap: "softmax",
-    DotProductMap: "product",
-    RectifiedSumMap: "rectified sum",
+    maps.PairwiseMap: "softmax",
+    maps.TokenMap: "softmax",
+    maps.ClassTokenMap: "softmax",
+    maps.DotProductMap: "product",
+    maps.RectifiedSumMap: "rectified sum",
 }
 
 Payload = dict[str, Any]
@@ -50,7 +37,7 @@ _Map = TypeVar("_Map", bound=AttentionMap)
 
 
 def pack_maps(
-    maps: Mapping[str, AttentionMap],
+    attentions: Mapping[str, AttentionMap],
     saliency: Mapping[str, Tensor],
     display_images: Sequence[Photograph],
     names: Sequence[str],
@@ -66,7 +53,7 @@ def pack_maps(
     is packed first, then the second, and so on.
 
     Args:
-        maps: Attention maps by path, for B images.
+        attentions: Attention maps by path, for B images.
         saliency: Saliency of each map, (B, h, w), finite.
         display_images: The B images, (H, W, 3) uint8.
         names: Names of the images.
@@ -77,18 +64,18 @@ def pack_maps(
     """
     layers = [
         _layer(path, attention, saliency[path].detach().float().cpu(), map_side)
-        for path, attention in maps.items()
+        for path, attention in attentions.items()
     ]
-    costs = [_cost(attention, with_channels) for attention in maps.values()]
+    costs = [_cost(attention, with_channels) for attention in attentions.values()]
     spent, packed = 0, [0] * len(costs)
     for image in range(len(names)):
         for index, cost in enumerate(costs):
             if cost and packed[index] == image and spent + cost <= budget:
                 packed[index], spent = image + 1, spent + cost
-    for layer, attention, cost, count in zip(layers, maps.values(), costs, packed, strict=True):
-        if cost and isinstance(attention, PairwiseMap):
+    for layer, attention, cost, count in zip(layers, attentions.values(), costs, packed, strict=True):
+        if cost and isinstance(attention, maps.PairwiseMap):
             layer["pairs"] = _pairs(attention, count)
-        elif cost and isinstance(attention, ChannelMap):
+        elif cost and isinstance(attention, maps.ChannelMap):
             layer["channels"] |= _strongest(attention, count)
     images = [
         {"name": name, **_encode_image(image, image_side)}
@@ -99,7 +86,7 @@ def pack_maps(
 
 def select_images(attention: _Map, images: slice | Sequence[int]) -> _Map:
     """Return the map of some images of the batch."""
-    shared = ("places", "bias") if isinstance(attention, WindowMap) else ()
+    shared = ("places", "bias") if isinstance(attention, maps.WindowMap) else ()
     tensors = {
         field.name: getattr(attention, field.name)
         for field in fields(attention)  # type: ignore[arg-type]
@@ -113,36 +100,36 @@ def select_images(attention: _Map, images: slice | Sequence[int]) -> _Map:
 def sheet_map(attention: AttentionMap, frames: tuple[int, ...]) -> AttentionMap:
     """Return the map of clips of `frames` (T, H, W) on contact sheets of their frames."""
     weights = attention.saliency()
-    return SpatialMap(heat_sheet(weights, frames)) if weights.ndim in (2, 4) else attention
+    return maps.SpatialMap(heat_sheet(weights, frames)) if weights.ndim in (2, 4) else attention
 
 
 def _layer(path: str, attention: AttentionMap, saliency: Tensor, side: int) -> Payload:
     layer: Payload = {"path": path, "kind": attention.kind, "heat": _encode_maps(_reduce(saliency, side))}
     images = range(len(saliency))
     match attention:
-        case PairwiseMap():
+        case maps.PairwiseMap():
             heads = attention.queries.shape[1]
             of_head = attention.attention_received
-            if isinstance(attention, ClassTokenMap):
+            if isinstance(attention, maps.ClassTokenMap):
                 of_head, layer["variant"] = attention.class_row, "class token"
-            elif isinstance(attention, WindowMap):
+            elif isinstance(attention, maps.WindowMap):
                 layer["variant"] = "window"
             if heads > 1:
-                maps = torch.stack([of_head(head) for head in range(heads)], 1)
-                layer["heads"] = _encode_maps(_reduce(maps, _TILE))
-        case ChannelMap():
+                each = torch.stack([of_head(head) for head in range(heads)], 1)
+                layer["heads"] = _encode_maps(_reduce(each, _TILE))
+        case maps.ChannelMap():
             weights = attention.weights
             layer["channels"] = {"images": 0, "weights": _encode_halves(weights), "count": weights.shape[1]}
-        case BranchMap():
+        case maps.BranchMap():
             layer["branches"] = _round(attention.weights.mean(2))
-        case GridMap():
+        case maps.GridMap():
             lines = [overlay.grid_lines(attention, image) for image in images]
             layer["grid"] = [[[_round(line) for line in group] for group in groups] for groups in lines]
             height, width = (
                 extent / size for extent, size in zip(attention.grid.shape[1:3], attention.size, strict=True)
             )
             layer["aspect"] = width / height  # aspect ratio of the output relative to that of the image
-        case FixationMap():
+        case maps.FixationMap():
             layer["fixations"] = [_round(overlay.fixation_points(attention, image)) for image in images]
             layer["extents"] = attention.extents
         case _:
@@ -153,28 +140,28 @@ def _layer(path: str, attention: AttentionMap, saliency: Tensor, side: int) -> P
 def _cost(attention: AttentionMap, with_channels: bool) -> int:
     """Return the bytes of the factors or features of one image; 0 if the map has none to pack."""
     match attention:
-        case PairwiseMap() if len(attention.query_shape) == len(attention.key_shape) == 2:
+        case maps.PairwiseMap() if len(attention.query_shape) == len(attention.key_shape) == 2:
             heads, width = attention.queries.shape[1], attention.queries.shape[-1]
             queries, keys = math.prod(attention.query_shape), math.prod(attention.key_shape)
-            if isinstance(attention, WindowMap):
+            if isinstance(attention, maps.WindowMap):
                 return 2 * heads * len(attention.places) * attention.places.shape[1] ** 2
             if _row_rule(attention) is None:
                 return 2 * heads * queries * keys
-            extra = attention.extra_keys.shape[2] if isinstance(attention, TokenMap) else 0
+            extra = attention.extra_keys.shape[2] if isinstance(attention, maps.TokenMap) else 0
             return 2 * heads * (queries + extra + keys) * width
-        case ChannelMap(top_channels=Tensor(), features=Tensor() as features) if with_channels:
+        case maps.ChannelMap(top_channels=Tensor(), features=Tensor() as features) if with_channels:
             return 2 * _reduce(features[:1], _TILE).numel()
         case _:
             return 0
 
 
-def _row_rule(attention: PairwiseMap) -> str | None:
+def _row_rule(attention: maps.PairwiseMap) -> str | None:
     """Return how rows are computed from the factors; None if all weights are needed."""
-    has_bias = isinstance(attention, TokenMap) and attention.bias is not None
+    has_bias = isinstance(attention, maps.TokenMap) and attention.bias is not None
     return None if has_bias else _ROWS.get(type(attention))
 
 
-def _pairs(attention: PairwiseMap, images: int) -> Payload:
+def _pairs(attention: maps.PairwiseMap, images: int) -> Payload:
     """Pack the first images: factors, with the keys of extra tokens first, or weights."""
     packed: Payload = {
         "images": images,
@@ -183,13 +170,13 @@ def _pairs(attention: PairwiseMap, images: int) -> Payload:
         "key_shape": attention.key_shape,
     }
     first = select_images(attention, slice(images))
-    if isinstance(first, WindowMap):
+    if isinstance(first, maps.WindowMap):
         weights = _encode_halves(first.window_weights()) if images else ""
         return packed | {"how": "windows", "weights": weights, "places": first.places.tolist()}
     rule = _row_rule(attention)
     if rule is None:
         return packed | {"how": "weights", "weights": _encode_halves(first.weights()) if images else ""}
-    keys = torch.cat([first.extra_keys, first.keys], 2) if isinstance(first, TokenMap) else first.keys
+    keys = torch.cat([first.extra_keys, first.keys], 2) if isinstance(first, maps.TokenMap) else first.keys
     return packed | {
         "how": rule,
         "extra": keys.shape[2] - first.keys.shape[2],
@@ -200,7 +187,7 @@ def _pairs(attention: PairwiseMap, images: int) -> Payload:
     }
 
 
-def _strongest(attention: ChannelMap, images: int) -> Payload:
+def _strongest(attention: maps.ChannelMap, images: int) -> Payload:
     """Pack the strongest channels of the first images: their indices and their weighted features."""
     assert attention.top_channels is not None
     assert attention.features is not None
@@ -213,22 +200,22 @@ def _strongest(attention: ChannelMap, images: int) -> Payload:
     }
 
 
-def _reduce(maps: Tensor, side: int) -> Tensor:
-    """Average maps (..., h, w) over areas, so that no axis is longer than `side`."""
-    height, width = maps.shape[-2:]
+def _reduce(heat: Tensor, side: int) -> Tensor:
+    """Average heat maps (..., h, w) over areas, so that no axis is longer than `side`."""
+    height, width = heat.shape[-2:]
     if max(height, width) <= side:
-        return maps
+        return heat
     scale = side / max(height, width)
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
-    reduced = F.interpolate(maps.reshape(-1, 1, height, width).float(), size, mode="area")
-    return reduced.reshape(*maps.shape[:-2], *size)
+    reduced = F.interpolate(heat.reshape(-1, 1, height, width).float(), size, mode="area")
+    return reduced.reshape(*heat.shape[:-2], *size)
 
 
-def _encode_maps(maps: Tensor) -> Payload:
-    """Encode maps (..., h, w), each scaled to [0, 1] in half precision, with their ranges."""
-    flat = maps.detach().float().cpu().reshape(-1, *maps.shape[-2:])
+def _encode_maps(heat: Tensor) -> Payload:
+    """Encode heat maps (..., h, w), each scaled to [0, 1] in half precision, with their ranges."""
+    flat = heat.detach().float().cpu().reshape(-1, *heat.shape[-2:])
     return {
-        "shape": list(maps.shape),
+        "shape": list(heat.shape),
         "unit": _encode_halves(normalize(flat)),
         "low": flat.amin((1, 2)).tolist(),
         "high": flat.amax((1, 2)).tolist(),

@@ -5,37 +5,32 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from statistics import fmean
+from typing import Any, Literal, NamedTuple
 
-from saccade.results import Row, Run, number
-from saccade.viz.report.text import count
+from saccade.results import ComparisonResults, Ranking, Row, Run, main_map, number
+from saccade.viz.report.table import bounds, count
 
 _LOG_RANGE = 12  # positive values whose ratio exceeds this get a logarithmic axis
-LABEL = 34  # maximum characters of a label
+_LABEL = 34  # maximum characters of a label
 _LETTER, _LINE, _SPOT = 9.5, 18, 5  # character width, label height and point radius on a phone
 
+#: What a template draws: the frame, the ticks of the axes, and the marks, in drawing units.
+Chart = dict[str, Any]
 
-@dataclass(frozen=True)
-class Frame:
-    """Drawing area of a chart, in drawing units, with margins for the ticks."""
+
+class Frame(NamedTuple):
+    """Size of a chart, and both ends of its axes, in drawing units."""
 
     width: int
     height: int
-    left: int = 52
-    right: int = 14
-    top: int = 14
-    bottom: int = 44
-
-    @property
-    def x(self) -> tuple[int, int]:
-        return self.left, self.width - self.right
-
-    @property
-    def y(self) -> tuple[int, int]:
-        return self.height - self.bottom, self.top
+    x: tuple[int, int]
+    y: tuple[int, int]
 
 
-PANEL, WIDE = Frame(460, 300), Frame(640, 360)
+SMALL = Frame(340, 220, x=(44, 328), y=(180, 10))
+PANEL = Frame(460, 300, x=(52, 446), y=(256, 14))
+WIDE = Frame(640, 360, x=(52, 626), y=(316, 14))
 
 
 @dataclass(frozen=True)
@@ -44,168 +39,158 @@ class Axis:
 
     low: float
     high: float
-    start: float
-    stop: float
+    ends: tuple[int, int]
     log: bool = False
 
     def __call__(self, value: float) -> float:
-        low, high = self._unit(self.low), self._unit(self.high)
-        return round(self.start + (self.stop - self.start) * (self._unit(value) - low) / (high - low), 2)
+        unit = math.log10 if self.log else float
+        (start, stop), low, high = self.ends, unit(self.low), unit(self.high)
+        return round(start + (stop - start) * (unit(value) - low) / (high - low), 2)
 
     def ticks(self, write: Callable[[float], str]) -> list[tuple[float, str]]:
         """Return round values within the axis, as pairs of position and label."""
         values = _log_ticks(self.low, self.high) if self.log else _linear_ticks(self.low, self.high)
         return [(self(value), write(value)) for value in values]
 
-    def _unit(self, value: float) -> float:
-        return math.log10(value) if self.log else value
-
-
-@dataclass(frozen=True)
-class Line:
-    """Mean of one attention over seeds, and the band from the minimum to the maximum over seeds."""
-
-    attention: int
-    mean: str
-    band: str
-    end: tuple[float, float]
-    points: list[tuple[float, float, float]]  # x, y, value
-
-
-@dataclass(frozen=True)
-class Curves:
-    """Chart of one value per epoch and attention."""
-
-    title: str
-    unit: Literal["%", ""]
-    description: str
-    log: bool
-    epochs: list[float]
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-    lines: list[Line]
-
-
-@dataclass(frozen=True)
-class Point:
-    """Cost and error of one attention. `label` is the position (x, y) of its name."""
-
-    attention: int
-    x: float
-    y: float
-    low: float | None
-    high: float | None
-    label: tuple[float, float]
-    anchor: Literal["start", "end"]
-    text: str
-
-
-@dataclass(frozen=True)
-class Scatter:
-    """Chart of error versus one cost."""
-
-    key: str
-    title: str
-    log: bool
-    x_ticks: list[tuple[float, str]]
-    y_ticks: list[tuple[float, str]]
-    points: list[Point]
-
 
 def curves(
     title: str, key: str, runs: Sequence[Run], names: Sequence[str], unit: Literal["%", ""] = ""
-) -> Curves | None:
-    """Lay out the curve `key` of all runs.
+) -> Chart | None:
+    """Lay out the curve `key` of all runs: a line per attention, and a band over its seeds.
 
     Returns:
         The chart; None if no run has a finite value.
     """
     factor = 100 if unit else 1
-    bands = {name: list(_band([r["curves"] for r in runs if r["attention"] == name], key)) for name in names}
-    bands = {name: band for name, band in bands.items() if band}
+    bands = {}
+    for name in names:
+        alike = [run["curves"] for run in runs if run["attention"] == name]
+        if band := list(_band(alike, key, factor)):
+            bands[name] = band
     if not bands:
         return None
-    values = [factor * value for band in bands.values() for _, *three in band for value in three]
     epochs = sorted({epoch for band in bands.values() for epoch, *_ in band})
     single = epochs[0] == epochs[-1]
-    x = Axis(epochs[0] - single, epochs[-1] + single, *PANEL.x)
-    y = _fit(values, *PANEL.y, from_zero=True)
+    x = Axis(epochs[0] - single, epochs[-1] + single, PANEL.x)
+    y = _fit([v for band in bands.values() for _, *three in band for v in three], PANEL.y, from_zero=True)
     lines = []
     for name, band in bands.items():
-        mean = [(x(epoch), y(factor * value), factor * value) for epoch, value, _, _ in band]
-        upper = [(x(epoch), y(factor * high)) for epoch, _, _, high in band]
-        lower = [(x(epoch), y(factor * low)) for epoch, _, low, _ in reversed(band)]
+        mean = [(x(epoch), y(value), round(value, 4)) for epoch, value, _, _ in band]
+        upper = [(x(epoch), y(high)) for epoch, _, _, high in band]
+        lower = [(x(epoch), y(low)) for epoch, _, low, _ in reversed(band)]
         lines.append(
-            Line(
-                names.index(name),
-                mean=_path([point[:2] for point in mean]),
-                band=_path(upper + lower) + "Z",
-                end=mean[-1][:2],
-                points=[(px, py, round(value, 4)) for px, py, value in mean],
-            )
+            {
+                "attention": names.index(name),
+                "mean": _path([point[:2] for point in mean]),
+                "band": _path(upper + lower) + "Z",
+                "points": mean,
+            }
         )
-    last = ", ".join(f"{name} {number(factor * band[-1][1])}{unit}" for name, band in bands.items())
-    return Curves(
-        title,
-        unit,
-        f"At the last epoch, mean over seeds: {last}.",
-        y.log,
-        epochs,
-        [(x(e), f"{e:g}") for e in _linear_ticks(epochs[0], epochs[-1]) if e == int(e)],
-        y.ticks(lambda value: f"{value:g}{unit}"),
-        lines,
-    )
+    last = ", ".join(f"{name} {number(band[-1][1])}{unit}" for name, band in bands.items())
+    return {
+        "title": title,
+        "unit": unit,
+        "description": f"At the last epoch, mean over seeds: {last}.",
+        "frame": PANEL,
+        "log": y.log,
+        "epochs": epochs,
+        "x_ticks": [(x(e), f"{e:g}") for e in _linear_ticks(epochs[0], epochs[-1]) if e == int(e)],
+        "y_ticks": y.ticks(lambda value: f"{value:g}{unit}"),
+        "lines": lines,
+    }
 
 
 def scatter(
     key: Literal["flops", "latency_ms", "parameters"], title: str, rows: Sequence[Row], labels: Sequence[str]
-) -> Scatter:
+) -> Chart:
     """Lay out test error in percent versus one column of the leaderboard."""
-    errors = [100 * bound for row in rows for bound in _bounds(row) if bound is not None]
-    x = _fit([float(row[key]) for row in rows], *WIDE.x, margin=0.12)
-    y = _fit([max(0.0, error) for error in errors], *WIDE.y, from_zero=True, logarithmic=False)
+    errors = [max(0.0, 100 * bound) for row in rows for bound in bounds(row["error"])]
+    x = _fit([float(row[key]) for row in rows], WIDE.x, margin=0.12)
+    y = _fit(errors, WIDE.y, from_zero=True, logarithmic=False)
     spots = [(x(float(row[key])), y(100 * row["error"]["mean"])) for row in rows]
-    places = _place_labels(spots, labels)
     points = []
-    for index, (row, spot) in enumerate(zip(rows, spots, strict=True)):
-        low, high = row["error"]["low"], row["error"]["high"]
+    for row, spot, label, place in zip(rows, spots, labels, _place_labels(spots, labels), strict=True):
+        has_interval = row["error"]["low"] is not None
         points.append(
-            Point(
-                index,
-                *spot,
-                low=None if low is None else y(100 * max(low, 0)),
-                high=None if high is None else y(100 * high),
-                label=places[index],
-                anchor="end" if spot[0] > WIDE.width / 2 else "start",
-                text=labels[index],
-            )
+            {
+                "x": spot[0],
+                "y": spot[1],
+                "interval": [y(max(0.0, 100 * e)) for e in bounds(row["error"])] if has_interval else None,
+                "label": place,
+                "anchor": "end" if spot[0] > WIDE.width / 2 else "start",
+                "text": label if len(label) <= _LABEL else f"{label[: _LABEL - 1]}…",
+            }
         )
-    write = (lambda v: f"{v:g}") if key == "latency_ms" else count
-    return Scatter(key, title, x.log, x.ticks(write), y.ticks(lambda v: f"{v:g}%"), points)
+    return {
+        "key": key,
+        "title": title,
+        "frame": WIDE,
+        "log": x.log,
+        "x_ticks": x.ticks("{:g}".format if key == "latency_ms" else count),
+        "y_ticks": y.ticks("{:g}%".format),
+        "points": points,
+    }
 
 
-def _bounds(row: Row) -> tuple[float, float | None, float | None]:
-    return row["error"]["mean"], row["error"]["low"], row["error"]["high"]
+def removals(results: ComparisonResults) -> list[Chart]:
+    """Lay out a chart for each attention with scored runs: the prediction as pixels are deleted or inserted.
+
+    Lines are the means over its runs in the order of the map, and in a random order.
+    """
+    x, y = Axis(0, 1, SMALL.x), Axis(0, 1, SMALL.y)
+
+    def paths(shares: Sequence[float], curves: Sequence[Ranking]) -> list[str]:
+        both = [c["deletion_curve"] for c in curves], [c["insertion_curve"] for c in curves]
+        means = (map(fmean, zip(*group, strict=True)) for group in both)
+        return [_path([(x(s), y(v)) for s, v in zip(shares, mean, strict=True)]) for mean in means]
+
+    def area(curves: Sequence[Ranking], key: Literal["deletion", "insertion"]) -> str:
+        return number(fmean(curve[key] for curve in curves))
+
+    charts = []
+    for index, row in enumerate(results["leaderboard"]):
+        scored = [r["scores"] for r in results["runs"] if r["attention"] == row["attention"] and r["scores"]]
+        joined = main_map(row)
+        if not scored or not joined:
+            continue
+        shares = scored[-1]["shares"]
+        alike = [scores for scores in scored if scores["shares"] == shares]  # the same number of steps
+        curves = [(scores.get("attention") or scores["grad_cam"])[joined["polarity"]] for scores in alike]
+        chance = [scores["random"] for scores in alike]
+        name = "Grad-CAM" if "attention" not in alike[-1] else "attention"
+        charts.append(
+            {
+                "attention": index,
+                "map": f"{name}, {joined['polarity']}",
+                "description": f"Area of deletion {area(curves, 'deletion')}, "
+                f"at random {area(chance, 'deletion')}; "
+                f"of insertion {area(curves, 'insertion')}, at random {area(chance, 'insertion')}.",
+                "frame": SMALL,
+                "x_ticks": [(x(tick), f"{100 * tick:g}%") for tick in (0, 0.25, 0.5, 0.75, 1)],
+                "y_ticks": [(y(tick), f"{tick:g}") for tick in (0, 0.5, 1)],
+                "lines": paths(shares, curves),
+                "chance": paths(shares, chance),
+            }
+        )
+    return charts
 
 
 def _band(
-    runs: Sequence[dict[str, list[float | None]]], key: str
+    runs: Sequence[dict[str, list[float | None]]], key: str, factor: int
 ) -> Iterator[tuple[float, float, float, float]]:
-    """Yield epoch, mean, minimum and maximum over the runs with a finite value."""
+    """Yield epoch and, times a factor, mean, minimum and maximum over the runs with a finite value."""
     by_epoch: dict[float, list[float]] = {}
     for run in runs:
         for epoch, value in zip(run.get("epoch", []), run.get(key, []), strict=False):
             if epoch is not None and value is not None and math.isfinite(value):
-                by_epoch.setdefault(epoch, []).append(value)
-    for epoch in sorted(by_epoch):
-        values = by_epoch[epoch]
-        yield epoch, sum(values) / len(values), min(values), max(values)
+                by_epoch.setdefault(epoch, []).append(factor * value)
+    for epoch, values in sorted(by_epoch.items()):
+        yield epoch, fmean(values), min(values), max(values)
 
 
 def _fit(
     values: Sequence[float],
-    start: float,
-    stop: float,
+    ends: tuple[int, int],
     *,
     from_zero: bool = False,
     logarithmic: bool = True,
@@ -215,11 +200,11 @@ def _fit(
     low, high = min(values), max(values)
     if logarithmic and low > 0 and high / low > _LOG_RANGE:
         room = (high / low) ** margin
-        return Axis(low / room, high * room, start, stop, log=True)
+        return Axis(low / room, high * room, ends, log=True)
     if from_zero:
-        return Axis(min(0.0, low), high * (1 + margin) if high > 0 else 1.0, start, stop)
+        return Axis(min(0.0, low), high * (1 + margin) if high > 0 else 1.0, ends)
     room = (high - low) * margin or abs(high) * margin or 1.0
-    return Axis(low - room, high + room, start, stop)
+    return Axis(low - room, high + room, ends)
 
 
 def _linear_ticks(low: float, high: float) -> list[float]:
@@ -251,7 +236,7 @@ def _place_labels(spots: Sequence[tuple[float, float]], labels: Sequence[str]) -
     places = {}
     for index in sorted(range(len(spots)), key=lambda index: spots[index][1]):
         x, y = spots[index]
-        room = _LETTER * min(len(labels[index]), LABEL)
+        room = _LETTER * min(len(labels[index]), _LABEL)
         inward = x > WIDE.width / 2
         left = x - room - 2 * _SPOT if inward else x + 2 * _SPOT
         near = [(at, gap) for start, end, at, gap in taken if start < left + room and end > left]

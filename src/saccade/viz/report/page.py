@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 from saccade.files import atomic_write
@@ -20,19 +19,7 @@ from saccade.results import (
     verdict,
 )
 from saccade.viz.html import render_page
-from saccade.viz.report import charts, gallery, removal, table, text
-
-#: What a heat map shows, by kind or variant of the map.
-_ABOUT = {
-    "spatial": "weight per position",
-    "channel": "energy of the weighted features; a channel gate has no spatial extent",
-    "branch": "energy of the weighted branches",
-    "pairwise": "attention received",
-    "class token": "attention of the class token",
-    "window": "attention received within windows",
-    "grid": "density of the sampling grid",
-    "fixation": "number of fixations",
-}
+from saccade.viz.report import charts, gallery, table
 
 
 def write_report(folder: Path) -> Path:
@@ -66,39 +53,25 @@ def render_report(folder: Path) -> str:
     images, packed = (
         gallery.pack_gallery(sources, results["task"]["classes"], names) if sources else ([], None)
     )
-    curves = [
-        chart
-        for chart in (
-            charts.curves("Validation error", "val_error", results["runs"], names, "%"),
-            charts.curves("Training loss", "train_loss", results["runs"], names),
-        )
-        if chart
-    ]
+    panels = (
+        charts.curves("Validation error", "val_error", results["runs"], names, "%"),
+        charts.curves("Training loss", "train_loss", results["runs"], names),
+    )
+    curves = [chart for chart in panels if chart]
     return render_page(
         "report",
         data={
             "labels": labels,
-            "curves": [asdict(chart) for chart in curves],
+            "curves": [{key: chart[key] for key in ("unit", "epochs", "lines")} for chart in curves],
             "gallery": packed,
         },
-        filters={
-            "number": number,
-            "signed": signed,
-            "count": text.count,
-            "duration": text.duration,
-            "verdict": verdict,
-            "split_options": split_options,
-        },
+        filters=(number, signed, table.count, table.duration, split_options, verdict, main_map),
         results=results,
         names=names,
         labels=labels,
+        sentences=[text for text in (finding(rows), consequence(rows), caution(rows)) if text],
         colors=_colors(names),
-        finding=finding(rows),
-        caution=caution(rows),
-        consequence=consequence(rows),
-        localized=any(row["localization"] for row in rows),
-        main_maps=[main_map(row) for row in rows],
-        removals=removal.removals(results),
+        removals=charts.removals(results),
         best=table.best(results),
         strips=table.strips(results),
         curves=curves,
@@ -109,21 +82,13 @@ def render_report(folder: Path) -> str:
         ],
         images=images,
         gallery=packed,
-        about=_ABOUT,
         missing=[n for i, n in enumerate(names) if i not in {source.attention for source in sources}],
         recipe=json.dumps(results["recipe"], indent=2, ensure_ascii=False),
-        charts=charts,
-        removal=removal,
     )
 
 
 def _colors(names: list[str]) -> list[str]:
     """Return a CSS class per attention: gray for the baseline, eight hues, then the hues dashed."""
-    classes, hue = [], 0
-    for name in names:
-        if name == BASELINE:
-            classes.append("hue0")
-        else:
-            classes.append(f"hue{1 + hue % 8}" + (" dashed" if hue >= 8 else ""))
-            hue += 1
-    return classes
+    others = [name for name in names if name != BASELINE]
+    hues = {name: f"hue{1 + i % 8}{' dashed' if i >= 8 else ''}" for i, name in enumerate(others)}
+    return [hues.get(name, "hue0") for name in names]

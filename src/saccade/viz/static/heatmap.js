@@ -4,11 +4,13 @@ const heatmap = (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const all = (selector, root = document) => [...root.querySelectorAll(selector)];
   const one = (selector, root = document) => root.querySelector(selector);
-  const element = (name, attributes = {}, text = "") => {
-    const node = Object.assign(document.createElement(name), { textContent: text });
+  const made = (node, attributes, text) => {
     Object.entries(attributes).forEach(([key, value]) => node.setAttribute(key, value));
-    return node;
+    return Object.assign(node, { textContent: text });
   };
+  const element = (name, attributes = {}, text = "") => made(document.createElement(name), attributes, text);
+  const shape = (name, attributes = {}, text = "") => made(document.createElementNS("http://www.w3.org/2000/svg", name), attributes, text);
+  const press = (button, pressed) => button.setAttribute("aria-pressed", String(pressed));
 
   // ---- numbers ----
   // IEEE 754 half precision: 1 sign bit, 5 of exponent, 10 of fraction, little-endian.
@@ -144,13 +146,7 @@ const heatmap = (() => {
   const marks = (svg, [width, height], { layer, image, position, outline = "" }) => {
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.replaceChildren();
-    const draw = (name, attributes, text = "") => {
-      const node = document.createElementNS("http://www.w3.org/2000/svg", name);
-      Object.entries(attributes).forEach(([key, value]) => node.setAttribute(key, value));
-      node.textContent = text;
-      svg.append(node);
-    };
-    const twice = (path, kind) => ["under", "over"].forEach((half) => draw("path", { d: path, class: `${kind} ${half}` }));
+    const twice = (path, kind) => ["under", "over"].forEach((half) => svg.append(shape("path", { d: path, class: `${kind} ${half}` })));
     const line = (points) => "M" + points.map(([x, y]) => `${(x * width).toFixed(1)} ${(y * height).toFixed(1)}`).join("L");
     if (outline) twice(outline, "outline");
     const { grid, fixations, extents } = (settings.marks && layer) || {};
@@ -161,8 +157,8 @@ const heatmap = (() => {
       twice(footprints.map(line).join(""), "thin");
       twice(line(points), "line");
       points.forEach(([x, y], i) => {
-        draw("circle", { cx: x * width, cy: y * height, r: 10 });
-        draw("text", { x: x * width, y: y * height }, i + 1);
+        const [cx, cy] = [x * width, y * height];
+        svg.append(shape("circle", { cx, cy, r: 10 }), shape("text", { x: cx, y: cy }, i + 1));
       });
     }
     if (!position) return;
@@ -201,6 +197,10 @@ const heatmap = (() => {
     document.addEventListener("keydown", (event) => event.key === "Escape" && reset());
   };
   const control = (name, event, change) => one(`[data-control="${name}"]`)?.addEventListener(event, (e) => change(e.target));
+  const status = (text, resettable) => {
+    one("[data-state]").textContent = text;
+    one("[data-reset]").disabled = !resettable;
+  };
   // `repaint` draws maps and marks; `remark` draws marks alone.
   const controls = (repaint, remark) => {
     const root = document.documentElement;
@@ -219,5 +219,5 @@ const heatmap = (() => {
     document.documentElement.dataset.ready = "true";
   });
 
-  return { data, all, one, element, bytes, halves, field, row, hasRows, mapOf, written, headName, describe, paint, marks, selectable, onReset, control, controls, ready };
+  return { data, all, one, element, shape, press, status, bytes, halves, field, row, hasRows, mapOf, written, headName, describe, paint, marks, selectable, onReset, control, controls, ready };
 })();

@@ -1,5 +1,5 @@
 (() => {
-  const { data, all, one, element, halves, field, hasRows, mapOf, written, paint } = heatmap;
+  const { data, all, one, element, shape, press, halves, field, hasRows, mapOf, written, paint } = heatmap;
   const { layers, images } = data;
   const stage = one("[data-stage]");
 
@@ -51,15 +51,26 @@
   // ---- elements ----
   const thumbnails = all(".images img");
   const source = (image) => thumbnails[image].src;
-  const tile = (list, caption, label, press) => {
-    const item = element("li");
-    const button = Object.assign(element("button", { type: "button", "aria-label": label }), { onclick: press });
-    const [span, canvas] = [element("span", { class: "tile" }), element("canvas")];
-    span.append(element("img", { src: source(state.image), alt: "" }), canvas);
-    button.append(span, element("span", { class: "caption" }, caption));
-    item.append(button);
-    list.append(item);
-    return { button, canvas };
+  let refresh = () => {}; // repaints the tiles of heads or channels
+  // A list of tiles: each entry has a caption, a label, a map, and whether and how it is chosen.
+  const strip = (kind, entries) => {
+    const list = element("ol", { class: `strip ${kind}` });
+    const tiles = entries.map(({ caption, label, choose, ...entry }) => {
+      const item = element("li");
+      const button = element("button", { type: "button", "aria-label": label });
+      const [span, canvas] = [element("span", { class: "tile" }), element("canvas")];
+      button.addEventListener("click", () => { choose(); update(); });
+      span.append(element("img", { src: source(state.image), alt: "" }), canvas);
+      button.append(span, element("span", { class: "caption" }, caption));
+      item.append(button);
+      list.append(item);
+      return { ...entry, button, canvas };
+    });
+    refresh = () => tiles.forEach(({ button, canvas, map, chosen }) => {
+      paint(canvas, map(), 72);
+      press(button, chosen());
+    });
+    return list;
   };
   const titled = (text, aside) => {
     const title = element("h3", {}, text);
@@ -90,7 +101,6 @@
     }
     context.putImageData(made, 0, 0);
   };
-  let refresh = () => {}; // repaints the tiles of heads or channels
 
   const detail = () => {
     const box = one("[data-detail]");
@@ -98,13 +108,13 @@
     box.replaceChildren();
     refresh = () => {};
     if (heads) {
-      const list = element("ol", { class: "strip heads" });
-      box.append(titled("Heads", ""), list);
-      const each = [null, ...Array(heads.shape[1]).keys()].map((head) => ({ head, ...tile(list, head === null ? "mean" : String(head + 1), head === null ? "mean of the heads" : `head ${head + 1}`, () => { state.head[state.layer] = head; update(); }) }));
-      refresh = () => each.forEach(({ head, button, canvas }) => {
-        paint(canvas, shown(state.layer, state.image, head), 72);
-        button.setAttribute("aria-pressed", String(state.head[state.layer] === head));
-      });
+      box.append(titled("Heads", ""), strip("heads", [null, ...Array(heads.shape[1]).keys()].map((head) => ({
+        caption: head === null ? "mean" : head + 1,
+        label: head === null ? "mean of the heads" : `head ${head + 1}`,
+        map: () => shown(state.layer, state.image, head),
+        chosen: () => state.head[state.layer] === head,
+        choose: () => { state.head[state.layer] = head; },
+      }))));
     }
     if (branches) {
       const bars = element("div", { class: "bars", role: "list", "aria-label": "Weights of the branches" });
@@ -125,25 +135,20 @@
       const weights = halves(channels.weights).slice(state.image * channels.count, (state.image + 1) * channels.count);
       box.append(titled("Weights", `of ${channels.count} channels, ${written(Math.min(...weights))} to ${written(Math.max(...weights))}, sorted`), profile([...weights].sort((a, b) => b - a)));
       if (channels.images > state.image) {
-        const list = element("ol", { class: "strip channels" });
-        box.append(titled("Strongest channels", "weighted features, and the weight"), list);
-        const each = channels.top_channels[state.image].map((number, k) => ({ k, ...tile(list, `${number}: ${weights[number].toFixed(2)}`, `channel ${number}, weight ${weights[number].toFixed(2)}`, () => { state.channel = state.channel === k ? null : k; update(); }) }));
-        refresh = () => each.forEach(({ k, button, canvas }) => {
-          paint(canvas, channel(state.layer, state.image, k), 72);
-          button.setAttribute("aria-pressed", String(state.channel === k));
-        });
+        box.append(titled("Strongest channels", "weighted features, and the weight"), strip("channels", channels.top_channels[state.image].map((number, k) => ({
+          caption: `${number}: ${weights[number].toFixed(2)}`,
+          label: `channel ${number}, weight ${weights[number].toFixed(2)}`,
+          map: () => channel(state.layer, state.image, k),
+          chosen: () => state.channel === k,
+          choose: () => { state.channel = state.channel === k ? null : k; },
+        }))));
       }
     }
   };
   const profile = (weights) => {
-    const picture = document.createElementNS("http://www.w3.org/2000/svg", "svg");
     const high = Math.max(...weights, 0) || 1;
-    picture.setAttribute("class", "profile");
-    picture.setAttribute("viewBox", `0 0 ${weights.length} 1`);
-    picture.setAttribute("preserveAspectRatio", "none");
-    const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
-    path.setAttribute("d", "M0 1" + weights.map((w, i) => `L${i} ${1 - Math.max(0, w) / high}h1`).join("") + "V1Z");
-    picture.append(path);
+    const picture = shape("svg", { class: "profile", viewBox: `0 0 ${weights.length} 1`, preserveAspectRatio: "none" });
+    picture.append(shape("path", { d: "M0 1" + weights.map((w, i) => `L${i} ${1 - Math.max(0, w) / high}h1`).join("") + "V1Z" }));
     return picture;
   };
 
@@ -165,12 +170,11 @@
     one("[data-low]").textContent = written(low, digits);
     one("[data-high]").textContent = written(high, digits);
     const even = high - low < 0.01 * Math.max(Math.abs(low), Math.abs(high));
-    one("[data-state]").textContent = (even ? "Nearly constant. " : "") + describe();
-    one("[data-reset]").disabled = !state.position && state.channel === null;
+    heatmap.status((even ? "Nearly constant. " : "") + describe(), state.position || state.channel !== null);
     tiles.forEach(({ button, canvas, layer = state.layer, image = state.image }) => {
       paint(canvas, shown(layer, image), 96);
       const chosen = layer === state.layer && image === state.image;
-      button.setAttribute("aria-pressed", String(chosen));
+      press(button, chosen);
       if (chosen) reveal(button);
     });
     refresh();

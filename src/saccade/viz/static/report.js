@@ -1,5 +1,5 @@
 (() => {
-  const { data, all, one, element, hasRows, mapOf, paint } = heatmap;
+  const { data, all, one, element, press, status, hasRows, mapOf, paint } = heatmap;
 
   // ---- leaderboard: sort by a column; missing values stay last ----
   const value = (row, column) => {
@@ -30,7 +30,7 @@
     button.addEventListener("click", () => {
       const attention = button.dataset.toggle;
       off.has(attention) ? off.delete(attention) : off.add(attention);
-      button.setAttribute("aria-pressed", String(!off.has(attention)));
+      press(button, !off.has(attention));
       all(`.chart svg [data-attention="${attention}"]`).forEach((mark) => mark.classList.toggle("off", off.has(attention)));
     });
   });
@@ -155,8 +155,7 @@
   const select = (query) => {
     const changed = [state.query?.image, query?.image];
     state.query = query;
-    one("[data-state]").textContent = describe();
-    one("[data-reset]").disabled = !query;
+    status(describe(), query);
     tiles.filter(({ image }) => changed.includes(image)).forEach(draw);
   };
   tiles.filter(({ layer }) => layer).forEach((each) => {
@@ -168,7 +167,7 @@
     choice.addEventListener("change", () => {
       const column = Number(choice.dataset.head);
       state.head[column] = choice.value === "" ? null : Number(choice.value);
-      one("[data-state]").textContent = describe();
+      status(describe(), state.query);
       tiles.filter((each) => each.column === column).forEach(draw);
     });
   });
@@ -179,7 +178,7 @@
   all("[data-filter]").forEach((button, _, buttons) => {
     button.addEventListener("click", () => {
       const filter = button.dataset.filter;
-      buttons.forEach((other) => other.setAttribute("aria-pressed", String(other === button)));
+      buttons.forEach((other) => press(other, other === button));
       const keep = { all: () => true, wrong: (item) => item.dataset.wrong === "true" }[filter] ?? ((item) => item.dataset.target === filter);
       const items = all(".shots > li");
       items.forEach((item) => (item.hidden = !keep(item)));
