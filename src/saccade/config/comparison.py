@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from saccade.config.recipe import Recipe, check_integer, check_keys, read_yaml, to_yaml
+from saccade.config.recipe import Recipe, check_integer, check_keys, named_file, read_yaml, to_yaml
 from saccade.errors import BadRecipe, bad_recipe
 from saccade.files import write_text
 
@@ -92,7 +92,9 @@ class Comparison:
     @classmethod
     def read(cls, path: Path) -> Comparison:
         """Read a comparison from a YAML file."""
-        return cls.from_mapping(read_yaml(path))
+        values = read_yaml(path)
+        with named_file(path):
+            return cls.from_mapping(values)
 
     def write(self, path: Path) -> None:
         """Write the comparison to a YAML file."""

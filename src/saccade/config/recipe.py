@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import NoneType
@@ -156,10 +157,8 @@ class Recipe:
     def read(cls, path: Path) -> Recipe:
         """Read a recipe from a YAML file."""
         values = read_yaml(path)
-        try:
+        with named_file(path):
             return cls.from_mapping(values)
-        except SaccadeError as error:
-            raise BadRecipe(f"recipe {str(path)!r}: {error}", owner=str(path), option=error.option) from error
 
     def write(self, path: Path) -> None:
         """Write the recipe to a YAML file."""
@@ -192,6 +191,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise _bad_file(path, f"must contain keys and values, not {values!r}")
     check_schema(path, values.pop("schema", SCHEMA), SCHEMA)
     return values
+
+
+@contextmanager
+def named_file(path: Path) -> Iterator[None]:
+    """Name a recipe file in the error of a key or a value in it."""
+    try:
+        yield
+    except SaccadeError as error:
+        message, fields = f"recipe {str(path)!r}: {error}", {"option": error.option, "value": error.value}
+        raise BadRecipe(message, owner=str(path), **fields) from error
 
 
 def read_settings(texts: list[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -53,19 +54,29 @@ class ReadingOptions:
             raise bad_option(self.owner, "must be between 0 and 0.5", val_fraction=self.val_fraction)
 
 
-def check_memory(owner: str, size: int, count: int, frames: int = 1) -> None:
-    """Raise `BadOption` unless `count` square RGB images of `size` pixels fit into the memory of the machine.
+def check_memory(owner: str, size: int, count: int | Mapping[str, int], frames: int = 1) -> None:
+    """Raise `BadOption` unless square RGB images of `size` pixels fit into the memory of the machine.
+
+    Args:
+        owner: Name of the task.
+        size: Side of the images.
+        count: Number of images, or the number of each part, by the name of the option.
+        frames: Number of frames of each image.
 
     Example:
         >>> check_memory("white-patch", size=1_000_000, count=2000)
         Traceback (most recent call last):
         saccade.errors.BadOption: white-patch: size=1000000 needs 6e+06 GB for 2000 images; ...
     """
-    needed = 3 * size**2 * count * frames
+    images = count if isinstance(count, int) else sum(count.values())
+    needed = 3 * size**2 * images * frames
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if needed > total:
-        expected = f"needs {needed / 1e9:.3g} GB for {count} images; this machine has {total / 1e9:.0f} GB"
-        raise bad_option(owner, expected, size=size)
+        expected = f"needs {needed / 1e9:.3g} GB for {images} images; this machine has {total / 1e9:.0f} GB"
+        option, value = "size", size
+        if not isinstance(count, int) and max(count.values()) > size**2:
+            option, value = max(count.items(), key=lambda part: part[1])
+        raise bad_option(owner, expected, **{option: value})
 
 
 def check_optional(owner: str, **values: object) -> None:

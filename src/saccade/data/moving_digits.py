@@ -70,7 +70,7 @@ def load_moving_digits(
     """
     counts = dict(zip(PARTS, (train, validation, test), strict=True))
     check_positive(_TASK, frames=frames, size=size, moment=moment, **counts)
-    check_memory(_TASK, size, sum(counts.values()), frames)
+    check_memory(_TASK, size, counts, frames)
     if size < 8:
         raise bad_option(_TASK, "must be at least 8; a digit has half of this size", size=size)
     if 2 * moment >= frames:

@@ -75,7 +75,7 @@ def load_white_patch(
     """
     counts = dict(zip(PARTS, (train, validation, test), strict=True))
     check_positive(_TASK, size=size, **counts)
-    check_memory(_TASK, size, sum(counts.values()))
+    check_memory(_TASK, size, counts)
     if len(patch) != 2 or not 1 <= patch[0] <= patch[1] <= size:
         raise bad_option(_TASK, f"must be two sides, 1 <= smallest <= largest <= {size}", patch=tuple(patch))
     if not 0 <= level <= 255:

@@ -63,8 +63,9 @@ class Classifier(lightning.LightningModule):
         try:
             self.model = network.to(memory_format=self.layout)
         except RuntimeError as error:  # of weights with three spatial axes
-            message = f"the model has layers for clips, but the images have shape {task.shape}"
-            raise BadRecipe(message, owner="train", option="task", value=task.shape) from error
+            backbone = recipe.backbone
+            message = f"backbone={backbone!r} has layers for clips, but the images have shape {task.shape}"
+            raise BadRecipe(message, owner="train", option="backbone", value=backbone) from error
         channels = (-1, *[1 for _ in task.shape[1:]])
         self.register_buffer("mean", task.mean.view(channels))
         self.register_buffer("std", task.std.view(channels))
