@@ -73,8 +73,8 @@ class FCA(nn.Module):
     is `expand`, sigma the logistic function; the basis images d are the buffer `bases`.
 
     References:
-        Qin, Zhang, Wu, Li: FcaNet: Frequency Channel Attention Networks, ICCV 2021 (section
-        3).
+        Qin, Zhang, Wu, Li: FcaNet: Frequency Channel Attention Networks, ICCV 2021
+        (section 3).
 
     Args:
         channels: Number of channels C, a multiple of the number of frequencies K.
