@@ -62,7 +62,8 @@ class GRN(nn.Module):
 
     Note:
         Deviation: none from the authors' code, which has the channels last; the parameters have its shape
-        (1, 1, 1, C). Equation 2 of the paper divides by the sum of the norms, the code by their mean. Norms are computed in float32 or higher precision.
+        (1, 1, 1, C). Equation 2 of the paper divides by the sum of the norms, the code by their mean. Norms
+        are computed in float32 or higher precision.
 
     Example:
         >>> import torch
