@@ -6,6 +6,7 @@ from saccade.maps.pairwise import AdditiveMap, DotProductMap, PairwiseMap, Recti
 from saccade.maps.rollout import attention_rollout
 from saccade.maps.sampling import FixationMap, GridMap
 from saccade.maps.tap import Tap
+from saccade.maps.temporal import TemporalMap, temporal_weights
 from saccade.maps.tokens import ClassTokenMap, TokenMap
 from saccade.maps.window import WindowMap
 
@@ -23,8 +24,10 @@ __all__ = [
     "RectifiedSumMap",
     "SpatialMap",
     "Tap",
+    "TemporalMap",
     "TokenMap",
     "WindowMap",
     "attention_rollout",
     "normalize",
+    "temporal_weights",
 ]

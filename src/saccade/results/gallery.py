@@ -255,6 +255,10 @@ def _check_map(attention: AttentionMap, count: int) -> None:
             _require(
                 weights.ndim == 3 and len(weights) == count, "weights that are not (B, branches, channels)"
             )
+        case maps.TemporalMap(gates=gates, kernels=kernels, energy=energy):
+            _require(gates.ndim == kernels.ndim == 3, "gates and kernels that are not (B, channels, ...)")
+            _require(gates.shape[:2] == kernels.shape[:2], "gates and kernels of different channels")
+            _require(energy.shape[:2] == (len(gates), gates.shape[2]), "energy of other frames")
         case _:
             pass
     _require(len(attention.saliency()) == count, f"a map of other than {count} images")

@@ -32,6 +32,7 @@ _ABOUT = {
     "window": "attention received within windows",
     "grid": "density of the sampling grid",
     "fixation": "number of fixations",
+    "temporal": "energy of the frames, weighted by their gates",
 }
 
 
