@@ -84,7 +84,7 @@ def mean_and_maximum(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def mean_of_products(rows: Tensor, columns: Tensor) -> Tensor:
-    """Return the mean over channels of a gate of rows times a gate of columns, without their product in memory.
+    """Return the mean over channels of a gate of rows times a gate of columns, without their product.
 
     Args:
         rows: Weights of rows, (B, C, H, 1).
