@@ -27,6 +27,7 @@ from saccade.maps import (
     PairwiseMap,
     RectifiedSumMap,
     SpatialMap,
+    TemporalMap,
     TokenMap,
     WindowMap,
 )
@@ -60,6 +61,7 @@ def every_map() -> dict[str, AttentionMap]:
         BranchMap.of(torch.rand(K, 2, 10), [x, x + 1]),
         SpatialMap(torch.rand(K, 3, 4)),
         GridMap(torch.rand(K, 5, 6, 2) * 2 - 1, size=(3, 4), align_corners=True),
+        TemporalMap.of(torch.rand(K, 10, 5), torch.rand(K, 10, 3), torch.randn(K, 10, 5, 3, 4)),
         FixationMap(torch.rand(K, 3, 2), extents=((0.5, 0.25), (1.0, 0.5)), size=(6, 8)),
     ]
     return {type(each).__name__: each for each in maps}
@@ -209,6 +211,9 @@ def test_arrays_that_do_not_fit_together(tmp_path: Path, changes: dict[str, Any]
         ("FixationMap", {"map__size": np.array([10**6, 10**6])}),
         ("FixationMap", {"map__locations": np.zeros((K, 3), np.float32)}),
         ("SpatialMap", {"map__weights": np.zeros((K + 1, 3, 4), np.float32)}),
+        ("TemporalMap", {"map__gates": np.zeros((K, 10, 4), np.float32)}),
+        ("TemporalMap", {"map__kernels": np.zeros((K, 9, 3), np.float32)}),
+        ("TemporalMap", {"map__kernels": np.zeros((K, 10), np.float32)}),
     ],
 )
 def test_fields_of_maps_that_do_not_fit_together(tmp_path: Path, name: str, changes: dict[str, Any]) -> None:

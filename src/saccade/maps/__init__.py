@@ -6,6 +6,7 @@ from saccade.maps.pairwise import AdditiveMap, DotProductMap, PairwiseMap, Recti
 from saccade.maps.rollout import HeadFusion, attention_rollout
 from saccade.maps.sampling import FixationMap, GridMap
 from saccade.maps.tap import Tap
+from saccade.maps.temporal import TemporalMap, temporal_weights
 from saccade.maps.tokens import ClassTokenMap, TokenMap
 from saccade.maps.window import WindowMap
 
@@ -25,9 +26,11 @@ __all__ = [
     "Sinks",
     "SpatialMap",
     "Tap",
+    "TemporalMap",
     "TokenMap",
     "WindowMap",
     "attention_rollout",
     "chunks",
     "normalize",
+    "temporal_weights",
 ]

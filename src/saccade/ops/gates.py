@@ -83,6 +83,25 @@ def mean_and_maximum(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return average, maximum
 
 
+def mean_of_products(rows: Tensor, columns: Tensor) -> Tensor:
+    """Return the mean over channels of a gate of rows times a gate of columns, without their product.
+
+    Args:
+        rows: Weights of rows, (B, C, H, 1).
+        columns: Weights of columns, (B, C, 1, W).
+
+    Returns:
+        Mean weights, (B, H, W).
+
+    Example:
+        >>> import torch
+        >>> rows, columns = torch.rand(1, 3, 4, 1), torch.rand(1, 3, 1, 5)
+        >>> torch.allclose(mean_of_products(rows, columns), (rows * columns).mean(1))
+        True
+    """
+    return rows.squeeze(3).mT @ columns.squeeze(2) / rows.shape[1]
+
+
 def _eager() -> bool:
     """Return whether to use the custom backward passes: a compiler fuses the plain formulas by itself."""
     return torch.is_grad_enabled() and is_eager()

@@ -38,6 +38,7 @@ _FORMS: dict[type, dict[str, str]] = {
     maps.FixationMap: {"locations": "K steps 2"},
     maps.ChannelMap: {"weights": "K C", "top_channels": "K top", "features": "K top ..."},
     maps.BranchMap: {"weights": "K M C"},
+    maps.TemporalMap: {"gates": "K C T", "kernels": "K C k", "energy": "K T H W"},
 }
 
 Arrays = dict[str, NDArray[Any]]

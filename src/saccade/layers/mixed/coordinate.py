@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from saccade.errors import check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import SpatialMap, Tap
-from saccade.ops.gates import mean, scale
+from saccade.ops.gates import mean, mean_of_products, scale
 
 
 def coordinate(
@@ -90,17 +90,12 @@ class Coordinate(nn.Module):
         check_shape("coordinate", x, "B C H W", C=self.channels)
         a_h, a_w = coordinate(x, self._encode, self.rows, self.columns)
         if self.tap.recording:
-            self.tap.publish(SpatialMap(_product_mean(a_h.detach(), a_w.detach())))
+            self.tap.publish(SpatialMap(mean_of_products(a_h.detach(), a_w.detach())))
         return scale(scale(x, a_w), a_h)
 
     def _encode(self, means: Tensor) -> Tensor:
         encoded: Tensor = self.activation(self.norm(self.reduce(means)))
         return encoded
-
-
-def _product_mean(a_h: Tensor, a_w: Tensor) -> Tensor:
-    """Return mean_c a_h a_w, (B, H, W), without the map of all channels."""
-    return a_h.squeeze(3).mT @ a_w.squeeze(2) / a_h.shape[1]
 
 
 SPEC = Spec(

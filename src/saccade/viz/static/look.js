@@ -28,6 +28,7 @@
     window: "Attention between the positions of each window. The map shows the attention that each position receives.",
     grid: "Samples the image at the points of a grid. The map shows the density of the samples.",
     fixation: "Fixates a sequence of locations, numbered in order. The map shows how often each pixel is covered.",
+    temporal: "One weight per channel and frame. The map shows the energy of the weighted frames.",
   };
   const about = ({ kind, variant, pairs }) => {
     if (data.about) return data.about;

@@ -1,0 +1,116 @@
+"""Efficient local attention, Xu and Wan 2024."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from saccade.errors import bad_option, check_positive, check_shape
+from saccade.layers.spec import Example, Paper, Spec
+from saccade.maps import SpatialMap, Tap
+from saccade.ops.gates import mean, mean_of_products, scale
+
+
+def ela(x: Tensor, conv: nn.Module, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
+    """Return the weights of rows, sigma(GN(F * mean_w x)), and of columns, sigma(GN(F * mean_h x)).
+
+    Args:
+        x: Features, (B, C, H, W).
+        conv: Convolution F of the means along one axis, (B, C, L) to (B, C, L).
+        norm: Group norm of C channels.
+
+    Returns:
+        Weights of rows, (B, C, H, 1), and of columns, (B, C, 1, W).
+    """
+    rows, columns = (
+        # F.group_norm would refuse groups of a single value.
+        torch.group_norm(conv(means), norm.num_groups, norm.weight, norm.bias, norm.eps).sigmoid()
+        for means in (mean(x), mean(x.mT))
+    )
+    return rows.unsqueeze(3), columns.unsqueeze(2)
+
+
+class ELA(nn.Module):
+    """Efficient local attention: gates each channel by its row and by its column, by one 1-D convolution.
+
+        a_h = sigma(GN(F * mean_w x))        a_w = sigma(GN(F * mean_h x))        y_chw = a_h,ch a_w,cw x_chw
+
+    mean_w averages each row and mean_h each column. F is the convolution `conv` of k neighbors, without bias,
+    and GN the group norm `norm`; both axes share them. * is a convolution with zero padding, and sigma the
+    logistic function. Unlike coordinate attention, no channels are reduced and both axes stay apart.
+
+    Recording gives one map, the product of the gates, averaged over channels: mean_c a_h,ch a_w,cw.
+
+    References:
+        Xu, Wan: ELA: Efficient Local Attention for Deep Convolutional Neural Networks, arXiv 2024
+        (section 3).
+
+    Args:
+        channels: Number of channels C, a multiple of both numbers of groups.
+        kernel_size: Kernel size k, odd.
+        groups: Groups of the convolution. None is C // 8, at least 1.
+        norm_groups: Groups of the norm.
+
+    Shape:
+        - Input: (B, C, H, W).
+        - Output: (B, C, H, W).
+
+    Raises:
+        BadOption: If C is not a multiple of the groups, the kernel size is even, or an option is below 1.
+        BadShape: For any other input shape.
+
+    Note:
+        Deviation: none. The defaults are ELA-L of the paper. ELA-S has k = 5; ELA-B has k = 7 and C groups,
+        ELA-T k = 5, C groups and 32 groups of the norm.
+
+    Example:
+        >>> import torch
+        >>> ELA(32)(torch.randn(2, 32, 7, 5)).shape
+        torch.Size([2, 32, 7, 5])
+    """
+
+    def __init__(
+        self, channels: int, kernel_size: int = 7, groups: int | None = None, norm_groups: int = 16
+    ) -> None:
+        super().__init__()
+        groups = max(1, channels // 8) if groups is None else groups
+        check_positive("ela", kernel_size=kernel_size, groups=groups, norm_groups=norm_groups)
+        if kernel_size % 2 == 0:
+            raise bad_option("ela", "must be odd to keep the map size", kernel_size=kernel_size)
+        for name, count in {"groups": groups, "norm_groups": norm_groups}.items():
+            if channels % count:
+                raise bad_option("ela", f"must be a multiple of {name}={count}", channels=channels)
+        self.channels = channels
+        self.conv = nn.Conv1d(
+            channels, channels, kernel_size, padding=kernel_size // 2, groups=groups, bias=False
+        )
+        self.norm = nn.GroupNorm(norm_groups, channels)
+        self.tap = Tap()
+
+    def forward(self, x: Tensor) -> Tensor:
+        check_shape("ela", x, "B C H W", C=self.channels)
+        rows, columns = ela(x, self.conv, self.norm)
+        if self.tap.recording:
+            self.tap.publish(SpatialMap(mean_of_products(rows.detach(), columns.detach())))
+        return scale(scale(x, columns), rows)
+
+
+SPEC = Spec(
+    name="ela",
+    domain="spatial",
+    paper=Paper(
+        "ELA: Efficient Local Attention for Deep Convolutional Neural Networks",
+        "Xu, Wan",
+        2024,
+        "https://arxiv.org/abs/2403.01123",
+    ),
+    summary="gate each channel by its row and by its column, with one 1-D convolution for both",
+    module=ELA,
+    function=ela,
+    examples=(
+        Example("B C H W"),
+        Example("B C H W", {"kernel_size": 3, "groups": 16, "norm_groups": 1}),
+    ),
+    maps=(SpatialMap,),
+    flow="x -> [[row means | column means] -> 1-D conv k, GN -> sigmoid | ] -> scale -> y",
+)
