@@ -24,6 +24,7 @@ from saccade.maps import (
     DotProductMap,
     FixationMap,
     GridMap,
+    OffsetMap,
     PairwiseMap,
     RectifiedSumMap,
     SpatialMap,
@@ -56,6 +57,7 @@ def every_map() -> dict[str, AttentionMap]:
         ClassTokenMap(*(*factors, *extra)),
         WindowMap(windows, windows, 0.5, (3, 4), (3, 4), places=places, bias=torch.randn(2, 1, 6, 6)),
         CrissCrossMap(*(*factors, (3, 4))),
+        OffsetMap(*(*factors, torch.randn(K, 2, 4, 3, 3))),
         ChannelMap.of(torch.rand(K, 10), x),
         BranchMap.of(torch.rand(K, 2, 10), [x, x + 1]),
         SpatialMap(torch.rand(K, 3, 4)),
@@ -209,6 +211,8 @@ def test_arrays_that_do_not_fit_together(tmp_path: Path, changes: dict[str, Any]
         ("FixationMap", {"map__size": np.array([10**6, 10**6])}),
         ("FixationMap", {"map__locations": np.zeros((K, 3), np.float32)}),
         ("SpatialMap", {"map__weights": np.zeros((K + 1, 3, 4), np.float32)}),
+        ("OffsetMap", {"map__offsets": np.zeros((K, 2, 4, 2, 2), np.float32)}),
+        ("OffsetMap", {"map__offsets": np.zeros((K, 2, 5, 3, 3), np.float32)}),
     ],
 )
 def test_fields_of_maps_that_do_not_fit_together(tmp_path: Path, name: str, changes: dict[str, Any]) -> None:

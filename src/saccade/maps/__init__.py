@@ -2,6 +2,7 @@
 
 from saccade.maps.base import AttentionMap, BranchMap, ChannelMap, SpatialMap, normalize
 from saccade.maps.criss_cross import CrissCrossMap
+from saccade.maps.offset import OffsetMap
 from saccade.maps.pairwise import AdditiveMap, DotProductMap, PairwiseMap, RectifiedSumMap
 from saccade.maps.rollout import attention_rollout
 from saccade.maps.sampling import FixationMap, GridMap
@@ -19,6 +20,7 @@ __all__ = [
     "DotProductMap",
     "FixationMap",
     "GridMap",
+    "OffsetMap",
     "PairwiseMap",
     "RectifiedSumMap",
     "SpatialMap",

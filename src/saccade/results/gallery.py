@@ -230,6 +230,11 @@ def _check_map(attention: AttentionMap, count: int) -> None:
             _require(queries.shape[:2] == keys.shape[:2], "queries and keys of different batches")
             _require(math.prod(attention.query_shape) == queries.shape[2], "queries off their grid")
             _require(math.prod(attention.key_shape) == keys.shape[2], "keys off their grid")
+            if isinstance(attention, maps.OffsetMap):
+                shape = attention.offsets.shape
+                _require(attention.query_shape == attention.key_shape, "queries and keys on different grids")
+                _require(shape[:3] == (*queries.shape[:2], queries.shape[3]), "offsets of another shape")
+                _require(len(shape) == 5 and shape[3] == shape[4] and shape[3] % 2 == 1, "an even window")
             if isinstance(attention, maps.TokenMap) and attention.bias is not None:
                 tokens = (m.shape[2] for m in (attention.extra_queries, attention.extra_keys))
                 extents = (a + b for a, b in zip(tokens, (queries.shape[2], keys.shape[2]), strict=True))
