@@ -60,9 +60,9 @@ class CoT(nn.Module):
             the global mean then has a single value per channel.
 
     Note:
-        Deviation: none from the authors' code. The paper multiplies keys and queries in the usual notation of
-        attention; the code has group norm in place of a softmax, and the selection of the two contexts. The
-        windows are never unfolded, see `saccade.ops.local_convolution`.
+        Deviation: none from the authors' code, which has batch norms and the group norm of the weights that
+        the equations of the paper leave out. Windows are never unfolded, see
+        `saccade.ops.local_convolution`.
 
     Example:
         >>> import torch
