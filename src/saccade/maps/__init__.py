@@ -2,6 +2,7 @@
 
 from saccade.maps.base import AttentionMap, BranchMap, ChannelMap, SpatialMap, normalize
 from saccade.maps.criss_cross import CrissCrossMap
+from saccade.maps.halo import HaloMap
 from saccade.maps.offset import OffsetMap
 from saccade.maps.pairwise import AdditiveMap, DotProductMap, PairwiseMap, RectifiedSumMap
 from saccade.maps.rollout import attention_rollout
@@ -20,6 +21,7 @@ __all__ = [
     "DotProductMap",
     "FixationMap",
     "GridMap",
+    "HaloMap",
     "OffsetMap",
     "PairwiseMap",
     "RectifiedSumMap",

@@ -235,6 +235,12 @@ def _check_map(attention: AttentionMap, count: int) -> None:
                 _require(attention.query_shape == attention.key_shape, "queries and keys on different grids")
                 _require(shape[:3] == (*queries.shape[:2], queries.shape[3]), "offsets of another shape")
                 _require(len(shape) == 5 and shape[3] == shape[4] and shape[3] % 2 == 1, "an even window")
+            if isinstance(attention, maps.HaloMap):
+                window = attention.block + 2 * attention.halo
+                _require(attention.query_shape == attention.key_shape, "queries and keys on different grids")
+                _require(attention.block >= 1 <= window <= _MAX_SIDE and attention.halo >= 0, "bad windows")
+                for logits in (attention.row_logits, attention.column_logits):
+                    _require(logits.shape == (*queries.shape[:3], window), "logits of another shape")
             if isinstance(attention, maps.TokenMap) and attention.bias is not None:
                 tokens = (m.shape[2] for m in (attention.extra_queries, attention.extra_keys))
                 extents = (a + b for a, b in zip(tokens, (queries.shape[2], keys.shape[2]), strict=True))

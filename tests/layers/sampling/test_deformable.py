@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import saccade as sc
-from saccade.layers.sampling import deformable as module_under_test
+from saccade.ops import recompute
 from support.errors import raises
 from support.parity import Parameters, assert_close, assert_parity, build, largest_tensor, normal
 from support.plain import conv3x3, pointwise
@@ -84,7 +84,7 @@ def test_equals_the_formula(size: tuple[int, int], shape: tuple[int, ...], optio
 
 def test_chunks_give_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
     module, x = build("deformable", C, size=(4, 3), heads=HEADS, groups=2), normal(2, C, 4, 3)
-    monkeypatch.setattr(module_under_test, "_CHUNK", 2 * HEADS * 12 * 5)  # five queries at a time
+    monkeypatch.setattr(recompute, "CHUNK", 2 * HEADS * 12 * 5)  # five queries at a time
     assert_parity(module, lambda p, x: plain(p, x, 2), x, vanishing=["key.bias"])
 
 
@@ -124,7 +124,7 @@ def test_points_are_sampled_as_grid_sample_does() -> None:
 
 def test_no_tensor_holds_all_pairs() -> None:
     module, x = sc.create("deformable", 8, size=40), torch.randn(1, 8, 40, 36)
-    assert largest_tensor(module, x) <= module_under_test._CHUNK < 8 * (40 * 36) ** 2
+    assert largest_tensor(module, x) <= recompute.CHUNK < 8 * (40 * 36) ** 2
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
 from saccade.errors import bad_option, bad_shape, check_pair, check_positive, check_shape
 from saccade.layers.sampling.spatial_transformer import spatial_transformer
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import GridMap, Tap
-from saccade.ops.chunks import chunks
-from saccade.ops.eager import is_eager
 from saccade.ops.precision import no_autocast
-
-_CHUNK = 1 << 21  # weights held at a time
+from saccade.ops.recompute import attend_in_chunks
 
 
 def deformable(query: Tensor, key: Tensor, value: Tensor, points: Tensor, table: Tensor) -> Tensor:
@@ -44,22 +40,15 @@ def deformable(query: Tensor, key: Tensor, value: Tensor, points: Tensor, table:
     tables = (
         table.to(points.dtype).unflatten(0, (points.shape[1], -1)).expand(points.shape[0], -1, -1, -1, -1)
     )
-    parts = chunks(queries, key[..., 0], _CHUNK)
-    saves_memory = len(parts) > 1 and is_eager() and torch.is_grad_enabled()
     with no_autocast(query):
-        means = []
-        for part in parts:
-            inputs = queries[:, :, part].to(key.dtype), key, value, places[part], points, tables
-            means.append(
-                checkpoint(_attend, *inputs, use_reentrant=False, preserve_rng_state=False)
-                if saves_memory
-                else _attend(*inputs)
-            )
-    return torch.cat(means, 2)
+        sliced = queries.to(key.dtype), places[None, None]
+        return attend_in_chunks(_attend, sliced, (key, value, points, tables), key[..., 0])
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, places: Tensor, points: Tensor, tables: Tensor) -> Tensor:
-    distances = (places[:, None] - points.flatten(0, 1).unsqueeze(1)) / 2  # (B groups, queries, n, 2)
+def _attend(q: Tensor, places: Tensor, k: Tensor, v: Tensor, points: Tensor, tables: Tensor) -> Tensor:
+    distances = (
+        places[0, 0].unsqueeze(1) - points.flatten(0, 1).unsqueeze(1)
+    ) / 2  # (B groups, queries, n, 2)
     bias = F.grid_sample(tables.flatten(0, 1), distances, align_corners=True)
     logits = q @ k.mT
     return (logits + bias.reshape(logits.shape)).softmax(-1).to(v.dtype) @ v
