@@ -21,10 +21,12 @@ def test_equals_torch(heads: int, biased: bool) -> None:
     b_key, b_value = biases or (None, None)
 
     def split(x: Tensor) -> Tensor:
-        return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+        parts: Tensor = x.unflatten(-1, (heads, -1)).transpose(1, 2)
+        return parts
 
     key, value = F.linear(tokens, w_key, b_key), F.linear(tokens, w_value, b_value)
-    expected = F.scaled_dot_product_attention(*map(split, (query[:, None], key, value))).flatten(1)
+    q, k, v = map(split, (query[:, None], key, value))
+    expected = F.scaled_dot_product_attention(q, k, v).flatten(1)
     pooled, weights = single_query(query, tokens, (w_key, b_key), (w_value, b_value), heads)
     assert_close("pooled", pooled, expected)
     assert_close("sums", weights.sum(-1), torch.ones(2, heads).double())

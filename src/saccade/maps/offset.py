@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,10 +20,10 @@ class OffsetMap(DotProductMap):
         A_ij = scale * q_i . (k_j + r_j-i)        r = 0 outside the window
 
     Queries and keys have the same grid (H, W). For weights that depend on the offset alone, keys are 0.
-    The mean over queries is computed in O(N) for N positions.
+    The mean over queries is computed in O(N) for N positions, unless the window is larger than the map.
 
     Args:
-        offsets: Vectors r of the offsets, (B, heads, D, k, k), for an odd k.
+        offsets: Vectors r of the offsets, (B, heads, D, h, w), for an odd height and width of the window.
 
     Example:
         >>> import torch
@@ -40,12 +41,15 @@ class OffsetMap(DotProductMap):
         raise BadOption(message, owner="OffsetMap", option="queries")
 
     def propagate(self, relevance: Tensor, head: int | None = None) -> Tensor:
+        if math.prod(self._window) > math.prod(self.key_shape):
+            return super().propagate(relevance, head)
         dtype = torch.promote_types(self.queries.dtype, torch.float32)
         queries = self.queries.to(dtype) * relevance[:, None, :, None].to(dtype)
         content = scaled_products(queries.sum(2, keepdim=True), self.keys, self.scale).squeeze(2)
         windows = scaled_products(queries, self.offsets.flatten(3).mT, self.scale).mT.flatten(0, 1)
-        k = self.offsets.shape[-1]
-        local = F.fold(windows, self.key_shape, k, padding=k // 2).reshape(content.shape)
+        size = self._window
+        padding = (size[0] // 2, size[1] // 2)
+        local = F.fold(windows, self.key_shape, size, padding=padding).reshape(content.shape)
         return self._select_head(content + local, head)
 
     def _rows_at(self, positions: slice) -> Tensor:
@@ -53,11 +57,15 @@ class OffsetMap(DotProductMap):
         content = scaled_products(queries, self.keys, self.scale)
         local = scaled_products(queries, self.offsets.flatten(3).mT, self.scale)
         height, width = self.key_shape
-        k = self.offsets.shape[-1]
+        h, w = self._window
         index = torch.arange(height * width, device=queries.device)[positions, None]
-        step = torch.arange(k * k, device=queries.device)
-        y, x = index // width + step // k - k // 2, index % width + step % k - k // 2
+        step = torch.arange(h * w, device=queries.device)
+        y, x = index // width + step // w - h // 2, index % width + step % w - w // 2
         outside = (y < 0) | (y >= height) | (x < 0) | (x >= width)
         slots = (y * width + x).masked_fill(outside, height * width)  # one slot for all that is outside
         rows = F.pad(content, (0, 1)).scatter_add(3, slots.expand(local.shape), local)
         return rows[..., :-1]
+
+    @property
+    def _window(self) -> tuple[int, int]:
+        return self.offsets.shape[3], self.offsets.shape[4]

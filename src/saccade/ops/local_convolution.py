@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -69,7 +70,7 @@ class _LocalConvolution(torch.autograd.Function):
 
 
 def _size(weight: Tensor) -> int:
-    return round(weight.shape[2] ** 0.5)
+    return math.isqrt(weight.shape[2])
 
 
 def _pad(x: Tensor, weight: Tensor) -> Tensor:

@@ -234,7 +234,7 @@ def _check_map(attention: AttentionMap, count: int) -> None:
                 shape = attention.offsets.shape
                 _require(attention.query_shape == attention.key_shape, "queries and keys on different grids")
                 _require(shape[:3] == (*queries.shape[:2], queries.shape[3]), "offsets of another shape")
-                _require(len(shape) == 5 and shape[3] == shape[4] and shape[3] % 2 == 1, "an even window")
+                _require(len(shape) == 5 and shape[3] % 2 == shape[4] % 2 == 1, "an even window")
             if isinstance(attention, maps.HaloMap):
                 window = attention.block + 2 * attention.halo
                 _require(attention.query_shape == attention.key_shape, "queries and keys on different grids")

@@ -125,7 +125,8 @@ class ODConv(nn.Module):
         return scale(y, filters[..., None, None])
 
     def _logits(self, layer: nn.Conv2d, z: Tensor) -> Tensor:
-        return layer(z).flatten(1) / self.temperature
+        logits: Tensor = layer(z).flatten(1) / self.temperature
+        return logits
 
     @torch.no_grad()
     def _publish(self, x: Tensor, kernels: Tensor, filters: Tensor, places: Tensor) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 
@@ -133,7 +135,7 @@ class _Local(nn.Module):
 def _local_map(weights: Tensor) -> OffsetMap:
     """Return the map of weights (B, G, k^2, H, W): each is the query's product with a unit vector."""
     groups, taps, *grid = weights.shape[1:]
-    k = round(taps**0.5)
+    k = math.isqrt(taps)
     queries = weights.flatten(3).mT
     units = torch.eye(taps, dtype=weights.dtype, device=weights.device).unflatten(1, (k, k))
     offsets = units.expand(len(weights), groups, -1, -1, -1)

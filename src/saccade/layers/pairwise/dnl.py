@@ -97,8 +97,8 @@ class DNL(nn.Module):
         q, k, v = (f(x).flatten(2).mT for f in (self.query, self.key, self.value))
         if self.tap.recording:
             grid, scale = (x.shape[2], x.shape[3]), _scale(q, self.temperature)
-            factors = (_whitened(z.detach()).unsqueeze(1) for z in (q, k))
-            self.tap.publish(PairwiseMap(*factors, scale, grid, grid))
+            queries, keys = (_whitened(z.detach()).unsqueeze(1) for z in (q, k))
+            self.tap.publish(PairwiseMap(queries, keys, scale, grid, grid))
         pairwise, unary = dnl(q, k, v, self.unary(x).flatten(1), self.temperature)
         y = torch.addcmul(unary, self.gamma.to(pairwise.dtype), pairwise)
         return x + y.mT.reshape(x.shape)

@@ -58,7 +58,8 @@ def _attend(q: Tensor, rows: Tensor, columns: Tensor, k: Tensor, v: Tensor) -> T
     logits = q.flatten(4, 5) @ keys
     positions = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(4, 5).flatten(5)
     means = (logits + positions).softmax(-1) @ values.mT
-    return means.unflatten(4, (block, block)).transpose(3, 4).flatten(4, 5).flatten(2, 3)
+    grid: Tensor = means.unflatten(4, (block, block)).transpose(3, 4).flatten(4, 5).flatten(2, 3)
+    return grid
 
 
 class Halo(nn.Module):
@@ -155,7 +156,8 @@ class Halo(nn.Module):
 
     def _split(self, x: Tensor) -> Tensor:
         """Return (B, heads, H, W, D)."""
-        return x.unflatten(1, (self.heads, -1)).permute(0, 1, 3, 4, 2)
+        split: Tensor = x.unflatten(1, (self.heads, -1)).permute(0, 1, 3, 4, 2)
+        return split
 
     def _publish(self, q: Tensor, k: Tensor, rows: Tensor, columns: Tensor) -> None:
         grid = (k.shape[2], k.shape[3])
