@@ -165,6 +165,26 @@ def check_positive_number(owner: str, **values: object) -> None:
             raise bad_option(owner, "must be a positive number", **{name: value})
 
 
+def check_pair(owner: str, **option: object) -> tuple[int, int]:
+    """Return an option as (height, width); one number stands for both.
+
+    Raises:
+        BadOption: The option is neither a positive integer nor a pair of them.
+
+    Example:
+        >>> check_pair("glimpse", size=7), check_pair("glimpse", size=[8, 6])
+        ((7, 7), (8, 6))
+    """
+    ((name, value),) = option.items()
+    pair = tuple(value) if isinstance(value, Sequence) else (value, value)
+    if value is None or len(pair) != 2:
+        raise bad_option(owner, "must be a number or a pair (height, width)", **option)
+    for extent in pair:
+        check_positive(owner, **{name: extent})
+    height, width = pair
+    return height, width
+
+
 def check_reduction(owner: str, channels: int, **reductions: int) -> None:
     """Raise `BadOption` unless every reduction ratio is an integer from 1 to `channels`."""
     check_positive(owner, **reductions)

@@ -24,6 +24,8 @@ from saccade.maps import (
     DotProductMap,
     FixationMap,
     GridMap,
+    HaloMap,
+    OffsetMap,
     PairwiseMap,
     RectifiedSumMap,
     SpatialMap,
@@ -57,6 +59,8 @@ def every_map() -> dict[str, AttentionMap]:
         ClassTokenMap(*(*factors, *extra)),
         WindowMap(windows, windows, 0.5, (3, 4), (3, 4), places=places, bias=torch.randn(2, 1, 6, 6)),
         CrissCrossMap(*(*factors, (3, 4))),
+        HaloMap(*(*factors, torch.randn(K, 2, 12, 3), torch.randn(K, 2, 12, 3), 1, 1)),
+        OffsetMap(*(*factors, torch.randn(K, 2, 4, 3, 3))),
         ChannelMap.of(torch.rand(K, 10), x),
         BranchMap.of(torch.rand(K, 2, 10), [x, x + 1]),
         SpatialMap(torch.rand(K, 3, 4)),
@@ -214,6 +218,10 @@ def test_arrays_that_do_not_fit_together(tmp_path: Path, changes: dict[str, Any]
         ("TemporalMap", {"map__gates": np.zeros((K, 10, 4), np.float32)}),
         ("TemporalMap", {"map__kernels": np.zeros((K, 9, 3), np.float32)}),
         ("TemporalMap", {"map__kernels": np.zeros((K, 10), np.float32)}),
+        ("OffsetMap", {"map__offsets": np.zeros((K, 2, 4, 2, 2), np.float32)}),
+        ("OffsetMap", {"map__offsets": np.zeros((K, 2, 5, 3, 3), np.float32)}),
+        ("HaloMap", {"map__block": np.asarray(2)}),
+        ("HaloMap", {"map__row_logits": np.zeros((K, 2, 11, 3), np.float32)}),
     ],
 )
 def test_fields_of_maps_that_do_not_fit_together(tmp_path: Path, name: str, changes: dict[str, Any]) -> None:

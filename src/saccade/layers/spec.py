@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from saccade.maps import AttentionMap
 
-Domain = Literal["channel", "spatial", "mixed", "pairwise", "branch", "sampling", "hard", "temporal"]
+Domain = Literal[
+    "channel", "spatial", "mixed", "pairwise", "branch", "sampling", "hard", "temporal", "pooling"
+]
 
 #: Default values of the letters of an `Example`: B batch, C channels, H W T spatial axes, I J spatial axes of
 #: a coarser map, L Q K sequence lengths, h heads.

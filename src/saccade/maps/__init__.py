@@ -2,6 +2,8 @@
 
 from saccade.maps.base import AttentionMap, BranchMap, ChannelMap, SpatialMap, normalize
 from saccade.maps.criss_cross import CrissCrossMap
+from saccade.maps.halo import HaloMap
+from saccade.maps.offset import OffsetMap
 from saccade.maps.pairwise import AdditiveMap, DotProductMap, PairwiseMap, RectifiedSumMap, Sinks, chunks
 from saccade.maps.rollout import HeadFusion, attention_rollout
 from saccade.maps.sampling import FixationMap, GridMap
@@ -20,7 +22,9 @@ __all__ = [
     "DotProductMap",
     "FixationMap",
     "GridMap",
+    "HaloMap",
     "HeadFusion",
+    "OffsetMap",
     "PairwiseMap",
     "RectifiedSumMap",
     "Sinks",

@@ -34,6 +34,8 @@ _FORMS: dict[type, dict[str, str]] = {
     maps.PairwiseMap: {"queries": "K heads Q D", "keys": "K heads N D"},
     maps.TokenMap: {"extra_queries": "K heads T D", "extra_keys": "K heads U D"},
     maps.WindowMap: {"queries": "K heads windows n D", "keys": "K heads windows n D", "places": "windows n"},
+    maps.OffsetMap: {"offsets": "K heads D height width"},
+    maps.HaloMap: {"row_logits": "K heads Q window", "column_logits": "K heads Q window"},
     maps.GridMap: {"grid": "K H W 2"},
     maps.FixationMap: {"locations": "K steps 2"},
     maps.ChannelMap: {"weights": "K C", "top_channels": "K top", "features": "K top ..."},
@@ -238,8 +240,14 @@ def _check_map(attention: AttentionMap, count: int) -> None:
 
 def _check_pairs(attention: maps.PairwiseMap, sizes: Mapping[str, int]) -> None:
     queries, keys = math.prod(attention.query_shape), math.prod(attention.key_shape)
-    if isinstance(attention, maps.WindowMap):
+    if isinstance(attention, maps.WindowMap | maps.OffsetMap | maps.HaloMap):
         _require(attention.query_shape == attention.key_shape, "queries and keys on different grids")
+    if isinstance(attention, maps.OffsetMap):
+        _require(sizes["height"] % 2 == sizes["width"] % 2 == 1, "an even window")
+    if isinstance(attention, maps.HaloMap):
+        window = attention.block + 2 * attention.halo
+        _require(attention.block >= 1 and attention.halo >= 0 and window == sizes["window"], "bad windows")
+    if isinstance(attention, maps.WindowMap):
         inside = attention.places[attention.places >= 0].sort().values
         covers = len(inside) == queries and torch.equal(inside, torch.arange(queries))
         _require(covers, "places that do not cover the grid once")

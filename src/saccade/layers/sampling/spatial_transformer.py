@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.errors import BadShape, bad_option, check_choice, check_positive, check_shape
+from saccade.errors import BadShape, bad_option, check_choice, check_pair, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import GridMap, Tap
 
@@ -217,7 +217,7 @@ class SpatialTransformer(nn.Module):
         if not isinstance(localization, nn.Module | None):
             raise bad_option("spatial_transformer", "must be an nn.Module", localization=localization)
         self.channels, self.transform, self.align_corners = channels, transform, align_corners
-        self.size = _height_and_width(size)
+        self.size = None if size is None else check_pair("spatial_transformer", size=size)
         self.localization = _Localization(channels) if localization is None else localization
         self.head: nn.Linear = (
             _identity_(nn.Linear(32, len(IDENTITY[transform])), transform)
@@ -243,17 +243,6 @@ class SpatialTransformer(nn.Module):
             raise BadShape(message, owner="spatial_transformer", option="localization", value=got)
         theta: Tensor = self.head(features.flatten(1))
         return theta
-
-
-def _height_and_width(size: int | Sequence[int] | None) -> tuple[int, int] | None:
-    if size is None:
-        return None
-    pair = size if isinstance(size, Sequence) else (size, size)
-    if len(pair) != 2:
-        raise bad_option("spatial_transformer", "must be a number or a pair (height, width)", size=size)
-    for extent in pair:
-        check_positive("spatial_transformer", size=extent)
-    return pair[0], pair[1]
 
 
 SPEC = Spec(

@@ -1,0 +1,1 @@
+"""Mechanisms that pool a set of items or positions to one vector."""
