@@ -2,6 +2,7 @@
 
 from saccade.maps.base import AttentionMap, BranchMap, ChannelMap, SpatialMap, normalize
 from saccade.maps.criss_cross import CrissCrossMap
+from saccade.maps.neighborhood import NeighborhoodMap, neighborhood_bounds
 from saccade.maps.pairwise import AdditiveMap, DotProductMap, PairwiseMap, RectifiedSumMap
 from saccade.maps.rollout import attention_rollout
 from saccade.maps.sampling import FixationMap, GridMap
@@ -19,6 +20,7 @@ __all__ = [
     "DotProductMap",
     "FixationMap",
     "GridMap",
+    "NeighborhoodMap",
     "PairwiseMap",
     "RectifiedSumMap",
     "SpatialMap",
@@ -26,5 +28,6 @@ __all__ = [
     "TokenMap",
     "WindowMap",
     "attention_rollout",
+    "neighborhood_bounds",
     "normalize",
 ]

@@ -37,7 +37,7 @@ def cut_windows(
         >>> cut_windows((2, 3), (2, 2), (0, 0), torch.device("cpu"), pad_first=True)[0].tolist()
         [[0, 1, 3, 4], [2, -1, 5, -1]]
     """
-    padding = (0, -size[1] % window[1], 0, -size[0] % window[0])
+    padding = (0, missing(size[1], window[1]), 0, missing(size[0], window[0]))
     places = torch.arange(math.prod(size), device=device).reshape(*size)
     back = [-step for step in shift]
     if pad_first:
@@ -49,6 +49,18 @@ def cut_windows(
     regions = _cut(2 * rows[:, None] + columns, window)
     mask = _HIDDEN * (regions[:, :, None] != regions[:, None, :])
     return _cut(places, window), mask if any(shift) else mask[:1]
+
+
+def missing(length: int, step: int) -> int:
+    """Return what a length lacks to a multiple of `step`.
+
+    Divisions are of non-negative numbers alone, because ONNX truncates where Python rounds down.
+
+    Example:
+        >>> missing(9, 4), missing(8, 4)
+        (3, 0)
+    """
+    return step - 1 - (length + step - 1) % step
 
 
 def _cut(grid: Tensor, window: Extents) -> Tensor:

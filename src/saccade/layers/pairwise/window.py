@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from saccade.errors import bad_option, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import Tap, WindowMap
-from saccade.ops.windows import cut_windows
+from saccade.ops.windows import cut_windows, missing
 
 
 def window(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -124,8 +124,8 @@ class Window(nn.Module):
         """Cut (B, H, W, 3 C) into queries, keys and values of windows, (3, B, windows, heads, n, D)."""
         _, height, width, _ = projected.shape
         size = self.size
-        if height % size or width % size:  # zeros, although qkv has a bias: padding has no weight
-            projected = F.pad(projected, (0, 0, 0, -width % size, 0, -height % size))
+        if self._is_padded(height, width):  # by zeros, although qkv has a bias: padding has no weight
+            projected = F.pad(projected, (0, 0, 0, missing(width, size), 0, missing(height, size)))
         if shift:
             projected = projected.roll((-shift, -shift), (1, 2))
         parts = projected.unflatten(3, (3, self.heads, -1)).unflatten(2, (-1, size)).unflatten(1, (-1, size))
@@ -134,7 +134,7 @@ class Window(nn.Module):
 
     def _join(self, y: Tensor, height: int, width: int, shift: int) -> Tensor:
         """Join windows, (B, windows, heads, n, D), to (B, H, W, C)."""
-        size, columns = self.size, -(-width // self.size)
+        size, columns = self.size, (width - 1) // self.size + 1
         parts = y.unflatten(3, (size, size)).unflatten(1, (-1, columns))
         grid: Tensor = parts.permute(0, 1, 4, 2, 5, 3, 6).flatten(5).flatten(3, 4).flatten(1, 2)
         if shift:
@@ -149,12 +149,16 @@ class Window(nn.Module):
             n = self.size**2
             table = self.relative_position_bias_table[self.relative_position_index.flatten()]
             bias = table.unflatten(0, (n, n)).permute(2, 0, 1)
-        if not (shift or height % self.size or width % self.size):
+        if not (shift or self._is_padded(height, width)):
             return bias
         places, mask = self._windows(height, width, shift, x.device)
         dtype = self.qkv.weight.dtype
         mask = mask.to(dtype).masked_fill(places[:, None] < 0, torch.finfo(dtype).min).unsqueeze(1)
         return mask.expand(-1, self.heads, -1, -1) if bias is None else bias + mask
+
+    def _is_padded(self, height: int, width: int) -> bool:
+        """Return whether to pad a map. An exported program always does: another map may need it."""
+        return torch.compiler.is_exporting() or bool(height % self.size or width % self.size)
 
     def _windows(self, height: int, width: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor]:
         return cut_windows((height, width), (self.size,) * 2, (shift,) * 2, device, pad_first=True)
