@@ -1,4 +1,4 @@
-"""Windows of an image: which position is where, and which pairs of positions a cyclic shift separates."""
+"""Windows of an image: padding, the positions of each window, and the pairs that a shift separates."""
 
 from __future__ import annotations
 
@@ -61,6 +61,16 @@ def missing(length: int, step: int) -> int:
         (3, 0)
     """
     return step - 1 - (length + step - 1) % step
+
+
+def needs_padding(height: int, width: int, step: int) -> bool:
+    """Return whether a map is padded to multiples of `step`. An exported program pads every map.
+
+    Example:
+        >>> needs_padding(8, 9, 4), needs_padding(8, 12, 4)
+        (True, False)
+    """
+    return torch.compiler.is_exporting() or bool(height % step or width % step)
 
 
 def _cut(grid: Tensor, window: Extents) -> Tensor:

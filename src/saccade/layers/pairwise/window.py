@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from saccade.errors import bad_option, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import Tap, WindowMap
-from saccade.ops.windows import cut_windows, missing
+from saccade.ops.windows import cut_windows, missing, needs_padding
 
 
 def window(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -124,7 +124,7 @@ class Window(nn.Module):
         """Cut (B, H, W, 3 C) into queries, keys and values of windows, (3, B, windows, heads, n, D)."""
         _, height, width, _ = projected.shape
         size = self.size
-        if self._is_padded(height, width):  # by zeros, although qkv has a bias: padding has no weight
+        if needs_padding(height, width, size):  # by zeros, although qkv has a bias: padding has no weight
             projected = F.pad(projected, (0, 0, 0, missing(width, size), 0, missing(height, size)))
         if shift:
             projected = projected.roll((-shift, -shift), (1, 2))
@@ -149,16 +149,12 @@ class Window(nn.Module):
             n = self.size**2
             table = self.relative_position_bias_table[self.relative_position_index.flatten()]
             bias = table.unflatten(0, (n, n)).permute(2, 0, 1)
-        if not (shift or self._is_padded(height, width)):
+        if not (shift or needs_padding(height, width, self.size)):
             return bias
         places, mask = self._windows(height, width, shift, x.device)
         dtype = self.qkv.weight.dtype
         mask = mask.to(dtype).masked_fill(places[:, None] < 0, torch.finfo(dtype).min).unsqueeze(1)
         return mask.expand(-1, self.heads, -1, -1) if bias is None else bias + mask
-
-    def _is_padded(self, height: int, width: int) -> bool:
-        """Return whether to pad a map. An exported program always does: another map may need it."""
-        return torch.compiler.is_exporting() or bool(height % self.size or width % self.size)
 
     def _windows(self, height: int, width: int, shift: int, device: torch.device) -> tuple[Tensor, Tensor]:
         return cut_windows((height, width), (self.size,) * 2, (shift,) * 2, device, pad_first=True)
