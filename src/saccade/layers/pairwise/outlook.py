@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -26,16 +28,44 @@ def outlook(weights: Tensor, value: Tensor, kernel_size: int, stride: int = 1) -
     Returns:
         Sums of the weighted values, (B, heads * D, H, W).
     """
-    batch, count, heads, places, _ = weights.shape
-    padding = kernel_size // 2
-    results = []
-    for head, values in enumerate(value.chunk(heads, 1)):  # all at once need k^2 maps several times
-        unfolded = F.unfold(values, kernel_size, padding=padding, stride=stride)
-        unfolded = unfolded.reshape(batch, -1, places, count).permute(0, 3, 2, 1)
-        mixed = (weights[:, :, head] @ unfolded).permute(0, 3, 2, 1).reshape(batch, -1, count)
-        size = (value.shape[2], value.shape[3])
-        results.append(F.fold(mixed, size, kernel_size, padding=padding, stride=stride))
-    return torch.cat(results, 1)
+    heads = zip(weights.unbind(2), value.chunk(weights.shape[2], 1), strict=True)
+    # One head after the other: all at once need several tensors of k^2 maps.
+    return torch.cat([_Windows.apply(*head, kernel_size, stride) for head in heads], 1)
+
+
+class _Windows(torch.autograd.Function):
+    """The sum over the windows of one head, for weights (B, N, k^2, k^2) and values (B, D, H, W).
+
+    The values of the windows, k^2 maps, are computed again in the backward pass instead of being kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, value: Tensor, kernel_size: int, stride: int) -> Tensor:
+        ctx.save_for_backward(weights, value)
+        ctx.window = kernel_size, stride
+        mixed: Tensor = weights @ _windows(value, *ctx.window)
+        return _add_windows(mixed, value, *ctx.window)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        weights, value = ctx.saved_tensors
+        d_mixed = _windows(gradients[0], *ctx.window)
+        d_weights = d_mixed @ _windows(value, *ctx.window).mT
+        return d_weights, _add_windows(weights.mT @ d_mixed, value, *ctx.window), None, None
+
+
+def _windows(x: Tensor, kernel_size: int, stride: int) -> Tensor:
+    """Cut (B, D, H, W) into windows, (B, N, k^2, D), with zeros around the map."""
+    parts = F.unfold(x, kernel_size, padding=kernel_size // 2, stride=stride)
+    windows: Tensor = parts.unflatten(1, (-1, kernel_size**2))
+    return windows.permute(0, 3, 2, 1)
+
+
+def _add_windows(parts: Tensor, like: Tensor, kernel_size: int, stride: int) -> Tensor:
+    """Add windows, (B, N, k^2, D), to a map of the size of `like`, (B, D, H, W)."""
+    size = (like.shape[2], like.shape[3])
+    columns = parts.permute(0, 3, 2, 1).flatten(1, 2)
+    return F.fold(columns, size, kernel_size, padding=kernel_size // 2, stride=stride)
 
 
 class Outlook(nn.Module):
@@ -72,9 +102,9 @@ class Outlook(nn.Module):
 
     Note:
         Deviation: none from the authors' code with a padding of k // 2 and no bias of the values, as in their
-        networks. Heads are computed one after the other, which holds less memory. As in the authors' network,
-        weights are initialized from a truncated normal distribution with a standard deviation of 0.02.
-        Dropout is left out.
+        networks. Heads are computed one after the other, and values of windows are not kept for the backward
+        pass, which saves memory. As in the authors' network, weights are initialized from a truncated normal
+        distribution with a standard deviation of 0.02. Dropout is left out.
 
     Example:
         >>> import torch
@@ -103,8 +133,8 @@ class Outlook(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_shape("outlook", x, "B C H W", C=self.channels)
         places = self.kernel_size**2
-        logits = self.attn(self.pool(x).flatten(2).mT).unflatten(2, (self.heads, places, places))
-        weights = (logits * (self.channels // self.heads) ** -0.5).softmax(4)
+        logits = self.attn(self.pool(x).flatten(2).mT).mul_((self.channels // self.heads) ** -0.5)
+        weights = logits.unflatten(2, (self.heads, places, places)).softmax(4)
         if self.tap.recording:
             self.tap.publish(SpatialMap(self._received(weights.detach(), x)))
         value = self.v(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -114,11 +144,10 @@ class Outlook(nn.Module):
 
     def _received(self, weights: Tensor, x: Tensor) -> Tensor:
         """Return the weight that each position receives, (B, H, W)."""
-        received = weights.sum(3).mean(2).mT
-        size = (x.shape[2], x.shape[3])
-        return F.fold(received, size, self.kernel_size, padding=self.kernel_size // 2, stride=self.stride)[
-            :, 0
-        ]
+        window = self.kernel_size, self.stride
+        has_result = _windows(torch.ones_like(x[:1, :1]), *window)  # 0 for results outside of the map
+        received = (weights.mean(2) * has_result.to(weights.dtype)).sum(2)
+        return _add_windows(received.unsqueeze(3), x, *window)[:, 0]
 
 
 SPEC = Spec(
