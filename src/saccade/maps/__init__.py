@@ -3,6 +3,7 @@
 from saccade.maps.base import AttentionMap, BranchMap, ChannelMap, SpatialMap, normalize
 from saccade.maps.criss_cross import CrissCrossMap
 from saccade.maps.halo import HaloMap
+from saccade.maps.neighborhood import NeighborhoodMap, neighborhood_bounds
 from saccade.maps.offset import OffsetMap
 from saccade.maps.pairwise import AdditiveMap, DotProductMap, PairwiseMap, RectifiedSumMap, Sinks, chunks
 from saccade.maps.rollout import HeadFusion, attention_rollout
@@ -24,6 +25,7 @@ __all__ = [
     "GridMap",
     "HaloMap",
     "HeadFusion",
+    "NeighborhoodMap",
     "OffsetMap",
     "PairwiseMap",
     "RectifiedSumMap",
@@ -35,6 +37,7 @@ __all__ = [
     "WindowMap",
     "attention_rollout",
     "chunks",
+    "neighborhood_bounds",
     "normalize",
     "temporal_weights",
 ]

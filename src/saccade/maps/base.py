@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -45,9 +46,11 @@ class AttentionMap(ABC):
 
     Attributes:
         kind: Short name of the kind of map, for example "spatial".
+        shared_fields: Names of the tensors without a batch axis, which all images share.
     """
 
     kind: str
+    shared_fields: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def saliency(self) -> Tensor:

@@ -42,6 +42,7 @@ class WindowMap(PairwiseMap):
     places: Tensor
     bias: Tensor
     sums_to_one = False
+    shared_fields = ("places", "bias")
 
     def rows(self, queries: Tensor) -> Tensor:  # noqa: ARG002
         """Raise `BadOption`: the window of a query is unknown without its position."""

@@ -41,7 +41,8 @@ def _check_map(case: Case, path: str, attention: AttentionMap, inputs: tuple[Ten
     batch = inputs[0].shape[0]
     for name, value in tensors(attention).items():
         case.expect(not value.requires_grad, f"{path}.{name} must be detached from the graph")
-        case.expect(value.shape[0] == batch, f"{path}.{name} must have a batch of {batch}")
+        has_batch = name in attention.shared_fields or value.shape[0] == batch
+        case.expect(has_batch, f"{path}.{name} must have a batch of {batch}")
     if isinstance(attention, ChannelMap):
         case.expect(attention.weights.ndim == 2, f"{path}.weights must be (B, C)")
     if isinstance(attention, PairwiseMap):

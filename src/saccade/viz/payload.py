@@ -86,11 +86,10 @@ def pack_maps(
 
 def select_images(attention: _Map, images: slice | Sequence[int]) -> _Map:
     """Return the map of some images of the batch."""
-    shared = ("places", "bias") if isinstance(attention, maps.WindowMap) else ()
     tensors = {
         field.name: getattr(attention, field.name)
         for field in fields(attention)  # type: ignore[arg-type]
-        if field.name not in shared and isinstance(getattr(attention, field.name), Tensor)
+        if field.name not in attention.shared_fields and isinstance(getattr(attention, field.name), Tensor)
     }
     batch = max(map(len, tensors.values()))  # a bias may have one entry for all images
     chosen: Any = {name: value[images] for name, value in tensors.items() if len(value) == batch}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,12 +13,10 @@ from torch import Tensor, nn
 from saccade.errors import BadOption
 from saccade.maps import WindowMap
 from saccade.model_state import Handle
+from saccade.ops.windows import Extents, cut_windows
 from saccade.recording.adapters.observe import Observer, Publish
 from saccade.recording.adapters.tokens import AttentionSite
 from saccade.recording.adapters.vit import qkv
-
-Extents = Sequence[int]  # of rows and columns
-_HIDDEN = -100.0  # the logit by which both libraries hide positions of a shifted window
 
 
 def observe_torchvision_swin(site: AttentionSite, publish: Publish) -> list[Handle]:
@@ -56,7 +54,7 @@ def observe_timm_swin(site: AttentionSite, publish: Publish) -> list[Handle]:
 def _map(attention: Any, x: Tensor, window: Extents, shift: Extents, *, pad_first: bool) -> WindowMap:
     """Return the map of an attention for the input `(B, H, W, C)`."""
     size, batch, heads = tuple(x.shape[1:3]), len(x), attention.num_heads
-    places, mask = _cut_windows(size, window, shift, x.device, pad_first=pad_first)
+    places, mask = cut_windows(size, window, shift, x.device, pad_first=pad_first)
     inside = F.pad(x.flatten(1, 2), (0, 0, 0, 1))[:, places]  # padding, -1, is the row of zeros at the end
     projected = _project(attention, inside.flatten(0, 1))
     parts = projected.reshape(batch, *places.shape, 3, heads, -1)[:, :, :, :2]  # without the values
@@ -93,31 +91,3 @@ def _relative(attention: Any) -> Tensor:
 def _is_cosine(attention: nn.Module) -> bool:
     """Return whether it is version 2, whose logits are cosines scaled per head."""
     return hasattr(attention, "logit_scale")
-
-
-def _cut_windows(
-    size: Extents, window: Extents, shift: Extents, device: torch.device, *, pad_first: bool
-) -> tuple[Tensor, Tensor]:
-    """Return the place of each position of each window (-1 for padding) and the mask of a shift.
-
-    Their shapes are `(windows, n)` and `(windows, n, n)`, or `(1, n, n)` without a shift. The image is padded
-    before the shift or after it.
-    """
-    padding = (0, -size[1] % window[1], 0, -size[0] % window[0])
-    places = torch.arange(math.prod(size), device=device).reshape(size)
-    back = [-step for step in shift]
-    if pad_first:
-        places = F.pad(places, padding, value=-1).roll(back, (0, 1))
-    else:
-        places = F.pad(places.roll(back, (0, 1)), padding, value=-1)
-    sides = zip(places.shape, shift, strict=True)
-    rows, columns = (torch.arange(n, device=device) >= n - step for n, step in sides)  # rolled to the end
-    regions = _cut(2 * rows[:, None] + columns, window)
-    mask = _HIDDEN * (regions[:, :, None] != regions[:, None, :])
-    return _cut(places, window), mask if any(shift) else mask[:1]
-
-
-def _cut(grid: Tensor, window: Extents) -> Tensor:
-    """Cut a grid `(H, W)` into windows, `(windows, n)`."""
-    rows, columns = window
-    return grid.unfold(0, rows, rows).unfold(1, columns, columns).flatten(2).flatten(0, 1)
