@@ -1,8 +1,24 @@
 """Attachment: insert attention into any model, and remove it again."""
 
-from saccade.attachment.attached import Attached, detach
+from saccade.attachment.fusion import fuse
+from saccade.attachment.hooks import Attached
 from saccade.attachment.insertion import attach
 from saccade.attachment.listing import sites
+from saccade.attachment.presence import Attachment, Attachments, attached, detach, repair
 from saccade.attachment.site import KINDS, Kind, Site, Sites
 
-__all__ = ["KINDS", "Attached", "Kind", "Site", "Sites", "attach", "detach", "sites"]
+__all__ = [
+    "KINDS",
+    "Attached",
+    "Attachment",
+    "Attachments",
+    "Kind",
+    "Site",
+    "Sites",
+    "attach",
+    "attached",
+    "detach",
+    "fuse",
+    "repair",
+    "sites",
+]

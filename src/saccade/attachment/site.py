@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -80,9 +81,13 @@ class Sites(tuple[Site, ...]):
         return [tuple(_cell(row[column], column) for column in self.columns) for row in values]
 
     def __str__(self) -> str:
-        lines = [self.columns, *self.rows]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+        return format_table([self.columns, *self.rows])
+
+
+def format_table(lines: Sequence[Sequence[str]]) -> str:
+    """Align the cells of lines in columns."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def _cell(value: object, column: str) -> str:

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from saccade._torch import WeakTensorKeyDictionary, tensors_in, tree_map, version
-from saccade.attachment.attached import Attached
+from saccade._torch import WeakTensorKeyDictionary, tensors_in, version
+from saccade.attachment.example import call_arguments, describe, images_of, tensors_within
+from saccade.attachment.hooks import Attached
 from saccade.errors import BadOption
 from saccade.model_state import Handle, preserve_state, temporary_hooks
 
@@ -50,6 +51,15 @@ class Node:
         """The parent with the longest path from the input."""
         return max(self.parents, key=lambda parent: parent.depth, default=None)
 
+    def ancestors(self) -> set[Node]:
+        """Return this tensor and all that it was computed from."""
+        known, open_nodes = {self}, [self]
+        while open_nodes:
+            new = [parent for parent in open_nodes.pop().parents if parent not in known]
+            known.update(new)
+            open_nodes.extend(new)
+        return known
+
 
 @dataclass(eq=False)
 class Call:
@@ -62,6 +72,11 @@ class Call:
     end: int = -1
     output_node: Node | None = None
 
+    @property
+    def depth(self) -> int:
+        """The number of modules around this one, without the model."""
+        return self.path.count(".")
+
 
 class Trace(TorchFunctionMode):
     """A forward pass: nodes in the order of computation, calls in the order in which they end.
@@ -69,21 +84,22 @@ class Trace(TorchFunctionMode):
     It observes every call of torch from Python; calls of modules stand for operations below Python.
     """
 
-    def __init__(self, image: Tensor) -> None:
+    def __init__(self, images: list[Tensor], batch: int) -> None:
         super().__init__()
+        self.batch = batch
         self.nodes: list[Node] = []
-        self.output: Node | None = None
+        self.outputs: list[Node] = []
         self.calls: list[Call] = []
         self.paths: dict[nn.Module, list[str]] = {}  # several if a module is registered at several paths
         self._counts: Counter[nn.Module] = Counter()
         self._versions: Any = WeakTensorKeyDictionary()  # weak: the pass needs no more memory than usual
         self._running: list[Call] = []
         self._clock = itertools.count()
-        self.image = self._add(image, "example", ())
+        self.images = [self._add(image, "example", ()) for image in images]
 
     def is_unique(self, call: Call) -> bool:
-        """Return whether the module is registered at one path and runs once in a pass."""
-        return len(self.paths[call.module]) == 1 and self._counts[call.module] == 1
+        """Return whether the module runs once in a pass."""
+        return self._counts[call.module] == 1
 
     def node(self, tensor: object) -> Node | None:
         """Return the node of a tensor in its present state, if it depends on the example inputs."""
@@ -141,13 +157,6 @@ class Trace(TorchFunctionMode):
         self._counts[module] += 1
 
 
-def call_arguments(example_inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of a model, from a tensor, a tuple or a dict of keyword arguments."""
-    if isinstance(example_inputs, dict):
-        return (), example_inputs
-    return (tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)), {}
-
-
 def trace_forward(model: nn.Module, example_inputs: object) -> Trace:
     """Run a model on example inputs and trace the pass. The state of the model is restored.
 
@@ -155,14 +164,9 @@ def trace_forward(model: nn.Module, example_inputs: object) -> Trace:
         BadOption: If the example inputs hold no image, or if the forward pass fails.
     """
     args, kwargs = call_arguments(example_inputs)
-    described = repr(tree_map(lambda x: tuple(x.shape) if isinstance(x, Tensor) else x, example_inputs))
-    image = next((t for t in tensors_in((args, kwargs)) if t.is_floating_point() and 3 <= t.ndim <= 5), None)
-    if image is None:
-        expected = "images (B, C, H, W), sequences (B, C, L) or clips (B, C, T, H, W)"
-        message = f"example_inputs hold no batch of {expected}, got {described}"
-        raise BadOption(message, option="example_inputs", value=described)
-    trace = Trace(image)
-    device = image.device.type
+    images, batch = images_of(example_inputs)
+    trace = Trace(images, batch)
+    device = images[0].device.type
     can_autocast = torch.amp.is_autocast_available(device)
     full_precision = torch.autocast(device, enabled=False) if can_autocast else nullcontext()
     with preserve_state(model, (args, kwargs)), full_precision:
@@ -171,9 +175,11 @@ def trace_forward(model: nn.Module, example_inputs: object) -> Trace:
                 output = model(*args, **kwargs)
         except Exception as error:
             name, cause = type(model).__name__, f"{type(error).__name__}: {error}"
+            described = describe(example_inputs)
             message = f"the forward pass of {name} fails on example_inputs {described}: {cause}"
             raise BadOption(message, option="example_inputs", value=described) from error
-    trace.output = next((node for t in tensors_in(output) if (node := trace.node(t))), None)
+    nodes = [node for t in tensors_within(output) if (node := trace.node(t))]
+    trace.outputs = [*dict.fromkeys(nodes)]
     return trace
 
 
