@@ -49,10 +49,14 @@ class Attached(nn.Module):
         self.is_removed = False  # `detach` removed it, so that its guard does not miss it
 
     def forward(self, x: Tensor) -> Tensor:
+        y: Tensor
         if isinstance(x, Proxy):  # mechanisms check shapes, which torch.fx cannot trace
             node: Any = x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), {})
             return node  # type: ignore[no-any-return]
-        y: Tensor = self.mechanism(x.movedim(-1, 1) if self.move_last_axis else x)
+        if x.is_quantized:  # a host that quantization has left in a graph
+            y = self(x.dequantize())
+            return torch.quantize_per_tensor(y, x.q_scale(), x.q_zero_point(), x.dtype)
+        y = self.mechanism(x.movedim(-1, 1) if self.move_last_axis else x)
         y = (y.movedim(1, -1) if self.move_last_axis else y).to(x.dtype)
         if self.gate is not None:
             return torch.lerp(x, y, self.gate.to(x.dtype))

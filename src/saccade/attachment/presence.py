@@ -154,8 +154,9 @@ def detach(model: nn.Module) -> list[str]:
         (['0.attention'], [])
     """
     check_model(model, "detach", "call detach on the original model")
-    hosts = [(path, module) for path, module in model.named_modules() if attached_to(module)]
-    removed = [f"{path}.{name}" for path, host in hosts for name in remove(host)]
+    removed = [path for path, _, _ in _present(model)]
+    for module in model.modules():
+        remove(module)
     remove_guards(model)
     return removed
 

@@ -69,7 +69,7 @@ class SiteFinder:
 
         If several modules return the tensor, it is the outermost and, on one level, the first. A Sequential,
         a module that loops over its children, or one that returns its input (a drop path) is used only if
-        there is no other. A Sequential is also used around a layer that fusion or quantization replaces.
+        there is no other. The first two are also used around a layer that fusion or quantization replaces.
         """
         calls = [call for call in self._hosts[node] if self._folding(call) is None]
 
@@ -78,7 +78,7 @@ class SiteFinder:
 
         call = min(calls, key=rank, default=None)
         if call and isinstance(call.module, REPLACED):
-            outer = [o for o in calls if o.depth < call.depth and runs_children_in_order(o.module)]
+            outer = [o for o in calls if o.depth < call.depth and _can_hold(o.module)]
             call = min(outer, key=lambda call: call.depth, default=call)
         return _candidate(call, node, kind) if call else None
 
@@ -220,8 +220,6 @@ class SiteFinder:
         """Return whether a module only calls its children in order, perhaps in a loop over them."""
         if isinstance(call.module, (nn.Sequential, nn.ModuleDict, nn.ModuleList, nn.Identity)):
             return True
-        if _names_a_child(call.module):
-            return False
         children = [child for child in call.module.children() if not isinstance(child, Attached)]
         inner = [other for other in self.trace.calls if other.module in children and _within(other, call)]
         inputs = [*(other.input_node for other in inner), call.output_node]
@@ -243,10 +241,10 @@ def _candidate(call: Call, node: Node, kind: Kind | None = None, place: Place = 
     return Candidate(call.module, place, node, site)
 
 
-def _names_a_child(module: nn.Module) -> bool:
-    """Return whether the forward calls children by their names, and not in a loop over them."""
-    code = getattr(type(module).forward, "__code__", None)
-    return code is not None and any(name in code.co_names for name, _ in module.named_children())
+def _can_hold(container: nn.Module) -> bool:
+    """Return whether a container calls attention once: a Sequential, or one that calls children by name."""
+    names = getattr(getattr(type(container).forward, "__code__", None), "co_names", ())
+    return runs_children_in_order(container) or any(name in names for name, _ in container.named_children())
 
 
 def _within(inner: Call, outer: Call) -> bool:
