@@ -32,6 +32,20 @@ FEATURE_LAYERS = (
 )
 
 
+class WholeModel:
+    """Stands for the `mod_tracker` of `FlopCounterMode`: counts the model as a whole.
+
+    The original hooks every module for the backward pass, and fails where a parameter is the input of a
+    module in a pass without gradients, as the class token of CaiT is. Seen in torch 2.10 to 2.15.
+    """
+
+    parents = ("Global",)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
 def tensors_in(tree: Any) -> list[Tensor]:
     """Return the tensors in nested containers."""
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

@@ -71,7 +71,9 @@ def _layer_before(norm: Call, trace: Trace, uses: Counter[Node]) -> Call | None:
         return None
     if not norm.path or not trace.is_unique(norm) or getattr(module, "running_mean", None) is None:
         return None
-    layers = (call for call in trace.calls if call.output_node is node and call.path and trace.is_unique(call))
+    layers = (
+        call for call in trace.calls if call.output_node is node and call.path and trace.is_unique(call)
+    )
     pairs = (call for call in layers if (type(call.module), type(module)) in _PAIRS)
     return next((call for call in pairs if not _has_hooks(call.module) and not _has_hooks(module)), None)
 

@@ -63,7 +63,9 @@ class Guard:
         expected = {path: child for path, child in self.expected.items() if not child.is_removed}
         lost = [path for path, child in expected.items() if not _runs_at(owner, path, child)]
         if lost:  # perhaps another module wraps the host
-            running = {child for host in owner.modules() for child in host.children() if _runs_in(host, child)}
+            running = {
+                child for host in owner.modules() for child in host.children() if _runs_in(host, child)
+            }
             lost = [path for path in lost if self.expected[path] not in running]
         return lost
 
@@ -135,7 +137,11 @@ def _runs_at(owner: nn.Module, path: str, attached: Attached) -> bool:
 
 
 def _runs_in(host: nn.Module, child: nn.Module) -> bool:
-    return isinstance(child, Attached) and any(c is child for c in host.children()) and is_called(host, child.place)
+    return (
+        isinstance(child, Attached)
+        and any(c is child for c in host.children())
+        and is_called(host, child.place)
+    )
 
 
 def _host(owner: nn.Module, path: str) -> nn.Module | None:

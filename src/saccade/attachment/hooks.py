@@ -8,6 +8,7 @@ attention with it, and `detach` finds everything by looking at the modules.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection
 from typing import Any, Literal
 
@@ -17,7 +18,7 @@ from torch.fx import Proxy
 from torch.nn.parallel import DistributedDataParallel
 
 from saccade._torch import forward_hooks, forward_pre_hooks, is_compiled
-from saccade.errors import BadOption
+from saccade.errors import BadOption, BadShape
 from saccade.model_state import preserve_state
 
 Place = Literal["input", "output"]
@@ -36,16 +37,27 @@ class Attached(nn.Module):
         place: Whether the hook passes the input or the output of the host through this module.
         move_last_axis: Whether the last axis of x is the second axis of what A takes and returns, as for a
             mechanism of maps `(B, C, H, W)` on the features `(B, H, W, C)` of Swin.
+        grid: The grid of tokens x for a mechanism of maps; for more or fewer tokens, a grid of the same shape.
+        extra: The number of first tokens that have no place in the grid and that A does not see.
     """
 
     def __init__(
-        self, mechanism: nn.Module, *, gate: bool, place: Place = "output", move_last_axis: bool = False
+        self,
+        mechanism: nn.Module,
+        *,
+        gate: bool,
+        place: Place = "output",
+        move_last_axis: bool = False,
+        grid: tuple[int, ...] | None = None,
+        extra: int = 0,
     ) -> None:
         super().__init__()
         self.mechanism = mechanism
         self.gate = nn.Parameter(torch.zeros(1)) if gate else None  # fully_shard takes no scalars
         self.place = place
         self.move_last_axis = move_last_axis
+        self.grid = grid
+        self.extra = extra
         self.is_removed = False  # `detach` removed it, so that its guard does not miss it
 
     def forward(self, x: Tensor) -> Tensor:
@@ -56,20 +68,46 @@ class Attached(nn.Module):
         if x.is_quantized:  # a host that quantization has left in a graph
             y = self(x.dequantize())
             return torch.quantize_per_tensor(y, x.q_scale(), x.q_zero_point(), x.dtype)
-        y = self.mechanism(x.movedim(-1, 1) if self.move_last_axis else x)
+        y = x.movedim(-1, 1) if self.move_last_axis else x
+        y = self.mechanism(y) if self.grid is None else self._on_grid(y, self.grid)
         y = (y.movedim(1, -1) if self.move_last_axis else y).to(x.dtype)
         if self.gate is not None:
             return torch.lerp(x, y, self.gate.to(x.dtype))
         return y if y.stride() == x.stride() else torch.empty_like(x).copy_(y)
 
+    def _on_grid(self, tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """Apply the mechanism to the map of the tokens `(B, C, N)` that have a place; the others pass by."""
+        extra, places = tokens.tensor_split([self.extra], dim=2)
+        y = self.mechanism(places.unflatten(2, same_shape(grid, places.shape[2]))).flatten(2)
+        return torch.cat([extra, y.to(tokens.dtype)], 2)
+
     def extra_repr(self) -> str:
-        return f"place={self.place!r}, move_last_axis={self.move_last_axis}"
+        grid = "" if self.grid is None else f", grid={self.grid}, extra={self.extra}"
+        return f"place={self.place!r}, move_last_axis={self.move_last_axis}{grid}"
 
     def __prepare_scriptable__(self) -> nn.Module:
         """Refuse `torch.jit.script`, which calls this method of every module."""
         advice = "use torch.export.export or torch.jit.trace, or detach it first"
         message = f"torch.jit.script cannot compile attached attention; {advice}"
         raise BadOption(message, owner="attach", option="model", value=type(self.mechanism).__name__)
+
+
+def same_shape(grid: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """Return the grid of `count` tokens that has the proportions of another grid.
+
+    Raises:
+        BadShape: If there is none.
+    """
+    known = math.prod(grid)
+    if count == known:
+        return grid
+    scaled = tuple(round(n * (count / known) ** (1 / len(grid))) for n in grid)
+    if math.prod(scaled) != count or any(
+        n * grid[0] != scaled[0] * m for n, m in zip(scaled, grid, strict=True)
+    ):
+        expected = f"expected tokens on a grid of the proportions of {grid}"
+        raise BadShape.of("attach", f"{expected}, got {count} tokens", shape=count)
+    return scaled
 
 
 def attend_to_output(host: nn.Module, _: Any, output: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from math import prod
 from typing import Any, TypeAlias
 
 import torch
@@ -186,9 +187,16 @@ def _planned(
         if not skip_unfit:
             raise
         return replace(candidate, site=replace(candidate.site, refused=str(error))), None
-    mechanism, is_map = builder.build(candidate.site)
-    gate, move_last_axis = identity and start == "zero gate", candidate.site.channels_last == is_map
-    attached = Attached(mechanism, gate=gate, place=candidate.place, move_last_axis=move_last_axis)
+    mechanism, layout = builder.build(candidate.site)
+    grid = candidate.site.grid if layout == "grid" else None
+    attached = Attached(
+        mechanism,
+        gate=identity and start == "zero gate",
+        place=candidate.place,
+        move_last_axis=candidate.site.channels_last == (layout != "sequence"),
+        grid=grid,
+        extra=candidate.site.shape[1] - prod(grid) if grid else 0,
+    )
     parameters = sum(p.numel() for p in attached.parameters())
     site = replace(candidate.site, parameters=parameters, flops=flops, start=start if identity else "paper")
     return replace(candidate, site=site), attached.to(candidate.node.device, candidate.node.dtype)

@@ -45,7 +45,13 @@ class Attachments(tuple[Attachment, ...]):
 
     def __str__(self) -> str:
         rows = [
-            (a.path, a.mechanism, a.place, "" if a.gate is None else f"{a.gate:.3g}", "yes" if a.runs else "NO")
+            (
+                a.path,
+                a.mechanism,
+                a.place,
+                "" if a.gate is None else f"{a.gate:.3g}",
+                "yes" if a.runs else "NO",
+            )
             for a in self
         ]
         return format_table([("path", "mechanism", "place", "gate", "runs"), *rows])
@@ -78,7 +84,9 @@ def attached(model: nn.Module) -> Attachments:
         gate = None if child.gate is None or child.gate.is_meta else child.gate.item()
         return Attachment(path, names.get(kind, kind.__name__), child.place, gate, runs)
 
-    present = {path: describe(path, child, is_called(host, child.place)) for path, host, child in _present(model)}
+    present = {
+        path: describe(path, child, is_called(host, child.place)) for path, host, child in _present(model)
+    }
     lost = {path: describe(path, child, False) for path, _, _, child in _lost(model)}
     return Attachments({**lost, **present}.values())
 

@@ -127,16 +127,20 @@ class SiteFinder:
         for node in self.trace.nodes:
             side, shapes = node.parent, [parent.shape for parent in node.parents]
             is_sum = node.operation in _ADDITIONS and len(shapes) == 2 and shapes[0] == shapes[1]
-            if is_sum and side and side.index <= self._last:
+            if is_sum and side:
                 (other,) = [parent for parent in node.parents if parent is not side] or [side]
-                if place := self._end_of_branch(side, other):
+                place = self._end_of_branch(side, other)
+                if place and place.node.index <= self._last:
                     yield place
 
     def _end_of_branch(self, side: Node, other: Node) -> Candidate | None:
         """Return the last place of a branch; the end itself is no module's output in `x + gamma * f(x)`.
 
+        The branch of a class token alone, as in the last blocks of CaiT, is none: there is nothing to select.
         A branch within a module that merges its branches into one convolution ends with this module.
         """
+        if len(side.shape) == 3 and side.axis == 2 and side.positions == 1:
+            return None
         shortcut, node = other.ancestors(), side
         while node.shape == side.shape and node not in shortcut:
             if place := self.candidate(node, "residual"):
@@ -237,7 +241,8 @@ class SiteFinder:
 
 
 def _candidate(call: Call, node: Node, kind: Kind | None = None, place: Place = "output") -> Candidate:
-    site = Site(call.path, kind, (node.shape[node.axis], *node.spatial), channels_last=node.axis != 1)
+    shape, channels_last = (node.shape[node.axis], *node.spatial), node.axis != 1
+    site = Site(call.path, kind, shape, channels_last, node.grid() if len(shape) == 2 else None)
     return Candidate(call.module, place, node, site)
 
 

@@ -51,6 +51,22 @@ class Node:
         """The parent with the longest path from the input."""
         return max(self.parents, key=lambda parent: parent.depth, default=None)
 
+    def grid(self) -> tuple[int, ...] | None:
+        """Return the grid of tokens: the extents of the map that they were computed from, or None.
+
+        There are as many, or a few more that were concatenated before them: a class token, registers. The map
+        of a convolution goes first.
+        """
+        ancestors = sorted(self.ancestors(), key=lambda node: node.index)
+        joined = [n for n in ancestors if n.operation == "cat" and n.positions == self.positions]
+        counts = {self.positions, *(parent.positions for node in joined for parent in node.parents)}
+        maps = [
+            n for n in ancestors if len(n.spatial) in (2, 3) and min(n.spatial) > 1 and n.positions in counts
+        ]
+        convolved = [node for node in maps if "conv" in node.operation]
+        best = max(convolved or maps, key=lambda node: (node.positions, node.index), default=None)
+        return best and best.spatial
+
     def ancestors(self) -> set[Node]:
         """Return this tensor and all that it was computed from."""
         known, open_nodes = {self}, [self]
@@ -118,7 +134,8 @@ class Trace(TorchFunctionMode):
             changed = [t for t, old, _ in before if version(t) != old]
             for tensor in (*changed, *tensors_in(result)):
                 if self._versions.get(tensor, {}).get(version(tensor)) is None:
-                    self._add(tensor, _name(function), parents, _axis(function, args, kwargs, before, tensor))
+                    axis = _axis(function, args, kwargs, before, tensor)
+                    self._add(tensor, _operation(function, tensors, before), parents, axis)
         return result
 
     def _add(self, tensor: Tensor, operation: str, parents: tuple[Node, ...], axis: int = 1) -> Node:
@@ -187,6 +204,13 @@ def _name(function: Any) -> str:
     """Return the name of a function of torch, or of an attribute such as `x.mT`."""
     name: str = getattr(function, "__name__", "")
     return getattr(function.__self__, "__name__", name) if name == "__get__" else name
+
+
+def _operation(function: Any, tensors: list[Tensor], before: list[tuple[Tensor, int, Node]]) -> str:
+    """Return the name of an operation: "cat" only if what it joins ends with a tensor of the trace."""
+    name = _name(function)
+    is_cat = name in ("cat", "concat", "concatenate")
+    return name if not is_cat else "cat" if tensors[-1] is before[-1][0] else "cat with more"
 
 
 _FIRST = ("conv", "batch_norm", "group_norm", "instance_norm", "pool", "interpolate")
