@@ -147,7 +147,6 @@ def test_mod_tracker_is_what_a_flop_counter_enters() -> None:
 
     counter = FlopCounterMode(display=False)
     assert isinstance(counter.mod_tracker, ModuleTracker)
-    counter.mod_tracker = _torch.WholeModel()
-    with torch.no_grad(), counter:
+    with torch.no_grad(), _torch.count_whole_model(counter):
         Token()()
     assert counter.get_total_flops() == 2 * 3 * 4

@@ -29,7 +29,7 @@ def targets(count: int) -> list[dict[str, Tensor]]:
     return [{"boxes": box, "labels": torch.tensor([1])} for _ in range(count)]
 
 
-# ------------------------------------------------------------------------------------------------------- inputs
+# ----------------------------------------------------------------------------------------------- inputs
 
 
 def test_any_mapping_holds_the_arguments() -> None:
@@ -37,7 +37,7 @@ def test_any_mapping_holds_the_arguments() -> None:
         """Like `transformers.BatchFeature`, a mapping that is no dict."""
 
     class Network(Residual):
-        def forward(self, pixel_values: Tensor) -> Any:  # type: ignore[override]
+        def forward(self, pixel_values: Tensor) -> Any:
             return {"logits": super().forward(pixel_values)}
 
     model, x = Network(2), torch.randn(2, 3, 16, 16)
@@ -93,7 +93,7 @@ def test_one_image_is_a_batch_of_one_for_a_detector() -> None:
     assert len(sc.sites(model, images((64, 80))).of("residual")) == 16
 
 
-# ------------------------------------------------------------------------------------------------------ outputs
+# ---------------------------------------------------------------------------------------------- outputs
 
 
 @pytest.mark.parametrize(("name", "residual", "outputs"), [("convnext_atto", 12, 4), ("resnet18", 8, 5)])
@@ -105,7 +105,7 @@ def test_every_output_of_a_network_of_features_counts(name: str, residual: int, 
     assert len(sites.of("residual")) == residual
     assert [site.shape for site in sites.of("head")] == [tuple(y.shape[1:]) for y in before]
     for where, count in (("residual", residual), ("head", outputs)):
-        plan = sc.attach(model, "se", where=where, example_inputs=x, reduction=2)  # type: ignore[arg-type]
+        plan = sc.attach(model, "se", where=where, example_inputs=x, reduction=2)
         assert len(plan) == count
         assert all(torch.equal(a, b) for a, b in zip(before, model(x), strict=True))
         sc.detach(model)
@@ -128,7 +128,7 @@ def test_outputs_in_a_tuple_and_a_dict_count() -> None:
         assert len(sites.of("residual")) == 4
 
 
-# ----------------------------------------------------------------------------------------------------- branches
+# --------------------------------------------------------------------------------------------- branches
 
 
 class Scaled(nn.Module):
@@ -145,7 +145,8 @@ class Scaled(nn.Module):
             branch = self.drop(x)
         branch = self.f(branch)
         branch = branch.mul_(self.gamma) if self.inplace else self.gamma * branch
-        return (x + branch).mean((2, 3))
+        y: Tensor = x + branch
+        return y.mean((2, 3))
 
 
 @pytest.mark.parametrize("inplace", [False, True])
@@ -176,7 +177,8 @@ def test_the_search_for_the_end_stays_in_the_branch() -> None:
 )
 def test_branches_of_known_networks(name: str, count: int, first: str) -> None:
     with torch.device("meta"):
-        model = timm.create_model(name, **({} if name == "nfnet_f0" else {"img_size": 64}))
+        options: dict[str, Any] = {} if name == "nfnet_f0" else {"img_size": 64}
+        model = timm.create_model(name, **options)
         sites = sc.sites(model, torch.zeros(2, 3, 64, 64)).of("residual")
     assert (len(sites), sites[0].path) == (count, first)
 
@@ -186,7 +188,7 @@ def test_costs_in_a_network_whose_class_token_is_the_input_of_a_module() -> None
     assert len([site for site in sites.of("residual") if site.refused is None]) == 48
 
 
-# ------------------------------------------------------------------------------------------------- unfit places
+# ----------------------------------------------------------------------------------------- unfit places
 
 
 def test_unfit_places_are_skipped_and_named_on_request() -> None:
@@ -206,7 +208,7 @@ def test_unfit_places_are_skipped_and_named_on_request() -> None:
     assert sc.attached(model) == ()
 
 
-# ------------------------------------------------------------------------------------------------------- tokens
+# ----------------------------------------------------------------------------------------------- tokens
 
 VIT: dict[str, Any] = {"img_size": (32, 48), "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
 
@@ -230,19 +232,19 @@ def vit(**options: Any) -> nn.Module:
 def test_spatial_mechanisms_attend_to_the_grid_of_tokens(
     name: str, options: dict[str, Any], extra: int
 ) -> None:
-    more = {0: {"class_token": False, "global_pool": "avg"}, 1: {}, 5: {"reg_tokens": 4}}[extra]
-    model, x = vit(**more), torch.randn(2, 3, 32, 48)
+    choices: dict[int, dict[str, Any]] = {0: {"class_token": False, "global_pool": "avg"}, 1: {}, 5: {"reg_tokens": 4}}
+    model, x = vit(**choices[extra]), torch.randn(2, 3, 32, 48)
     before = model(x)
     plan = sc.attach(model, name, example_inputs=x, **options)
     assert {(site.shape, site.grid) for site in plan} == {((32, 24 + extra), (4, 6))}
     assert torch.equal(model(x), before)
 
-    inserted = model.get_submodule("blocks.0.attn.attention")
+    inserted: Any = model.get_submodule("blocks.0.attn.attention")
     inserted.gate = None
     tokens = torch.randn(2, 24 + extra, 32)
     inserted.mechanism.eval()
     places = tokens[:, extra:].reshape(2, 4, 6, 32).permute(0, 3, 1, 2)
-    expected = inserted.mechanism(places).permute(0, 2, 3, 1).reshape(2, 24, 32)  # type: ignore[operator]
+    expected = inserted.mechanism(places).permute(0, 2, 3, 1).reshape(2, 24, 32)  
     torch.testing.assert_close(inserted(tokens), torch.cat([tokens[:, :extra], expected], 1))
     model(x).sum().backward()
 

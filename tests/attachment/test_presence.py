@@ -1,4 +1,4 @@
-"""Attention survives what replaces or folds its host, or says so: fusion, quantization, conversion, freezing."""
+"""Attention survives what replaces or folds its host, or says so: fusion, quantization, conversion."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from typing import Any
 
 import pytest
 import timm
+import timm.utils
 import torch
 import torchvision.models as tv
+from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
 from torch.ao.quantization import fuse_modules, get_default_qconfig_mapping
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
@@ -66,7 +68,7 @@ def no_warning() -> Iterator[None]:
         yield
 
 
-# ------------------------------------------------------------------------------------------- graphs of torch.fx
+# ----------------------------------------------------------------------------------- graphs of torch.fx
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], Where]] = {
     "a norm in a block": (resnet, "residual"),
@@ -120,7 +122,7 @@ def test_quantized_features_pass() -> None:
     torch.testing.assert_close(y.dequantize(), attached(x.dequantize()), atol=1 / 255, rtol=0)
 
 
-# -------------------------------------------------------------------------------------- what replaces a module
+# ------------------------------------------------------------------------------ what replaces a module
 
 
 def fuse_by_hand(model: Any) -> nn.Module:
@@ -144,7 +146,7 @@ REPLACEMENTS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "fuse_modules": fuse_eagerly,
     "SyncBatchNorm": nn.SyncBatchNorm.convert_sync_batchnorm,
     "timm's freeze": freeze,
-    "timm's conversion": timm.layers.convert_sync_batchnorm,
+    "timm's conversion": convert_sync_batchnorm,
 }
 
 
@@ -170,7 +172,8 @@ def test_a_replaced_host_is_told_once_and_repaired(name: str) -> None:
 
 
 def test_copies_and_pickles_notice_their_own_loss() -> None:
-    model = trained(resnet)
+    model: Any = trained(resnet)
+    twin: Any
     for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
         twin.layer1[0].bn2 = nn.Identity()
         with pytest.warns(UserWarning, match=r"layer1.0.bn2.attention"):
@@ -183,7 +186,7 @@ def test_copies_and_pickles_notice_their_own_loss() -> None:
 
 def test_a_part_of_a_network_notices_its_loss() -> None:
     model: Any = trained(resnet)
-    part = nn.Sequential(*list(model.children())[:-2])
+    part: Any = nn.Sequential(*list(model.children())[:-2])
     part[4][1].bn2 = nn.BatchNorm2d(64).eval()
     with pytest.warns(UserWarning, match=r"layer1.1.bn2.attention"):
         part(X)
@@ -245,7 +248,7 @@ def test_detach_removes_the_guards() -> None:
     assert not any(part._forward_hooks for part in model.modules())
 
 
-# ------------------------------------------------------------------------------------------------------ saccade
+# ---------------------------------------------------------------------------------------------- saccade
 
 
 @pytest.mark.parametrize(

@@ -112,9 +112,10 @@ def test_a_swin_of_timm_has_maps_and_tokens_and_a_function_chooses() -> None:
     model, x = timm.create_model("swin_tiny_patch4_window7_224", **sizes).eval(), torch.randn(2, 3, 32, 32)
     before = model(x)
     assert {len(site.shape) for site in sc.sites(model, x).of("residual")} == {2, 3}
-    with raises(sc.BadOption, owner="cbam", option="shape") as caught:
-        sc.attach(model, "cbam", example_inputs=x)
-    assert "mlp: cbam " in str(caught.value)
+    plan = sc.attach(model, "cbam", example_inputs=x, reduction=4)
+    assert [site.grid for site in plan] == [None, (8, 8), None, (4, 4)]
+    assert torch.equal(model(x), before)
+    sc.detach(model)
     plan = sc.attach(
         model,
         "cbam",

@@ -4,7 +4,7 @@ from saccade.attachment.fusion import fuse
 from saccade.attachment.hooks import Attached
 from saccade.attachment.insertion import attach
 from saccade.attachment.listing import sites
-from saccade.attachment.presence import Attachment, Attachments, attached, detach, repair
+from saccade.attachment.presence import Attachment, Attachments, attached, detach, move_attention, repair
 from saccade.attachment.site import KINDS, Kind, Site, Sites
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "attached",
     "detach",
     "fuse",
+    "move_attention",
     "repair",
     "sites",
 ]

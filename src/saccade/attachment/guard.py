@@ -75,7 +75,7 @@ class Guard:
         The host becomes a node that passes combine with its neighbors by their types. Another node that uses
         its input and its output prevents that.
         """
-        tracer = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Proxy)).tracer
+        tracer: Any = next(leaf for leaf in tree_leaves(output) if isinstance(leaf, Proxy)).tracer
         for path, attached in self.expected.items():
             host = _host(owner, path)
             if host is None or not _runs_in(host, attached):

@@ -37,7 +37,7 @@ class Attached(nn.Module):
         place: Whether the hook passes the input or the output of the host through this module.
         move_last_axis: Whether the last axis of x is the second axis of what A takes and returns, as for a
             mechanism of maps `(B, C, H, W)` on the features `(B, H, W, C)` of Swin.
-        grid: The grid of tokens x for a mechanism of maps; for more or fewer tokens, a grid of the same shape.
+        grid: The grid of tokens x for a mechanism of maps, or one of the same proportions.
         extra: The number of first tokens that have no place in the grid and that A does not see.
     """
 
@@ -60,11 +60,10 @@ class Attached(nn.Module):
         self.extra = extra
         self.is_removed = False  # `detach` removed it, so that its guard does not miss it
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor
+    def forward(self, x: Any) -> Any:
         if isinstance(x, Proxy):  # mechanisms check shapes, which torch.fx cannot trace
-            node: Any = x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x,), {})
-            return node  # type: ignore[no-any-return]
+            tracer: Any = x.tracer
+            return tracer.create_proxy("call_module", tracer.path_of_module(self), (x,), {})
         if x.is_quantized:  # a host that quantization has left in a graph
             y = self(x.dequantize())
             return torch.quantize_per_tensor(y, x.q_scale(), x.q_zero_point(), x.dtype)
@@ -177,7 +176,7 @@ def remove(host: nn.Module, keep: Collection[str] = ()) -> list[str]:
     """Remove the attached children of a host except those in `keep`; return the names of the removed ones."""
     names = [name for name in attached_to(host) if name not in keep]
     for name in names:
-        host.get_submodule(name).is_removed = True
+        attached_to(host)[name].is_removed = True
         delattr(host, name)
     hooks = {"output": forward_hooks(host), "input": forward_pre_hooks(host)}
     for place in hooks.keys() - {child.place for child in attached_to(host).values()}:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from saccade.attachment.guard import guards, remove_guards
+from saccade.attachment.guard import Notice, guard, guards, remove_guards
 from saccade.attachment.hooks import Attached, Place, add_hook, attached_to, check_model, is_called, remove
 from saccade.attachment.site import format_table
 from saccade.errors import BadOption
@@ -134,8 +134,8 @@ def repair(model: nn.Module) -> list[str]:
             add_hook(host, child.place)
             restored.append(path)
     for module in model.modules():
-        for guard in guards(module):
-            guard.notice.given = False
+        for each in guards(module):
+            each.notice.given = False
     if homeless:
         message = f"repair: there is no module that could take the attention {', '.join(homeless)} back"
         raise BadOption(message, owner="repair", option="model", value=homeless[0])
@@ -169,6 +169,27 @@ def detach(model: nn.Module) -> list[str]:
     return removed
 
 
+def move_attention(source: nn.Module, target: nn.Module) -> None:
+    """Move the attention of a model into another model of the same structure, to the same paths.
+
+    Raises:
+        BadOption: If the other model has no module at one of the paths.
+    """
+    notice = Notice()
+    found = [(path, each) for path, owner in source.named_modules() for each in guards(owner)]
+    for path, known in found:
+        for inner, child in known.expected.items():
+            host_path, _, name = ".".join(filter(None, (path, inner))).rpartition(".")
+            try:
+                host, owner = target.get_submodule(host_path), target.get_submodule(path)
+            except AttributeError as error:
+                message = f"{type(target).__name__} has no module {host_path!r} that could take attention"
+                raise BadOption(message, owner="attach", option="where", value=host_path) from error
+            host.add_module(name, child)
+            add_hook(host, child.place)
+            guard(owner, path, notice, inner, child)
+
+
 def _present(model: nn.Module) -> Iterator[tuple[str, nn.Module, Attached]]:
     """Yield the attached modules of a model with their paths and hosts."""
     for path, host in model.named_modules():
@@ -179,6 +200,6 @@ def _present(model: nn.Module) -> Iterator[tuple[str, nn.Module, Attached]]:
 def _lost(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, Attached]]:
     """Yield the attention that no longer runs: its path, the owner of its guard, its path there, itself."""
     for path, owner in model.named_modules():
-        for guard in guards(owner):
-            for inner in guard.missing(owner):
-                yield ".".join(filter(None, (path, inner))), owner, inner, guard.expected[inner]
+        for each in guards(owner):
+            for inner in each.missing(owner):
+                yield ".".join(filter(None, (path, inner))), owner, inner, each.expected[inner]

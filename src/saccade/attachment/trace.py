@@ -65,7 +65,7 @@ class Node:
         ]
         convolved = [node for node in maps if "conv" in node.operation]
         best = max(convolved or maps, key=lambda node: (node.positions, node.index), default=None)
-        return best and best.spatial
+        return best.spatial if best else None
 
     def ancestors(self) -> set[Node]:
         """Return this tensor and all that it was computed from."""
