@@ -20,6 +20,7 @@ CONTENTS = {
     "training": "plans become runs",
     "results": "files on disk, statistics",
     "config": "recipes become plans",
+    "integrations": "attention in the trainers and loaders of other libraries",
     "profiling": "parameters, FLOPs, latency",
     "layers": "mechanisms",
     "ops": "arithmetic",
