@@ -94,12 +94,12 @@ def test_yolo_trains_predicts_validates_and_exports_with_attention(tmp_path: Pat
     assert all(place.runs and place.gate != 0 for place in places)
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
-        expected = yolo.model.float().eval()(x)[0]
+        expected = recipe.YOLO(checkpoint).model.float().eval()(x)[0]
         fused = recipe.YOLO(checkpoint).model.float().eval().fuse(verbose=False)
         torch.testing.assert_close(fused(x)[0], expected, atol=1e-3, rtol=1e-4)
     assert all(place.runs for place in sc.attached(fused))
     yolo.predict(x, verbose=False, device="cpu", imgsz=64)
-    predicting = yolo.predictor.model
+    predicting = yolo.predictor.model.backend.model  # a copy, fused
     assert len([p for p in sc.attached(predicting) if p.runs]) == 13
     yolo.val(data=data, imgsz=64, workers=0, plots=False, device="cpu", project=str(tmp_path), verbose=False)
     exported = torch.jit.load(yolo.export(format="torchscript", imgsz=64, device="cpu"))
