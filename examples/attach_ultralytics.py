@@ -42,7 +42,9 @@ def main(arguments: list[str] | None = None) -> None:
     checkpoint = train(options.data, options.out.resolve(), epochs=options.epochs, size=options.size)
     loaded = YOLO(checkpoint)
     print(sc.attached(loaded.model))
-    loaded.val(data=options.data, imgsz=options.size, workers=0, plots=False, project=str(options.out.resolve()))
+    loaded.val(
+        data=options.data, imgsz=options.size, workers=0, plots=False, project=str(options.out.resolve())
+    )
     print(loaded.export(format="torchscript", imgsz=options.size))
 
 

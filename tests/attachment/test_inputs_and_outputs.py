@@ -232,7 +232,11 @@ def vit(**options: Any) -> nn.Module:
 def test_spatial_mechanisms_attend_to_the_grid_of_tokens(
     name: str, options: dict[str, Any], extra: int
 ) -> None:
-    choices: dict[int, dict[str, Any]] = {0: {"class_token": False, "global_pool": "avg"}, 1: {}, 5: {"reg_tokens": 4}}
+    choices: dict[int, dict[str, Any]] = {
+        0: {"class_token": False, "global_pool": "avg"},
+        1: {},
+        5: {"reg_tokens": 4},
+    }
     model, x = vit(**choices[extra]), torch.randn(2, 3, 32, 48)
     before = model(x)
     plan = sc.attach(model, name, example_inputs=x, **options)
@@ -244,7 +248,7 @@ def test_spatial_mechanisms_attend_to_the_grid_of_tokens(
     tokens = torch.randn(2, 24 + extra, 32)
     inserted.mechanism.eval()
     places = tokens[:, extra:].reshape(2, 4, 6, 32).permute(0, 3, 1, 2)
-    expected = inserted.mechanism(places).permute(0, 2, 3, 1).reshape(2, 24, 32)  
+    expected = inserted.mechanism(places).permute(0, 2, 3, 1).reshape(2, 24, 32)
     torch.testing.assert_close(inserted(tokens), torch.cat([tokens[:, :extra], expected], 1))
     model(x).sum().backward()
 

@@ -47,7 +47,8 @@ def attach(
         y = x + s (A(x) - x)        s = 0 at initialization, one number for each place
 
     x are the features and A is the mechanism. The output of the model stays the same bit for bit, in training
-    and in evaluation mode. s trains from the first step, A from the second. A mechanism that is itself the
+    and in evaluation mode. s trains from the first step, A from the second; both one step later where the
+    branch or the head of the model starts at zero. A mechanism that is itself the
     identity at initialization, such as self_attention or non_local, gets no s: a product of two zeros never
     trains. A spatial_transformer is the identity up to rounding and gets no s for the same reason. `detach`
     removes everything again.

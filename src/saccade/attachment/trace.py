@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from math import prod
+from math import isqrt, prod
 from typing import Any
 
 import torch
@@ -55,7 +55,7 @@ class Node:
         """Return the grid of tokens: the extents of the map that they were computed from, or None.
 
         There are as many, or a few more that were concatenated before them: a class token, registers. The map
-        of a convolution goes first.
+        of a convolution goes first. Without a convolution, the patches of a square image form a square.
         """
         ancestors = sorted(self.ancestors(), key=lambda node: node.index)
         joined = [n for n in ancestors if n.operation == "cat" and n.positions == self.positions]
@@ -65,6 +65,8 @@ class Node:
         ]
         convolved = [node for node in maps if "conv" in node.operation]
         best = max(convolved or maps, key=lambda node: (node.positions, node.index), default=None)
+        if best is None and not any("conv" in node.operation for node in ancestors):
+            return _square_grid(ancestors[0].spatial, counts)  # an image that was cut into patches by views
         return best.spatial if best else None
 
     def ancestors(self) -> set[Node]:
@@ -204,6 +206,12 @@ def _name(function: Any) -> str:
     """Return the name of a function of torch, or of an attribute such as `x.mT`."""
     name: str = getattr(function, "__name__", "")
     return getattr(function.__self__, "__name__", name) if name == "__get__" else name
+
+
+def _square_grid(image: tuple[int, ...], counts: set[int]) -> tuple[int, int] | None:
+    """Return the largest square grid of one of these counts of patches of a square image, or None."""
+    sides = [isqrt(count) for count in counts if count > 1 and isqrt(count) ** 2 == count]
+    return (max(sides),) * 2 if sides and len(image) == 2 and image[0] == image[1] else None
 
 
 def _operation(function: Any, tensors: list[Tensor], before: list[tuple[Tensor, int, Node]]) -> str:

@@ -90,7 +90,10 @@ def from_pretrained(model_class: Any, path: str | Path, /, **options: Any) -> nn
         model_class = getattr(transformers, config.architectures[0])
     donor = model_class(config).eval()
     for entry in entries:
-        inputs = {key: torch.zeros(shape, dtype=getattr(torch, dtype)) for key, (dtype, shape) in entry["inputs"].items()}
+        inputs = {
+            key: torch.zeros(shape, dtype=getattr(torch, dtype))
+            for key, (dtype, shape) in entry["inputs"].items()
+        }
         attach_to(donor, entry["name"], where=entry["where"], example_inputs=inputs, **entry["options"])
 
     class WithAttention(model_class):  # type: ignore[misc]
