@@ -2,13 +2,14 @@
 
     python examples/attach_lightning.py --out lightning
 
-Attach in `__init__`: `load_from_checkpoint` calls it, and then loads the weights of the attention with the rest.
+Attach in `__init__`: `load_from_checkpoint` calls it, and then loads the weights, those of the attention too.
 """
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import lightning
 import timm
@@ -35,7 +36,8 @@ class Classifier(lightning.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         gates = [p for key, p in self.named_parameters() if key.endswith(".attention.gate")]
         others = [p for key, p in self.named_parameters() if not key.endswith(".attention.gate")]
-        return torch.optim.AdamW([{"params": others}, {"params": gates, "lr": 1e-2}], lr=1e-3)
+        groups: list[dict[str, Any]] = [{"params": others}, {"params": gates, "lr": 1e-2}]
+        return torch.optim.AdamW(groups, lr=1e-3)
 
 
 def main(arguments: list[str] | None = None) -> None:

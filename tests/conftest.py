@@ -39,10 +39,6 @@ MARKED = {
         "tests/experiments/",
         "tests/training/",
         "attachment/test_sweep.py",
-        *(
-            f"attachment/test_libraries.py::test_in_and_out[{library}"
-            for library in ("transformers", "ultralytics", "smp", "monai", "diffusers", "open_clip")
-        ),
         "attachment/test_presence.py::test_reparameterization",
         "integrations/test_recipes.py",
         "attachment/test_attach.py::test_attention_alone_learns",

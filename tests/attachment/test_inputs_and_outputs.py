@@ -215,7 +215,7 @@ VIT: dict[str, Any] = {"img_size": (32, 48), "patch_size": 8, "embed_dim": 32, "
 
 def vit(**options: Any) -> nn.Module:
     torch.manual_seed(0)
-    return timm.create_model("vit_tiny_patch16_224", **{**VIT, **options}).eval()  # type: ignore[no-any-return]
+    return timm.create_model("vit_tiny_patch16_224", **{**VIT, **options}).eval()
 
 
 @pytest.mark.parametrize(

@@ -276,7 +276,9 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
     )
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if CASES[name].always else pytest.mark.slow) for name in CASES]
+)
 @pytest.mark.filterwarnings("ignore")
 def test_in_and_out(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     case = CASES[name]
@@ -304,7 +306,7 @@ def test_in_and_out(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -
             if key.endswith(".attention.gate"):
                 p.fill_(0.3)
     expected = outputs(model, inputs)
-    model = convert_sync_batchnorm(model)  # torch's drops the activations of timm's norms
+    model = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]  # torch's drops the activations of timm's norms
     sc.repair(model)
     assert same(outputs(model, inputs), expected)
     assert len(sc.attached(model)) == len(plan)

@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 import timm
-import timm.utils
 import torch
 import torchvision.models as tv
 from timm.layers.norm_act import convert_sync_batchnorm
+from timm.utils.model import freeze as freeze_of_timm
+from timm.utils.model import reparameterize_model
 from torch import Tensor, nn
 from torch.ao.quantization import fuse_modules, get_default_qconfig_mapping
 from torch.ao.quantization.quantize_fx import convert_fx, prepare_fx
@@ -137,7 +138,7 @@ def fuse_eagerly(model: nn.Module) -> nn.Module:
 
 
 def freeze(model: nn.Module) -> nn.Module:
-    timm.utils.freeze(model, [f"layer{stage}" for stage in range(1, 5)])
+    freeze_of_timm(model, [f"layer{stage}" for stage in range(1, 5)])  # type: ignore[no-untyped-call]
     return model
 
 
@@ -307,7 +308,7 @@ def test_reparameterization_keeps_attention(name: str) -> None:
     model = trained(lambda: timm.create_model(name, num_classes=10)).double()
     x = X.double()
     before, places = model(x), sc.attached(model)
-    merged = timm.utils.reparameterize_model(model)
+    merged = reparameterize_model(model)
     torch.testing.assert_close(merged(x), before)
     assert sc.attached(merged) == places
     assert len(places) >= 20

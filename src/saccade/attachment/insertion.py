@@ -48,10 +48,9 @@ def attach(
 
     x are the features and A is the mechanism. The output of the model stays the same bit for bit, in training
     and in evaluation mode. s trains from the first step, A from the second; both one step later where the
-    branch or the head of the model starts at zero. A mechanism that is itself the
-    identity at initialization, such as self_attention or non_local, gets no s: a product of two zeros never
-    trains. A spatial_transformer is the identity up to rounding and gets no s for the same reason. `detach`
-    removes everything again.
+    branch or the head of the model starts at zero. A mechanism that is itself the identity at initialization,
+    such as self_attention or non_local, gets no s: a product of two zeros never trains. A spatial_transformer
+    is the identity up to rounding and gets no s for the same reason. `detach` removes everything again.
 
     Args:
         model: The model, changed in place.

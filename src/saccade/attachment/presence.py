@@ -39,7 +39,13 @@ class Attachment:
 
 
 class Attachments(tuple[Attachment, ...]):
-    """Everything that is attached to a model, by its path. `str` formats it as a table."""
+    """Everything that is attached to a model. `str` formats it as a table.
+
+    Example:
+        >>> print(Attachments([Attachment("conv1.attention", "se", "output", 0.25, runs=False)]))
+        path             mechanism  place   gate  runs
+        conv1.attention  se         output  0.25  NO
+    """
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""Attention in the models of transformers, whose `from_pretrained` builds a network from its configuration."""
+"""Attention in the models of transformers, whose `from_pretrained` builds a model from its configuration."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _KEY = "saccade"  # of the configuration
 
 
 def attach(
-    model: Any, name: str, /, *, example_inputs: Mapping[str, Tensor], where: Any = "residual", **options: Any
+    model: Any, name: str, /, *, example_inputs: object, where: Any = "residual", **options: Any
 ) -> Sites:
     """Insert a mechanism, as `saccade.attach`, and write it into the configuration of the model.
 
-    `save_pretrained` and the checkpoints of `transformers.Trainer` then hold the configuration and the weights
-    of the attention, from which `from_pretrained` of this module restores it.
+    `save_pretrained` and the checkpoints of `transformers.Trainer` then hold the configuration and the
+    weights of the attention, from which `from_pretrained` of this module restores it.
 
     Args:
         model: A model of transformers, changed in place.
