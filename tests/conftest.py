@@ -39,6 +39,8 @@ MARKED = {
         "tests/experiments/",
         "tests/training/",
         "attachment/test_sweep.py",
+        "attachment/test_presence.py::test_reparameterization",
+        "integrations/test_recipes.py",
         "attachment/test_attach.py::test_attention_alone_learns",
         "attachment/test_attach.py::test_every_parameter",
         "attachment/test_attach.py::test_networks_of_any_dimension",

@@ -38,6 +38,7 @@ NEEDED = {
     "results": "train",
     "training": "train",
     "training/loggers.py": "loggers",
+    "integrations/transformers.py": "huggingface",
     "experiments": "train",
     "experiments/executors/ray.py": "cluster",
     "viz": "report",

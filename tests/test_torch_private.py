@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.module_tracker import ModuleTracker
 
 from saccade import _torch
 
@@ -130,3 +132,21 @@ def test_aot_eager_is_a_backend() -> None:
     compiled = torch.compile(lambda x: x.sin() + 1, backend=_torch.aot_eager, fullgraph=True)
     torch.testing.assert_close(compiled(x), x.sin() + 1)
     torch.compiler.reset()
+
+
+def test_mod_tracker_is_what_a_flop_counter_enters() -> None:
+    class Token(nn.Module):
+        """A parameter is the input of a module."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.layer = nn.Parameter(torch.ones(1, 3)), nn.Linear(3, 4)
+
+        def forward(self) -> Tensor:
+            return self.layer(self.token)  # type: ignore[no-any-return]
+
+    counter = FlopCounterMode(display=False)
+    assert isinstance(counter.mod_tracker, ModuleTracker)
+    with torch.no_grad(), _torch.count_whole_model(counter):
+        Token()()
+    assert counter.get_total_flops() == 2 * 3 * 4

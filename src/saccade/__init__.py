@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 __all__ = [
+    "Attachment",
+    "Attachments",
     "AttentionMap",
     "BadData",
     "BadOption",
@@ -32,18 +34,32 @@ __all__ = [
     "UnknownName",
     "WindowMap",
     "attach",
+    "attached",
     "create",
     "detach",
+    "fuse",
     "look",
     "mechanisms",
     "record",
     "register",
+    "repair",
     "sites",
     "spec",
 ]
 
 if TYPE_CHECKING:
-    from saccade.attachment import Site, Sites, attach, detach, sites
+    from saccade.attachment import (
+        Attachment,
+        Attachments,
+        Site,
+        Sites,
+        attach,
+        attached,
+        detach,
+        fuse,
+        repair,
+        sites,
+    )
     from saccade.errors import (
         BadData,
         BadOption,

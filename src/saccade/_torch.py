@@ -32,6 +32,26 @@ FEATURE_LAYERS = (
 )
 
 
+class _WholeModel:
+    """Stands for the tracker of modules of a `FlopCounterMode`."""
+
+    parents = ("Global",)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def count_whole_model(counter: Any) -> Any:
+    """Return a `FlopCounterMode` that counts a model as a whole, and not its modules.
+
+    The original tracker hooks every module for the backward pass. It fails where a parameter is the input of
+    a module in a pass without gradients, as the class token of CaiT is. Seen in torch 2.10 to 2.15.
+    """
+    counter.mod_tracker = _WholeModel()
+    return counter
+
+
 def tensors_in(tree: Any) -> list[Tensor]:
     """Return the tensors in nested containers."""
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

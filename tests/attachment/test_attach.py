@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import saccade as sc
-from saccade.attachment import Attached, attached
+from saccade.attachment import Attached, hooks
 from support.errors import raises
 from support.networks import Block, Named, Residual, UNet
 
@@ -328,7 +328,7 @@ def test_flags_are_the_hosts(training: bool) -> None:
 def test_a_failure_halfway_leaves_no_trace(fails_at: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = residual(), images()
     before = list(fingerprint(model))
-    count, original = 0, attached.insert
+    count, original = 0, hooks.insert
 
     def failing(*arguments: Any) -> str:
         nonlocal count
@@ -352,7 +352,7 @@ def test_a_failure_while_a_hook_is_registered_leaves_no_trace(monkeypatch: pytes
     original: Callable[..., Any] = nn.Module.register_forward_hook
 
     def failing(module: nn.Module, hook: Any, **options: Any) -> Any:
-        if hook is attached.attend_to_output and module is model.get_submodule("stage2.0.norm2"):
+        if hook is hooks.attend_to_output and module is model.get_submodule("stage2.0.norm2"):
             raise MemoryError
         return original(module, hook, **options)
 

@@ -55,15 +55,15 @@ def test_the_places_do_not_depend_on_the_size_of_the_image() -> None:
 @pytest.mark.parametrize(
     ("name", "stem", "head", "branch"),
     [
-        ("densenet121", "features.pool0", "features.norm5", None),
+        ("densenet121", "features.pool0", "features", None),
         ("vgg11_bn", None, "features.27", None),
-        ("mobilenet_v3_small", "features.0.2", "features.12.2", "features.3.block.2.1"),
-        ("efficientnet_b0", "features.0.2", "features.8.2", "features.2.1.block.3.1"),
+        ("mobilenet_v3_small", "features.0.2", "features.12.2", "features.3.block"),
+        ("efficientnet_b0", "features.0.2", "features.8.2", "features.2.1.block"),
         ("convnext_tiny", "features.0.1", "features.7.2", "features.1.0.stochastic_depth"),
         ("swin_t", "features.0.2", "permute", "features.1.0.attn"),
         ("shufflenet_v2_x0_5", "maxpool", "conv5.2", None),
         ("googlenet", "maxpool2", "inception5b", None),
-        ("timm:regnety_002", "stem.bn", "s4.b7", "s1.b1.conv3.bn"),
+        ("timm:regnety_002", "stem", "s4.b7", "s1.b1.conv3"),
         ("timm:efficientnet_b0", "bn1", "bn2", "blocks.1.1.bn3"),
         ("timm:convnext_atto", "stem.1", "stages.3.blocks.1", "stages.0.blocks.0.drop_path"),
     ],
@@ -112,9 +112,10 @@ def test_a_swin_of_timm_has_maps_and_tokens_and_a_function_chooses() -> None:
     model, x = timm.create_model("swin_tiny_patch4_window7_224", **sizes).eval(), torch.randn(2, 3, 32, 32)
     before = model(x)
     assert {len(site.shape) for site in sc.sites(model, x).of("residual")} == {2, 3}
-    with raises(sc.BadOption, owner="cbam", option="shape") as caught:
-        sc.attach(model, "cbam", example_inputs=x)
-    assert "mlp.fc2: cbam " in str(caught.value)
+    plan = sc.attach(model, "cbam", example_inputs=x, reduction=4)
+    assert [site.grid for site in plan] == [None, (8, 8), None, (4, 4)]
+    assert torch.equal(model(x), before)
+    sc.detach(model)
     plan = sc.attach(
         model,
         "cbam",
@@ -253,7 +254,6 @@ X = torch.randn(1, 3, 16, 16)
 @pytest.mark.parametrize(
     ("where", "error", "fields"),
     [
-        (["second"], sc.BadOption, {"value": "second"}),
         (["norm"], sc.BadOption, {"value": "norm"}),
         (["unused"], sc.BadOption, {"value": "unused"}),
         (["head"], sc.BadOption, {"value": "head"}),
@@ -282,6 +282,15 @@ def test_a_place_that_cannot_take_attention_is_refused(
     with raises(error, owner="attach", option=option, **fields):
         sc.attach(model, "se", where=where, example_inputs=X)
     assert list(model.state_dict()) == keys
+
+
+def test_a_module_at_two_paths_that_runs_once_is_one_place() -> None:
+    model = Shared().eval()
+    before = model(X)
+    plan = sc.attach(model, "se", where=["second", "third"], example_inputs=X)
+    assert [site.path for site in plan] == ["second"]
+    assert torch.equal(model(X), before)
+    assert sc.detach(model) == ["second.attention"]
 
 
 def test_a_dense_block_says_why_it_cannot_be_a_host() -> None:

@@ -1,21 +1,29 @@
 """Attachment: insert attention into any model, and remove it again."""
 
-from saccade.attachment.attached import Attached, detach
+from saccade.attachment.fusion import fuse
+from saccade.attachment.hooks import Attached
 from saccade.attachment.insertion import attach
 from saccade.attachment.listing import sites
+from saccade.attachment.presence import Attachment, Attachments, attached, detach, move_attention, repair
 from saccade.attachment.site import KINDS, Kind, Site, Sites
 from saccade.attachment.trace import Call, Node, trace_forward
 
 __all__ = [
     "KINDS",
     "Attached",
+    "Attachment",
+    "Attachments",
     "Call",
     "Kind",
     "Node",
     "Site",
     "Sites",
     "attach",
+    "attached",
     "detach",
+    "fuse",
+    "move_attention",
+    "repair",
     "sites",
     "trace_forward",
 ]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from math import prod
 from typing import Any, TypeAlias
 
 import torch
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 
 from saccade._torch import tree_map
 from saccade.annotations import check_arguments
-from saccade.attachment.attached import Attached, attached_to, check_model, insert, is_dead, remove
+from saccade.attachment.guard import Notice, guard, guards, remove_guards
+from saccade.attachment.hooks import Attached, attached_to, check_model, insert, is_dead, remove
 from saccade.attachment.site import KINDS, Kind, Site, Sites
 from saccade.attachment.site_builder import SiteBuilder, construction
 from saccade.attachment.site_detection import Candidate, SiteFinder
@@ -37,6 +39,7 @@ def attach(
     identity: bool = True,
     dry_run: bool = False,
     allow_multiple: bool = False,
+    skip_unfit: bool = False,
     **options: Any,
 ) -> Sites:
     """Insert a mechanism into a model, in place, without changing the output at initialization.
@@ -44,23 +47,25 @@ def attach(
         y = x + s (A(x) - x)        s = 0 at initialization, one number for each place
 
     x are the features and A is the mechanism. The output of the model stays the same bit for bit, in training
-    and in evaluation mode. s trains from the first step, A from the second. A mechanism that is itself the
-    identity at initialization, such as self_attention or non_local, gets no s: a product of two zeros never
-    trains. A spatial_transformer is the identity up to rounding and gets no s for the same reason. `detach`
-    removes everything again.
+    and in evaluation mode. s trains from the first step, A from the second; both one step later where the
+    branch or the head of the model starts at zero. A mechanism that is itself the identity at initialization,
+    such as self_attention or non_local, gets no s: a product of two zeros never trains. A spatial_transformer
+    is the identity up to rounding and gets no s for the same reason. `detach` removes everything again.
 
     Args:
         model: The model, changed in place.
         name: A mechanism as `"NAME[:option=value,...]"`.
-        example_inputs: A batch, or a tuple or dict of the inputs of the model, from which the shapes are
-            read. The model runs on it in evaluation mode and without gradients; buffers, flags and the random
-            state are restored.
+        example_inputs: A batch, a list of images `(C, H, W)` if the model takes one, or all inputs of the
+            model: a tuple of them, or any mapping from names. The shapes are read from a pass in evaluation
+            mode and without gradients; buffers, flags and the random state are restored.
         where: A kind of `Site` ("residual" is where the papers put attention); or a list of module paths, in
             which `*`, `?` and `[]` match within one level (`["layer3.*.bn2"]`); or a function that returns
             whether to use a `Site` of `sites`.
         identity: False inserts the mechanism alone, with the initialization of its paper.
         dry_run: Return the plan and change nothing.
         allow_multiple: Allow more than one mechanism at a place.
+        skip_unfit: Skip the places that the mechanism does not fit. They are part of the result, with the
+            reason in `refused`.
         **options: Further options of the mechanism.
 
     Returns:
@@ -78,8 +83,10 @@ def attach(
         and a hook. Nothing is replaced: keys, classes and references of the model stay. The insertion is
         planned before anything is changed, and undone if anything fails.
 
-        Convert a model first (`SyncBatchNorm.convert_sync_batchnorm` creates new modules without the hooks,
-        and so without attention), then attach, load the weights of an attached model, and compile or wrap.
+        Convert a model first, then attach, load the weights of an attached model, and compile or wrap. What
+        replaces modules later (`SyncBatchNorm.convert_sync_batchnorm`, fusion by hand) can take attention
+        away: the next forward pass then warns once, and `repair` restores it. `fuse` folds batch norms and
+        keeps attention.
 
         The papers train their networks from their own initialization, but trained weights expect features of
         the scale that they were trained with. With the initialization of the papers on every branch of
@@ -104,6 +111,7 @@ def attach(
         "identity": identity,
         "dry_run": dry_run,
         "allow_multiple": allow_multiple,
+        "skip_unfit": skip_unfit,
     }
     check_arguments(attach, arguments if isinstance(where, str) else {**arguments, "where": where})
     check_model(model, "attach", "attach to the original model, then compile or wrap it")
@@ -118,10 +126,14 @@ def attach(
         message = f"{taken[0]} has attention already; detach it, or pass allow_multiple=True"
         raise BadOption(message, owner="attach", option="where", value=taken[0])
     with construction():
-        planned = [_planned(candidate, builder, identity) for candidate in candidates]
+        places = [_planned(candidate, builder, identity, skip_unfit) for candidate in candidates]
+    planned = [(place, attached) for place, attached in places if attached is not None]
+    if not planned:
+        message = f"{places[0][0].site.refused}; it fits none of {len(places)} places"
+        raise BadOption(message, owner="attach", option="where", value=where)
     if not dry_run:
         _apply(model, example_inputs, planned)
-    return Sites(candidate.site for candidate, _ in planned)
+    return Sites(candidate.site for candidate, _ in places)
 
 
 def _select(finder: SiteFinder, where: Where) -> list[Candidate]:
@@ -165,12 +177,26 @@ def _matching(finder: SiteFinder, pattern: str) -> list[Candidate]:
     return [finder.candidate_at(path) for path in matching]
 
 
-def _planned(candidate: Candidate, builder: SiteBuilder, identity: bool) -> tuple[Candidate, Attached]:
-    """Return the candidate with the cost of its site, and the module to insert there."""
-    start, _, flops = builder.measure(candidate.site)
-    mechanism, is_map = builder.build(candidate.site)
-    gate, move_last_axis = identity and start == "zero gate", candidate.site.channels_last == is_map
-    attached = Attached(mechanism, gate=gate, place=candidate.place, move_last_axis=move_last_axis)
+def _planned(
+    candidate: Candidate, builder: SiteBuilder, identity: bool, skip_unfit: bool
+) -> tuple[Candidate, Attached | None]:
+    """Return the candidate with the cost of its site, and the module to insert there; None if it is unfit."""
+    try:
+        start, _, flops = builder.measure(candidate.site)
+    except BadOption as error:
+        if not skip_unfit:
+            raise
+        return replace(candidate, site=replace(candidate.site, refused=str(error))), None
+    mechanism, layout = builder.build(candidate.site)
+    grid = candidate.site.grid if layout == "grid" else None
+    attached = Attached(
+        mechanism,
+        gate=identity and start == "zero gate",
+        place=candidate.place,
+        move_last_axis=candidate.site.channels_last == (layout != "sequence"),
+        grid=grid,
+        extra=candidate.site.shape[1] - prod(grid) if grid else 0,
+    )
     parameters = sum(p.numel() for p in attached.parameters())
     site = replace(candidate.site, parameters=parameters, flops=flops, start=start if identity else "paper")
     return replace(candidate, site=site), attached.to(candidate.node.device, candidate.node.dtype)
@@ -179,6 +205,7 @@ def _planned(candidate: Candidate, builder: SiteBuilder, identity: bool) -> tupl
 def _apply(model: nn.Module, example_inputs: object, plan: Sequence[tuple[Candidate, Attached]]) -> None:
     """Insert all modules and verify that a forward pass calls each once; remove them if anything fails."""
     before = {candidate.host: attached_to(candidate.host) for candidate, _ in plan}
+    guards_before = [guard for module in model.modules() for guard in guards(module)]
     calls: Counter[nn.Module] = Counter()
     zeros: dict[nn.Module, Tensor] = {}  # the features that are zero for any image
 
@@ -188,16 +215,28 @@ def _apply(model: nn.Module, example_inputs: object, plan: Sequence[tuple[Candid
             zeros[module] = inputs[0].new_zeros((2, *inputs[0].shape[1:]))  # batch norm needs two images
 
     try:
-        for candidate, attached in plan:
-            insert(candidate.host, attached)
+        names = [insert(candidate.host, attached) for candidate, attached in plan]
         with temporary_hooks(attached.register_forward_pre_hook(observe) for _, attached in plan):
-            trace_forward(model, tree_map(_without_zeros, example_inputs))
+            trace = trace_forward(model, tree_map(_without_zeros, example_inputs))
         for candidate, attached in plan:
             _verify(candidate, attached, calls[attached], zeros.get(attached))
+        notice, called = Notice(), {call.path: call.module for call in trace.calls}
+        for (candidate, attached), name in zip(plan, names, strict=True):
+            path = f"{candidate.site.path}.{name}"
+            owner = _owner(path, called)
+            guard(called[owner], owner, notice, path[len(owner) :].lstrip("."), attached)
     except BaseException:
-        for host, names in before.items():
-            remove(host, keep=names)
+        for host, kept in before.items():
+            remove(host, keep=kept)
+        remove_guards(model, keep=guards_before)
         raise
+
+
+def _owner(path: str, called: Collection[str]) -> str:
+    """Return the path of the nearest called module around the host of attention."""
+    levels = path.split(".")[:-2]
+    around = [".".join(levels[:count]) for count in range(len(levels), -1, -1)]
+    return next(path for path in around if path in called)
 
 
 def _without_zeros(value: object) -> object:

@@ -8,11 +8,12 @@ from typing import Any
 from torch import nn
 
 from saccade.annotations import check_arguments
-from saccade.attachment.attached import check_model
+from saccade.attachment.example import call_arguments
+from saccade.attachment.hooks import check_model
 from saccade.attachment.site import Site, Sites
 from saccade.attachment.site_builder import SiteBuilder, construction
 from saccade.attachment.site_detection import SiteFinder
-from saccade.attachment.trace import call_arguments, trace_forward
+from saccade.attachment.trace import trace_forward
 from saccade.errors import BadOption, bad_option
 
 
@@ -26,7 +27,8 @@ def sites(model: nn.Module, example_inputs: object, name: str | None = None, /, 
 
     Args:
         model: The model.
-        example_inputs: A batch, or a tuple or dict of the inputs of the model.
+        example_inputs: A batch, a list of images `(C, H, W)` if the model takes one, or all inputs of the
+            model: a tuple of them, or any mapping from names.
         name: A mechanism as `"NAME[:option=value,...]"`. With it, each site has `parameters`, `flops` and
             `share`, or the reason in `refused` if the mechanism does not fit.
         **options: Further options of the mechanism.
@@ -61,7 +63,7 @@ def sites(model: nn.Module, example_inputs: object, name: str | None = None, /, 
     places = [candidate.site for candidate in SiteFinder(trace).candidates()]
     if builder is None:
         return Sites(places)
-    flops_per_image = flops(_SingleArgument(model), example_inputs) / trace.image.shape[0]
+    flops_per_image = flops(_SingleArgument(model), example_inputs) / trace.batch
     with construction():
         return Sites(_with_cost(site, builder, flops_per_image) for site in places)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -22,6 +23,8 @@ class Site:
             pooling. None: a module that was selected by its path.
         shape: Shape of the features without the batch, channels first: `(C, S...)`.
         channels_last: Whether the features are `(B, S..., C)`, as in Swin, or tokens `(B, N, C)`.
+        grid: The grid in the image of the last tokens; the first ones (class token, registers) have no place
+            in it. None if the features are no tokens or the grid is unknown.
         parameters: Number of trainable parameters of the mechanism there.
         flops: FLOPs of the mechanism for one image; see `saccade.profiling.flops`.
         share: `flops` as a fraction of the FLOPs of the model; None in the result of `attach`.
@@ -39,6 +42,7 @@ class Site:
     kind: Kind | None
     shape: tuple[int, ...]
     channels_last: bool = False
+    grid: tuple[int, ...] | None = None
     parameters: int | None = None
     flops: int | None = None
     share: float | None = None
@@ -80,9 +84,13 @@ class Sites(tuple[Site, ...]):
         return [tuple(_cell(row[column], column) for column in self.columns) for row in values]
 
     def __str__(self) -> str:
-        lines = [self.columns, *self.rows]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+        return format_table([self.columns, *self.rows])
+
+
+def format_table(lines: Sequence[Sequence[str]]) -> str:
+    """Align the cells of lines in columns."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def _cell(value: object, column: str) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +15,12 @@ from saccade.grammar import check_options, merge_options
 from saccade.layers.registry import create, spec, specs
 from saccade.layers.spec import Spec
 
+#: What a mechanism takes: `(B, L, C)`, `(B, C, ...)`, or the map `(B, C, ...)` of tokens.
+Layout = Literal["sequence", "map", "grid"]
+
 _SEQUENCE = "B L C"
-_SHAPES = {1: ("B C W", _SEQUENCE), 2: ("B C H W",), 3: ("B C T H W",)}  # of features by their spatial axes
+_MAPS = {2: "B C H W", 3: "B C T H W"}  # of features by their spatial axes
+_SHAPES = {1: ("B C W", _SEQUENCE), **{axes: (shapes,) for axes, shapes in _MAPS.items()}}
 _TOLERANCE = 1e-4  # of the largest value, for a transform that is the identity up to rounding
 
 
@@ -26,17 +30,17 @@ class SiteBuilder:
     def __init__(self, text: str, options: Mapping[str, Any]) -> None:
         self.name, self.options = merge_options(text, options)
         check_options(self.name, self.options, [option.name for option in spec(self.name).options])
-        self._measurements: dict[tuple[int, ...], tuple[Start, int, int]] = {}
+        self._measurements: dict[object, tuple[Start, int, int]] = {}
 
-    def build(self, site: Site) -> tuple[nn.Module, bool]:
-        """Return a mechanism for a place, and whether it takes the features channels first.
+    def build(self, site: Site) -> tuple[nn.Module, Layout]:
+        """Return a mechanism for a place, and the layout that it takes.
 
         Raises:
             BadOption: With the path of the place, if the mechanism does not take such features.
         """
         with _errors_at(site.path):
-            needed, is_map = self._layout(site)
-            return create(self.name, site.channels, **{**needed, **self.options}), is_map
+            needed, layout = self._layout(site)
+            return create(self.name, site.channels, **{**needed, **self.options}), layout
 
     def measure(self, site: Site) -> tuple[Start, int, int]:
         """Return the output of the mechanism at initialization, its number of parameters, and its FLOPs.
@@ -48,10 +52,13 @@ class SiteBuilder:
         """
         from saccade.profiling import flops  # its counter takes as long to import as the rest of the package
 
-        if site.shape not in self._measurements:
-            module, is_map = self.build(site)
-            channels, *extents = site.shape
-            x = torch.randn((2, channels, *extents) if is_map else (2, *extents, channels))
+        key = site.shape, site.grid
+        if key not in self._measurements:
+            module, layout = self.build(site)
+            extents = site.grid if layout == "grid" and site.grid else site.shape[1:]
+            x = torch.randn(
+                (2, *extents, site.channels) if layout == "sequence" else (2, site.channels, *extents)
+            )
             with _errors_at(site.path), torch.no_grad():
                 outputs = [module.train(mode)(x) for mode in (False, True)]
                 for y in outputs:
@@ -60,17 +67,22 @@ class SiteBuilder:
                         message = f"{self.name} returns {shape}, expected its input shape {tuple(x.shape)}"
                         raise BadShape(message, owner=self.name, option="shape", value=shape)
                 parameters = sum(p.numel() for p in module.parameters())
-                self._measurements[site.shape] = _start(x, outputs), parameters, flops(module, x[:1])
-        return self._measurements[site.shape]
+                self._measurements[key] = _start(x, outputs), parameters, flops(module, x[:1])
+        return self._measurements[key]
 
-    def _layout(self, site: Site) -> tuple[dict[str, Any], bool]:
-        """Return the options that features with so many axes need, and whether they are channels first."""
+    def _layout(self, site: Site) -> tuple[dict[str, Any], Layout]:
+        """Return the options that the features of a place need, and the layout that the mechanism takes."""
         axes = len(site.shape) - 1
-        for shapes in _SHAPES[axes]:
+        layouts: list[tuple[str, Layout]] = [
+            (shapes, "sequence" if shapes == _SEQUENCE else "map") for shapes in _SHAPES[axes]
+        ]
+        if site.grid is not None:
+            layouts.append((_MAPS[len(site.grid)], "grid"))
+        for shapes, layout in layouts:
             if examples := _options(spec(self.name), shapes):
                 needed = {k: v for k, v in examples[0].items() if all(e.get(k) == v for e in examples)}
-                return needed, shapes != _SEQUENCE
-        others = [other.name for other in specs() if any(_options(other, s) for s in _SHAPES[axes])]
+                return needed, layout
+        others = [other.name for other in specs() if any(_options(other, shapes) for shapes, _ in layouts)]
         features = f"features with {axes} spatial {'axis' if axes == 1 else 'axes'}, here {site.shape},"
         message = f"{self.name} does not map {features} to the same shape; choose from {', '.join(others)}"
         raise BadOption(message, owner=self.name, option="shape", value=site.shape, choices=others)

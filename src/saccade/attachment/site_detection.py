@@ -10,7 +10,7 @@ from itertools import groupby
 
 from torch import Tensor, nn
 
-from saccade.attachment.attached import Attached, Place, runs_children_in_order
+from saccade.attachment.hooks import Attached, Place, runs_children_in_order
 from saccade.attachment.site import Kind, Site
 from saccade.attachment.trace import Call, Node, Trace
 from saccade.errors import BadOption
@@ -18,7 +18,11 @@ from saccade.errors import BadOption
 _ADDITIONS = ("add", "add_", "__iadd__")
 _WEIGHTED = ("conv", "linear")
 _AFTER_SCORES = ("interpolate", "sigmoid", "softmax", "log_softmax", "permute", "dropout")
+_FOLDS = ("reparameterize", "switch_to_deploy", "fuse_convs", "fuse")  # of timm, RepVGG and ultralytics
 _POOLING = ("mean", "sum", "amax", "max", "logsumexp")
+
+#: Layers that fusions and quantization replace, with all that is attached to them.
+REPLACED = (nn.modules.batchnorm._BatchNorm, nn.modules.conv._ConvNd, nn.Linear)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,11 +47,9 @@ class SiteFinder:
 
     def rejection(self, call: Call) -> str | None:
         """Return why nothing can be attached to the output of a call; None if something can be."""
-        name, paths, node = type(call.module).__name__, self.trace.paths[call.module], call.output_node
+        name, node = type(call.module).__name__, call.output_node
         if not call.path:
             return "this is the whole model"
-        if len(paths) > 1:
-            return f"the {name} is registered at {len(paths)} paths, {' and '.join(map(repr, paths[:2]))}"
         if not self.trace.is_unique(call):
             return f"the {name} is called more than once in a forward pass"
         if node is None:
@@ -55,7 +57,7 @@ class SiteFinder:
         is_container = isinstance(call.module, (nn.Sequential, nn.ModuleDict))
         if is_container and not runs_children_in_order(call.module):
             return f"the forward of the {name} runs over its children and would call attention as one of them"
-        is_batch = 3 <= len(node.shape) <= 5 and node.shape[0] == self.trace.image.shape[0]
+        is_batch = 3 <= len(node.shape) <= 5 and node.shape[0] == self.trace.batch
         if not is_batch or not node.dtype.is_floating_point:
             return f"the output of the {name}, {node.shape}, is no batch of sequences, images or clips"
         if node.axis not in (1, len(node.shape) - 1):
@@ -65,15 +67,19 @@ class SiteFinder:
     def candidate(self, node: Node, kind: Kind | None = None) -> Candidate | None:
         """Return where to attach to a tensor, or None.
 
-        If several modules return the tensor, a residual branch uses the first (the norm before the drop
-        path), other kinds the shallowest (`layer4.2` before `layer4.2.act3`). A Sequential, an Identity or a
-        module that calls its children like a Sequential is used only if there is no other.
+        If several modules return the tensor, it is the outermost and, on one level, the first. A Sequential,
+        a module that loops over its children, or one that returns its input (a drop path) is used only if
+        there is no other. The first two are also used around a layer that fusion or quantization replaces.
         """
+        calls = [call for call in self._hosts[node] if self._folding(call) is None]
 
         def rank(call: Call) -> tuple[bool, int, int]:
-            return self._is_container(call), 0 if kind == "residual" else call.path.count("."), call.end
+            return self._is_container(call) or call.input_node is node, call.depth, call.end
 
-        call = min(self._hosts[node], key=rank, default=None)
+        call = min(calls, key=rank, default=None)
+        if call and isinstance(call.module, REPLACED):
+            outer = [o for o in calls if o.depth < call.depth and _can_hold(o.module)]
+            call = min(outer, key=lambda call: call.depth, default=call)
         return _candidate(call, node, kind) if call else None
 
     def candidate_at(self, path: str) -> Candidate:
@@ -92,16 +98,24 @@ class SiteFinder:
 
     def candidates(self) -> list[Candidate]:
         """Return the places of all kinds in the order of the forward pass."""
-        places = [self._input(), self._stem(), *self._residuals(), *self._stages(), self._head]
-        return sorted(filter(None, places), key=lambda place: place.node.index)
+        places = [self._input(), self._stem(), *self._residuals(), *self._stages(), *self._heads]
+        unique = {(place.host, place.site.kind): place for place in places if place}
+        return sorted(unique.values(), key=lambda place: place.node.index)
 
     def _input(self) -> Candidate | None:
         """The input of the first module that takes the image; not of the model, whose hooks DDP skips."""
-        image = self.trace.image
-        calls = (call for call in self.trace.calls if call.input_node is image and call.path)
+        calls = (call for call in self.trace.calls if self._is_image(call.input_node) and call.path)
         hosts = (call for call in calls if self.trace.is_unique(call) and not self._is_container(call))
         first = min(hosts, key=lambda call: call.start, default=None)
-        return _candidate(first, image, "input", "input") if first else None
+        return _candidate(first, first.input_node, "input", "input") if first and first.input_node else None
+
+    def _is_image(self, node: Node | None) -> bool:
+        """Return whether a tensor is the images, or the batch that a model makes of a list of images."""
+        images = self.trace.images
+        if node is None or (len(images) == 1 and len(images[0].shape) != 3):
+            return node in images
+        is_batch = len(node.shape) == 4 and node.shape[:2] == (self.trace.batch, images[0].shape[0])
+        return node in images if node.shape[0] != self.trace.batch else is_batch or node is images[0]
 
     def _stem(self) -> Candidate | None:
         """The input of the first block."""
@@ -113,8 +127,41 @@ class SiteFinder:
         for node in self.trace.nodes:
             side, shapes = node.parent, [parent.shape for parent in node.parents]
             is_sum = node.operation in _ADDITIONS and len(shapes) == 2 and shapes[0] == shapes[1]
-            if is_sum and side and side.index <= self._last and (place := self.candidate(side, "residual")):
-                yield place
+            if is_sum and side:
+                (other,) = [parent for parent in node.parents if parent is not side] or [side]
+                place = self._end_of_branch(side, other)
+                if place and place.node.index <= self._last:
+                    yield place
+
+    def _end_of_branch(self, side: Node, other: Node) -> Candidate | None:
+        """Return the last place of a branch; the end itself is no module's output in `x + gamma * f(x)`.
+
+        The branch of a class token alone, as in the last blocks of CaiT, is none: there is nothing to select.
+        A branch within a module that merges its branches into one convolution ends with this module.
+        """
+        if len(side.shape) == 3 and side.axis == 2 and side.positions == 1:
+            return None
+        shortcut, node = other.ancestors(), side
+        while node.shape == side.shape and node not in shortcut:
+            if place := self.candidate(node, "residual"):
+                return place
+            merged = (m for c in self._hosts[node] if (m := self._folding(c)) and m.output_node)
+            if (module := next(merged, None)) and module.output_node and self.rejection(module) is None:
+                return self.candidate(module.output_node, "residual")
+            if node.parent is None:
+                break
+            node = node.parent
+        return None
+
+    def _folding(self, call: Call) -> Call | None:
+        """Return the outermost module around a call that can replace its layers by one, or None."""
+        around = (c for c in self._foldings if _within(call, c))
+        return max(around, key=lambda c: c.end - c.start, default=None)
+
+    @cached_property
+    def _foldings(self) -> list[Call]:
+        calls = (call for call in self.trace.calls if call.path)
+        return [call for call in calls if any(callable(getattr(call.module, name, None)) for name in _FOLDS)]
 
     def _stages(self) -> Iterator[Candidate]:
         """The last tensor of each run of equal extents on the trunk, from the first block to the head.
@@ -134,15 +181,20 @@ class SiteFinder:
     @cached_property
     def _last(self) -> int:
         """The index of the last tensor that can be a place."""
-        return self._head.node.index if self._head else len(self.trace.nodes)
+        return max((head.node.index for head in self._heads), default=len(self.trace.nodes))
 
     @cached_property
-    def _head(self) -> Candidate | None:
+    def _heads(self) -> list[Candidate]:
+        """The last map before each output of the model, each once."""
+        heads = [head for node in self.trace.outputs if (head := self._head(node))]
+        return [*{head.host: head for head in heads}.values()]
+
+    def _head(self, output: Node) -> Candidate | None:
         """The last map before the positions are pooled or, if the output is a map, before the scores."""
-        node = self.trace.output
-        if node is not None and len(node.shape) >= 3 and node.positions > 1:
-            return self._nearest(_before_scores(node), "head")
-        while node is not None and (parent := node.parent) is not None:
+        if len(output.shape) >= 3 and output.positions > 1:
+            return self._nearest(_before_scores(output), "head")
+        node = output
+        while (parent := node.parent) is not None:
             if len(parent.shape) >= 3 and _collapses(node, parent):
                 while _is_pool(parent) and parent.parent is not None:  # VGG pools, then flattens
                     parent = parent.parent
@@ -181,7 +233,7 @@ class SiteFinder:
 
     def _nearest(self, node: Node | None, kind: Kind) -> Candidate | None:
         """Return the nearest place at or before a tensor."""
-        while node is not None and node is not self.trace.image:
+        while node is not None and node not in self.trace.images:
             if candidate := self.candidate(node, kind):
                 return candidate
             node = node.parent
@@ -189,8 +241,15 @@ class SiteFinder:
 
 
 def _candidate(call: Call, node: Node, kind: Kind | None = None, place: Place = "output") -> Candidate:
-    site = Site(call.path, kind, (node.shape[node.axis], *node.spatial), channels_last=node.axis != 1)
+    shape, channels_last = (node.shape[node.axis], *node.spatial), node.axis != 1
+    site = Site(call.path, kind, shape, channels_last, node.grid() if len(shape) == 2 else None)
     return Candidate(call.module, place, node, site)
+
+
+def _can_hold(container: nn.Module) -> bool:
+    """Return whether a container calls attention once: a Sequential, or one that calls children by name."""
+    names = getattr(getattr(type(container).forward, "__code__", None), "co_names", ())
+    return runs_children_in_order(container) or any(name in names for name, _ in container.named_children())
 
 
 def _within(inner: Call, outer: Call) -> bool:

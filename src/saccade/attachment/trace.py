@@ -7,15 +7,16 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from math import prod
+from math import isqrt, prod
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from saccade._torch import WeakTensorKeyDictionary, tensors_in, tree_map, version
-from saccade.attachment.attached import Attached
+from saccade._torch import WeakTensorKeyDictionary, tensors_in, version
+from saccade.attachment.example import call_arguments, describe, images_of, tensors_within
+from saccade.attachment.hooks import Attached
 from saccade.errors import BadOption
 from saccade.model_state import Handle, preserve_state, temporary_hooks
 
@@ -50,6 +51,33 @@ class Node:
         """The parent with the longest path from the input."""
         return max(self.parents, key=lambda parent: parent.depth, default=None)
 
+    def grid(self) -> tuple[int, ...] | None:
+        """Return the grid of tokens: the extents of the map that they were computed from, or None.
+
+        There are as many, or a few more that were concatenated before them: a class token, registers. The map
+        of a convolution goes first. Without a convolution, the patches of a square image form a square.
+        """
+        ancestors = sorted(self.ancestors(), key=lambda node: node.index)
+        joined = [n for n in ancestors if n.operation == "cat" and n.positions == self.positions]
+        counts = {self.positions, *(parent.positions for node in joined for parent in node.parents)}
+        maps = [
+            n for n in ancestors if len(n.spatial) in (2, 3) and min(n.spatial) > 1 and n.positions in counts
+        ]
+        convolved = [node for node in maps if "conv" in node.operation]
+        best = max(convolved or maps, key=lambda node: (node.positions, node.index), default=None)
+        if best is None and not any("conv" in node.operation for node in ancestors):
+            return _square_grid(ancestors[0].spatial, counts)  # an image that was cut into patches by views
+        return best.spatial if best else None
+
+    def ancestors(self) -> set[Node]:
+        """Return this tensor and all that it was computed from."""
+        known, open_nodes = {self}, [self]
+        while open_nodes:
+            new = [parent for parent in open_nodes.pop().parents if parent not in known]
+            known.update(new)
+            open_nodes.extend(new)
+        return known
+
 
 @dataclass(eq=False)
 class Call:
@@ -62,6 +90,11 @@ class Call:
     end: int = -1
     output_node: Node | None = None
 
+    @property
+    def depth(self) -> int:
+        """The number of modules around this one, without the model."""
+        return self.path.count(".")
+
 
 class Trace(TorchFunctionMode):
     """A forward pass: nodes in the order of computation, calls in the order in which they end.
@@ -69,21 +102,22 @@ class Trace(TorchFunctionMode):
     It observes every call of torch from Python; calls of modules stand for operations below Python.
     """
 
-    def __init__(self, image: Tensor) -> None:
+    def __init__(self, images: list[Tensor], batch: int) -> None:
         super().__init__()
+        self.batch = batch
         self.nodes: list[Node] = []
-        self.output: Node | None = None
+        self.outputs: list[Node] = []
         self.calls: list[Call] = []
         self.paths: dict[nn.Module, list[str]] = {}  # several if a module is registered at several paths
         self._counts: Counter[nn.Module] = Counter()
         self._versions: Any = WeakTensorKeyDictionary()  # weak: the pass needs no more memory than usual
         self._running: list[Call] = []
         self._clock = itertools.count()
-        self.image = self._add(image, "example", ())
+        self.images = [self._add(image, "example", ()) for image in images]
 
     def is_unique(self, call: Call) -> bool:
-        """Return whether the module is registered at one path and runs once in a pass."""
-        return len(self.paths[call.module]) == 1 and self._counts[call.module] == 1
+        """Return whether the module runs once in a pass."""
+        return self._counts[call.module] == 1
 
     def node(self, tensor: object) -> Node | None:
         """Return the node of a tensor in its present state, if it depends on the example inputs."""
@@ -102,7 +136,8 @@ class Trace(TorchFunctionMode):
             changed = [t for t, old, _ in before if version(t) != old]
             for tensor in (*changed, *tensors_in(result)):
                 if self._versions.get(tensor, {}).get(version(tensor)) is None:
-                    self._add(tensor, _name(function), parents, _axis(function, args, kwargs, before, tensor))
+                    axis = _axis(function, args, kwargs, before, tensor)
+                    self._add(tensor, _operation(function, tensors, before), parents, axis)
         return result
 
     def _add(self, tensor: Tensor, operation: str, parents: tuple[Node, ...], axis: int = 1) -> Node:
@@ -141,13 +176,6 @@ class Trace(TorchFunctionMode):
         self._counts[module] += 1
 
 
-def call_arguments(example_inputs: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments of a model, from a tensor, a tuple or a dict of keyword arguments."""
-    if isinstance(example_inputs, dict):
-        return (), example_inputs
-    return (tuple(example_inputs) if isinstance(example_inputs, (tuple, list)) else (example_inputs,)), {}
-
-
 def trace_forward(model: nn.Module, example_inputs: object) -> Trace:
     """Run a model on example inputs and trace the pass. The state of the model is restored.
 
@@ -155,14 +183,9 @@ def trace_forward(model: nn.Module, example_inputs: object) -> Trace:
         BadOption: If the example inputs hold no image, or if the forward pass fails.
     """
     args, kwargs = call_arguments(example_inputs)
-    described = repr(tree_map(lambda x: tuple(x.shape) if isinstance(x, Tensor) else x, example_inputs))
-    image = next((t for t in tensors_in((args, kwargs)) if t.is_floating_point() and 3 <= t.ndim <= 5), None)
-    if image is None:
-        expected = "images (B, C, H, W), sequences (B, C, L) or clips (B, C, T, H, W)"
-        message = f"example_inputs hold no batch of {expected}, got {described}"
-        raise BadOption(message, option="example_inputs", value=described)
-    trace = Trace(image)
-    device = image.device.type
+    images, batch = images_of(example_inputs)
+    trace = Trace(images, batch)
+    device = images[0].device.type
     can_autocast = torch.amp.is_autocast_available(device)
     full_precision = torch.autocast(device, enabled=False) if can_autocast else nullcontext()
     with preserve_state(model, (args, kwargs)), full_precision:
@@ -171,9 +194,11 @@ def trace_forward(model: nn.Module, example_inputs: object) -> Trace:
                 output = model(*args, **kwargs)
         except Exception as error:
             name, cause = type(model).__name__, f"{type(error).__name__}: {error}"
+            described = describe(example_inputs)
             message = f"the forward pass of {name} fails on example_inputs {described}: {cause}"
             raise BadOption(message, option="example_inputs", value=described) from error
-    trace.output = next((node for t in tensors_in(output) if (node := trace.node(t))), None)
+    nodes = [node for t in tensors_within(output) if (node := trace.node(t))]
+    trace.outputs = [*dict.fromkeys(nodes)]
     return trace
 
 
@@ -181,6 +206,19 @@ def _name(function: Any) -> str:
     """Return the name of a function of torch, or of an attribute such as `x.mT`."""
     name: str = getattr(function, "__name__", "")
     return getattr(function.__self__, "__name__", name) if name == "__get__" else name
+
+
+def _square_grid(image: tuple[int, ...], counts: set[int]) -> tuple[int, int] | None:
+    """Return the largest square grid of one of these counts of patches of a square image, or None."""
+    sides = [isqrt(count) for count in counts if count > 1 and isqrt(count) ** 2 == count]
+    return (max(sides),) * 2 if sides and len(image) == 2 and image[0] == image[1] else None
+
+
+def _operation(function: Any, tensors: list[Tensor], before: list[tuple[Tensor, int, Node]]) -> str:
+    """Return the name of an operation: "cat" only if what it joins ends with a tensor of the trace."""
+    name = _name(function)
+    is_cat = name in ("cat", "concat", "concatenate")
+    return name if not is_cat else "cat" if tensors[-1] is before[-1][0] else "cat with more"
 
 
 _FIRST = ("conv", "batch_norm", "group_norm", "instance_norm", "pool", "interpolate")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from saccade._torch import TorchDispatchMode, tree_leaves
+from saccade._torch import TorchDispatchMode, count_whole_model, tree_leaves
 from saccade.errors import bad_shape, check_positive
 from saccade.model_state import gpus_of, preserve_state
 
@@ -149,7 +149,7 @@ def flops(model: nn.Module, *inputs: Any) -> int:
         >>> flops(torch.nn.MaxPool2d(2), torch.zeros(1, 3, 8, 8))  # one comparison per value
         192
     """
-    products = FlopCounterMode(display=False)
+    products = count_whole_model(FlopCounterMode(display=False))
     rest = _Rest(products)
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # it runs a whole transformer layer as one operation

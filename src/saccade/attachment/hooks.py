@@ -1,4 +1,4 @@
-"""The module that `attach` inserts: a child of its host, called by a hook that holds no state; and `detach`.
+"""The module that `attach` inserts: a child of its host, which a hook without state calls.
 
 `attach` replaces nothing in a model, so its keys, classes and references stay. The hooks are functions of
 this module that look for `Attached` children. A copied, pickled or replicated model therefore carries its
@@ -8,15 +8,17 @@ attention with it, and `detach` finds everything by looking at the modules.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Collection
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.parallel import DistributedDataParallel
 
 from saccade._torch import forward_hooks, forward_pre_hooks, is_compiled
-from saccade.errors import BadOption
+from saccade.errors import BadOption, BadShape
 from saccade.model_state import preserve_state
 
 Place = Literal["input", "output"]
@@ -27,7 +29,7 @@ class Attached(nn.Module):
 
         y = x + s (A(x) - x)        y = A(x) without a gate
 
-    The output y has the shape, the dtype and the memory format of x.
+    The output y has the shape, the dtype and the memory format of x. In a graph of torch.fx it is one node.
 
     Args:
         mechanism: The mechanism A.
@@ -35,26 +37,76 @@ class Attached(nn.Module):
         place: Whether the hook passes the input or the output of the host through this module.
         move_last_axis: Whether the last axis of x is the second axis of what A takes and returns, as for a
             mechanism of maps `(B, C, H, W)` on the features `(B, H, W, C)` of Swin.
+        grid: The grid of tokens x for a mechanism of maps, or one of the same proportions.
+        extra: The number of first tokens that have no place in the grid and that A does not see.
     """
 
     def __init__(
-        self, mechanism: nn.Module, *, gate: bool, place: Place = "output", move_last_axis: bool = False
+        self,
+        mechanism: nn.Module,
+        *,
+        gate: bool,
+        place: Place = "output",
+        move_last_axis: bool = False,
+        grid: tuple[int, ...] | None = None,
+        extra: int = 0,
     ) -> None:
         super().__init__()
         self.mechanism = mechanism
         self.gate = nn.Parameter(torch.zeros(1)) if gate else None  # fully_shard takes no scalars
         self.place = place
         self.move_last_axis = move_last_axis
+        self.grid = grid
+        self.extra = extra
+        self.is_removed = False  # `detach` removed it, so that its guard does not miss it
 
-    def forward(self, x: Tensor) -> Tensor:
-        y: Tensor = self.mechanism(x.movedim(-1, 1) if self.move_last_axis else x)
+    def forward(self, x: Any) -> Any:
+        if isinstance(x, Proxy):  # mechanisms check shapes, which torch.fx cannot trace
+            tracer: Any = x.tracer
+            return tracer.create_proxy("call_module", tracer.path_of_module(self), (x,), {})
+        if x.is_quantized:  # a host that quantization has left in a graph
+            y = self(x.dequantize())
+            return torch.quantize_per_tensor(y, x.q_scale(), x.q_zero_point(), x.dtype)
+        y = x.movedim(-1, 1) if self.move_last_axis else x
+        y = self.mechanism(y) if self.grid is None else self._on_grid(y, self.grid)
         y = (y.movedim(1, -1) if self.move_last_axis else y).to(x.dtype)
         if self.gate is not None:
             return torch.lerp(x, y, self.gate.to(x.dtype))
         return y if y.stride() == x.stride() else torch.empty_like(x).copy_(y)
 
+    def _on_grid(self, tokens: Tensor, grid: tuple[int, ...]) -> Tensor:
+        """Apply the mechanism to the map of the tokens `(B, C, N)` that have a place; the others pass by."""
+        extra, places = tokens.tensor_split([self.extra], dim=2)
+        y = self.mechanism(places.unflatten(2, same_shape(grid, places.shape[2]))).flatten(2)
+        return torch.cat([extra, y.to(tokens.dtype)], 2)
+
     def extra_repr(self) -> str:
-        return f"place={self.place!r}, move_last_axis={self.move_last_axis}"
+        grid = "" if self.grid is None else f", grid={self.grid}, extra={self.extra}"
+        return f"place={self.place!r}, move_last_axis={self.move_last_axis}{grid}"
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Refuse `torch.jit.script`, which calls this method of every module."""
+        advice = "use torch.export.export or torch.jit.trace, or detach it first"
+        message = f"torch.jit.script cannot compile attached attention; {advice}"
+        raise BadOption(message, owner="attach", option="model", value=type(self.mechanism).__name__)
+
+
+def same_shape(grid: tuple[int, ...], count: int) -> tuple[int, ...]:
+    """Return the grid of `count` tokens that has the proportions of another grid.
+
+    Raises:
+        BadShape: If there is none.
+    """
+    known = math.prod(grid)
+    if count == known:
+        return grid
+    scaled = tuple(round(n * (count / known) ** (1 / len(grid))) for n in grid)
+    if math.prod(scaled) != count or any(
+        n * grid[0] != scaled[0] * m for n, m in zip(scaled, grid, strict=True)
+    ):
+        expected = f"expected tokens on a grid of the proportions of {grid}"
+        raise BadShape.of("attach", f"{expected}, got {count} tokens", shape=count)
+    return scaled
 
 
 def attend_to_output(host: nn.Module, _: Any, output: Tensor) -> Tensor:
@@ -94,16 +146,29 @@ def attached_to(host: nn.Module, place: Place | None = None) -> dict[str, Attach
     return {name: child for name, child in children.items() if place in (None, child.place)}
 
 
+def is_called(host: nn.Module, place: Place) -> bool:
+    """Return whether a host calls the attention attached to its input or its output."""
+    if place == "input":
+        return attend_to_input in forward_pre_hooks(host).values()
+    return runs_children_in_order(host) or attend_to_output in forward_hooks(host).values()
+
+
+def add_hook(host: nn.Module, place: Place) -> None:
+    """Make a host call the attention attached to its input or its output, if it does not."""
+    if is_called(host, place):
+        return
+    if place == "input":
+        host.register_forward_pre_hook(attend_to_input)
+    else:
+        host.register_forward_hook(attend_to_output)
+
+
 def insert(host: nn.Module, attached: Attached) -> str:
     """Add attention to a host; return the name of the child, `attention` or, if taken, `attention_2`."""
-    is_first = not attached_to(host, attached.place)
     names = itertools.chain(["attention"], map("attention_{}".format, itertools.count(2)))
     name = next(name for name in names if not hasattr(host, name))
     host.add_module(name, attached.train(host.training))
-    if is_first and attached.place == "input":
-        host.register_forward_pre_hook(attend_to_input)
-    elif is_first and not runs_children_in_order(host):
-        host.register_forward_hook(attend_to_output)
+    add_hook(host, attached.place)
     return name
 
 
@@ -111,36 +176,13 @@ def remove(host: nn.Module, keep: Collection[str] = ()) -> list[str]:
     """Remove the attached children of a host except those in `keep`; return the names of the removed ones."""
     names = [name for name in attached_to(host) if name not in keep]
     for name in names:
+        attached_to(host)[name].is_removed = True
         delattr(host, name)
     hooks = {"output": forward_hooks(host), "input": forward_pre_hooks(host)}
     for place in hooks.keys() - {child.place for child in attached_to(host).values()}:
         for key in [key for key, hook in hooks[place].items() if hook in (attend_to_output, attend_to_input)]:
             del hooks[place][key]  # like the handle that the registration returned
     return names
-
-
-def detach(model: nn.Module) -> list[str]:
-    """Remove everything that `attach` inserted into a model, which restores the original model exactly.
-
-    Args:
-        model: The model, changed in place.
-
-    Returns:
-        The paths of the removed modules.
-
-    Raises:
-        BadOption: If the model is compiled, scripted or wrapped.
-
-    Example:
-        >>> import torch, saccade as sc
-        >>> model, x = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3)), torch.randn(1, 3, 8, 8)
-        >>> plan = sc.attach(model, "se", where=["0"], example_inputs=x)
-        >>> sc.detach(model), sc.detach(model)
-        (['0.attention'], [])
-    """
-    check_model(model, "detach", "call detach on the original model")
-    hosts = [(path, module) for path, module in model.named_modules() if attached_to(module)]
-    return [f"{path}.{name}" for path, host in hosts for name in remove(host)]
 
 
 def check_model(model: object, owner: str, advice: str) -> None:
