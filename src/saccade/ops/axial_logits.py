@@ -1,4 +1,4 @@
-"""The normalized logits of axial attention, without the maps that their batch norm would need."""
+"""Logits of axial attention, and their batch norm without the maps of the single terms."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ Statistics = tuple[Tensor, Tensor]  # mean and variance, (heads,) each
 
 
 def axial_logits(
-    query: Tensor, key: Tensor, query_position: Tensor, key_position: Tensor, norm: nn.BatchNorm2d
+    query: Tensor, key: Tensor, query_position: Tensor, key_position: Tensor, scale: Tensor, shift: Tensor
 ) -> Tensor:
-    """Return BN(q_i . k_j) + BN(q_i . r_ij) + BN(k_j . s_ji), with the batch norm of each term and head.
+    """Return a_1 q_i . k_j + a_2 q_i . r_ij + a_3 k_j . s_ji + c, with the factors of each head.
 
-    Batch statistics of a term follow from second moments of its factors, so that the three terms are added
-    without being held one by one. In training, the running statistics are updated. All is computed in float32
-    or higher precision.
+    The terms are added without being held one by one, in float32 or higher precision.
 
     Args:
         query: Queries q, (B, heads, D, L), of L positions in each of B lines.
         key: Keys k, (B, heads, D, L).
         query_position: Vectors r of the pairs of positions, (D, L, L).
         key_position: Vectors s of the pairs of positions, (D, L, L).
-        norm: Batch norm of the 3 * heads channels: the terms one after the other.
+        scale: Factors a of the terms, (3, heads); see `logit_normalization`.
+        shift: Summand c, (heads,).
 
     Returns:
         Logits, (B, heads, L, L).
@@ -30,17 +29,45 @@ def axial_logits(
     Example:
         >>> import torch
         >>> q, r = torch.randn(6, 2, 4, 5), torch.randn(4, 5, 5)
-        >>> axial_logits(q, q, r, r, torch.nn.BatchNorm2d(6)).shape
+        >>> axial_logits(q, q, r, r, torch.ones(3, 2), torch.zeros(2)).shape
         torch.Size([6, 2, 5, 5])
     """
-    dtype = torch.promote_types(query.dtype, torch.float32)
-    q, k, r, s = (x.to(dtype) for x in (query, key, query_position, key_position))
-    scale, shift = _normalization(q, k, r, s, norm)
-    of_qk, of_qr, of_ks = scale.to(dtype).unflatten(0, (3, -1))[..., None, None]
-    total_shift = shift.to(dtype).unflatten(0, (3, -1)).sum(0)[:, None, None]
-    logits = (q * of_qk).mT @ k + total_shift
+    q, k, r, s = _at_least_float32(query, key, query_position, key_position)
+    of_qk, of_qr, of_ks = scale.to(q.dtype)[..., None, None]
+    logits = (q * of_qk).mT @ k + shift.to(q.dtype)[:, None, None]
     logits = logits.add_(_position_logits(q * of_qr, r))
-    return logits.add_(_position_logits(k * of_ks, s).mT)
+    total: Tensor = logits.add_(_position_logits(k * of_ks, s).mT)
+    return total
+
+
+def logit_normalization(
+    query: Tensor, key: Tensor, query_position: Tensor, key_position: Tensor, norm: nn.BatchNorm2d
+) -> tuple[Tensor, Tensor]:
+    """Return the factors (3, heads) and the summand (heads,) by which batch norm acts on the terms of logits.
+
+    The terms are those of `axial_logits`, each normalized in each head, and added. Their batch statistics
+    follow from second moments of the factors. In training, the running statistics are updated.
+
+    Args:
+        query: Queries q, (B, heads, D, L), of L positions in each of B lines.
+        key: Keys k, (B, heads, D, L).
+        query_position: Vectors r of the pairs of positions, (D, L, L).
+        key_position: Vectors s of the pairs of positions, (D, L, L).
+        norm: Batch norm of the 3 * heads channels: the terms one after the other.
+    """
+    mean, variance = norm.running_mean, norm.running_var
+    if norm.training or mean is None or variance is None:
+        q, k, r, s = _at_least_float32(query, key, query_position, key_position)
+        terms = (_product_statistics(q, k), _position_statistics(q, r), _position_statistics(k, s))
+        mean, variance = (torch.cat(parts) for parts in zip(*terms, strict=True))
+        _update(norm, mean.detach(), variance.detach(), q.shape[0] * q.shape[3] ** 2)
+    scale = norm.weight * (variance + norm.eps).rsqrt()
+    shift = norm.bias - mean * scale
+    return scale.unflatten(0, (3, -1)), shift.unflatten(0, (3, -1)).sum(0)
+
+
+def _at_least_float32(*tensors: Tensor) -> list[Tensor]:
+    return [x.to(torch.promote_types(x.dtype, torch.float32)) for x in tensors]
 
 
 def _position_logits(x: Tensor, position: Tensor) -> Tensor:
@@ -48,17 +75,6 @@ def _position_logits(x: Tensor, position: Tensor) -> Tensor:
     products = x.permute(3, 0, 1, 2).flatten(1, 2) @ position.transpose(0, 1)
     by_line: Tensor = products.unflatten(1, x.shape[:2])
     return by_line.permute(1, 2, 0, 3)
-
-
-def _normalization(q: Tensor, k: Tensor, r: Tensor, s: Tensor, norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Return the factor and the summand of each channel by which the batch norm acts."""
-    mean, variance = norm.running_mean, norm.running_var
-    if norm.training or mean is None or variance is None:
-        terms = (_product_statistics(q, k), _position_statistics(q, r), _position_statistics(k, s))
-        mean, variance = (torch.cat(parts) for parts in zip(*terms, strict=True))
-        _update(norm, mean.detach(), variance.detach(), q.shape[0] * q.shape[3] ** 2)
-    scale = norm.weight * (variance + norm.eps).rsqrt()
-    return scale, norm.bias - mean * scale
 
 
 def _product_statistics(q: Tensor, k: Tensor) -> Statistics:

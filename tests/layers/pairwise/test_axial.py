@@ -45,7 +45,7 @@ def line(norm: BatchNorms, p: Parameters, name: str, x: Tensor) -> tuple[Tensor,
 
 
 def plain(norm: BatchNorms, p: Parameters, x: Tensor) -> Tensor:
-    batch, _, height, width = x.shape
+    height, width = x.shape[2:]
     columns = torch.cat([x[..., j] for j in range(width)])  # lines of the first column first
     y = torch.stack(line(norm, p, "column", columns)[0].chunk(width), 3)
     rows = torch.cat([y[:, :, i] for i in range(height)])
@@ -95,9 +95,17 @@ def test_parameters_and_buffers_are_those_of_the_authors_in_their_order() -> Non
     assert module.get_buffer("column.relative_index").shape == (36,)
 
 
-def test_weights_of_a_line_are_held_once() -> None:
-    x = torch.randn(1, 16, 48, 40)
-    assert largest_tensor(sc.create("axial", 16, size=(48, 40), heads=2), x) <= 2 * 48 * 48 * 40
+def test_weights_of_all_lines_are_held_at_no_time() -> None:
+    x = torch.randn(1, 16, 128, 128)
+    assert largest_tensor(sc.create("axial", 16, size=128, heads=4), x) == 1 << 22 < 128**3 * 4
+
+
+def test_lines_in_chunks_equal_all_lines_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, x = build("axial", C, size=(5, 4), heads=HEADS), normal(2, C, 5, 4)
+    monkeypatch.setattr("saccade.layers.pairwise.axial._WEIGHTS", 3 * HEADS * 5**2)
+    norm = BatchNorms(module)
+    vanishing = [f"{name}.norm_logits.bias" for name in ("column", "row")]
+    assert_parity(module, lambda p, x: plain(norm, p, x), x, vanishing=vanishing)
 
 
 def test_recorded_maps_are_the_weights_received() -> None:

@@ -6,27 +6,42 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from saccade.errors import bad_option, bad_shape, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import SpatialMap, Tap
-from saccade.ops.axial_logits import axial_logits
+from saccade.ops.axial_logits import axial_logits, logit_normalization
+from saccade.ops.eager import is_eager
 from saccade.ops.precision import no_autocast
 
+_WEIGHTS = 1 << 22  # weights held at a time
 
-def axial(weights: Tensor, value: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the sums over j of w_ij v_j and of w_ij r_ij, in each line and head.
+
+def axial(
+    query: Tensor, key: Tensor, value: Tensor, positions: Tensor, scale: Tensor, shift: Tensor
+) -> Tensor:
+    """Return the sums over j of w_ij v_j and of w_ij r^v_ij, for the weights w = softmax of `axial_logits`.
 
     Args:
-        weights: Weights w, (B, heads, L, L), of L positions in each of B lines.
+        query: Queries, (B, heads, D / 2, L), of L positions in each of B lines.
+        key: Keys, (B, heads, D / 2, L).
         value: Values v, (B, heads, D, L).
-        position: Values r of the pairs of positions, (D, L, L).
+        positions: Vectors of the pairs of positions, (2 D, L, L): of queries, keys and values r^v.
+        scale: Factors of the three terms of the logits, (3, heads).
+        shift: Summand of the logits, (heads,).
 
     Returns:
-        Both sums, (B, heads, D, L) each.
+        Both sums side by side, (B, heads, D, 2, L).
     """
-    by_query = weights.permute(2, 0, 1, 3).flatten(1, 2) @ position.permute(1, 2, 0)  # (L, B * heads, D)
-    return value @ weights.mT, by_query.unflatten(1, weights.shape[:2]).permute(1, 2, 3, 0)
+    half = query.shape[2]
+    of_query, of_key, of_value = positions.split([half, half, 2 * half])
+    with no_autocast(value):
+        logits = axial_logits(query, key, of_query, of_key, scale, shift)
+        weights, of_value = logits.softmax(3).to(value.dtype), of_value.to(value.dtype)
+        by_query = weights.permute(2, 0, 1, 3).flatten(1, 2) @ of_value.permute(1, 2, 0)  # (L, B * heads, D)
+        by_position = by_query.unflatten(1, weights.shape[:2]).permute(1, 2, 3, 0)
+        return torch.stack([value @ weights.mT, by_position], 3)
 
 
 class AxialLine(nn.Module):
@@ -54,16 +69,32 @@ class AxialLine(nn.Module):
         parts = self.norm_qkv(self.qkv(grid.transpose(1, 2).flatten(0, 1)))
         q, k, v = parts.unflatten(1, (self.heads, 2 * self.width)).split([half, half, self.width], 2)
         positions = self.relative[:, self.relative_index].unflatten(1, (length, length))
-        q_position, k_position, v_position = positions.split([half, half, self.width])
+        q_position, k_position, _ = positions.split([half, half, self.width])
+        factors = q, k, q_position, k_position
         with no_autocast(x):
-            weights = axial_logits(q, k, q_position, k_position, self.norm_logits).softmax(3)
-        if self.tap.recording:
-            received = weights.detach().mean((1, 2)).unflatten(0, (-1, rows))
-            self.tap.publish(SpatialMap(received.mT if self.vertical else received))
-        sums = torch.stack(axial(weights.to(v.dtype), v, v_position.to(v.dtype)), 3)
-        y: Tensor = self.norm_output(sums.flatten(1, 3)).unflatten(1, (-1, 2)).sum(2)
+            scale, shift = logit_normalization(*factors, self.norm_logits)
+            if self.tap.recording:
+                received = axial_logits(*factors, scale, shift).detach().softmax(3).mean((1, 2))
+                received = received.unflatten(0, (-1, rows))
+                self.tap.publish(SpatialMap(received.mT if self.vertical else received))
+        sums = _by_chunks(q, k, v, positions, scale, shift).flatten(1, 3)
+        y: Tensor = self.norm_output(sums).unflatten(1, (-1, 2)).sum(2)
         y = y.unflatten(0, (-1, rows)).transpose(1, 2)
         return y.mT if self.vertical else y
+
+
+def _by_chunks(
+    query: Tensor, key: Tensor, value: Tensor, positions: Tensor, scale: Tensor, shift: Tensor
+) -> Tensor:
+    """Return `axial` of all lines, some lines at a time; the backward pass computes their weights again."""
+    if not (is_eager() and torch.is_grad_enabled()):
+        return axial(query, key, value, positions, scale, shift)
+    lines = max(1, _WEIGHTS // (query.shape[1] * query.shape[3] ** 2))
+    parts = [
+        checkpoint(axial, *chunk, positions, scale, shift, use_reentrant=False, preserve_rng_state=False)
+        for chunk in zip(*(x.split(lines) for x in (query, key, value)), strict=True)
+    ]
+    return torch.cat(parts)
 
 
 class Axial(nn.Module):
@@ -101,8 +132,9 @@ class Axial(nn.Module):
 
     Note:
         Deviation: none from the authors' code of this layer, whose block adds 1 x 1 convolutions around both
-        steps. Batch statistics of the logits are computed from second moments of q, k and r, and the three
-        terms are added in place, so that there are H W (H + W) values per head once, not nine times.
+        steps. Batch statistics of the logits are computed from second moments of q, k and r, so that the
+        three terms are not held one by one. The H W (H + W) weights of a head are computed for some lines at
+        a time, and again in the backward pass.
 
     Example:
         >>> import torch
@@ -149,5 +181,5 @@ SPEC = Spec(
         Example("B C 5 5", {"size": 5, "heads": 4}),
     ),
     maps=(SpatialMap, SpatialMap),
-    flow="x -> W, BN -> [[q | k] -> products, positions, BN, softmax | v] -> sums, BN -> rows -> y",
+    flow="x -> W, BN -> [[q | k] -> products, r, BN, softmax | v] -> sums, BN -> rows -> y",
 )
