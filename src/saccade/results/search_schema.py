@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, TypedDict, final
 
-from saccade.results.schema import Hardware, Interval, Row
+from saccade.results.schema import Hardware, Interval, Row, TaskSummary
 
 Factor = Literal["mechanism", "place"]
 CostName = Literal["parameters", "flops", "latency_ms", "memory"]
@@ -88,6 +88,7 @@ class SearchResults(TypedDict):
     command: Annotated[str, "Command line of the process."]
     recipe: Annotated[dict[str, Any], "The recipe of all runs."]
     hardware: Annotated[Hardware, "The machine."]
+    task: Annotated[TaskSummary, "The task."]
     budget: Annotated[str, "The budget as it was given."]
     spent: Annotated[float, "Spent on candidates: complete runs, or seconds for a budget of time."]
     seeds: Annotated[int, "Seeds of each finalist."]

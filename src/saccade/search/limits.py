@@ -149,10 +149,10 @@ def format_amount(amount: float, unit: str) -> str:
 
     Example:
         >>> format_amount(5430, "seconds"), format_amount(19.2, "runs"), format_amount(0.5, "seconds")
-        ('1h31m', '20runs', '1s')
+        ('1h31m', '20 runs', '1s')
     """
     if unit == "runs":
-        return f"{math.ceil(amount)}runs"
+        return f"{math.ceil(amount)} runs"
     if amount <= 60:
         return f"{math.ceil(amount)}s"
     hours, minutes = divmod(math.ceil(amount / 60), 60)
@@ -176,9 +176,7 @@ def describe_cost(limit: Limit, costs: SearchCosts, baseline: SearchCosts) -> st
     return f"{name} {value:,.2f} ms" if limit.cost == "latency_ms" else f"{name} {value:,}"
 
 
-def check_any(
-    candidates: Sequence[SpaceCandidate], limits: Sequence[Limit], baseline: SearchCosts
-) -> None:
+def check_any(candidates: Sequence[SpaceCandidate], limits: Sequence[Limit], baseline: SearchCosts) -> None:
     """Raise `BadOption` if no candidate can be trained."""
     if any(candidate["refused"] is None for candidate in candidates):
         return

@@ -34,7 +34,7 @@ from saccade.search.limits import Budget, Limit
 from saccade.search.recommendation import advise, code_for, contributions
 from saccade.search.space import default_mechanisms, explore, shared_recipe
 from saccade.search.study import Study, open_study
-from saccade.training import LoggerName, Progress, prepare
+from saccade.training import LoggerName, prepare
 
 
 class Observer(ComparisonObserver, Protocol):
@@ -118,9 +118,10 @@ def search(
         trained, spent = study.runs(), study.spent(budget.unit)
     if not chosen:
         reason = next(f"{run['attention']}: {run['reason']}" for run in trained if run["reason"])
-        raise BadOption(f"search: no candidate could be trained; {reason}", owner="search", option="attention")
+        raise BadOption(
+            f"search: no candidate could be trained; {reason}", owner="search", option="attention"
+        )
     tested = train_finalists(recipe, chosen, seeds, out / FINALISTS, observer, logger)
-    images = tested["task"]["test"]
     codes = {name: code_for(resolve(replace(recipe, attention=name)), name) for name in chosen}
     candidates = {candidate["attention"]: candidate for candidate in space["candidates"]}
     results: SearchResults = {
@@ -129,6 +130,7 @@ def search(
         "command": shlex.join(["saccade", *sys.argv[1:]]),
         "recipe": space["recipe"],
         "hardware": hardware_info(),
+        "task": tested["task"],
         "budget": budget.text,
         "spent": spent,
         "seeds": seeds,
@@ -139,7 +141,7 @@ def search(
         "finalists": chosen,
         "factors": contributions(trained, candidates),
         "leaderboard": tested["leaderboard"],
-        "advice": advise(tested["leaderboard"], tested["runs"], images, codes),
+        "advice": advise(tested["leaderboard"], tested["runs"], tested["task"]["test"], codes),
     }
     write_search(out, results)
     return results
@@ -170,12 +172,12 @@ def _space(
         "limits": {limit.cost: limit.text for limit in limits},
         **shared_recipe(recipe),
     }
-    old = {key: stored[key] for key in ("mechanisms", "where", "limits")} | stored["recipe"]  # type: ignore[literal-required]
+    old = {key: stored[key] for key in ("mechanisms", "where", "limits")} | stored["recipe"]
     if changed := [key for key in asked if asked[key] != old.get(key)]:
         key = changed[0]
         message = (
-            f"{str(out)!r} belongs to the search of another space: {key} {old.get(key)!r}, not {asked[key]!r}; "
-            f"choose another --out"
+            f"{str(out)!r} belongs to the search of another space: {key} {old.get(key)!r}, not "
+            f"{asked[key]!r}; choose another --out"
         )
         raise BadRun(message, owner=str(out), option=key, value=asked[key])
     return stored

@@ -86,16 +86,12 @@ def pareto_front(rows: Sequence[Row], cost: str) -> list[str]:
 
     def is_beaten(row: Row) -> bool:
         own = values(row)
-        return any(
-            other[0] <= own[0] and other[1] <= own[1] and other != own for other in map(values, rows)
-        )
+        return any(other[0] <= own[0] and other[1] <= own[1] and other != own for other in map(values, rows))
 
     return [row["attention"] for row in sorted(rows, key=values) if not is_beaten(row)]
 
 
-def contributions(
-    runs: Sequence[SearchRun], candidates: Mapping[str, SpaceCandidate]
-) -> list[FactorLevel]:
+def contributions(runs: Sequence[SearchRun], candidates: Mapping[str, SpaceCandidate]) -> list[FactorLevel]:
     """Average the validation error at the first rung, which all candidates reach, over each factor level.
 
     The values describe the candidates of this study; they are not tested.
@@ -134,7 +130,7 @@ def _mean(row: Row) -> float:
 
 
 def _cheapest_equivalent(winners: Sequence[str], rows: Mapping[str, Row], runs: Sequence[Run]) -> str:
-    """Return the winner with the fewest FLOPs among those that the most accurate one does not clearly beat."""
+    """Return the winner with the fewest FLOPs of those that the most accurate one does not clearly beat."""
     errors: dict[str, dict[int, float]] = {}
     for run in runs:
         errors.setdefault(run["attention"], {})[run["seed"]] = run["error"]
@@ -180,8 +176,9 @@ def _basis(tests: int, seeds: int, images: int) -> str:
 
 
 def _named(text: str) -> str:
+    """Name an attention in a sentence; places that are numbers are stages of a small CNN."""
     mechanism, _, place = text.partition("@")
-    return f"{mechanism} at {place}"
+    return f"{mechanism} at {'stage ' if place[:1].isdigit() else ''}{place}"
 
 
 def _points(row: Row) -> str:

@@ -70,7 +70,7 @@ def explore(
     Raises:
         UnknownName: A mechanism, an option or a place does not exist.
         BadOption: No mechanism fits, or none meets the limits; the nearest is named.
-        SaccadeError: The network cannot take the images, or another check of `saccade.training.prepare` fails.
+        SaccadeError: The network cannot take the images, or another check of `prepare` fails.
     """
     recipe = replace(recipe, attention=BASELINE)
     plan = prepare(recipe)
@@ -130,9 +130,7 @@ def _checked(mechanisms: Sequence[str]) -> list[str]:
     return [text for text in mechanisms if parse(text)[0] != BASELINE]
 
 
-def _candidate(
-    mechanism: str, place: str, chosen: Sequence[Site], of_network: SearchCosts
-) -> SpaceCandidate:
+def _candidate(mechanism: str, place: str, chosen: Sequence[Site], of_network: SearchCosts) -> SpaceCandidate:
     refused = next((site.refused for site in chosen if site.refused), None)
     costs: SearchCosts = {
         "parameters": of_network["parameters"] + sum(site.parameters or 0 for site in chosen),

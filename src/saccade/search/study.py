@@ -8,7 +8,6 @@ that is gone is given to another one, which resumes the run from its checkpoint.
 from __future__ import annotations
 
 import random
-import sqlite3
 import statistics
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from optuna.pruners import BasePruner, SuccessiveHalvingPruner
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.exc import SQLAlchemyError
 
 from saccade.errors import BadRun
 from saccade.results import BASELINE, SearchRun, SearchSpace, SpaceCandidate, lock_folder
 from saccade.search.limits import Budget
+from saccade.search.storage import open_storage, storage_errors
 
 STORAGE = "study.db"
 _WORKERS = "workers"
@@ -65,7 +64,7 @@ class Study:
         sampler: Callable[[int], BaseSampler] = tpe,
         pruner: BasePruner | None = None,
     ) -> None:
-        self.folder, self.epochs, self.worker, self._timeout = folder, epochs, worker, timeout
+        self.folder, self.epochs, self.worker = folder, epochs, worker
         self.first_rung = max(1, epochs // _REDUCTION**2)
         self.candidates: dict[str, SpaceCandidate] = {
             candidate["attention"]: candidate
@@ -79,11 +78,18 @@ class Study:
             "mechanism": [*dict.fromkeys(one["mechanism"] for one in self.candidates.values()), BASELINE],
             "place": [*dict.fromkeys(one["place"] for one in self.candidates.values())],
         }
+        self._path = folder / STORAGE
         self._lock = FileLock(folder / ".study.lock", timeout=timeout)
         self._sampler = sampler
         self._live: dict[int, Trial] = {}
         with self._exclusively():
-            self._study = self._open(pruner or SuccessiveHalvingPruner(self.first_rung, _REDUCTION))
+            self._study = optuna.create_study(
+                storage=open_storage(self._path, timeout),
+                study_name="search",
+                direction="minimize",
+                pruner=pruner or SuccessiveHalvingPruner(self.first_rung, _REDUCTION),
+                load_if_exists=True,
+            )
             for trial in self._trials(TrialState.RUNNING):
                 if trial.user_attrs.get("worker") == worker:
                     self._release(trial)
@@ -95,9 +101,9 @@ class Study:
             The number of the trial and the attention, or None if every candidate has been chosen.
         """
         with self._exclusively():
-            for trial in self._trials(TrialState.RUNNING):
-                if trial.user_attrs.get("worker") != self.worker and not self._is_alive(trial):
-                    self._release(trial)
+            for running in self._trials(TrialState.RUNNING):
+                if running.user_attrs.get("worker") != self.worker and not self._is_alive(running):
+                    self._release(running)
             taken = {run["attention"] for run in self._runs()}
             untried = [name for name in (BASELINE, *self.candidates) if name not in taken]
             if not untried:
@@ -117,7 +123,7 @@ class Study:
             Whether to stop, because other candidates are better at this rung.
         """
         trial = self._live[number]
-        with self._guarded():
+        with storage_errors(self._path):
             trial.report(error, epoch)
             trial.set_user_attr("seconds", seconds)
             if epoch == self.first_rung:
@@ -141,7 +147,7 @@ class Study:
 
     def runs(self) -> list[SearchRun]:
         """Return the candidates that were chosen so far, each once."""
-        with self._guarded():
+        with storage_errors(self._path):
             return self._runs()
 
     def spent(self, unit: str) -> float:
@@ -149,7 +155,7 @@ class Study:
 
         A candidate that is stopped after a third of its epochs is a third of a run.
         """
-        with self._guarded():
+        with storage_errors(self._path):
             if unit == "seconds":
                 return float(sum(trial.user_attrs.get("seconds", 0.0) for trial in self._trials()))
             return sum(run["epochs"] for run in self._runs()) / self.epochs
@@ -206,16 +212,6 @@ class Study:
         place = trial.suggest_categorical("place", self._levels["place"])
         return self._by_factors.get((str(mechanism), str(place)))
 
-    def _open(self, pruner: BasePruner) -> optuna.Study:
-        path = self.folder / STORAGE
-        storage = optuna.storages.RDBStorage(
-            f"sqlite:///{STORAGE}",  # the path itself could hold letters that a URL does not allow
-            engine_kwargs={"creator": lambda: sqlite3.connect(path, self._timeout, check_same_thread=False)},
-        )
-        return optuna.create_study(
-            study_name="search", storage=storage, pruner=pruner, direction="minimize", load_if_exists=True
-        )
-
     def _trials(self, *states: TrialState) -> list[FrozenTrial]:
         return self._study.get_trials(deepcopy=False, states=states or None)
 
@@ -227,14 +223,20 @@ class Study:
             name = trial.user_attrs.get("attention")
             if name is not None:
                 seconds[name] = seconds.get(name, 0.0) + trial.user_attrs.get("seconds", 0.0)
-                is_released = trial.state == TrialState.FAIL and not {"refused", "failed"} & {*trial.user_attrs}
+                is_released = trial.state == TrialState.FAIL and not {"refused", "failed"} & {
+                    *trial.user_attrs
+                }
                 if not is_released:
                     runs[name] = self._run(trial)
         return [run | {"seconds": seconds[name]} for name, run in runs.items()]
 
     def _run(self, trial: FrozenTrial) -> SearchRun:
         values, attributes = trial.intermediate_values, trial.user_attrs
-        states = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped", TrialState.RUNNING: "running"}
+        states = {
+            TrialState.COMPLETE: "complete",
+            TrialState.PRUNED: "stopped",
+            TrialState.RUNNING: "running",
+        }
         state: Any = states.get(trial.state, "refused" if "refused" in attributes else "failed")
         return {
             "attention": attributes["attention"],
@@ -266,26 +268,8 @@ class Study:
     @contextmanager
     def _exclusively(self) -> Iterator[None]:
         """Exclude other processes that choose or end a trial."""
-        with self._guarded(), self._lock:
+        with storage_errors(self._path), self._lock:
             yield
-
-    @contextmanager
-    def _guarded(self) -> Iterator[None]:
-        """Turn the errors of the storage into one sentence."""
-        try:
-            yield
-        except Timeout as error:
-            raise self._bad("is locked by another process, which does not release it", "locked") from error
-        except (optuna.exceptions.StorageInternalError, SQLAlchemyError, sqlite3.Error) as error:
-            cause = str(error.__cause__ or error).splitlines()[0]
-            if "locked" in f"{error} {cause}":
-                problem = "is locked by another program, which does not release it"
-                raise self._bad(problem, "locked") from error
-            raise self._bad(f"cannot be used as the storage of a study: {cause}", "damaged") from error
-
-    def _bad(self, problem: str, value: str) -> BadRun:
-        path = str(self.folder / STORAGE)
-        return BadRun(f"{path!r} {problem}", owner=path, option="storage", value=value)
 
 
 def best_candidates(runs: Sequence[SearchRun], candidates: Mapping[str, SpaceCandidate]) -> list[str]:
