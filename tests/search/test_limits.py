@@ -99,4 +99,4 @@ def test_the_nearest_is_the_one_that_exceeds_the_limits_least() -> None:
     assert exceeded_limit({**BASE, "flops": 2021}, limits, BASE) == "flops +1.05%, the limit is +1%"
     with raises(BadOption, option="max_latency", value="4.1ms", choices=("near",)):
         check_any([far, near], limits, BASE)
-    check_any([far, near | {"refused": None}], limits, BASE)  # type: ignore[list-item]
+    check_any([far, near | {"refused": None}], limits, BASE)

@@ -13,8 +13,8 @@ import saccade as sc
 from saccade.config import Recipe, resolve
 from saccade.models import SmallCNN, load_backbone
 from saccade.results import BASELINE, Row, Run, SearchRun, SpaceCandidate, compute_leaderboard
+from saccade.search.finalists import best_candidates
 from saccade.search.recommendation import advise, code_for, contributions, pareto_front
-from saccade.search.study import best_candidates
 
 COSTS = {BASELINE: (1.0, 100, 1000), "se@stage": (1.03, 101, 1010), "cbam@stage": (1.19, 102, 1100)}
 

@@ -17,7 +17,7 @@ import pytest
 from saccade.errors import BadRun
 from saccade.results import BASELINE, SCHEMA, SearchSpace
 from saccade.search import Budget, Study, open_study
-from saccade.search.study import best_candidates
+from saccade.search.finalists import best_candidates
 from support.errors import raises
 
 EPOCHS = 9
@@ -28,7 +28,7 @@ def make_space(mechanisms: int, places: int) -> SearchSpace:
         "schema": SCHEMA,
         "recipe": {},
         "mechanisms": [],
-        "where": [],
+        "places": [],
         "limits": {},
         "baseline": {"parameters": 1, "flops": 1, "latency_ms": None, "memory": None},
         "candidates": [
@@ -161,6 +161,10 @@ def test_two_studies_in_one_folder_never_choose_the_same(tmp_path: Path) -> None
         assert len(names) == 10 == len({*names})
         assert first.ask() is None
         assert len(second.runs()) == 10  # none was taken from the other, which lives
+        assert first.others_train()
+        for number in [trial[0] for trial in chosen[1::2] if trial is not None]:
+            second.finish(number, "it ends")
+        assert not first.others_train()
 
 
 def test_a_locked_storage_is_one_sentence(tmp_path: Path) -> None:

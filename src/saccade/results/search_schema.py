@@ -37,7 +37,7 @@ class SearchSpace(TypedDict):
     schema: Annotated[int, "Schema number."]
     recipe: Annotated[dict[str, Any], "The recipe of all runs, without attention and seed."]
     mechanisms: Annotated[list[str], "The mechanisms."]
-    where: Annotated[list[str], "The kinds of sites, or the places."]
+    places: Annotated[list[str], "Kinds of sites, or places, as they were given; empty for all kinds."]
     limits: Annotated[dict[str, str], "The limits as they were given, by the name of the cost."]
     baseline: Annotated[SearchCosts, "The cost of the model without attention."]
     candidates: Annotated[list[SpaceCandidate], "All candidates."]

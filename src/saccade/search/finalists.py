@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -11,13 +11,34 @@ from pathlib import Path
 from saccade.config import Comparison, Plan, Recipe, folder_name
 from saccade.errors import BadRun
 from saccade.experiments import Observer, compare
-from saccade.results import BASELINE, RUN_RESULT, ComparisonResults, lock_folder, read_run_result
+from saccade.results import (
+    BASELINE,
+    RUN_RESULT,
+    ComparisonResults,
+    SearchRun,
+    SpaceCandidate,
+    lock_folder,
+    read_run_result,
+)
 from saccade.training import LoggerName, prepare, train
 
 #: Seed of all candidates. The seeds of a comparison are smaller, so that those of the finalists are fresh.
 CANDIDATE_SEED = 1000
 FINALISTS = "finalists"
-_PAUSE = 1.0  # seconds before a run that another process trains is looked at again
+#: Seconds before what another process trains is looked at again.
+PAUSE = 1.0
+
+
+def best_candidates(runs: Sequence[SearchRun], candidates: Mapping[str, SpaceCandidate]) -> list[str]:
+    """Sort candidates by their validation error after the most epochs, then by their FLOPs."""
+    trained = [run for run in runs if run["attention"] in candidates and run["error"] is not None]
+
+    def order(run: SearchRun) -> tuple[float, ...]:
+        costs = candidates[run["attention"]]["costs"]
+        return -run["epochs"], run["error"] or 0.0, costs["flops"] if costs else 0
+
+    finished = [run for run in trained if run["state"] in ("complete", "stopped")]
+    return [run["attention"] for run in sorted(finished, key=order)]
 
 
 def train_finalists(
@@ -52,7 +73,7 @@ def train_finalists(
     while not _complete(runs):
         trained = [_train(number, runs, observer, logger) for number in range(len(runs))]
         if not any(trained):
-            time.sleep(_PAUSE)  # other processes train what is missing
+            time.sleep(PAUSE)  # other processes train what is missing
     with waiting_lock(folder.with_name(f".{folder.name}")):
         return compare(comparison, folder, logger=logger)
 
@@ -68,7 +89,7 @@ def waiting_lock(folder: Path) -> Iterator[None]:
             except BadRun as error:
                 if error.option != "lock":
                     raise
-                time.sleep(_PAUSE)
+                time.sleep(PAUSE)
         yield
 
 

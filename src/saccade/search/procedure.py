@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from saccade.results import (
     write_space,
 )
 from saccade.search.candidate import train_candidate
-from saccade.search.finalists import CANDIDATE_SEED, FINALISTS, train_finalists, waiting_lock
+from saccade.search.finalists import CANDIDATE_SEED, FINALISTS, PAUSE, train_finalists, waiting_lock
 from saccade.search.limits import Budget, Limit
 from saccade.search.recommendation import advise, code_for, contributions
 from saccade.search.space import default_mechanisms, explore, shared_recipe
@@ -113,7 +114,9 @@ def search(
             if len(study.runs()) == 1:  # the time of a run is known now
                 budget.check(reserved, 2 * reserved / runs, purpose)
             if not study.is_within(budget, reserved) or not _train_next(study, base, out, observer):
-                break
+                if not study.others_train():
+                    break
+                time.sleep(PAUSE)  # what they train may become a finalist
         chosen = study.finalists(finalists)
         trained, spent = study.runs(), study.spent(budget.unit)
     if not chosen:
@@ -168,11 +171,11 @@ def _space(
     shape = load(prepare(replace(recipe, attention=BASELINE)).task).shape
     asked = {
         "mechanisms": [name for name in mechanisms if name != BASELINE] or default_mechanisms(len(shape) - 1),
-        "where": list(where),
+        "places": list(where),
         "limits": {limit.cost: limit.text for limit in limits},
         **shared_recipe(recipe),
     }
-    old = {key: stored[key] for key in ("mechanisms", "where", "limits")} | stored["recipe"]
+    old = {key: stored[key] for key in ("mechanisms", "places", "limits")} | stored["recipe"]
     if changed := [key for key in asked if asked[key] != old.get(key)]:
         key = changed[0]
         message = (

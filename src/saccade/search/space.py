@@ -106,7 +106,7 @@ def explore(
         "schema": SCHEMA,
         "recipe": shared_recipe(recipe),
         "mechanisms": texts,
-        "where": list(where),
+        "places": list(where),
         "limits": {limit.cost: limit.text for limit in limits},
         "baseline": baseline,
         "candidates": candidates,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import statistics
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import count
 from pathlib import Path
@@ -23,7 +23,8 @@ from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from saccade.errors import BadRun
-from saccade.results import BASELINE, SearchRun, SearchSpace, SpaceCandidate, lock_folder
+from saccade.results import BASELINE, SearchRun, SearchSpace, lock_folder
+from saccade.search.finalists import best_candidates
 from saccade.search.limits import Budget
 from saccade.search.storage import open_storage, storage_errors
 
@@ -66,17 +67,12 @@ class Study:
     ) -> None:
         self.folder, self.epochs, self.worker = folder, epochs, worker
         self.first_rung = max(1, epochs // _REDUCTION**2)
-        self.candidates: dict[str, SpaceCandidate] = {
-            candidate["attention"]: candidate
-            for candidate in space["candidates"]
-            if candidate["refused"] is None
-        }
-        self._by_factors = {
-            (candidate["mechanism"], candidate["place"]): name for name, candidate in self.candidates.items()
-        }
+        allowed = [one for one in space["candidates"] if one["refused"] is None]
+        self.candidates = {one["attention"]: one for one in allowed}
+        self._by_factors = {(one["mechanism"], one["place"]): one["attention"] for one in allowed}
         self._levels = {
-            "mechanism": [*dict.fromkeys(one["mechanism"] for one in self.candidates.values()), BASELINE],
-            "place": [*dict.fromkeys(one["place"] for one in self.candidates.values())],
+            "mechanism": [*dict.fromkeys(one["mechanism"] for one in allowed), BASELINE],
+            "place": [*dict.fromkeys(one["place"] for one in allowed)],
         }
         self._path = folder / STORAGE
         self._lock = FileLock(folder / ".study.lock", timeout=timeout)
@@ -108,7 +104,7 @@ class Study:
             untried = [name for name in (BASELINE, *self.candidates) if name not in taken]
             if not untried:
                 return None
-            seed = 1000 * len(self._trials()) + self.worker
+            seed = 1000 * len(taken) + self.worker  # the same after an interruption
             self._study.sampler = self._sampler(seed)
             trial, name = self._choose(untried)
             trial.set_user_attr("worker", self.worker)
@@ -149,6 +145,12 @@ class Study:
         """Return the candidates that were chosen so far, each once."""
         with storage_errors(self._path):
             return self._runs()
+
+    def others_train(self) -> bool:
+        """Return whether other processes train candidates."""
+        with self._exclusively():
+            running = [t for t in self._trials(TrialState.RUNNING) if t.number not in self._live]
+            return any(self._is_alive(trial) for trial in running)
 
     def spent(self, unit: str) -> float:
         """Return what candidates have taken: seconds of training, or the number of complete runs.
@@ -270,18 +272,6 @@ class Study:
         """Exclude other processes that choose or end a trial."""
         with storage_errors(self._path), self._lock:
             yield
-
-
-def best_candidates(runs: Sequence[SearchRun], candidates: Mapping[str, SpaceCandidate]) -> list[str]:
-    """Sort candidates by their validation error after the most epochs, then by their FLOPs."""
-    trained = [run for run in runs if run["attention"] in candidates and run["error"] is not None]
-
-    def order(run: SearchRun) -> tuple[float, ...]:
-        costs = candidates[run["attention"]]["costs"]
-        return -run["epochs"], run["error"] or 0.0, costs["flops"] if costs else 0
-
-    finished = [run for run in trained if run["state"] in ("complete", "stopped")]
-    return [run["attention"] for run in sorted(finished, key=order)]
 
 
 @contextmanager
