@@ -1,6 +1,6 @@
 """Search: which attention helps a network on a task, and where; the engine is Optuna."""
 
-from saccade.search.finalists import FINALISTS
+from saccade.search.finalists import FINALISTS, best_candidates
 from saccade.search.limits import COSTS, Budget, Limit, format_amount
 from saccade.search.procedure import Observer, search
 from saccade.search.space import explore
@@ -13,6 +13,7 @@ __all__ = [
     "Limit",
     "Observer",
     "Study",
+    "best_candidates",
     "explore",
     "format_amount",
     "open_study",
