@@ -68,7 +68,8 @@ class SearchDisplay(ComparisonDisplay):
         spent = self.study.spent(self.budget.unit)
         lines = [
             f"{len(self.runs)} of {1 + len(self.study.candidates)} candidates, {len(complete)} of them to "
-            f"the end; {format_amount(spent, self.budget.unit)} of {self.budget.text}"
+            f"the end; rungs after epochs {', '.join(map(str, self.study.rungs))} of {self.study.epochs}",
+            f"{format_amount(spent, self.budget.unit)} of {self.budget.text}{self._left(spent)}",
         ]
         if complete:
             best = min(complete, key=lambda run: run["error"] or 0.0)
@@ -77,6 +78,15 @@ class SearchDisplay(ComparisonDisplay):
             lines.append(f"lowest validation error: {best['attention']} {best['error']:.2%}{than}")
         self.total = Text("\n".join(lines))
         self.refresh()
+
+    def _left(self, spent: float) -> str:
+        """Return the estimated time to the end of the budget, once a candidate has been trained."""
+        if self.study is None or not self.runs:
+            return ""
+        left = self.budget.amount - spent
+        if self.budget.unit == "runs":
+            left *= self.study.seconds_of_finalists(1, 1) / 2
+        return f", about {format_amount(max(left, 0.0), 'seconds')} left"
 
 
 def print_answer(results: SearchResults) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol
 
 import saccade
-from saccade.config import Recipe, folder_name, resolve
+from saccade.config import Comparison, Recipe, folder_name, resolve
 from saccade.data import load
 from saccade.errors import BadOption, BadRun, SaccadeError, check_positive
 from saccade.experiments import Observer as ComparisonObserver
@@ -30,7 +30,14 @@ from saccade.results import (
     write_space,
 )
 from saccade.search.candidate import train_candidate
-from saccade.search.finalists import CANDIDATE_SEED, FINALISTS, PAUSE, train_finalists, waiting_lock
+from saccade.search.finalists import (
+    CANDIDATE_SEED,
+    FINALISTS,
+    PAUSE,
+    best_candidates,
+    train_finalists,
+    waiting_lock,
+)
 from saccade.search.limits import Budget, Limit
 from saccade.search.recommendation import advise, code_for, contributions
 from saccade.search.space import default_mechanisms, explore, shared_recipe
@@ -96,10 +103,12 @@ def search(
     Raises:
         BadOption: The budget does not cover the finalists, no mechanism meets the limits, or a number is not
             positive.
+        BadRecipe: There are more seeds than a comparison can have.
         BadRun: The folder belongs to another search, or its storage is locked.
         SaccadeError: The network cannot be trained on this task.
     """
     check_positive("search", finalists=finalists, seeds=seeds)
+    Comparison((BASELINE,), seeds, recipe)  # raises `BadRecipe` for too many seeds
     runs = (finalists + 1) * seeds
     purpose = f"the {runs} runs of the finalists ({finalists} and none, {seeds} seeds each)"
     if budget.unit == "runs":
@@ -111,7 +120,7 @@ def search(
             observer.opened(study, budget)
         while True:
             reserved = runs if budget.unit == "runs" else study.seconds_of_finalists(finalists, seeds)
-            if len(study.runs()) == 1:  # the time of a run is known now
+            if not best_candidates(study.runs(), study.candidates):
                 budget.check(reserved, 2 * reserved / runs, purpose)
             if not study.is_within(budget, reserved) or not _train_next(study, base, out, observer):
                 if not study.others_train():
@@ -120,7 +129,8 @@ def search(
         chosen = study.finalists(finalists)
         trained, spent = study.runs(), study.spent(budget.unit)
     if not chosen:
-        reason = next(f"{run['attention']}: {run['reason']}" for run in trained if run["reason"])
+        reasons = (f"{run['attention']}: {run['reason']}" for run in trained if run["reason"])
+        reason = next(reasons, "another process stopped before its first epoch")
         raise BadOption(
             f"search: no candidate could be trained; {reason}", owner="search", option="attention"
         )

@@ -83,7 +83,7 @@ def explore(
     places = find_places(network, all_sites, where or KINDS)
     if not places:
         counts = sorted({str(site.kind) for site in all_sites})
-        problem = f"the network has no such place; it has {', '.join(counts)}"
+        problem = f"the network has no such place; it has {', '.join(counts) or 'none'}"
         raise BadOption.of("search", problem, counts, where=", ".join(where or KINDS))
     measured = [limit.cost for limit in limits if limit.cost in ("latency_ms", "memory")]
     parameters = sum(p.numel() for p in network.parameters())

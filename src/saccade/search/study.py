@@ -44,6 +44,10 @@ def tpe(seed: int) -> BaseSampler:
 class Study:
     """Candidates that are chosen one after another; see `open_study`.
 
+    Attributes:
+        candidates: The candidates that are trained, by their attention.
+        rungs: The epochs after which candidates can be stopped.
+
     Args:
         folder: Folder of the search.
         space: The space, of which the candidates without a reason against them are trained.
@@ -67,6 +71,7 @@ class Study:
     ) -> None:
         self.folder, self.epochs, self.worker = folder, epochs, worker
         self.first_rung = max(1, epochs // _REDUCTION**2)
+        self.rungs = [rung for rung in (self.first_rung * _REDUCTION**k for k in range(3)) if rung < epochs]
         allowed = [one for one in space["candidates"] if one["refused"] is None]
         self.candidates = {one["attention"]: one for one in allowed}
         self._by_factors = {(one["mechanism"], one["place"]): one["attention"] for one in allowed}
