@@ -2,7 +2,7 @@
 
 from saccade.models import info_nce
 from saccade.models.backbone import SOURCES, head_path, input_of, load_backbone
-from saccade.models.pretrained import join_differences, list_differences, read_tensors
+from saccade.models.pretrained import join_differences, list_differences, overwrite_state, read_tensors
 from saccade.models.recurrent_attention import RecurrentAttention, Trajectory, hybrid_loss
 from saccade.models.residual_attention_network import ResidualAttentionNetwork
 from saccade.models.simple_vit import SimpleViT
@@ -25,6 +25,7 @@ __all__ = [
     "join_differences",
     "list_differences",
     "load_backbone",
+    "overwrite_state",
     "pools",
     "read_tensors",
 ]

@@ -53,11 +53,24 @@ def load_weights(model: nn.Module, name: str, source: str) -> None:
         weights = {key: weight for key, weight in weights.items() if key not in head}
         reason = f"the head of pretrained={source!r} does not fit: {join_differences(differences)}"
         warnings.warn(f"{name}: the head is initialized randomly, since {reason}", stacklevel=3)
-    try:
-        model.load_state_dict(weights, strict=False)
-    except RuntimeError as error:  # sparse or quantized tensors
-        reason = " ".join(str(error).split())
-        raise bad_option(name, f"cannot be loaded: {reason}", pretrained=source) from error
+    overwrite_state(model, weights)
+
+
+def overwrite_state(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Load weights of some or all names into a model.
+
+    They count as written by the model's own version: without the version of each module, which a dictionary
+    and a .safetensors file lack, some models take weights for those of an old release, and adapt themselves.
+
+    Example:
+        >>> linear = nn.Linear(4, 2)
+        >>> overwrite_state(linear, {"bias": torch.ones(2)})
+        >>> linear.bias.tolist()
+        [1.0, 1.0]
+    """
+    state = model.state_dict()
+    state.update(weights)
+    model.load_state_dict(state)
 
 
 def list_differences(model: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> list[str]:
@@ -109,7 +122,7 @@ def _read_file(name: str, source: str) -> dict[str, Tensor]:
     try:
         state = read_tensors(path)
     except ModuleNotFoundError as error:
-        problem = f"cannot be read: the library {error.name} is not installed"
+        problem = "cannot be read: the library safetensors is not installed"
         raise bad_option(name, problem, pretrained=source) from error
     except OSError as error:
         problem = f"cannot be read: {error.strerror or error}"
@@ -118,10 +131,14 @@ def _read_file(name: str, source: str) -> dict[str, Tensor]:
         raise bad_option(name, "is not a file of weights", pretrained=source) from error
     nested = [state[key] for key in _NESTED if isinstance(state, Mapping) and key in state]
     state = nested[0] if nested else state
-    is_named = isinstance(state, Mapping) and all(isinstance(key, str) for key in state)
-    if not (is_named and state and all(isinstance(weight, Tensor) for weight in state.values())):
-        raise bad_option(name, "is not a state_dict of names and tensors", pretrained=source)
+    if not (isinstance(state, Mapping) and state and all(map(_is_weight, *zip(*state.items(), strict=True)))):
+        raise bad_option(name, "is not a state_dict of names and dense tensors", pretrained=source)
     return dict(state)
+
+
+def _is_weight(name: object, value: object) -> bool:
+    is_dense = isinstance(value, Tensor) and value.layout == torch.strided
+    return isinstance(name, str) and is_dense and not (value.is_quantized or value.is_meta)
 
 
 def _read_wheel(model: nn.Module, name: str) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from saccade.errors import BadRecipe, bad_recipe
-from saccade.models import input_of, join_differences, list_differences, load_backbone
+from saccade.models import input_of, join_differences, list_differences, load_backbone, overwrite_state
 from saccade.training.checkpoint import checkpoint_of, load_checkpoint
 from saccade.training.module import Classifier
 from saccade.training.network import attention_paths, is_built_in
@@ -54,7 +54,7 @@ def load_initial_weights(classifier: Classifier) -> None:
         return
     body = _without_head(classifier, weights)
     _check_fit(classifier, body)
-    classifier.model.load_state_dict(body, strict=False)
+    overwrite_state(classifier.model, body)
     if recipe.init_from is None:
         _load_head(classifier, weights)
     classifier.mean.copy_(weights["mean"])
@@ -119,7 +119,7 @@ def _load_head(classifier: Classifier, weights: Weights) -> None:
     state = {name: weight for name, weight in weights.items() if _is_below(name, path)}
     own = {name: weight for name, weight in classifier.state_dict().items() if _is_below(name, path)}
     if not list_differences(own, state):
-        classifier.load_state_dict(state, strict=False)
+        overwrite_state(classifier, state)
 
 
 def _check_fit(classifier: Classifier, weights: Weights) -> None:
