@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from saccade.errors import BadRecipe, bad_recipe
 from saccade.models import input_of, join_differences, list_differences, load_backbone, overwrite_state
@@ -85,11 +85,21 @@ def freeze(classifier: Classifier) -> None:
         raise bad_recipe("leaves no weight to train", freeze=patterns)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
-    parameters = ((module, list(module.parameters())) for module in model.modules())
-    classifier.frozen_modules = [
-        module for module, own in parameters if own and not any(p.requires_grad for p in own)
-    ]
+    classifier.frozen_modules = _frozen_modules(model)
     classifier.train()
+
+
+def _frozen_modules(model: nn.Module) -> list[nn.Module]:
+    """Return the modules without a weight that is trained. Attention in a module is not a part of it."""
+    inserted = {m for path in attention_paths(model) for m in model.get_submodule(path).modules()}
+    weights = {id(weight) for module in inserted for weight in module.parameters()}
+    frozen: dict[nn.Module, None] = {}
+    for module in model.modules():
+        is_inserted = module in inserted
+        own = [p.requires_grad for p in module.parameters() if is_inserted or id(p) not in weights]
+        if own and not any(own):
+            frozen |= dict.fromkeys(m for m in module.modules() if is_inserted or m not in inserted)
+    return list(frozen)
 
 
 def _load_run(path: str) -> Weights:
