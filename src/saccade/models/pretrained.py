@@ -137,8 +137,9 @@ def _read_file(name: str, source: str) -> dict[str, Tensor]:
 
 
 def _is_weight(name: object, value: object) -> bool:
-    is_dense = isinstance(value, Tensor) and value.layout == torch.strided
-    return isinstance(name, str) and is_dense and not (value.is_quantized or value.is_meta)
+    if not (isinstance(name, str) and isinstance(value, Tensor)):
+        return False
+    return value.layout == torch.strided and not value.is_quantized and not value.is_meta
 
 
 def _read_wheel(model: nn.Module, name: str) -> dict[str, Tensor]:
