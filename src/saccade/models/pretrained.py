@@ -122,8 +122,8 @@ def _read_file(name: str, source: str) -> dict[str, Tensor]:
     try:
         state = read_tensors(path)
     except ModuleNotFoundError as error:
-        problem = "cannot be read: the library safetensors is not installed"
-        raise bad_option(name, problem, pretrained=source) from error
+        missing = "the library safetensors, which is not installed; pip install 'saccade[pretrained]'"
+        raise bad_option(name, f"needs {missing}", pretrained=source) from error
     except OSError as error:
         problem = f"cannot be read: {error.strerror or error}"
         raise bad_option(name, problem, pretrained=source) from error
