@@ -32,6 +32,7 @@ NEEDED = {
     "attribution": "report",
     "metrics": "vision",
     "models": "vision",
+    "models/pretrained.py": "pretrained",
     "data": "vision",
     "data/huggingface.py": "huggingface",
     "config": "train",

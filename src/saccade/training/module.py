@@ -99,7 +99,7 @@ class Classifier(lightning.LightningModule):
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for module in self.frozen_modules:
-            module.eval()
+            module.training = False  # not of its children: attention in it may be trained
         return self
 
     def on_fit_start(self) -> None:
