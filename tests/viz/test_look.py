@@ -315,6 +315,23 @@ def test_the_command_has_every_method() -> None:
     assert get_args(CommandMethod) == METHODS
 
 
+def test_attention_sinks_are_circled_with_their_share() -> None:
+    keys = torch.zeros(2, 1, 16, 1)
+    keys[0, 0, 6] = keys[1, 0, 9] = 9
+    attention = sc.PairwiseMap(torch.ones(2, 1, 16, 1), keys, 1.0, (4, 4), (4, 4))
+    layer = sc.look(Published(attention), torch.rand(2, 3, 8, 8))
+    data = pack_maps(
+        layer.maps, layer.saliency, layer.inputs.display_images, layer.inputs.names, look_page.PAGE_BUDGET
+    )
+    (packed,) = data["layers"]
+    assert packed["sinks"] == [[[0.625, 0.375]], [[0.375, 0.625]]]
+    assert packed["sink_share"] == pytest.approx([1.0, 1.0], abs=0.01)
+    even = sc.PairwiseMap(torch.ones(2, 1, 16, 1), 0 * keys, 1.0, (4, 4), (4, 4))
+    layer = sc.look(Published(even), torch.rand(2, 3, 8, 8))
+    data = pack_maps(layer.maps, layer.saliency, layer.inputs.display_images, layer.inputs.names, 1 << 20)
+    assert "sinks" not in data["layers"][0]
+
+
 def test_channel_gates_of_other_libraries_are_not_shown_as_places() -> None:
     model = timm.create_model("mobilenetv3_small_050", num_classes=3).eval()
     images = torch.rand(1, 3, 64, 64)
