@@ -96,7 +96,8 @@ def show(
     terminal = console()
     terminal.print(Text.assemble((entry.name, "bold"), f"  {entry.summary}"))
     terminal.print(f"{entry.domain}, {entry.selection}, {entry.unit}-wise; {usage}")
-    terminal.print(f"{paper.authors}: {paper.title}, {paper.year}.\n{paper.url}\n")
+    terminal.print(f"{paper.authors}: {paper.title}, {paper.year}.")
+    terminal.print(paper.url, soft_wrap=True, end="\n\n")  # an address can be copied from one line alone
     if entry.flow:
         terminal.print(draw(entry.flow), soft_wrap=True, end="\n\n")
     terminal.print(wrapped(inspect.getdoc(entry.module) or "", terminal.width), soft_wrap=True)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from saccade.ops.chunks import chunks
 from saccade.ops.eager import is_eager
+from saccade.ops.precision import no_autocast
 
 CHUNK = 1 << 21  # weights held at a time
 
@@ -17,46 +18,78 @@ CHUNK = 1 << 21  # weights held at a time
 def attend_in_chunks(
     attend: Callable[..., Tensor], queries: Sequence[Tensor], others: Sequence[Tensor], row: Tensor
 ) -> Tensor:
-    """Return attend(*queries, *others), computed for a few queries at a time.
+    """Return attend(0, *queries, *others), computed for a few queries at a time.
 
     Memory grows with the number of queries and of keys, not with their product, also for logits with any
-    bias, for which torch has no fused attention.
+    bias, for which torch has no fused attention. The backward pass computes each chunk again. Autocast is
+    off.
 
     Args:
-        attend: Function of queries and others, to results (B, heads, n, D).
-        queries: Tensors that are split along axis 2, (..., N, D).
+        attend: Function of the index of the first query, of queries and of others, to results (B, heads, n,
+            ...).
+        queries: Tensors that are split along axis 2, of N queries.
         others: Tensors that every query needs.
         row: A tensor with as many elements as one query has weights for all images.
 
     Returns:
-        Results, (B, heads, N, D).
+        Results, (B, heads, N, ...).
 
     Example:
         >>> import torch
         >>> q, k, v = torch.randn(3, 1, 2, 50, 4).unbind()
-        >>> def attend(q, k, v):
+        >>> def attend(start, q, k, v):
         ...     return (q @ k.mT).softmax(-1) @ v
-        >>> torch.allclose(attend_in_chunks(attend, [q], [k, v], k[..., 0]), attend(q, k, v), atol=1e-5)
+        >>> torch.allclose(attend_in_chunks(attend, [q], [k, v], k[..., 0]), attend(0, q, k, v), atol=1e-5)
         True
     """
-    first = chunks(queries[0], row, CHUNK)[0]
-    if first.stop >= queries[0].shape[2]:
-        return attend(*queries, *others)
-    parts = zip(*(x.split(first.stop, dim=2) for x in queries), strict=True)  # split: one node for gradients
-    return torch.cat([recompute(attend, *part, *others) for part in parts], 2)
+    step = chunks(queries[0].transpose(2, -2), row, CHUNK)[0].stop
+    with no_autocast(queries[0]):
+        if step >= queries[0].shape[2]:
+            return attend(0, *queries, *others)
+        if is_eager():
+            result: Tensor = _InChunks.apply(attend, step, len(queries), *queries, *others)
+            return result
+        parts = zip(*(x.split(step, dim=2) for x in queries), strict=True)
+        return torch.cat([attend(i * step, *part, *others) for i, part in enumerate(parts)], 2)
 
 
-def recompute(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """Return function(*inputs), of which the backward pass keeps the inputs alone.
+class _InChunks(torch.autograd.Function):
+    """Results and gradients are allocated before the loops.
 
-    Under compilation, export or tracing, the function is called as it is.
-
-    Example:
-        >>> import torch
-        >>> recompute(torch.exp, torch.zeros(2))
-        tensor([1., 1.])
+    Small results that are kept from each pass would fragment the memory that the weights reuse.
     """
-    if not (is_eager() and torch.is_grad_enabled()):
-        return function(*inputs)
-    result: Tensor = checkpoint(function, *inputs, use_reentrant=False, preserve_rng_state=False)
-    return result
+
+    @staticmethod
+    def forward(ctx: Any, attend: Callable[..., Tensor], step: int, count: int, *tensors: Tensor) -> Tensor:
+        ctx.attend, ctx.step, ctx.count = attend, step, count
+        ctx.save_for_backward(*tensors)
+        length = tensors[0].shape[2]
+        output = tensors[0].new_empty(0)
+        for start in range(0, length, step):
+            part = attend(start, *_chunk(tensors, start, step, count))
+            if start == 0:
+                shape = (*part.shape[:2], length, *part.shape[3:])
+                output = part.new_empty(shape)
+            output[:, :, start : start + step] = part
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        tensors, step, count = ctx.saved_tensors, ctx.step, ctx.count
+        results = [torch.zeros_like(x) for x in tensors]
+        for start in range(0, tensors[0].shape[2], step):
+            chunk = [x.detach().requires_grad_() for x in _chunk(tensors, start, step, count)]
+            with torch.enable_grad(), no_autocast(chunk[0]):
+                part = ctx.attend(start, *chunk)
+            of_chunk = _chunk(results, start, step, count)
+            d_part = gradients[0][:, :, start : start + step]
+            d_chunk = torch.autograd.grad(part, chunk, d_part, allow_unused=True)
+            for total, gradient in zip(of_chunk, d_chunk, strict=True):
+                if gradient is not None:
+                    total.add_(gradient)
+        return None, None, None, *results
+
+
+def _chunk(tensors: Sequence[Tensor], start: int, step: int, count: int) -> list[Tensor]:
+    """Return the tensors, the first `count` of them with a few queries alone."""
+    return [x[:, :, start : start + step] if i < count else x for i, x in enumerate(tensors)]

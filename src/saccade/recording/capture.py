@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -15,15 +16,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from saccade._torch import FEATURE_LAYERS, WeakTensorKeyDictionary, has_torch_fast_path
-from saccade.maps import AttentionMap, ChannelMap, PairwiseMap, SpatialMap
+from saccade._torch import FEATURE_LAYERS, WeakTensorKeyDictionary, has_torch_fast_path, tensors_in
+from saccade.maps import AttentionMap, ChannelMap, PairwiseMap, SpatialMap, TokenMap
 from saccade.recording.adapters.multihead import multihead_map
 from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes, mask_to_bias
-from saccade.recording.operations import EINSUM, FOLLOWED, MATMUL, SOFTMAX, Logits, Weights, change_logits
+from saccade.recording.operations import (
+    EINSUM,
+    FOLLOWED,
+    MATMUL,
+    MIXED,
+    SOFTMAX,
+    Logits,
+    Weights,
+    change_logits,
+)
 
 #: Parameters of `F.scaled_dot_product_attention`, which is built in and has no signature.
 _FUSED = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 _FUNCTIONAL = inspect.signature(F.multi_head_attention_forward)
+_HEADS = ("num_heads", "heads", "num_attention_heads", "n_heads", "nhead")  # attributes of modules
 _MOST_WEIGHTS = 1 << 26  # larger matrices of weights are kept as their column means
 _TOLERANCE = 1e-2  # of factors, relative to the largest weight of a row
 
@@ -86,8 +97,9 @@ class Capture(TorchFunctionMode):
         if module not in self.paths:
             return
         if not self.stack:
-            first = next((x for x in inputs if isinstance(x, Tensor) and x.ndim), None)
-            self.batch = 0 if first is None else len(first)
+            self.batch = 0
+        if not self.batch:  # the model itself may have keyword arguments alone, which hooks do not receive
+            self.batch = next((len(x) for x in inputs if isinstance(x, Tensor) and x.ndim), 0)
         self.stack.append(module)
         self.calls[self.paths[module]] = 0
         if self.has_fast_path(module):  # it would leave its fast path, and its attention is known
@@ -145,7 +157,7 @@ class Capture(TorchFunctionMode):
             given = _FUNCTIONAL.bind(*args, **kwargs).arguments
             self._publish(lambda site: _functional_map(site, given))
         elif func in MATMUL or func in EINSUM:
-            operands = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+            operands = tensors_in((args, kwargs))
             if len(operands) != 2:
                 return
             for weights, values in (operands, operands[::-1]):
@@ -163,6 +175,8 @@ class Capture(TorchFunctionMode):
             tag = None if tagged is None else self.tags[tagged]
             if isinstance(tag, Weights) and func in FOLLOWED:
                 self.tags[output] = tag
+            elif isinstance(tag, Weights) and func in MIXED:
+                self.tag_weights(output, None)
             elif isinstance(tag, Logits) and tagged is not None:
                 changed = change_logits(tag, tagged, func, args, kwargs)
                 if changed is not None:
@@ -174,7 +188,11 @@ class Capture(TorchFunctionMode):
         if weights.ndim < 3 or dim not in (-1, weights.ndim - 1):
             return
         tag = self.tags.get(logits)
-        self.tags[weights] = Weights(weights.detach(), tag if isinstance(tag, Logits) else None)
+        self.tag_weights(weights, tag if isinstance(tag, Logits) else None)
+
+    def tag_weights(self, weights: Tensor, logits: Logits | None) -> None:
+        """Tag a tensor as attention weights, of these logits if they are known."""
+        self.tags[weights] = Weights(weights.detach(), logits)
 
     def _publish(self, build: Callable[[AttentionSite], AttentionMap]) -> None:
         """Publish the map of the innermost module with parameters that runs."""
@@ -211,11 +229,15 @@ class Capture(TorchFunctionMode):
     ) -> AttentionMap:
         """Return the map of an attention from its factors or, if these are unknown, from its weights."""
         attention: PairwiseMap | None = None
+        shaped = weights if logits is None else logits.queries
+        build = (
+            _window_map if shaped is not None and self.has_windows(shaped, site.module) else site.build_map
+        )
         if logits is not None:
             queries, keys = (self._heads(x) for x in (logits.queries, logits.keys))
             if queries.shape[:2] == keys.shape[:2] and queries.shape[-1] == keys.shape[-1]:
                 bias = None if logits.bias is None else self._bias(logits, queries)
-                attention = site.build_map(queries, keys, logits.scale, bias)
+                attention = build(queries, keys, logits.scale, bias)
         if weights is not None:
             known = self._heads(weights)
             if attention is None or not _agrees(attention, known):
@@ -226,10 +248,19 @@ class Capture(TorchFunctionMode):
                     known.new_zeros(()).expand(*known.shape[:3], 1),
                     known.new_zeros(()).expand(*known.shape[:2], known.shape[3], 1),
                 )
-                attention = site.build_map(*empty, 1.0, known.log())  # softmax(0 + log a) = a
+                attention = build(*empty, 1.0, known.log())  # softmax(0 + log a) = a
         if attention is None:
             raise ValueError("queries and keys do not fit together")
         return _channel_map(attention, values, site) or attention
+
+    def has_windows(self, x: Tensor, module: Any) -> bool:
+        """Return whether queries, or weights, (..., N, D) hold several groups of tokens for each image."""
+        if not self.batch:
+            return False
+        if x.ndim == 3:  # images and heads in one axis
+            heads = next((n for name in _HEADS if isinstance(n := getattr(module, name, None), int)), None)
+            return heads is not None and x.shape[0] not in (self.batch, self.batch * heads)
+        return x.ndim > 3 and (x.shape[0] != self.batch or math.prod(x.shape[2:-2]) > 1)
 
     def _heads(self, x: Tensor) -> Tensor:
         """Return a tensor (..., N, D) as (B, heads, N, D): windows and heads in the batch become heads."""
@@ -247,6 +278,12 @@ class Capture(TorchFunctionMode):
         if leading == queries.shape[:2]:
             return bias
         return bias.expand(*leading, *bias.shape[-2:]).reshape(*queries.shape[:2], *bias.shape[-2:])
+
+
+def _window_map(queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None) -> TokenMap:
+    """Return the map of windows, whose places in the image are unknown: one row of positions per window."""
+    shapes = queries.shape[2:3], keys.shape[2:3]
+    return TokenMap(queries, keys, scale, *shapes, queries[:, :, :0], keys[:, :, :0], bias)
 
 
 def _agrees(attention: PairwiseMap, weights: Tensor) -> bool:

@@ -66,11 +66,11 @@ def test_parameters_are_those_of_the_authors_in_their_order() -> None:
 
 
 def test_half_precision_does_not_overflow() -> None:
-    """The sums of squares exceed 65504, the range of float16."""
-    module, x = build("grn", C), 20 * normal(1, C, 64, 64)
+    """The norms exceed 65504, the range of float16; the features and the result do not."""
+    module, x = build("grn", C), 1500 * normal(1, C, 64, 64)
     expected = module(x)
     got = module.half()(x.half())
-    torch.testing.assert_close(got.double(), expected, rtol=2e-2, atol=0.1)
+    torch.testing.assert_close(got.double(), expected, rtol=1e-2, atol=1)
 
 
 def test_no_tensor_is_larger_than_the_map() -> None:

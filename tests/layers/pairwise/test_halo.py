@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 import saccade as sc
 from saccade.maps import HaloMap
-from saccade.ops.recompute import CHUNK
+from saccade.ops import recompute
 from support.errors import raises
 from support.parity import Parameters, assert_close, assert_parity, build, largest_tensor, normal
 from support.plain import pointwise
@@ -87,13 +87,13 @@ def test_defaults_are_those_of_timm() -> None:
 
 
 def test_chunks_give_the_same_result(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("saccade.layers.pairwise.halo.CHUNK", 1)  # one row of blocks at a time
+    monkeypatch.setattr(recompute, "CHUNK", 1)  # one row of blocks at a time
     assert_parity(build("halo", C, **BASE), lambda p, x: plain(p, x, BASE), normal(2, C, 6, 4))
 
 
 def test_neither_all_weights_nor_all_windows_are_held() -> None:
     module, x = sc.create("halo", 16), torch.randn(1, 16, 128, 128)
-    assert largest_tensor(module, x) <= CHUNK < 8 * 128**2 * 14**2
+    assert largest_tensor(module, x) <= recompute.CHUNK < 8 * 128**2 * 14**2
 
 
 def test_the_recorded_map_holds_the_weights() -> None:

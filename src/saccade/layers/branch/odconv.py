@@ -27,6 +27,11 @@ def odconv(x: Tensor, weight: Tensor, kernels: Tensor, places: Tensor) -> Tensor
     batch, channels, *grid = x.shape
     k = weight.shape[-1]
     mixed = (kernels @ weight.flatten(1)).unflatten(1, (-1, k * k)) * places.unsqueeze(1)
+    if torch.compiler.is_exporting():  # ONNX has no convolution with an unknown number of groups
+        windows = F.unfold(x, k, padding=k // 2)
+        own = mixed.unflatten(1, (-1, channels)).flatten(2).to(x.dtype)
+        sums: Tensor = (own @ windows).unflatten(2, grid)
+        return sums
     own = mixed.reshape(-1, channels, k, k).to(x.dtype)
     y = F.conv2d(x.reshape(1, batch * channels, *grid), own, padding=k // 2, groups=batch)
     return y.reshape(batch, -1, *grid)

@@ -11,7 +11,6 @@ from saccade.errors import bad_option, check_pair, check_positive, check_positiv
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.layers.widths import make_divisible
 from saccade.maps import PairwiseMap, Tap
-from saccade.ops.precision import no_autocast
 from saccade.ops.recompute import attend_in_chunks
 
 
@@ -32,11 +31,10 @@ def bottleneck(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns:
     Returns:
         Weighted means of the values, (B, heads, N, E).
     """
-    with no_autocast(query):
-        return attend_in_chunks(_attend, (query, rows, columns), (key, value), key[..., 0])
+    return attend_in_chunks(_attend, (query, rows, columns), (key, value), key[..., 0])
 
 
-def _attend(q: Tensor, rows: Tensor, columns: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _attend(_start: int, q: Tensor, rows: Tensor, columns: Tensor, k: Tensor, v: Tensor) -> Tensor:
     logits = q @ k.mT
     positions = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(3)
     return (logits + positions).softmax(-1) @ v

@@ -11,9 +11,8 @@ from saccade.layers.pairwise.bottleneck import RelativePosition
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.layers.widths import make_divisible
 from saccade.maps import HaloMap, Tap
-from saccade.ops.chunks import chunks
-from saccade.ops.precision import no_autocast
-from saccade.ops.recompute import CHUNK, recompute
+from saccade.ops.eager import is_eager
+from saccade.ops.recompute import attend_in_chunks
 
 
 def halo(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -32,34 +31,34 @@ def halo(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tenso
     Returns:
         Weighted means of the values, (B, heads, H, W, E).
     """
-    block, window = query.shape[-2], rows.shape[-1]
-    margin = (window - block) // 2
+    margin = (rows.shape[-1] - query.shape[-2]) // 2
     keys, values = (F.pad(x, (0, 0, *4 * [margin])) for x in (key, value))
-    logits = (
-        rows[:, :, 0].unsqueeze(-1).expand(-1, -1, -1, -1, -1, -1, window)
-    )  # as many as one row of blocks
-    step = chunks(query[:, :, :, 0, 0, 0], logits, CHUNK)[0].stop
-    parts = [*zip(*(x.split(step, dim=2) for x in (query, rows, columns)), strict=True)]
-    means = []
-    with no_autocast(query):
-        for number, part in enumerate(parts):
-            start = number * step * block
-            band = slice(start, start + part[0].shape[2] * block + 2 * margin)
-            inputs = *part, keys[:, :, band], values[:, :, band]
-            means.append(_attend(*inputs) if len(parts) == 1 else recompute(_attend, *inputs))
-    return torch.cat(means, 2)
+    band = rows[:, :, 0].unsqueeze(-1).expand(-1, -1, -1, -1, -1, -1, rows.shape[-1])  # for its size alone
+    return attend_in_chunks(_attend, (query, rows, columns), (keys, values), band).flatten(2, 3)
 
 
-def _attend(q: Tensor, rows: Tensor, columns: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return the result for rows of blocks, from the keys and values of their windows."""
+def _attend(start: int, q: Tensor, rows: Tensor, columns: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return the result of rows of blocks, (B, heads, blocks, b, W, E), from windows of padded k and v."""
     block, window = q.shape[-2], rows.shape[-1]
-    # (B, heads, blocks, blocks, D, m^2): one matrix for each window
-    keys, values = (x.unfold(2, window, block).unfold(3, window, block).flatten(5) for x in (k, v))
+    band = slice(start * block, (start + q.shape[2] - 1) * block + window)
+    keys, values = (_windows(x[:, :, band], block, window) for x in (k, v))
     logits = q.flatten(4, 5) @ keys
     positions = (rows.unsqueeze(-1) + columns.unsqueeze(-2)).flatten(4, 5).flatten(5)
     means = (logits + positions).softmax(-1) @ values.mT
-    grid: Tensor = means.unflatten(4, (block, block)).transpose(3, 4).flatten(4, 5).flatten(2, 3)
+    grid: Tensor = means.unflatten(4, (block, block)).transpose(3, 4).flatten(4, 5)
     return grid
+
+
+def _windows(x: Tensor, block: int, window: int) -> Tensor:
+    """Return the windows in a padded map (B, heads, H, W, D), (B, heads, blocks, blocks, D, m^2)."""
+    if is_eager():
+        unfolded: Tensor = x.unfold(2, window, block).unfold(3, window, block).flatten(5)
+        return unfolded
+    # The same in a form that can be exported to ONNX for maps of any size.
+    steps = torch.arange(window, device=x.device)
+    starts = (torch.arange((n - window) // block + 1, device=x.device) * block for n in x.shape[2:4])
+    y, z = (start[:, None] + steps for start in starts)
+    return x[:, :, y][:, :, :, :, z].permute(0, 1, 2, 4, 6, 3, 5).flatten(5)
 
 
 class Halo(nn.Module):

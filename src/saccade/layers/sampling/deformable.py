@@ -40,12 +40,13 @@ def deformable(query: Tensor, key: Tensor, value: Tensor, points: Tensor, table:
     tables = (
         table.to(points.dtype).unflatten(0, (points.shape[1], -1)).expand(points.shape[0], -1, -1, -1, -1)
     )
-    with no_autocast(query):
-        sliced = queries.to(key.dtype), places[None, None]
-        return attend_in_chunks(_attend, sliced, (key, value, points, tables), key[..., 0])
+    sliced = queries.to(key.dtype), places[None, None]
+    return attend_in_chunks(_attend, sliced, (key, value, points, tables), key[..., 0])
 
 
-def _attend(q: Tensor, places: Tensor, k: Tensor, v: Tensor, points: Tensor, tables: Tensor) -> Tensor:
+def _attend(
+    _start: int, q: Tensor, places: Tensor, k: Tensor, v: Tensor, points: Tensor, tables: Tensor
+) -> Tensor:
     distances = (
         places[0, 0].unsqueeze(1) - points.flatten(0, 1).unsqueeze(1)
     ) / 2  # (B groups, queries, n, 2)
