@@ -53,7 +53,7 @@ def test_the_weights_of_a_file_are_loaded(name: str, kind: str, tmp_path: Path) 
 def test_a_head_of_another_number_of_classes_stays_random(name: str, head: str, tmp_path: Path) -> None:
     weights = states(name)
     torch.save(weights, tmp_path / "weights.pth")
-    with pytest.warns(UserWarning, match="the head is initialized randomly") as caught:
+    with pytest.warns(UserWarning, match="which is initialized randomly") as caught:
         model = load_backbone(name, classes=7, pretrained=str(tmp_path / "weights.pth"))
     (warning,) = caught
     assert f"'{head}.weight' has the shape (5, " in str(warning.message)
@@ -68,7 +68,7 @@ def test_features_without_a_head_are_a_head_of_another_kind(missing: str, tmp_pa
     body = [key for key in weights if not key.startswith("fc.")]
     of_file = {key: weights[key] for key in body} if missing == "the file" else weights
     torch.save(of_file, tmp_path / "weights.pth")
-    with pytest.warns(UserWarning, match="the head is initialized randomly"):
+    with pytest.warns(UserWarning, match="which is initialized randomly"):
         model = load_backbone(
             NETWORK,
             classes=0 if missing == "the model" else 5,
@@ -170,7 +170,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
 def test_the_tensors_of_the_package_are_in_the_order_of_the_network(wheel: dict[str, Tensor]) -> None:
     assert equal(load_backbone(WHEEL, pretrained="wheel"), wheel)
     assert equal(load_backbone("tf_efficientnet_lite0", pretrained="wheel"), wheel)
-    with pytest.warns(UserWarning, match="the head is initialized randomly"):
+    with pytest.warns(UserWarning, match="which is initialized randomly"):
         model = load_backbone("timm:efficientnet_lite0", classes=7, pretrained="wheel")
     assert equal(model, wheel, [key for key in wheel if not key.startswith("classifier.")])
 

@@ -75,7 +75,7 @@ def test_versioned_models_are_loaded_as_they_are(tmp_path: Path) -> None:
     weights = written(tmp_path / "weights.pth", 5, "mnasnet0_5")
     values = {"backbone": "mnasnet0_5", "pretrained": str(tmp_path / "weights.pth")}
     recipe = Recipe(task=TASK, freeze=True, epochs=1, batch_size=10, **values)  # type: ignore[arg-type]
-    with pytest.warns(UserWarning, match="the head is initialized randomly"):
+    with pytest.warns(UserWarning, match="which is initialized randomly"):
         train(recipe, tmp_path / "run")
     state = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["state_dict"]
     body = [name for name in weights if not name.startswith("classifier.")]

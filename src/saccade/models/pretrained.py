@@ -51,8 +51,8 @@ def load_weights(model: nn.Module, name: str, source: str) -> None:
     )
     if differences:
         weights = {key: weight for key, weight in weights.items() if key not in head}
-        reason = f"the head of pretrained={source!r} does not fit: {join_differences(differences)}"
-        warnings.warn(f"{name}: the head is initialized randomly, since {reason}", stacklevel=3)
+        problem = f"pretrained={source!r} does not fit the head, which is initialized randomly"
+        warnings.warn(f"{name}: {problem}: {join_differences(differences)}", stacklevel=3)
     overwrite_state(model, weights)
 
 

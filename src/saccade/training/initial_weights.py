@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -49,7 +50,8 @@ def load_initial_weights(classifier: Classifier) -> None:
     if recipe.init_from is not None:
         weights = _load_run(recipe.init_from)
     elif recipe.pretrained:
-        weights = _load_library(classifier)
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # `prepare` has warned
+            weights = _load_library(classifier)
     else:
         return
     body = _without_head(classifier, weights)
