@@ -49,7 +49,7 @@ def mechanisms(domain: Domain | None = None) -> list[str]:
         >>> "cbam" in sc.mechanisms()
         True
         >>> sc.mechanisms(domain="spatial")
-        ['attention_gate', 'global_context', 'lka', 'spatial_gate']
+        ['attention_gate', 'ela', 'global_context', 'gnconv', 'lka', 'sge', 'spatial_gate', 'strip_pooling']
     """
     added = {*_registered, *plugins.names(_GROUP, _built_in())}
     if domain is None:

@@ -8,7 +8,6 @@ import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import accumulate
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -17,9 +16,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from saccade._torch import FEATURE_LAYERS, WeakTensorKeyDictionary, has_torch_fast_path, tensors_in
-from saccade.maps import AttentionMap, ChannelMap, PairwiseMap, SpatialMap, TokenMap
-from saccade.recording.adapters.multihead import multihead_map
+from saccade.maps import AttentionMap, PairwiseMap, SpatialMap
 from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes, mask_to_bias
+from saccade.recording.captured_maps import agrees, channel_map, functional_map, window_map
 from saccade.recording.operations import (
     EINSUM,
     FOLLOWED,
@@ -36,7 +35,6 @@ _FUSED = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 _FUNCTIONAL = inspect.signature(F.multi_head_attention_forward)
 _HEADS = ("num_heads", "heads", "num_attention_heads", "n_heads", "nhead")  # attributes of modules
 _MOST_WEIGHTS = 1 << 26  # larger matrices of weights are kept as their column means
-_TOLERANCE = 1e-2  # of factors, relative to the largest weight of a row
 
 _NAME = re.compile("attention|attn|attend", re.IGNORECASE)
 
@@ -155,7 +153,7 @@ class Capture(TorchFunctionMode):
             self._publish(lambda site: self._fused_map(site, given))
         elif func is F.multi_head_attention_forward:
             given = _FUNCTIONAL.bind(*args, **kwargs).arguments
-            self._publish(lambda site: _functional_map(site, given))
+            self._publish(lambda site: functional_map(site, given))
         elif func in MATMUL or func in EINSUM:
             operands = tensors_in((args, kwargs))
             if len(operands) != 2:
@@ -230,9 +228,7 @@ class Capture(TorchFunctionMode):
         """Return the map of an attention from its factors or, if these are unknown, from its weights."""
         attention: PairwiseMap | None = None
         shaped = weights if logits is None else logits.queries
-        build = (
-            _window_map if shaped is not None and self.has_windows(shaped, site.module) else site.build_map
-        )
+        build = window_map if shaped is not None and self.has_windows(shaped, site.module) else site.build_map
         if logits is not None:
             queries, keys = (self._heads(x) for x in (logits.queries, logits.keys))
             if queries.shape[:2] == keys.shape[:2] and queries.shape[-1] == keys.shape[-1]:
@@ -240,7 +236,7 @@ class Capture(TorchFunctionMode):
                 attention = build(queries, keys, logits.scale, bias)
         if weights is not None:
             known = self._heads(weights)
-            if attention is None or not _agrees(attention, known):
+            if attention is None or not agrees(attention, known):
                 if known.numel() > _MOST_WEIGHTS:
                     extra, _, grid = site.split(known.shape[3])
                     return SpatialMap(known.mean((1, 2))[:, extra:].reshape(-1, *grid))
@@ -251,7 +247,7 @@ class Capture(TorchFunctionMode):
                 attention = build(*empty, 1.0, known.log())  # softmax(0 + log a) = a
         if attention is None:
             raise ValueError("queries and keys do not fit together")
-        return _channel_map(attention, values, site) or attention
+        return channel_map(attention, values, site) or attention
 
     def has_windows(self, x: Tensor, module: Any) -> bool:
         """Return whether queries, or weights, (..., N, D) hold several groups of tokens for each image."""
@@ -278,53 +274,3 @@ class Capture(TorchFunctionMode):
         if leading == queries.shape[:2]:
             return bias
         return bias.expand(*leading, *bias.shape[-2:]).reshape(*queries.shape[:2], *bias.shape[-2:])
-
-
-def _window_map(queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None) -> TokenMap:
-    """Return the map of windows, whose places in the image are unknown: one row of positions per window."""
-    shapes = queries.shape[2:3], keys.shape[2:3]
-    return TokenMap(queries, keys, scale, *shapes, queries[:, :, :0], keys[:, :, :0], bias)
-
-
-def _agrees(attention: PairwiseMap, weights: Tensor) -> bool:
-    """Return whether factors give the weights that the model has computed, in three rows of several heads."""
-    tokens, (heads, count) = attention.tokens(), weights.shape[1:3]
-    rows = ((0, 0), (count // 2, heads - 1), (count - 1, heads // 2))
-    return all(
-        bool((tokens.attention_from(x=x, head=head) - row).abs().max() <= _TOLERANCE * row.max())
-        for x, head in rows
-        for row in [weights[:, head, x]]
-    )
-
-
-def _channel_map(attention: PairwiseMap, values: Tensor, site: AttentionSite) -> ChannelMap | None:
-    """Return the map of attention between channels, whose values are (..., channels, positions)."""
-    tokens = attention.tokens()
-    batch, heads = tokens.queries.shape[:2]
-    channels, positions = tokens.key_shape[0], values.shape[-1]
-    widths = {parameter.shape[1] for parameter in site.module.parameters() if parameter.ndim > 1}
-    is_square = tokens.query_shape == (channels,) and values.shape[-2] == channels
-    is_of_positions = channels in site.features or positions not in site.features
-    if not is_square or is_of_positions or heads * channels not in widths - {heads * positions}:
-        return None
-    received = torch.stack([tokens.attention_received(head) for head in range(heads)], 1)
-    features = values.detach().reshape(batch, heads * channels, *site.features.grid(positions))
-    return ChannelMap.of(received.reshape(batch, -1).to(features), features)
-
-
-def _functional_map(site: AttentionSite, given: dict[str, Any]) -> AttentionMap:
-    """Return the map of a call of `F.multi_head_attention_forward`, from its arguments."""
-    heads = given["num_heads"]
-    module = SimpleNamespace(
-        num_heads=heads,
-        head_dim=given["embed_dim_to_check"] // heads,
-        batch_first=False,
-        in_proj_weight=None if given.get("use_separate_proj_weight") else given["in_proj_weight"],
-        in_proj_bias=given["in_proj_bias"],
-        q_proj_weight=given.get("q_proj_weight"),
-        k_proj_weight=given.get("k_proj_weight"),
-        bias_k=given["bias_k"],
-        add_zero_attn=given["add_zero_attn"],
-    )
-    masks = given.get("attn_mask"), given.get("key_padding_mask")
-    return multihead_map(module, given["query"], given["key"], masks, site)

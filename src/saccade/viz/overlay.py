@@ -63,7 +63,7 @@ def fixation_points(attention: FixationMap, image: int) -> Points:
 
 
 def sink_points(attention: PairwiseMap) -> tuple[list[Points], list[float]]:
-    """Return the centers of the positions that are attention sinks, (n, 2) for each image, and their share."""
+    """Return the centers of the attention sinks of each image, (n, 2), and the share that they receive."""
     sinks = attention.sinks()
     rows, columns = attention.key_shape
     extra = sinks.tokens.shape[1] - rows * columns
