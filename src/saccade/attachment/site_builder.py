@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from saccade.attachment.site import Site, Start
 from saccade.errors import BadOption, BadShape, SaccadeError
 from saccade.grammar import check_options, merge_options
+from saccade.layers.aliases import resolve_alias
 from saccade.layers.registry import create, spec, specs
 from saccade.layers.spec import Spec
 
@@ -28,7 +29,7 @@ class SiteBuilder:
     """Builds a mechanism for one place after another. Places of the same shape are measured once."""
 
     def __init__(self, text: str, options: Mapping[str, Any]) -> None:
-        self.name, self.options = merge_options(text, options)
+        self.name, self.options = resolve_alias(*merge_options(text, options))
         check_options(self.name, self.options, [option.name for option in spec(self.name).options])
         self._measurements: dict[object, tuple[Start, int, int]] = {}
 
