@@ -31,6 +31,7 @@ MARKED = {
         "attachment/test_survival.py",
         "search/test_search.py",
         "search/test_study.py::test_a_trial_of_a_process",
+        "search/test_study.py::test_a_process_takes",
         "test_browser_setup.py",
         "test_house.py::test_importing",
         "test_house.py::test_the_wheel",

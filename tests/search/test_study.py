@@ -12,15 +12,28 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import optuna
 import pytest
 
 from saccade.errors import BadRun
-from saccade.results import BASELINE, SCHEMA, SearchSpace
+from saccade.results import BASELINE, SCHEMA, SearchRun, SearchSpace
 from saccade.search import Budget, Study, open_study
 from saccade.search.finalists import best_candidates
 from support.errors import raises
 
 EPOCHS = 9
+ROOT = Path(__file__).parents[2]
+#: A process that asks for the first trial and is killed.
+KILLED = """
+    import os, sys
+    from pathlib import Path
+    sys.path.insert(0, "tests")
+    from search.test_study import EPOCHS, make_space, open_study
+    with open_study(Path(sys.argv[1]), make_space(2, 1), EPOCHS) as study:
+        assert study.worker == 2
+        study.ask()
+        os.kill(os.getpid(), 9)
+"""
 
 
 def make_space(mechanisms: int, places: int) -> SearchSpace:
@@ -136,9 +149,8 @@ def test_a_trial_of_a_process_that_is_gone_is_given_to_the_next(tmp_path: Path) 
             print(name, flush=True)
             os.kill(os.getpid(), 9)
     """
-    root = Path(__file__).parents[2]
     command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
-    killed = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    killed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert killed.returncode == -9, killed.stderr
     name = killed.stdout.split()[-1]
     with open_study(tmp_path, make_space(4, 3), EPOCHS) as study:
@@ -150,6 +162,47 @@ def test_a_trial_of_a_process_that_is_gone_is_given_to_the_next(tmp_path: Path) 
         (run,) = [run for run in study.runs() if run["attention"] == name]
         assert run["seconds"] == 7.0  # with those of the killed process
         assert study.spent("runs") == pytest.approx((EPOCHS + 1) / EPOCHS)
+
+
+def test_a_process_takes_the_trial_of_another_that_was_killed_beside_it(tmp_path: Path) -> None:
+    space = make_space(2, 1)
+    with open_study(tmp_path, space, EPOCHS) as study:
+        killed = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(KILLED), str(tmp_path)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert killed.returncode == -9, killed.stderr
+        assert not study.others_train()
+        assert study.ask() == (1, BASELINE)  # 0 was the trial of the other process
+
+
+def test_a_trial_that_belongs_to_no_process_is_released(tmp_path: Path) -> None:
+    """As after a kill between two statements of `ask`."""
+    with open_study(tmp_path, make_space(2, 1), EPOCHS) as study:
+        optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / 'study.db'}").ask()
+        assert not study.others_train()
+        assert [run_one(study), run_one(study), run_one(study)] == [BASELINE, "m1@0", None]
+
+
+def test_candidates_are_ranked_by_epochs_then_error_then_flops() -> None:
+    space = make_space(4, 1)
+    candidates = {one["attention"]: one for one in space["candidates"]}
+    results = {"m0@0": (3, 0.1), "m1@0": (9, 0.3), "m2@0": (9, 0.2), "m3@0": (9, 0.3)}
+    runs: list[SearchRun] = [
+        {
+            "attention": name,
+            "state": "complete" if epochs == 9 else "stopped",
+            "epochs": epochs,
+            "error": error,
+            "first_error": error,
+            "seconds": 1.0,
+            "reason": None,
+        }
+        for name, (epochs, error) in reversed(results.items())
+    ]
+    assert best_candidates(runs, candidates) == ["m2@0", "m1@0", "m3@0", "m0@0"]
 
 
 def test_two_studies_in_one_folder_never_choose_the_same(tmp_path: Path) -> None:
