@@ -16,7 +16,7 @@ BEGIN, END = "<!-- layers: docs/architecture.py writes them -->", "<!-- end of l
 #: What a layer contains. Layers without an entry are described in the tree of the page.
 CONTENTS = {
     "cli": "commands; each imports what it needs when it runs",
-    "experiments | viz": "grids of runs; figures and pages",
+    "experiments | sharing | viz": "grids of runs; models as folders; figures and pages",
     "training": "plans become runs",
     "results": "files on disk, statistics",
     "config": "recipes become plans",

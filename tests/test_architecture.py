@@ -39,6 +39,7 @@ NEEDED = {
     "training": "train",
     "training/loggers.py": "loggers",
     "integrations/transformers.py": "huggingface",
+    "sharing": "vision",
     "experiments": "train",
     "experiments/executors/ray.py": "cluster",
     "viz": "report",
