@@ -15,6 +15,9 @@ from saccade.errors import BadOption, UnknownName
 from saccade.grammar import check_options, parse
 
 _PLAIN = (bool, int, float, str, type(None))
+#: Arguments of `load_backbone` that are no options of a constructor; `pretrained` downloads.
+_RESERVED = {"classes", "name", "pretrained"}
+_RESERVED_REASON = "the weights come from the folder, and num_classes sets the outputs"
 #: Attributes of modules that change no result in evaluation mode, or that differ between equal modules.
 _IGNORED = {"training", "grad_checkpointing", "is_removed"}
 
@@ -41,9 +44,9 @@ class Backbone:
         if source not in SOURCES:
             expected = f"begins with neither {', '.join(f'{name}:' for name in SOURCES)} nor saccade:"
             raise BadOption.of("backbone", f"{self.name!r} {expected}", backbone=self.name)
-        if "classes" in self.options:
-            message = f"{self.name}: the option classes is called num_classes in {source}"
-            raise BadOption(message, owner=self.name, option="classes", value=self.options["classes"])
+        for option in _RESERVED & self.options.keys():
+            message = f"{self.name}: the option {option} is not supported; {_RESERVED_REASON}"
+            raise BadOption(message, owner=self.name, option=option, value=self.options[option])
         return load_backbone(self.name, **self.options)
 
 
@@ -67,9 +70,8 @@ def find_backbone(model: nn.Module) -> Backbone | None:
         >>> find_backbone(timm.create_model("resnet18", num_classes=5, in_chans=1))
         Backbone(name='timm:resnet18', options={'num_classes': 5, 'in_chans': 1})
     """
-    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
-    architecture = config.get("architecture") if isinstance(config, Mapping) else None
-    if not isinstance(architecture, str):
+    config: Any = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    if not isinstance(config, Mapping) or not isinstance(architecture := config.get("architecture"), str):
         return None
     options = {}
     if isinstance(classes := getattr(model, "num_classes", None), int):

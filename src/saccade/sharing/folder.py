@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -148,7 +149,7 @@ def load(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
     return _with_weights(rebuilt, weights)
 
 
-def _build(backbone: Backbone, attachments: list[Mapping[str, object]]) -> nn.Module:
+def _build(backbone: Backbone, attachments: Sequence[Mapping[str, Any]]) -> nn.Module:
     """Build a backbone with its attention, without changing the random state."""
     with torch.random.fork_rng(devices=()):
         model = backbone.build()
