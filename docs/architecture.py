@@ -17,7 +17,7 @@ BEGIN, END = "<!-- layers: docs/architecture.py writes them -->", "<!-- end of l
 CONTENTS = {
     "cli": "commands; each imports what it needs when it runs",
     "search": "which attention, where",
-    "experiments | viz": "grids of runs; figures and pages",
+    "experiments | sharing | viz": "grids of runs; models as folders; figures and pages",
     "training": "plans become runs",
     "results": "files on disk, statistics",
     "config": "recipes become plans",

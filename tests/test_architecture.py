@@ -40,6 +40,7 @@ NEEDED = {
     "training": "train",
     "training/loggers.py": "loggers",
     "integrations/transformers.py": "huggingface",
+    "sharing": "vision",
     "experiments": "train",
     "search": "search",
     "experiments/executors/ray.py": "cluster",

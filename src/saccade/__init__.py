@@ -38,11 +38,13 @@ __all__ = [
     "create",
     "detach",
     "fuse",
+    "load",
     "look",
     "mechanisms",
     "record",
     "register",
     "repair",
+    "save",
     "sites",
     "spec",
 ]
@@ -86,13 +88,23 @@ if TYPE_CHECKING:
         WindowMap,
     )
     from saccade.recording import Maps, record
+    from saccade.sharing import load, save
     from saccade.viz import look
 else:
     import importlib
 
     # Modules with public names, in the order of their cost: `saccade --help` needs no torch, and the core
     # neither draws nor trains.
-    _MODULES = ("errors", "maps", "layers.spec", "layers.registry", "attachment", "recording", "viz")
+    _MODULES = (
+        "errors",
+        "maps",
+        "layers.spec",
+        "layers.registry",
+        "attachment",
+        "recording",
+        "sharing",
+        "viz",
+    )
 
     def __getattr__(name: str) -> Any:
         """Import a public name, or a package, at its first use."""

@@ -1,5 +1,6 @@
 """Attachment: insert attention into any model, and remove it again."""
 
+from saccade.attachment.description import describe_attachments, restore_attachments
 from saccade.attachment.fusion import fuse
 from saccade.attachment.hooks import Attached
 from saccade.attachment.insertion import attach
@@ -20,10 +21,12 @@ __all__ = [
     "Sites",
     "attach",
     "attached",
+    "describe_attachments",
     "detach",
     "fuse",
     "move_attention",
     "repair",
+    "restore_attachments",
     "sites",
     "trace_forward",
 ]

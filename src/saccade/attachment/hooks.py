@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -22,6 +23,15 @@ from saccade.errors import BadOption, BadShape
 from saccade.model_state import preserve_state
 
 Place = Literal["input", "output"]
+
+
+@dataclass(frozen=True)
+class Construction:
+    """The arguments of `saccade.create` that build a mechanism."""
+
+    name: str
+    channels: int
+    options: Mapping[str, Any]
 
 
 class Attached(nn.Module):
@@ -39,6 +49,7 @@ class Attached(nn.Module):
             mechanism of maps `(B, C, H, W)` on the features `(B, H, W, C)` of Swin.
         grid: The grid of tokens x for a mechanism of maps, or one of the same proportions.
         extra: The number of first tokens that have no place in the grid and that A does not see.
+        construction: How the mechanism was built, for `describe_attachments`; None if that is unknown.
     """
 
     def __init__(
@@ -50,6 +61,7 @@ class Attached(nn.Module):
         move_last_axis: bool = False,
         grid: tuple[int, ...] | None = None,
         extra: int = 0,
+        construction: Construction | None = None,
     ) -> None:
         super().__init__()
         self.mechanism = mechanism
@@ -58,6 +70,7 @@ class Attached(nn.Module):
         self.move_last_axis = move_last_axis
         self.grid = grid
         self.extra = extra
+        self.construction = construction
         self.is_removed = False  # `detach` removed it, so that its guard does not miss it
 
     def forward(self, x: Any) -> Any:

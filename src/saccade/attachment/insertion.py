@@ -187,7 +187,7 @@ def _planned(
         if not skip_unfit:
             raise
         return replace(candidate, site=replace(candidate.site, refused=str(error))), None
-    mechanism, layout = builder.build(candidate.site)
+    mechanism, layout, built = builder.build(candidate.site)
     grid = candidate.site.grid if layout == "grid" else None
     attached = Attached(
         mechanism,
@@ -196,6 +196,7 @@ def _planned(
         move_last_axis=candidate.site.channels_last == (layout != "sequence"),
         grid=grid,
         extra=candidate.site.shape[1] - prod(grid) if grid else 0,
+        construction=built,
     )
     parameters = sum(p.numel() for p in attached.parameters())
     site = replace(candidate.site, parameters=parameters, flops=flops, start=start if identity else "paper")

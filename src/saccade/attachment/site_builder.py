@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from saccade.attachment.hooks import Construction
 from saccade.attachment.site import Site, Start
 from saccade.errors import BadOption, BadShape, SaccadeError
 from saccade.grammar import check_options, merge_options
@@ -33,15 +34,17 @@ class SiteBuilder:
         check_options(self.name, self.options, [option.name for option in spec(self.name).options])
         self._measurements: dict[object, tuple[Start, int, int]] = {}
 
-    def build(self, site: Site) -> tuple[nn.Module, Layout]:
-        """Return a mechanism for a place, and the layout that it takes.
+    def build(self, site: Site) -> tuple[nn.Module, Layout, Construction]:
+        """Return a mechanism for a place, the layout that it takes, and how it was built.
 
         Raises:
             BadOption: With the path of the place, if the mechanism does not take such features.
         """
         with _errors_at(site.path):
             needed, layout = self._layout(site)
-            return create(self.name, site.channels, **{**needed, **self.options}), layout
+            construction = Construction(self.name, site.channels, {**needed, **self.options})
+            mechanism = create(construction.name, construction.channels, **construction.options)
+            return mechanism, layout, construction
 
     def measure(self, site: Site) -> tuple[Start, int, int]:
         """Return the output of the mechanism at initialization, its number of parameters, and its FLOPs.
@@ -55,7 +58,7 @@ class SiteBuilder:
 
         key = site.shape, site.grid
         if key not in self._measurements:
-            module, layout = self.build(site)
+            module, layout, _ = self.build(site)
             extents = site.grid if layout == "grid" and site.grid else site.shape[1:]
             x = torch.randn(
                 (2, *extents, site.channels) if layout == "sequence" else (2, site.channels, *extents)
