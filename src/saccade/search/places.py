@@ -24,6 +24,8 @@ def find_places(network: nn.Module, all_sites: Sites, where: Sequence[str]) -> d
         UnknownName: A place is neither a kind nor made of the paths of sites.
 
     Example:
+        >>> import torch
+        >>> from saccade.attachment import sites
         >>> from saccade.models import SmallCNN
         >>> network = SmallCNN(2)
         >>> [*find_places(network, sites(network, torch.zeros(1, 3, 32, 32)), ["stage"])]
