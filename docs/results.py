@@ -349,6 +349,21 @@ def networks(result: Result) -> list[str]:
     ]
 
 
+def search(result: Result) -> list[str]:
+    rows = result["results"]
+    budgets = list(rows[0]["found"])
+    return [
+        f"{result['studies']} simulated studies of {result['mechanisms']} mechanisms at {result['places']} "
+        "places with a known, synthetic truth: the share in which the best candidate within one standard "
+        f"error ({result['standard_error']}) is among the finalists, by the number of runs. See "
+        "[Search](search.md).",
+        *table(
+            ["strategy", *(f"{budget} runs" for budget in budgets)],
+            ([row["strategy"], *(f"{100 * row['found'][b]:.0f}%" for b in budgets)] for row in rows),
+        ),
+    ]
+
+
 def loader(result: Result) -> list[str]:
     rows = (
         (
@@ -423,6 +438,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
     "fine-tune": ("Attention in a trained network", fine_tune),
     "attach-scale": ("The scale of features at the start", attach_scale),
     "mechanisms-cpu": ("Speed on a CPU", mechanisms),
+    "search": ("Runs that a search needs", search),
     "networks": ("Attention of other libraries", networks),
     "explanations": ("Explanations of a class", explanations),
     "loader-cpu": ("Data loader throughput", loader),
