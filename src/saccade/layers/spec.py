@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from saccade.layers.dims import AXES
 from saccade.maps import AttentionMap
 
 Domain = Literal[
@@ -140,8 +141,7 @@ class Spec:
     @property
     def dims(self) -> tuple[int, ...]:
         """The accepted numbers of spatial axes, for example 2 for (B, C, H, W)."""
-        shapes = {1: "B C W", 2: "B C H W", 3: "B C T H W"}
-        return tuple(dims for dims, shape in shapes.items() if self._takes(shape))
+        return tuple(dims for dims, shape in AXES.items() if self._takes(shape))
 
     @property
     def drop_in(self) -> bool:
