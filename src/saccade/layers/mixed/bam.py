@@ -145,7 +145,7 @@ SPEC = Spec(
         Example("B C H W"),
         Example("B C H W", {"reduction": 4, "dilation": 2, "dilated_convs": 1, "combine": "add"}),
         Example("B C W", {"dims": 1}),
-        Example("B C T H W", {"dims": 3, "dilation": 2}),
+        Example("B C T H W", {"dims": 3}),
     ),
     maps=(ChannelMap, SpatialMap),
     flow="x -> [[channel MLP | dilated convs] -> product -> 1 + sigmoid | ] -> multiply -> y",

@@ -101,7 +101,7 @@ SPEC = Spec(
         Example("B C H W", {"reduction": 4, "kernel_size": 3, "pools": ("max",)}),
         Example("B C H W", {"spatial": False}),
         Example("B C W", {"dims": 1}),
-        Example("B C T H W", {"dims": 3, "kernel_size": 3}),
+        Example("B C T H W", {"dims": 3}),
     ),
     maps=(ChannelMap, SpatialMap),
     flow="x -> [channel gate | ] -> multiply -> [spatial gate | ] -> multiply -> y",

@@ -181,6 +181,7 @@ SPEC = Spec(
         Example("B C H W", {"reduction": 4, "value_reduction": 3, "bias": False}),
         Example("B C H W", {"value_reduction": 2, "spectral_norm": True, "sub_sample": True, "bias": False}),
         Example("B C W", {"dims": 1}),
+        Example("B C T H W", {"dims": 3}),
         Example("B C T H W", {"dims": 3, "value_reduction": 2, "spectral_norm": True, "sub_sample": True}),
     ),
     maps=(PairwiseMap,),

@@ -106,7 +106,7 @@ SPEC = Spec(
         Example("B C H W"),
         Example("B C H W", {"kernel_size": 3, "batch_norm": False, "relu": True}),
         Example("B C W", {"dims": 1}),
-        Example("B C T H W", {"dims": 3, "kernel_size": 5}),
+        Example("B C T H W", {"dims": 3}),
     ),
     maps=(SpatialMap,),
     flow="x -> [[maximum over channels | mean] -> conv kxk, BN -> sigmoid | ] -> multiply -> y",
