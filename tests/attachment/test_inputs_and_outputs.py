@@ -282,3 +282,22 @@ def test_tokens_of_another_order_have_no_grid() -> None:
     assert [site.grid for site in sc.sites(model, x).of("residual")] == [None]
     with raises(sc.BadOption, owner="cbam", option="shape", value=(16, 17)):
         sc.attach(model, "cbam", example_inputs=x)
+    plan = sc.attach(model, "cbam", example_inputs=x, dims=1, reduction=4)  # a sequence, as the user says
+    assert [site.shape for site in plan] == [(16, 17)]
+    with sc.record(model) as maps:
+        model(x)
+    assert maps["mlp.attention.mechanism.spatial"].saliency().shape == (2, 17)
+    sc.detach(model)
+    sc.attach(model, "self_attention", example_inputs=x)  # all pairs, in any order
+    assert model.get_parameter("mlp.attention.mechanism.query.weight").ndim == 3
+
+
+def test_dims_choose_between_the_grid_and_the_sequence() -> None:
+    model, x = vit(), torch.randn(2, 3, 32, 48)
+    for options, axes in (({}, 4), ({"dims": 2}, 4), ({"dims": 1}, 3)):
+        sc.attach(model, "non_local", example_inputs=x, **options)
+        inserted: Any = model.get_submodule("blocks.0.attn.attention")
+        assert (inserted.grid, inserted.mechanism.theta.weight.ndim) == ((4, 6) if axes == 4 else None, axes)
+        sc.detach(model)
+    with raises(sc.BadOption, owner="non_local", option="shape", value=(32, 25, 1)):
+        sc.attach(model, "non_local", example_inputs=x, dims=3)

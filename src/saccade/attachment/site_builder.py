@@ -70,7 +70,7 @@ class SiteBuilder:
                 self._measurements[key] = _start(x, outputs), parameters, flops(module, x[:1])
         return self._measurements[key]
 
-    def _layout(self, site: Site) -> tuple[dict[str, Any], Layout]:
+    def _layout(self, site: Site) -> tuple[Mapping[str, Any], Layout]:
         """Return the options that the features of a place need, and the layout that the mechanism takes."""
         for axes, layout in _layouts(site, spec(self.name), self.options.get("dims")):
             needed = spec(self.name).options_for(axes)

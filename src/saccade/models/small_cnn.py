@@ -55,7 +55,7 @@ class SlottedCNN(nn.Module):
             return choice(channels)
         name, options = parse(choice) if isinstance(choice, str) else choice
         if slot == self.pool:
-            needed = {} if pools(name, self.pooled) else None
+            needed: Mapping[str, object] | None = {} if pools(name, self.pooled) else None
             purpose = f"pool ({', '.join(self.pooled.split())}) -> (B, C)"
         else:
             needed = spec(name).options_for(AXES[self.dims])
