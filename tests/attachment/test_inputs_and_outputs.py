@@ -299,5 +299,5 @@ def test_dims_choose_between_the_grid_and_the_sequence() -> None:
         inserted: Any = model.get_submodule("blocks.0.attn.attention")
         assert (inserted.grid, inserted.mechanism.theta.weight.ndim) == ((4, 6) if axes == 4 else None, axes)
         sc.detach(model)
-    with raises(sc.BadOption, owner="non_local", option="shape", value=(32, 25, 1)):
+    with raises(sc.BadOption, owner="non_local", option="shape", value=(2, 32, 4, 6)):
         sc.attach(model, "non_local", example_inputs=x, dims=3)
