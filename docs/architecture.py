@@ -16,6 +16,7 @@ BEGIN, END = "<!-- layers: docs/architecture.py writes them -->", "<!-- end of l
 #: What a layer contains. Layers without an entry are described in the tree of the page.
 CONTENTS = {
     "cli": "commands; each imports what it needs when it runs",
+    "search": "which attention, where",
     "experiments | viz": "grids of runs; figures and pages",
     "training": "plans become runs",
     "results": "files on disk, statistics",

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 import saccade as sc
+from saccade.layers.aliases import aliases_of
 from saccade.layers.describe import draw, inputs, options
 from saccade.layers.spec import Domain
 
@@ -64,6 +65,9 @@ def section(spec: sc.Spec) -> list[str]:
     if spec.flow:
         lines += ["```", draw(spec.flow), "```", ""]
     lines += ["Inputs:", "", *(f"- `{line}`" for line in inputs(spec)), ""]
+    if aliases := aliases_of(spec.name):
+        lines += ["Aliases, as in timm's `create_attn`, which set options and not timm's widths:", ""]
+        lines += [*(f"- `{alias}`" for alias in aliases), ""]
     if spec.options:
         listed = (
             f"- `{option}`" + (f", one of `{choices}`" if choices else "")

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from saccade.results import SCHEMA, schema
+from saccade.results import SCHEMA, schema, search_schema
 
 PAGE = Path(__file__).parent / "file-formats.md"
 
@@ -24,8 +24,8 @@ All formats are JSON with schema number {SCHEMA}. Files with another number are 
 atomically, so a reader never sees an incomplete one. Errors and other shares are fractions, not percentages.
 
 The leaderboard of `results.json` is also written to `leaderboard.csv`: nested keys are joined with `_`, for
-example `error_low`. `saccade.results.read_run_info`, `read_run_result` and `read_comparison` read and
-validate the files.
+example `error_low`. `saccade.results.read_run_info`, `read_run_result`, `read_comparison`, `read_search` and
+`read_space` read and validate the files.
 """
 
 FILES = {
@@ -33,6 +33,8 @@ FILES = {
     "result.json": schema.RunResult,
     "results.json": schema.ComparisonResults,
     "saccade evaluate --json": schema.Evaluation,
+    "search.json": search_schema.SearchResults,
+    "space.json": search_schema.SearchSpace,
 }
 
 

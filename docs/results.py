@@ -320,6 +320,35 @@ def explanations(result: Result) -> list[str]:
     ]
 
 
+def networks(result: Result) -> list[str]:
+    def explained(row: Result) -> str:
+        names = [name for name in ("relevance", "legrad") if row[name] is True]
+        return ", ".join(f"`{name}`" for name in names)
+
+    rows = result["rows"]
+    ran, seen = sum(row["operations"] for row in rows), sum(row["pairs"] for row in rows)
+    return [
+        f"{len(rows)} networks of other libraries with random weights, most of them small. *Ran* counts "
+        "fused attention calls and softmaxes over keys in a forward pass, *recorded* the maps of pairs of "
+        "positions, *other maps* those of channels and gates, *unseen* the layers that `maps.unseen` names. "
+        f"In all: {ran} ran, {seen} recorded. The outputs are the same bit for bit with and without `record` "
+        f"in {sum(row['identical'] for row in rows)} of {len(rows)} networks. *Look* is the method that "
+        "`sc.look` chooses; *explained by* lists the explanations by attention that the network has.",
+        *table(
+            ["network", "ran", "recorded", "other maps", "unseen", "look", "explained by"],
+            (
+                [
+                    f"{row['library']} {row['network']}",
+                    *(str(row[key]) for key in ("operations", "pairs", "gates", "unseen")),
+                    str(row["look"]),
+                    explained(row),
+                ]
+                for row in rows
+            ),
+        ),
+    ]
+
+
 def loader(result: Result) -> list[str]:
     rows = (
         (
@@ -394,6 +423,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
     "fine-tune": ("Attention in a trained network", fine_tune),
     "attach-scale": ("The scale of features at the start", attach_scale),
     "mechanisms-cpu": ("Speed on a CPU", mechanisms),
+    "networks": ("Attention of other libraries", networks),
     "explanations": ("Explanations of a class", explanations),
     "loader-cpu": ("Data loader throughput", loader),
     "pairwise-cpu": ("Memory and time of attention between positions", pairwise),

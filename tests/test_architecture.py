@@ -32,6 +32,7 @@ NEEDED = {
     "attribution": "report",
     "metrics": "vision",
     "models": "vision",
+    "models/pretrained.py": "pretrained",
     "data": "vision",
     "data/huggingface.py": "huggingface",
     "config": "train",
@@ -40,6 +41,7 @@ NEEDED = {
     "training/loggers.py": "loggers",
     "integrations/transformers.py": "huggingface",
     "experiments": "train",
+    "search": "search",
     "experiments/executors/ray.py": "cluster",
     "viz": "report",
     "cli": "train",
@@ -111,6 +113,8 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
         ("experiments/grid.py", "import lightning.pytorch", "lightning"),
         ("training/run.py", "import ray", "ray"),
         ("metrics/checks.py", "from captum.attr import LayerGradCam", "captum"),
+        ("experiments/grid.py", "import optuna", "search"),
+        ("experiments/grid.py", "from saccade.search import search", "layers"),
     ],
 )
 def test_the_contract_sees_a_violation(file: str, line: str, contract: str, tmp_path: Path) -> None:

@@ -212,7 +212,8 @@ def test_in_and_out(case: Case, mechanism: str) -> None:
     where: Any = case.where[list(MECHANISMS).index(mechanism) % len(case.where)]
     options = MECHANISMS[mechanism]
     axes = {len(site.shape) - 1 for site in case.sites.of(where)}
-    if not fits(mechanism, axes):
+    has_grid = fits(mechanism, {2}) and all(site.grid for site in case.sites.of(where))
+    if not fits(mechanism, axes) and not has_grid:
         others = tuple(name for name in sc.mechanisms() if fits(name, axes))
         with raises(sc.BadOption, owner=mechanism, option="shape", choices=others):
             sc.attach(model, mechanism, where=where, example_inputs=x, **options)
@@ -231,9 +232,14 @@ def test_in_and_out(case: Case, mechanism: str) -> None:
         optimizer.zero_grad()
         output(model, x, training=True).square().mean().backward()
         reached |= {key for key, p in added.items() if p.grad is not None and p.grad.any()}
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)  # batch norms of two images have huge gradients
         optimizer.step()
     modules = {key.partition(".attention.")[0] for key in added}
-    assert {key.partition(".attention.")[0] for key in reached} == modules
+    reached_modules = {key.partition(".attention.")[0] for key in reached}
+    if has_grid:  # behind the last attention, the patches do not reach the class token
+        assert modules >= reached_modules > set()
+    else:
+        assert reached_modules == modules
     assert any(".mechanism." in key for key in reached)
 
     trained, answer = copy.deepcopy(model.state_dict()), output(model, x, training=False)

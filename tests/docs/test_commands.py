@@ -25,7 +25,7 @@ sys.path.insert(0, str(DOCS))
 
 import training as training_page  # noqa: E402  (a script)
 
-PAGES = {name: (DOCS / name).read_text() for name in ("training.md", "scale.md", "backbones.md")}
+PAGES = {name: (DOCS / name).read_text() for name in ("training.md", "scale.md", "backbones.md", "search.md")}
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 import saccade as sc
+from saccade.models import ClipCNN
 from support.errors import raises
 from support.parity import Parameters, assert_close, assert_parity, build, normal
 
@@ -117,3 +118,9 @@ def test_options_that_examples_of_some_axes_share() -> None:
     assert (spec.options_for("B C W"), spec.options_for("B C H W")) == ({"dims": 1}, {})
     assert spec.options_for("B L C") is None
     assert [name for name in OPTIONS if sc.spec(name).options_for("B C T H W") != {"dims": 3}] == []
+
+
+def test_a_slot_of_a_network_of_clips_chooses_dims() -> None:
+    model = ClipCNN(3, attention={2: "cbam:reduction=4,kernel_size=3"})
+    assert model.get_parameter("attention.2.spatial.conv.weight").shape == (1, 2, 3, 3, 3)
+    assert model(torch.randn(2, 3, 3, 16, 16)).shape == (2, 3)

@@ -68,7 +68,7 @@ def test_an_unknown_name_gets_suggestions() -> None:
     assert "did you mean 'cbam'" in str(caught.value)
     with raises(sc.UnknownName, kind="mechanism", value="zzz", choices=tuple(sc.mechanisms())) as caught:
         sc.create("zzz", 32)
-    assert "choose from " in str(caught.value)
+    assert f"the nearest of {len(sc.mechanisms())} names are" in str(caught.value)
     with raises(sc.UnknownName, kind="option of se", owner="se", value="reductoin") as caught:
         sc.create("se", 32, reductoin=4)
     assert str(caught.value).endswith("did you mean 'reduction'?")

@@ -460,7 +460,7 @@ class OtherValueExported(Good):
 BROKEN: tuple[tuple[str, type[nn.Module], str], ...] = (
     # check, mechanism, what its message says
     ("check_construction", ParameterInForward, "state_dict keys"),
-    ("check_construction", HiddenParameters, r"self.hidden\[0\].*weight must be in parameters"),
+    ("check_construction", HiddenParameters, r"self.hidden.0.*weight must be in parameters"),
     ("check_construction", Prints, "print nothing"),
     ("check_shapes", HeightForWidth, r"expected the shape \(3, 32, 7, 5\)"),
     ("check_shapes", SquareOnly, "any size"),

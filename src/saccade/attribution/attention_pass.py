@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from saccade.attribution.forward import ForwardPass
 from saccade.errors import BadShape, NothingRecorded
 from saccade.maps import AttentionMap, PairwiseMap, chunks
-from saccade.recording import AttentionSite, Capture, FeatureShapes, Weights
+from saccade.recording import AttentionSite, Capture, FeatureShapes, Logits, Weights
 
 _SIGNATURE = inspect.signature(F.multi_head_attention_forward)
 
@@ -106,11 +106,9 @@ class AttentionPass(Capture):
             self._live = _functional(args, kwargs, output)
         super()._follow(func, args, kwargs, output)
 
-    def _tag_softmax(self, logits: Tensor, dim: int | None, weights: Tensor) -> None:
-        super()._tag_softmax(logits, dim, weights)
-        tag = self.tags.get(weights)
-        if isinstance(tag, Weights):
-            self._softmax[tag] = weights
+    def tag_weights(self, weights: Tensor, logits: Logits | None) -> None:
+        super().tag_weights(weights, logits)
+        self._softmax[self.tags[weights]] = weights
 
     def _softmax_map(self, site: AttentionSite, tag: Weights, values: Tensor) -> AttentionMap:
         self._live = None, self._softmax[tag], None
@@ -123,7 +121,8 @@ class AttentionPass(Capture):
         if live is None or not isinstance(attention, PairwiseMap):
             return
         values, output, projection = live
-        if projection is None and output.ndim > 3 and (output.ndim > 4 or len(output) != self.images):
+        owner = self.model.get_submodule(path.partition("#")[0])
+        if projection is None and self.has_windows(output, owner):
             self.windows[path] = None
         self.layers.append(
             AttentionLayer(path, attention.tokens(), attention.key_shape, values, output, projection)

@@ -42,6 +42,7 @@ def list_mechanisms(
     from rich.text import Text
 
     from saccade.layers import registry
+    from saccade.layers.aliases import aliases_of
     from saccade.layers.spec import Domain
 
     if domain is not None and domain not in get_args(Domain):
@@ -50,7 +51,9 @@ def list_mechanisms(
         entry
         for entry in registry.specs()
         if domain in (None, entry.domain)
-        and matches(entry.name, entry.summary, entry.paper.title, entry.paper.authors)
+        and matches(
+            entry.name, *aliases_of(entry.name), entry.summary, entry.paper.title, entry.paper.authors
+        )
     ]
     if not specs:
         selected = "mechanism" if domain is None else f"mechanism of domain {domain!r}"
@@ -62,7 +65,8 @@ def list_mechanisms(
     terminal.print(Text(row.format("mechanism", "domain", "weights", "unit", "year"), "dim"))
     for entry in specs:
         facts = row.format(entry.name, entry.domain, entry.selection, entry.unit, entry.paper.year)
-        summary = Padding(Text(entry.summary), (0, 0, 0, 2), expand=False)
+        lines = [entry.summary, *(f"alias {alias}" for alias in aliases_of(entry.name))]
+        summary = Padding(Text("\n".join(lines)), (0, 0, 0, 2), expand=False)
         terminal.print(Text(facts, "bold"), summary, sep="\n")
 
 
@@ -85,7 +89,7 @@ def show(
     entry = spec(name)
     check_positive("show", size=size)
     with torch.device("meta"):  # costs need no values
-        module = create(name, channels, **entry.examples[0].options)
+        module = create(entry.name, channels, **entry.examples[0].options)
         tensors = entry.examples[0].inputs(B=1, C=channels, H=size, W=size)
     shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
     parameters, operations = sum(p.numel() for p in module.parameters()), flops(module, *tensors)
@@ -96,7 +100,8 @@ def show(
     terminal = console()
     terminal.print(Text.assemble((entry.name, "bold"), f"  {entry.summary}"))
     terminal.print(f"{entry.domain}, {entry.selection}, {entry.unit}-wise; {usage}")
-    terminal.print(f"{paper.authors}: {paper.title}, {paper.year}.\n{paper.url}\n")
+    terminal.print(f"{paper.authors}: {paper.title}, {paper.year}.")
+    terminal.print(paper.url, soft_wrap=True, end="\n\n")  # an address can be copied from one line alone
     if entry.flow:
         terminal.print(draw(entry.flow), soft_wrap=True, end="\n\n")
     terminal.print(wrapped(inspect.getdoc(entry.module) or "", terminal.width), soft_wrap=True)

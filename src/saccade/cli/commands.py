@@ -18,6 +18,7 @@ from saccade.cli.compare import compare, report
 from saccade.cli.evaluate import evaluate
 from saccade.cli.look import look
 from saccade.cli.score import score
+from saccade.cli.search import search
 from saccade.cli.sites import sites
 from saccade.cli.terminal import echo
 from saccade.cli.train import train
@@ -43,6 +44,7 @@ _add(show, _CATALOG, "show cbam --channels 256")
 _add(sites, _CATALOG, "sites timm:resnet50 -a se --where residual")
 _add(compare, _EXPERIMENTS, "compare white-patch -a none -a se -a cbam --seeds 3 --out runs/first")
 _add(train, _EXPERIMENTS, "train folder:photos,size=64 -a cbam --epochs 10 --out runs/cbam")
+_add(search, _EXPERIMENTS, "search folder:photos,size=64 --backbone timm:resnet18 --budget 2h")
 _add(report, _EXPERIMENTS, "report runs/first")
 _add(score, _EXPERIMENTS, "score runs/first --images 200")
 _add(evaluate, _MODELS, "evaluate runs/cbam")
@@ -63,6 +65,7 @@ def saccade(
 #: How an interrupted command is continued.
 _CONTINUE = {
     "compare": "; run the same command again to continue",
+    "search": "; run the same command again to continue",
     "train": "; run the same command with --resume to continue",
 }
 

@@ -32,6 +32,16 @@ def comparison_folder(comparison: Comparison) -> Path:
     return _first(_slug(comparison.training.task), lambda path: not comparison.changes(Comparison.read(path)))
 
 
+def search_folder(task: str) -> Path:
+    """Return the folder in runs/ of the search on a task.
+
+    Example:
+        >>> str(search_folder("folder:photos,size=64"))
+        'runs/search-folder-photos'
+    """
+    return _RUNS / f"search-{_slug(task)}"
+
+
 def _first(name: str, holds: Callable[[Path], bool]) -> Path:
     """Return the first of NAME, NAME-2, NAME-3 ... that does not exist, or whose recipe fits."""
     folder, number = _RUNS / name, 1

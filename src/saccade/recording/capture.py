@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import accumulate
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,17 +15,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from saccade._torch import FEATURE_LAYERS, WeakTensorKeyDictionary, has_torch_fast_path
-from saccade.maps import AttentionMap, ChannelMap, PairwiseMap, SpatialMap
-from saccade.recording.adapters.multihead import multihead_map
+from saccade._torch import FEATURE_LAYERS, WeakTensorKeyDictionary, has_torch_fast_path, tensors_in
+from saccade.maps import AttentionMap, PairwiseMap, SpatialMap
 from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes, mask_to_bias
-from saccade.recording.operations import EINSUM, FOLLOWED, MATMUL, SOFTMAX, Logits, Weights, change_logits
+from saccade.recording.captured_maps import agrees, channel_map, functional_map, window_map
+from saccade.recording.operations import (
+    EINSUM,
+    FOLLOWED,
+    MATMUL,
+    MIXED,
+    SOFTMAX,
+    Logits,
+    Weights,
+    change_logits,
+)
 
 #: Parameters of `F.scaled_dot_product_attention`, which is built in and has no signature.
 _FUSED = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 _FUNCTIONAL = inspect.signature(F.multi_head_attention_forward)
+_HEADS = ("num_heads", "heads", "num_attention_heads", "n_heads", "nhead")  # attributes of modules
 _MOST_WEIGHTS = 1 << 26  # larger matrices of weights are kept as their column means
-_TOLERANCE = 1e-2  # of factors, relative to the largest weight of a row
 
 _NAME = re.compile("attention|attn|attend", re.IGNORECASE)
 
@@ -86,8 +95,9 @@ class Capture(TorchFunctionMode):
         if module not in self.paths:
             return
         if not self.stack:
-            first = next((x for x in inputs if isinstance(x, Tensor) and x.ndim), None)
-            self.batch = 0 if first is None else len(first)
+            self.batch = 0
+        if not self.batch:  # the model itself may have keyword arguments alone, which hooks do not receive
+            self.batch = next((len(x) for x in inputs if isinstance(x, Tensor) and x.ndim), 0)
         self.stack.append(module)
         self.calls[self.paths[module]] = 0
         if self.has_fast_path(module):  # it would leave its fast path, and its attention is known
@@ -143,9 +153,9 @@ class Capture(TorchFunctionMode):
             self._publish(lambda site: self._fused_map(site, given))
         elif func is F.multi_head_attention_forward:
             given = _FUNCTIONAL.bind(*args, **kwargs).arguments
-            self._publish(lambda site: _functional_map(site, given))
+            self._publish(lambda site: functional_map(site, given))
         elif func in MATMUL or func in EINSUM:
-            operands = [x for x in (*args, *kwargs.values()) if isinstance(x, Tensor)]
+            operands = tensors_in((args, kwargs))
             if len(operands) != 2:
                 return
             for weights, values in (operands, operands[::-1]):
@@ -163,6 +173,8 @@ class Capture(TorchFunctionMode):
             tag = None if tagged is None else self.tags[tagged]
             if isinstance(tag, Weights) and func in FOLLOWED:
                 self.tags[output] = tag
+            elif isinstance(tag, Weights) and func in MIXED:
+                self.tag_weights(output, None)
             elif isinstance(tag, Logits) and tagged is not None:
                 changed = change_logits(tag, tagged, func, args, kwargs)
                 if changed is not None:
@@ -174,7 +186,11 @@ class Capture(TorchFunctionMode):
         if weights.ndim < 3 or dim not in (-1, weights.ndim - 1):
             return
         tag = self.tags.get(logits)
-        self.tags[weights] = Weights(weights.detach(), tag if isinstance(tag, Logits) else None)
+        self.tag_weights(weights, tag if isinstance(tag, Logits) else None)
+
+    def tag_weights(self, weights: Tensor, logits: Logits | None) -> None:
+        """Tag a tensor as attention weights, of these logits if they are known."""
+        self.tags[weights] = Weights(weights.detach(), logits)
 
     def _publish(self, build: Callable[[AttentionSite], AttentionMap]) -> None:
         """Publish the map of the innermost module with parameters that runs."""
@@ -211,14 +227,16 @@ class Capture(TorchFunctionMode):
     ) -> AttentionMap:
         """Return the map of an attention from its factors or, if these are unknown, from its weights."""
         attention: PairwiseMap | None = None
+        shaped = weights if logits is None else logits.queries
+        build = window_map if shaped is not None and self.has_windows(shaped, site.module) else site.build_map
         if logits is not None:
             queries, keys = (self._heads(x) for x in (logits.queries, logits.keys))
             if queries.shape[:2] == keys.shape[:2] and queries.shape[-1] == keys.shape[-1]:
                 bias = None if logits.bias is None else self._bias(logits, queries)
-                attention = site.build_map(queries, keys, logits.scale, bias)
+                attention = build(queries, keys, logits.scale, bias)
         if weights is not None:
             known = self._heads(weights)
-            if attention is None or not _agrees(attention, known):
+            if attention is None or not agrees(attention, known):
                 if known.numel() > _MOST_WEIGHTS:
                     extra, _, grid = site.split(known.shape[3])
                     return SpatialMap(known.mean((1, 2))[:, extra:].reshape(-1, *grid))
@@ -226,10 +244,19 @@ class Capture(TorchFunctionMode):
                     known.new_zeros(()).expand(*known.shape[:3], 1),
                     known.new_zeros(()).expand(*known.shape[:2], known.shape[3], 1),
                 )
-                attention = site.build_map(*empty, 1.0, known.log())  # softmax(0 + log a) = a
+                attention = build(*empty, 1.0, known.log())  # softmax(0 + log a) = a
         if attention is None:
             raise ValueError("queries and keys do not fit together")
-        return _channel_map(attention, values, site) or attention
+        return channel_map(attention, values, site) or attention
+
+    def has_windows(self, x: Tensor, module: Any) -> bool:
+        """Return whether queries, or weights, (..., N, D) hold several groups of tokens for each image."""
+        if not self.batch:
+            return False
+        if x.ndim == 3:  # images and heads in one axis
+            heads = next((n for name in _HEADS if isinstance(n := getattr(module, name, None), int)), None)
+            return heads is not None and x.shape[0] not in (self.batch, self.batch * heads)
+        return x.ndim > 3 and (x.shape[0] != self.batch or math.prod(x.shape[2:-2]) > 1)
 
     def _heads(self, x: Tensor) -> Tensor:
         """Return a tensor (..., N, D) as (B, heads, N, D): windows and heads in the batch become heads."""
@@ -247,47 +274,3 @@ class Capture(TorchFunctionMode):
         if leading == queries.shape[:2]:
             return bias
         return bias.expand(*leading, *bias.shape[-2:]).reshape(*queries.shape[:2], *bias.shape[-2:])
-
-
-def _agrees(attention: PairwiseMap, weights: Tensor) -> bool:
-    """Return whether factors give the weights that the model has computed, in three rows of several heads."""
-    tokens, (heads, count) = attention.tokens(), weights.shape[1:3]
-    rows = ((0, 0), (count // 2, heads - 1), (count - 1, heads // 2))
-    return all(
-        bool((tokens.attention_from(x=x, head=head) - row).abs().max() <= _TOLERANCE * row.max())
-        for x, head in rows
-        for row in [weights[:, head, x]]
-    )
-
-
-def _channel_map(attention: PairwiseMap, values: Tensor, site: AttentionSite) -> ChannelMap | None:
-    """Return the map of attention between channels, whose values are (..., channels, positions)."""
-    tokens = attention.tokens()
-    batch, heads = tokens.queries.shape[:2]
-    channels, positions = tokens.key_shape[0], values.shape[-1]
-    widths = {parameter.shape[1] for parameter in site.module.parameters() if parameter.ndim > 1}
-    is_square = tokens.query_shape == (channels,) and values.shape[-2] == channels
-    is_of_positions = channels in site.features or positions not in site.features
-    if not is_square or is_of_positions or heads * channels not in widths - {heads * positions}:
-        return None
-    received = torch.stack([tokens.attention_received(head) for head in range(heads)], 1)
-    features = values.detach().reshape(batch, heads * channels, *site.features.grid(positions))
-    return ChannelMap.of(received.reshape(batch, -1).to(features), features)
-
-
-def _functional_map(site: AttentionSite, given: dict[str, Any]) -> AttentionMap:
-    """Return the map of a call of `F.multi_head_attention_forward`, from its arguments."""
-    heads = given["num_heads"]
-    module = SimpleNamespace(
-        num_heads=heads,
-        head_dim=given["embed_dim_to_check"] // heads,
-        batch_first=False,
-        in_proj_weight=None if given.get("use_separate_proj_weight") else given["in_proj_weight"],
-        in_proj_bias=given["in_proj_bias"],
-        q_proj_weight=given.get("q_proj_weight"),
-        k_proj_weight=given.get("k_proj_weight"),
-        bias_k=given["bias_k"],
-        add_zero_attn=given["add_zero_attn"],
-    )
-    masks = given.get("attn_mask"), given.get("key_padding_mask")
-    return multihead_map(module, given["query"], given["key"], masks, site)

@@ -7,12 +7,18 @@ from saccade.results.io import (
     LEADERBOARD,
     RUN_INFO,
     RUN_RESULT,
+    SEARCH,
+    SPACE,
     read_comparison,
     read_run_info,
     read_run_result,
+    read_search,
+    read_space,
     write_comparison,
     write_run_info,
     write_run_result,
+    write_search,
+    write_space,
 )
 from saccade.results.leaderboard import (
     better_polarity,
@@ -40,6 +46,16 @@ from saccade.results.schema import (
     RunResult,
     RunScores,
 )
+from saccade.results.search_schema import (
+    Advice,
+    CostName,
+    FactorLevel,
+    SearchCosts,
+    SearchResults,
+    SearchRun,
+    SearchSpace,
+    SpaceCandidate,
+)
 from saccade.results.signature import is_signed, sign
 from saccade.results.statistics import confidence_interval, proportion_interval, significant
 
@@ -53,9 +69,14 @@ __all__ = [
     "RUN_INFO",
     "RUN_RESULT",
     "SCHEMA",
+    "SEARCH",
+    "SPACE",
+    "Advice",
     "ComparisonResults",
     "ComparisonRun",
+    "CostName",
     "Evaluation",
+    "FactorLevel",
     "Gallery",
     "Interval",
     "JoinedLocalization",
@@ -66,6 +87,11 @@ __all__ = [
     "RunLocalization",
     "RunResult",
     "RunScores",
+    "SearchCosts",
+    "SearchResults",
+    "SearchRun",
+    "SearchSpace",
+    "SpaceCandidate",
     "better_polarity",
     "caution",
     "check_unused",
@@ -84,6 +110,8 @@ __all__ = [
     "read_gallery",
     "read_run_info",
     "read_run_result",
+    "read_search",
+    "read_space",
     "run_info",
     "sign",
     "signed",
@@ -94,4 +122,6 @@ __all__ = [
     "write_gallery",
     "write_run_info",
     "write_run_result",
+    "write_search",
+    "write_space",
 ]

@@ -12,9 +12,11 @@ from typing import Any, Literal, NoReturn, TypeVar, cast, get_args, get_origin, 
 
 from saccade.files import bad_file, check_schema, read_text, write_json, write_text
 from saccade.results.schema import SCHEMA, ComparisonResults, Row, RunInfo, RunResult
+from saccade.results.search_schema import SearchResults, SearchSpace
 
 RUN_INFO, RUN_RESULT = "run.json", "result.json"
 COMPARISON, LEADERBOARD = "results.json", "leaderboard.csv"
+SPACE, SEARCH = "space.json", "search.json"
 
 _T = TypeVar("_T")
 _LARGEST = 1e18  # of a number: 1e999 in JSON is infinite
@@ -58,6 +60,26 @@ def write_comparison(folder: Path, results: ComparisonResults) -> None:
     """Write the results of a comparison, and its leaderboard as a CSV table."""
     write_json(folder / COMPARISON, results)
     write_text(folder / LEADERBOARD, to_csv(results["leaderboard"]))
+
+
+def read_space(folder: Path) -> SearchSpace:
+    """Read the space of a search. Raises `BadRun` for an unusable file."""
+    return _read(folder, SPACE, SearchSpace, "a search")
+
+
+def write_space(folder: Path, space: SearchSpace) -> None:
+    """Write the space of a search."""
+    write_json(folder / SPACE, space)
+
+
+def read_search(folder: Path) -> SearchResults:
+    """Read the results of a search. Raises `BadRun` for an unusable file."""
+    return _read(folder, SEARCH, SearchResults, "a finished search")
+
+
+def write_search(folder: Path, results: SearchResults) -> None:
+    """Write the results of a search, atomically: their presence means that it is finished."""
+    write_json(folder / SEARCH, results)
 
 
 def to_csv(rows: Sequence[Row]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 from saccade.config import Recipe, resolve
 from saccade.data import Task, TaskInfo, load
 from saccade.errors import SaccadeError, bad_run
-from saccade.files import check_regular
+from saccade.models import read_tensors
 from saccade.results import is_signed, read_gallery
 from saccade.training.module import Classifier
 from saccade.training.objectives.registry import create_objective
@@ -46,9 +45,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         BadRun: The file is missing, or is not a checkpoint of a run.
     """
     try:
-        check_regular(path)
-        with warnings.catch_warnings(action="ignore"):
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = read_tensors(path)
     except FileNotFoundError as error:
         raise bad_run(path, "does not exist") from error
     except Exception as error:  # torch.load raises almost any error for foreign files

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from saccade.config import Choice
 from saccade.errors import BadRecipe, bad_recipe
-from saccade.models import input_of, load_backbone
+from saccade.models import input_of, join_differences, list_differences, load_backbone, overwrite_state
 from saccade.training.checkpoint import checkpoint_of, load_checkpoint
 from saccade.training.module import Classifier
 from saccade.training.network import attention_paths, is_built_in
@@ -28,8 +29,10 @@ def check_initial_weights(classifier: Classifier) -> None:
     is_other = is_built_in(classifier.plan.backbone)
     if recipe.pretrained and (is_other or recipe.cifar_stem):
         model = f"backbone={recipe.backbone!r}" if is_other else "cifar_stem=true"
-        message = f"pretrained=true: there are no weights for {model}"
-        raise BadRecipe(message, option="pretrained", value=True)
+        raise bad_recipe(f"does not apply: there are no weights for {model}", pretrained=recipe.pretrained)
+    if isinstance(recipe.pretrained, str):
+        with torch.random.fork_rng(devices=[]):
+            _load_library(classifier)
     if recipe.layer_decay is not None and not hasattr(classifier.model, "group_matcher"):
         expected = f"needs a timm model, which defines its layers, not {recipe.backbone!r}"
         raise bad_recipe(expected, layer_decay=recipe.layer_decay)
@@ -39,17 +42,23 @@ def check_initial_weights(classifier: Classifier) -> None:
 
 
 def load_initial_weights(classifier: Classifier) -> None:
-    """Load the weights that the recipe names, except those of the head, and their normalization."""
+    """Load the weights that the recipe names and their normalization.
+
+    The head keeps its random weights, unless `pretrained` has one for the same number of classes.
+    """
     recipe = classifier.recipe
     if recipe.init_from is not None:
         weights = _load_run(recipe.init_from)
     elif recipe.pretrained:
-        weights = _load_library(classifier.plan.backbone)
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # `prepare` has warned
+            weights = _load_library(classifier)
     else:
         return
     body = _without_head(classifier, weights)
     _check_fit(classifier, body)
-    classifier.model.load_state_dict(body, strict=False)
+    overwrite_state(classifier.model, body)
+    if recipe.init_from is None:
+        _load_head(classifier, weights)
     classifier.mean.copy_(weights["mean"])
     classifier.std.copy_(weights["std"])
 
@@ -78,11 +87,21 @@ def freeze(classifier: Classifier) -> None:
         raise bad_recipe("leaves no weight to train", freeze=patterns)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name not in frozen)
-    parameters = ((module, list(module.parameters())) for module in model.modules())
-    classifier.frozen_modules = [
-        module for module, own in parameters if own and not any(p.requires_grad for p in own)
-    ]
+    classifier.frozen_modules = _frozen_modules(model)
     classifier.train()
+
+
+def _frozen_modules(model: nn.Module) -> list[nn.Module]:
+    """Return the modules without a weight that is trained. Attention in a module is not a part of it."""
+    inserted = {m for path in attention_paths(model) for m in model.get_submodule(path).modules()}
+    weights = {id(weight) for module in inserted for weight in module.parameters()}
+    frozen: dict[nn.Module, None] = {}
+    for module in model.modules():
+        is_inserted = module in inserted
+        own = [p.requires_grad for p in module.parameters() if is_inserted or id(p) not in weights]
+        if own and not any(own):
+            frozen |= dict.fromkeys(m for m in module.modules() if is_inserted or m not in inserted)
+    return list(frozen)
 
 
 def _load_run(path: str) -> Weights:
@@ -90,9 +109,11 @@ def _load_run(path: str) -> Weights:
     return state
 
 
-def _load_library(backbone: Choice) -> Weights:
-    """Return a library's weights and their normalization, under the names of a checkpoint."""
-    model = load_backbone(backbone.name, pretrained=True, **backbone.options)
+def _load_library(classifier: Classifier) -> Weights:
+    """Return the weights that `pretrained` names and their normalization, under the names of a checkpoint."""
+    backbone, classes = classifier.plan.backbone, len(classifier.hparams["classes"])
+    pretrained = classifier.recipe.pretrained
+    model = load_backbone(backbone.name, classes=classes, pretrained=pretrained, **backbone.options)
     _, mean, std = input_of(model)
     weights = {f"model.{name}": weight for name, weight in model.state_dict().items()}
     return weights | {"mean": mean, "std": std}
@@ -104,20 +125,24 @@ def _without_head(classifier: Classifier, weights: Weights) -> Weights:
     return {names[name]: weights[name] for name in names if not _is_below(names[name], classifier.head())}
 
 
+def _load_head(classifier: Classifier, weights: Weights) -> None:
+    """Load the weights of the head of a library's model, unless the objective has a head of another kind."""
+    path = f"model.{classifier.head()}"
+    state = {name: weight for name, weight in weights.items() if _is_below(name, path)}
+    own = {name: weight for name, weight in classifier.state_dict().items() if _is_below(name, path)}
+    if not list_differences(own, state):
+        overwrite_state(classifier, state)
+
+
 def _check_fit(classifier: Classifier, weights: Weights) -> None:
     """Raise `BadRecipe` unless weights fit the model. Only the head and the attention may lack some."""
     recipe = classifier.recipe
     source = {"pretrained": recipe.backbone} if recipe.init_from is None else {"init_from": recipe.init_from}
-    model = classifier.model.state_dict()
-    for name, weight in weights.items():
-        if name not in model:
-            raise bad_recipe(f"does not fit: the model has no weight {name!r}", **source)
-        if weight.shape != model[name].shape:
-            shapes = f"{tuple(weight.shape)}, not {tuple(model[name].shape)}"
-            raise bad_recipe(f"does not fit: {name!r} has the shape {shapes}", **source)
-    for name in model:
-        if name not in weights and not _is_new(classifier, name):
-            raise bad_recipe(f"does not fit: it has no weight {name!r}", **source)
+    model = classifier.model.state_dict().items()
+    needed = {name: weight for name, weight in model if name in weights or not _is_new(classifier, name)}
+    differences = list_differences(needed, weights)
+    if differences:
+        raise bad_recipe(f"does not fit: {join_differences(differences)}", **source)
 
 
 def _is_new(classifier: Classifier, name: str) -> bool:

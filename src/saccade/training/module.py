@@ -16,7 +16,7 @@ from torchvision.transforms import v2
 
 from saccade.config import Plan, Recipe
 from saccade.data import Split, TaskInfo
-from saccade.errors import BadRecipe, UnknownName, bad_recipe
+from saccade.errors import UnknownName, bad_recipe
 from saccade.models import head_path
 from saccade.training.augment.basic import augmentation
 from saccade.training.loader import CPU, Batch
@@ -60,12 +60,10 @@ class Classifier(lightning.LightningModule):
         network = build(plan, len(task.classes), task.shape)
         # torch has no channels-last layout that suits clips
         self.layout = torch.channels_last if len(task.shape) == 3 else torch.contiguous_format
-        try:
-            self.model = network.to(memory_format=self.layout)
-        except RuntimeError as error:  # of weights with three spatial axes
-            backbone = recipe.backbone
-            message = f"backbone={backbone!r} has layers for clips, but the images have shape {task.shape}"
-            raise BadRecipe(message, owner="train", option="backbone", value=backbone) from error
+        self.model = network
+        for tensor in [*network.parameters(), *network.buffers()]:
+            if tensor.ndim == 4:  # others have no such layout
+                tensor.data = tensor.data.to(memory_format=self.layout)
         channels = (-1, *[1 for _ in task.shape[1:]])
         self.register_buffer("mean", task.mean.view(channels))
         self.register_buffer("std", task.std.view(channels))
@@ -101,7 +99,7 @@ class Classifier(lightning.LightningModule):
     def train(self, mode: bool = True) -> Self:
         super().train(mode)
         for module in self.frozen_modules:
-            module.eval()
+            module.training = False  # not of its children: attention in it may be trained
         return self
 
     def on_fit_start(self) -> None:

@@ -40,7 +40,7 @@ def maps_of(
             if method is not None:
                 raise
         else:
-            if method == "attention" or _has_place(model, recorded):
+            if method == "attention" or _has_place(model, recorded, len(images)):
                 return "attention", _select(recorded, layers)
     if images.ndim == 5:
         message = "the model has no attention, and the other methods need images (B, C, H, W), not clips"
@@ -73,12 +73,11 @@ def _record(model: nn.Module, inputs: Any, adapters: Mapping[type[nn.Module], Ad
     return recorded
 
 
-def _has_place(model: nn.Module, recorded: Maps) -> bool:
-    """Return whether a map has a place in the image, or a mechanism of this package made it."""
+def _has_place(model: nn.Module, recorded: Maps, batch: int) -> bool:
+    """Return whether a map has a place in each image, or a mechanism of this package made it."""
     is_own = any(isinstance(module, Tap) for module in model.modules())
-    return is_own or any(
-        attention.kind not in _PLACELESS and attention.saliency().ndim > 2 for attention in recorded.values()
-    )
+    placed = (m.saliency() for m in recorded.values() if m.kind not in _PLACELESS)
+    return is_own or any(heat.ndim > 2 and len(heat) == batch for heat in placed)
 
 
 def _select(recorded: Maps, layers: Sequence[str] | None) -> dict[str, AttentionMap]:

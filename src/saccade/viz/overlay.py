@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from saccade.data import Photograph
 from saccade.errors import bad_option, check_choice
-from saccade.maps import AttentionMap, FixationMap, GridMap
+from saccade.maps import AttentionMap, FixationMap, GridMap, PairwiseMap
 
 #: Color maps, perceptually uniform; the first is the default. cividis also suits color-vision deficiency.
 CMAPS = ("magma", "viridis", "cividis")
@@ -60,6 +60,16 @@ def grid_lines(attention: GridMap, image: int) -> tuple[list[Points], list[Point
 def fixation_points(attention: FixationMap, image: int) -> Points:
     """Return the fixated locations in order, (steps, 2)."""
     return np.asarray((attention.locations[image].detach().double().cpu().numpy() + 1) / 2)
+
+
+def sink_points(attention: PairwiseMap) -> tuple[list[Points], list[float]]:
+    """Return the centers of the attention sinks of each image, (n, 2), and the share that they receive."""
+    sinks = attention.sinks()
+    rows, columns = attention.key_shape
+    extra = sinks.tokens.shape[1] - rows * columns
+    placed = sinks.tokens[:, extra:].reshape(-1, rows, columns).cpu()
+    centers = [of_image.nonzero().double().numpy()[:, ::-1] + 0.5 for of_image in placed]
+    return [points / (columns, rows) for points in centers], sinks.share.tolist()
 
 
 def draw_marks(image: Photograph, attention: AttentionMap, index: int) -> Photograph:

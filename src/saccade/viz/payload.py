@@ -36,6 +36,10 @@ Payload = dict[str, Any]
 _Map = TypeVar("_Map", bound=AttentionMap)
 
 
+#: Maps whose positions attend to all others, so that sinks can be told from windows.
+_GLOBAL = (maps.PairwiseMap, maps.TokenMap, maps.ClassTokenMap)
+
+
 def pack_maps(
     attentions: Mapping[str, AttentionMap],
     saliency: Mapping[str, Tensor],
@@ -113,6 +117,11 @@ def _layer(path: str, attention: AttentionMap, saliency: Tensor, side: int) -> P
                 of_head, layer["variant"] = attention.class_row, "class token"
             elif isinstance(attention, maps.WindowMap):
                 layer["variant"] = "window"
+            if type(attention) in _GLOBAL and len(attention.key_shape) == 2:
+                points, share = overlay.sink_points(attention)
+                if any(len(of_image) for of_image in points):
+                    layer["sinks"] = [_round(of_image) for of_image in points]
+                    layer["sink_share"] = [round(value, 3) for value in share]
             if heads > 1:
                 each = torch.stack([of_head(head) for head in range(heads)], 1)
                 layer["heads"] = _encode_maps(_reduce(each, _TILE))

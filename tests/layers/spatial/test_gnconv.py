@@ -87,9 +87,13 @@ def test_bad_options_are_refused(options: dict[str, Any], option: str) -> None:
         sc.create("gnconv", C, **options)
 
 
-def test_channels_that_do_not_divide_are_refused() -> None:
+@pytest.mark.parametrize("order", [5, 20_000])
+def test_channels_that_do_not_divide_are_refused(order: int) -> None:
     with raises(sc.BadOption, owner="gnconv", option="channels", value=24):
-        sc.create("gnconv", 24)
+        sc.create("gnconv", 24, order=order)
+
+
+def test_channels_that_divide_are_accepted() -> None:
     assert sc.create("gnconv", 24, order=4)(torch.zeros(1, 24, 2, 2)).shape == (1, 24, 2, 2)
 
 

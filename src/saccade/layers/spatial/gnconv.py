@@ -75,8 +75,8 @@ class GnConv(nn.Module):
         super().__init__()
         check_positive("gnconv", order=order)
         check_positive_number("gnconv", scale=scale)
-        if channels % 2 ** (order - 1):
-            expected = f"must be a multiple of {2 ** (order - 1)} for order={order}"
+        if order > channels.bit_length() or channels % 2 ** (order - 1):
+            expected = f"must be a multiple of 2^{order - 1} for order={order}"
             raise bad_option("gnconv", expected, channels=channels)
         self.channels, self.scale = channels, scale
         self.widths = [channels // 2**k for k in reversed(range(order))]

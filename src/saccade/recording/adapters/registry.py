@@ -120,11 +120,15 @@ def find_attention(
     """
     observers = [*_observers(adapters), *ADAPTERS.items(), *_observers(plugin_adapters())]
     attention: dict[str, Callable[[Publish], list[Handle]]] = {}
+    of_class: dict[type[nn.Module], Observe | None] = {}
     for path, module in model.named_modules():
-        observe = next((observe for key, observe in observers if _applies(key, module)), None)
-        place = without_compiled(path)
+        if type(module) not in of_class:
+            of_class[type(module)] = next((f for key, f in observers if _applies(key, module)), None)
+        observe, place = of_class[type(module)], without_compiled(path)
+        if observe is None:
+            continue
         owners = [*accumulate(filter(None, path.split(".")), nn.Module.get_submodule, initial=model)]
-        if observe is None or any(isinstance(child, Tap) for owner in owners for child in owner.children()):
+        if any(isinstance(child, Tap) for owner in owners for child in owner.children()):
             continue
         if any(map(is_compiled, owners)):
             problem = f"torch.compile bypasses the forward hook on {type(module).__name__} {place!r}"

@@ -37,9 +37,9 @@ class FeatureShapes(dict[int, tuple[int, ...]]):
             self[count] = shape
 
     def grid(self, count: int) -> tuple[int, ...]:
-        """Return the grid of `count` places: that of a feature map, a square if there is none, else a row."""
+        """Return the grid of `count` places: that of a feature map, or a square if all maps are, or a row."""
         side = math.isqrt(count)
-        square = not self and side * side == count and side > 1
+        square = side * side == count and side > 1 and all(len({*shape}) == 1 for shape in self.values())
         return self.get(count, (side, side) if square else (count,))
 
 

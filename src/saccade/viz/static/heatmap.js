@@ -149,8 +149,9 @@ const heatmap = (() => {
     const twice = (path, kind) => ["under", "over"].forEach((half) => svg.append(shape("path", { d: path, class: `${kind} ${half}` })));
     const line = (points) => "M" + points.map(([x, y]) => `${(x * width).toFixed(1)} ${(y * height).toFixed(1)}`).join("L");
     if (outline) twice(outline, "outline");
-    const { grid, fixations, extents } = (settings.marks && layer) || {};
+    const { grid, fixations, extents, sinks } = (settings.marks && layer) || {};
     if (grid) twice(grid[image].flat().map(line).join(""), "thin");
+    if (sinks) sinks[image].forEach(([x, y]) => svg.append(shape("circle", { cx: x * width, cy: y * height, r: 7, class: "sink" })));
     if (fixations) {
       const points = fixations[image];
       const footprints = extents.flatMap(([high, wide]) => points.map(([x, y]) => [[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]].map(([dx, dy]) => [x + (dx * wide) / 2, y + (dy * high) / 2])));

@@ -30,9 +30,10 @@
     fixation: "Fixates a sequence of locations, numbered in order. The map shows how often each pixel is covered.",
     temporal: "One weight per channel and frame. The map shows the energy of the weighted frames.",
   };
-  const about = ({ kind, variant, pairs }) => {
+  const about = ({ kind, variant, pairs, sinks, sink_share }) => {
     if (data.about) return data.about;
-    const text = ABOUT[variant ?? kind] ?? "";
+    const share = sinks && Math.round(100 * sink_share[state.image]);
+    const text = (ABOUT[variant ?? kind] ?? "") + (sinks ? ` Attention sinks (circled) receive ${share}% of the attention.` : "");
     if (!pairs) return text;
     return text + (pairs.images > state.image ? " Click a position to see where it attends." : " Positions of this image cannot be selected; see below.");
   };
@@ -187,11 +188,11 @@
     Object.assign(one("img", stage), { src: source(image), width, height, alt: name });
     stage.style.setProperty("--aspect", width / height);
     all("[data-layer] img").forEach((thumbnail) => (thumbnail.src = source(image)));
-    const { path, grid, fixations } = layers[layer];
+    const { path, grid, fixations, sinks } = layers[layer];
     one("[data-layer-name]").textContent = path || data.title;
     one("[data-about]").textContent = about(layers[layer]);
-    one("[data-marks]").hidden = !(grid || fixations);
-    one("[data-marks] span").textContent = grid ? "grid" : "path";
+    one("[data-marks]").hidden = !(grid || fixations || sinks);
+    one("[data-marks] span").textContent = grid ? "grid" : sinks ? "sinks" : "path";
     detail();
     update();
   };

@@ -1,0 +1,46 @@
+"""Other names of mechanisms, as timm's `create_attn` has them, with the options that a name sets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+#: Each alias with its mechanism and options. This table is read without importing any mechanism.
+ALIASES: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
+    {
+        "coord": ("coordinate", {}),
+        "gc": ("global_context", {"fusion": "multiply"}),
+        "gca": ("global_context", {"fusion": "add"}),
+        "lambda": ("lambda_layer", {}),
+        "nl": ("non_local", {"scale": True}),
+        "splat": ("split_attention", {}),
+    }
+)
+
+
+def aliases_of(name: str) -> list[str]:
+    """Return the aliases of a mechanism and what each stands for.
+
+    Example:
+        >>> aliases_of("global_context")
+        ['gc = global_context:fusion=multiply', 'gca = global_context:fusion=add']
+    """
+    return [
+        f"{alias} = {name}" + ":" * bool(options) + ",".join(f"{k}={v}" for k, v in options.items())
+        for alias, (canonical, options) in ALIASES.items()
+        if canonical == name
+    ]
+
+
+def resolve_alias(name: str, options: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the canonical name and the options of a mechanism. Given options replace those of the alias.
+
+    Example:
+        >>> resolve_alias("gca", {"reduction": 8})
+        ('global_context', {'fusion': 'add', 'reduction': 8})
+        >>> resolve_alias("se", {})
+        ('se', {})
+    """
+    canonical, preset = ALIASES.get(name, (name, {}))
+    return canonical, {**preset, **options}

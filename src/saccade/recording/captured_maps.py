@@ -1,0 +1,65 @@
+"""Maps of attention that was captured by its operations."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saccade.maps import AttentionMap, ChannelMap, PairwiseMap, TokenMap
+from saccade.recording.adapters.multihead import multihead_map
+from saccade.recording.adapters.tokens import AttentionSite
+
+_TOLERANCE = 1e-2  # of factors, relative to the largest weight of a row
+
+
+def window_map(queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None) -> TokenMap:
+    """Return the map of windows, whose places in the image are unknown: one row of positions per window."""
+    shapes = queries.shape[2:3], keys.shape[2:3]
+    return TokenMap(queries, keys, scale, *shapes, queries[:, :, :0], keys[:, :, :0], bias)
+
+
+def agrees(attention: PairwiseMap, weights: Tensor) -> bool:
+    """Return whether factors give the weights that the model has computed, in three rows of several heads."""
+    tokens, (heads, count) = attention.tokens(), weights.shape[1:3]
+    rows = ((0, 0), (count // 2, heads - 1), (count - 1, heads // 2))
+    return all(
+        bool((tokens.attention_from(x=x, head=head) - row).abs().max() <= _TOLERANCE * row.max())
+        for x, head in rows
+        for row in [weights[:, head, x]]
+    )
+
+
+def channel_map(attention: PairwiseMap, values: Tensor, site: AttentionSite) -> ChannelMap | None:
+    """Return the map of attention between channels, whose values are (..., channels, positions)."""
+    tokens = attention.tokens()
+    batch, heads = tokens.queries.shape[:2]
+    channels, positions = tokens.key_shape[0], values.shape[-1]
+    widths = {parameter.shape[1] for parameter in site.module.parameters() if parameter.ndim > 1}
+    is_square = tokens.query_shape == (channels,) and values.shape[-2] == channels
+    is_of_positions = channels in site.features or positions not in site.features
+    if not is_square or is_of_positions or heads * channels not in widths - {heads * positions}:
+        return None
+    received = torch.stack([tokens.attention_received(head) for head in range(heads)], 1)
+    features = values.detach().reshape(batch, heads * channels, *site.features.grid(positions))
+    return ChannelMap.of(received.reshape(batch, -1).to(features), features)
+
+
+def functional_map(site: AttentionSite, given: dict[str, Any]) -> AttentionMap:
+    """Return the map of a call of `F.multi_head_attention_forward`, from its arguments."""
+    heads = given["num_heads"]
+    module = SimpleNamespace(
+        num_heads=heads,
+        head_dim=given["embed_dim_to_check"] // heads,
+        batch_first=False,
+        in_proj_weight=None if given.get("use_separate_proj_weight") else given["in_proj_weight"],
+        in_proj_bias=given["in_proj_bias"],
+        q_proj_weight=given.get("q_proj_weight"),
+        k_proj_weight=given.get("k_proj_weight"),
+        bias_k=given["bias_k"],
+        add_zero_attn=given["add_zero_attn"],
+    )
+    masks = given.get("attn_mask"), given.get("key_padding_mask")
+    return multihead_map(module, given["query"], given["key"], masks, site)

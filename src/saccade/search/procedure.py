@@ -1,0 +1,236 @@
+"""The search: explore the space, train candidates, test finalists, and recommend."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+import saccade
+from saccade.config import Comparison, Recipe, folder_name, resolve
+from saccade.data import load
+from saccade.errors import BadOption, BadRun, SaccadeError, check_positive
+from saccade.experiments import Observer as ComparisonObserver
+from saccade.files import check_folder
+from saccade.results import (
+    BASELINE,
+    SCHEMA,
+    SPACE,
+    SearchResults,
+    SearchRun,
+    SearchSpace,
+    check_unused,
+    hardware_info,
+    read_space,
+    write_search,
+    write_space,
+)
+from saccade.search.candidate import train_candidate
+from saccade.search.finalists import (
+    CANDIDATE_SEED,
+    FINALISTS,
+    PAUSE,
+    best_candidates,
+    train_finalists,
+    waiting_lock,
+)
+from saccade.search.limits import Budget, Limit
+from saccade.search.recommendation import advise, code_for, contributions
+from saccade.search.space import default_mechanisms, explore, shared_recipe
+from saccade.search.study import Study, open_study
+from saccade.training import LoggerName, prepare
+
+
+class Observer(ComparisonObserver, Protocol):
+    """Receives the progress of a search; the inherited methods receive that of the finalists."""
+
+    def exploring(self, step: str, fraction: float) -> None:
+        """The cost of candidates is measured."""
+
+    def opened(self, study: Study, budget: Budget) -> None:
+        """The study has been opened."""
+
+    def chosen(self, attention: str) -> None:
+        """A candidate starts."""
+
+    def trained(self, run: SearchRun) -> None:
+        """A candidate has ended."""
+
+
+def search(
+    recipe: Recipe,
+    out: Path,
+    budget: Budget,
+    *,
+    mechanisms: Sequence[str] = (),
+    where: Sequence[str] = (),
+    limits: Sequence[Limit] = (),
+    finalists: int = 3,
+    seeds: int = 5,
+    observer: Observer | None = None,
+    logger: LoggerName = "auto",
+) -> SearchResults:
+    """Find the attention that helps a network on a task, and where.
+
+    1. All mechanisms at all places that fit the network and the limits are the candidates.
+    2. Candidates are trained with one seed and chosen by TPE. Successive halving stops those whose validation
+       error is high. Their test error is not computed.
+    3. The finalists, which have the lowest validation errors, and the model without attention are trained
+       anew with fresh seeds, and tested.
+    4. A finalist is recommended if its paired differences are significant after Holm's correction.
+
+    Killed at any moment, the same call continues. Several processes can make the same call at once.
+
+    Args:
+        recipe: Recipe of all runs. Its attention, seed and early stopping are ignored for candidates.
+        out: Folder of the search.
+        budget: How much is trained, with the finalists. The finalists are always completed.
+        mechanisms: Mechanisms as `NAME[:option=value,...]`; by default, all that fit.
+        where: Kinds of sites, or places; by default, all kinds.
+        limits: Limits on the cost of the model.
+        finalists: Number of finalists.
+        seeds: Number of seeds of each finalist.
+        observer: Receives the progress.
+        logger: Where the curves of the finalists go, see `saccade.training.train`.
+
+    Returns:
+        The content of search.json.
+
+    Raises:
+        BadOption: The budget does not cover the finalists, no mechanism meets the limits, or a number is not
+            positive.
+        BadRecipe: There are more seeds than a comparison can have.
+        BadRun: The folder belongs to another search, or its storage is locked.
+        SaccadeError: The network cannot be trained on this task.
+    """
+    check_positive("search", finalists=finalists, seeds=seeds)
+    Comparison((BASELINE,), seeds, recipe)  # raises `BadRecipe` for too many seeds
+    runs = (finalists + 1) * seeds
+    purpose = f"the {runs} runs of the finalists ({finalists} and none, {seeds} seeds each)"
+    if budget.unit == "runs":
+        budget.check(runs, 2, purpose)
+    space = _space(recipe, out, mechanisms, where, limits, observer)
+    base = replace(recipe, attention=BASELINE, seed=CANDIDATE_SEED, early_stopping_patience=None)
+    with open_study(out, space, recipe.epochs) as study:
+        if observer:
+            observer.opened(study, budget)
+        while True:
+            reserved = runs if budget.unit == "runs" else study.seconds_of_finalists(finalists, seeds)
+            if not best_candidates(study.runs(), study.candidates):
+                budget.check(reserved, 2 * reserved / runs, purpose)
+            if not study.is_within(budget, reserved) or not _train_next(study, base, out, observer):
+                if not study.others_train():
+                    break
+                time.sleep(PAUSE)  # what they train may become a finalist
+        chosen = study.finalists(finalists)
+        trained, spent = study.runs(), study.spent(budget.unit)
+    if not chosen:
+        reasons = (f"{run['attention']}: {run['reason']}" for run in trained if run["reason"])
+        reason = next(reasons, "another process stopped before its first epoch")
+        raise BadOption(
+            f"search: no candidate could be trained; {reason}", owner="search", option="attention"
+        )
+    tested = train_finalists(recipe, chosen, seeds, out / FINALISTS, observer, logger)
+    codes = {name: code_for(resolve(replace(recipe, attention=name)), name) for name in chosen}
+    candidates = {candidate["attention"]: candidate for candidate in space["candidates"]}
+    results: SearchResults = {
+        "schema": SCHEMA,
+        "saccade": saccade.__version__,
+        "command": shlex.join(["saccade", *sys.argv[1:]]),
+        "recipe": space["recipe"],
+        "hardware": hardware_info(),
+        "task": tested["task"],
+        "budget": budget.text,
+        "spent": spent,
+        "seeds": seeds,
+        "limits": space["limits"],
+        "candidates": sum(candidate["refused"] is None for candidate in space["candidates"]),
+        "refused": sum(candidate["refused"] is not None for candidate in space["candidates"]),
+        "runs": trained,
+        "finalists": chosen,
+        "factors": contributions(trained, candidates),
+        "leaderboard": tested["leaderboard"],
+        "advice": advise(tested["leaderboard"], tested["runs"], tested["task"]["test"], codes),
+    }
+    write_search(out, results)
+    return results
+
+
+def _space(
+    recipe: Recipe,
+    out: Path,
+    mechanisms: Sequence[str],
+    where: Sequence[str],
+    limits: Sequence[Limit],
+    observer: Observer | None,
+) -> SearchSpace:
+    """Return the space in a folder, which must be the requested one, or explore and write it."""
+    check_folder(out)
+    if not (out / SPACE).exists():
+        if out.exists():
+            check_unused(out)
+        space = explore(recipe, mechanisms, where, limits, observer.exploring if observer else _silent)
+        with waiting_lock(out):
+            if not (out / SPACE).exists():  # otherwise, another process was faster
+                write_space(out, space)
+    stored = read_space(out)
+    shape = load(prepare(replace(recipe, attention=BASELINE)).task).shape
+    asked = {
+        "mechanisms": [name for name in mechanisms if name != BASELINE] or default_mechanisms(len(shape) - 1),
+        "places": list(where),
+        "limits": {limit.cost: limit.text for limit in limits},
+        **shared_recipe(recipe),
+    }
+    old = {key: stored[key] for key in ("mechanisms", "places", "limits")} | stored["recipe"]
+    if changed := [key for key in asked if asked[key] != old.get(key)]:
+        key = changed[0]
+        message = (
+            f"{str(out)!r} belongs to the search of another space: {key} {old.get(key)!r}, not "
+            f"{asked[key]!r}; choose another --out"
+        )
+        raise BadRun(message, owner=str(out), option=key, value=asked[key])
+    return stored
+
+
+def _silent(_step: str, _fraction: float) -> None:
+    """Report nothing."""
+
+
+def _train_next(study: Study, base: Recipe, out: Path, observer: Observer | None) -> bool:
+    """Train the next candidate; return False if there is none."""
+    trial = study.ask()
+    if trial is None:
+        return False
+    number, attention = trial
+    if observer:
+        observer.chosen(attention)
+    recipe = replace(base, attention=attention)
+    try:
+        plan = prepare(recipe)
+    except SaccadeError as error:
+        if attention == BASELINE:
+            raise
+        run = study.finish(number, str(error), refused=True)
+    else:
+        report = observer.progressed if observer else None
+        try:
+            train_candidate(plan, out / "candidates" / folder_name(recipe), _reporter(study, number), report)
+            run = study.finish(number)
+        except BadRun as error:
+            if error.option != "loss" or attention == BASELINE:
+                raise
+            run = study.finish(number, str(error))
+    if observer:
+        observer.trained(run)
+    return True
+
+
+def _reporter(study: Study, number: int) -> Callable[[int, float, float], bool]:
+    def report(epoch: int, error: float, seconds: float) -> bool:
+        return study.report(number, epoch, error, seconds)
+
+    return report
