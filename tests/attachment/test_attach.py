@@ -73,7 +73,9 @@ def test_output_and_gradients_are_bit_for_bit_those_without_attention(name: str,
 
 
 @pytest.mark.parametrize("dims", [1, 2, 3])
-@pytest.mark.parametrize("name", ["se", "eca", "channel_gate", "non_local"])
+@pytest.mark.parametrize(
+    "name", ["se", "eca", "channel_gate", "non_local", "cbam", "bam", "sk", "spatial_gate", "self_attention"]
+)
 @pytest.mark.parametrize("where", ["residual", "stage", "stem", "head"])
 def test_networks_of_any_dimension(name: str, dims: int, where: Any) -> None:
     model, x = residual(dims), images(dims)
@@ -82,6 +84,39 @@ def test_networks_of_any_dimension(name: str, dims: int, where: Any) -> None:
     plan = sc.attach(model, name, where=where, example_inputs=x)
     assert {len(site.shape) for site in plan} == {dims + 1}
     assert torch.equal(run(model, x, training=True)[0], before)
+
+
+def check_volumes(model: nn.Module, x: Tensor) -> None:
+    """Attach cbam to a network of volumes, train it, record it and detach it."""
+    keys, before = list(model.state_dict()), model.eval()(x)
+    plan = sc.attach(model, "cbam", example_inputs=x, reduction=4)
+    assert {len(site.shape) for site in plan} == {4}
+    assert torch.equal(model(x), before)
+    attached = [part for part in model.modules() if isinstance(part, Attached)]
+    for part in attached:
+        assert part.gate is not None
+        nn.init.constant_(part.gate, 0.5)
+    model(x).square().sum().backward()
+    for part in attached:
+        kernel = part.mechanism.get_parameter("spatial.conv.weight")
+        assert kernel.shape == (1, 2, 7, 7, 7)
+        assert kernel.grad is not None
+        assert kernel.grad.any()
+    with sc.record(model) as maps:
+        model(x)
+    assert maps[f"{plan[0].path}.attention.mechanism.spatial"].saliency().shape[1:] == plan[0].shape[1:]
+    sc.detach(model)
+    assert list(model.state_dict()) == keys
+    assert torch.equal(model(x), before)
+
+
+def test_cbam_in_a_network_of_volumes() -> None:
+    check_volumes(residual(3), torch.randn(2, 3, 4, 8, 6))
+
+
+def test_cbam_in_a_network_of_monai() -> None:
+    nets = pytest.importorskip("monai.networks.nets", reason="MONAI is not installed")
+    check_volumes(nets.SegResNet(3, in_channels=1, out_channels=2), torch.randn(1, 1, 16, 16, 16))
 
 
 def test_a_sequence_mechanism_takes_the_features_of_a_sequence_network() -> None:

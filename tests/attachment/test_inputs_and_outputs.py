@@ -225,7 +225,7 @@ def vit(**options: Any) -> nn.Module:
         ("spatial_gate", {}),
         ("coordinate", {"reduction": 4}),
         ("sk", {}),
-        ("self_attention", {}),
+        ("self_attention", {"dims": 2}),
     ],
 )
 @pytest.mark.parametrize("extra", [0, 1, 5])
@@ -282,3 +282,30 @@ def test_tokens_of_another_order_have_no_grid() -> None:
     assert [site.grid for site in sc.sites(model, x).of("residual")] == [None]
     with raises(sc.BadOption, owner="cbam", option="shape", value=(16, 17)):
         sc.attach(model, "cbam", example_inputs=x)
+    plan = sc.attach(model, "cbam", example_inputs=x, dims=1, reduction=4)  # a sequence, as the user says
+    assert [site.shape for site in plan] == [(16, 17)]
+    with sc.record(model) as maps:
+        model(x)
+    assert maps["mlp.attention.mechanism.spatial"].saliency().shape == (2, 17)
+    sc.detach(model)
+    sc.attach(model, "self_attention", example_inputs=x)  # all pairs, in any order
+    assert model.get_parameter("mlp.attention.mechanism.query.weight").ndim == 3
+
+
+def test_dims_choose_between_the_grid_and_the_sequence() -> None:
+    model, x = vit(), torch.randn(2, 3, 32, 48)
+    cases: list[tuple[str, dict[str, Any], int]] = [
+        ("spatial_gate", {}, 4),
+        ("spatial_gate", {"dims": 1}, 3),
+        ("non_local", {}, 3),  # all pairs, those with the class token included
+        ("non_local", {"dims": 2}, 4),
+        ("self_attention", {}, 3),
+    ]
+    for name, options, axes in cases:
+        sc.attach(model, name, example_inputs=x, **options)
+        inserted: Any = model.get_submodule("blocks.0.attn.attention")
+        assert inserted.grid == ((4, 6) if axes == 4 else None)
+        assert max(p.ndim for p in inserted.mechanism.parameters()) == axes
+        sc.detach(model)
+    with raises(sc.BadOption, owner="non_local", option="shape", value=(2, 32, 4, 6)):
+        sc.attach(model, "non_local", example_inputs=x, dims=3)

@@ -14,15 +14,15 @@ from saccade.attachment.site import Site, Start
 from saccade.errors import BadOption, BadShape, SaccadeError
 from saccade.grammar import check_options, merge_options
 from saccade.layers.aliases import resolve_alias
+from saccade.layers.dims import AXES
 from saccade.layers.registry import create, spec, specs
 from saccade.layers.spec import Spec
+from saccade.maps import PairwiseMap
 
 #: What a mechanism takes: `(B, L, C)`, `(B, C, ...)`, or the map `(B, C, ...)` of tokens.
 Layout = Literal["sequence", "map", "grid"]
 
 _SEQUENCE = "B L C"
-_MAPS = {2: "B C H W", 3: "B C T H W"}  # of features by their spatial axes
-_SHAPES = {1: ("B C W", _SEQUENCE), **{axes: (shapes,) for axes, shapes in _MAPS.items()}}
 _TOLERANCE = 1e-4  # of the largest value, for a transform that is the identity up to rounding
 
 
@@ -74,21 +74,18 @@ class SiteBuilder:
                 self._measurements[key] = _start(x, outputs), parameters, flops(module, x[:1])
         return self._measurements[key]
 
-    def _layout(self, site: Site) -> tuple[dict[str, Any], Layout]:
+    def _layout(self, site: Site) -> tuple[Mapping[str, Any], Layout]:
         """Return the options that the features of a place need, and the layout that the mechanism takes."""
-        axes = len(site.shape) - 1
-        layouts: list[tuple[str, Layout]] = [
-            (shapes, "sequence" if shapes == _SEQUENCE else "map") for shapes in _SHAPES[axes]
-        ]
-        if site.grid is not None:
-            layouts.append((_MAPS[len(site.grid)], "grid"))
-        for shapes, layout in layouts:
-            if examples := _options(spec(self.name), shapes):
-                needed = {k: v for k, v in examples[0].items() if all(e.get(k) == v for e in examples)}
+        for axes, layout in _layouts(site, spec(self.name), self.options.get("dims")):
+            needed = spec(self.name).options_for(axes)
+            if needed is not None:
                 return needed, layout
-        others = [other.name for other in specs() if any(_options(other, shapes) for shapes, _ in layouts)]
-        features = f"features with {axes} spatial {'axis' if axes == 1 else 'axes'}, here {site.shape},"
+        others = [other.name for other in specs() if _fits(site, other)]
+        count = len(site.shape) - 1
+        features = f"features with {count} spatial {'axis' if count == 1 else 'axes'}, here {site.shape},"
         message = f"{self.name} does not map {features} to the same shape; choose from {', '.join(others)}"
+        if _is_tokens(site) and 1 in spec(self.name).dims:
+            message += "; dims=1 takes these tokens, whose grid is unknown, as a sequence"
         raise BadOption(message, owner=self.name, option="shape", value=site.shape, choices=others)
 
 
@@ -112,9 +109,32 @@ def _errors_at(path: str) -> Iterator[None]:
         raise BadOption(message, owner="attach", option="where", value=path) from error
 
 
-def _options(mechanism: Spec, shapes: str) -> list[Mapping[str, Any]]:
-    """Return the options of the examples that map features of these shapes to the same shape."""
-    return [e.options for e in mechanism.examples if e.shapes == shapes and e.output is None]
+def _layouts(site: Site, mechanism: Spec, dims: object = None) -> list[tuple[str, Layout]]:
+    """Return the axes and layouts in which a mechanism can take the features of a place, the preferred first.
+
+    Tokens are a sequence, or a map if their grid is known. The option `dims` of a mechanism says which. If it
+    is not given, a mechanism that relates all pairs of positions takes the sequence with its class tokens,
+    since order means nothing to it, and any other one the map.
+    """
+    axes = len(site.shape) - 1
+    maps: list[tuple[str, Layout]] = [(AXES[axes], "map")]
+    if axes > 1:
+        return maps
+    sequences = [*maps, (_SEQUENCE, "sequence")]
+    grids: list[tuple[str, Layout]] = [] if site.grid is None else [(AXES[len(site.grid)], "grid")]
+    if not _is_tokens(site) or not any(option.name == "dims" for option in mechanism.options):
+        return sequences + grids
+    if dims is not None:
+        return sequences if dims == 1 else grids
+    return sequences if issubclass(mechanism.maps[0], PairwiseMap) else grids
+
+
+def _is_tokens(site: Site) -> bool:
+    return len(site.shape) == 2 and site.channels_last
+
+
+def _fits(site: Site, mechanism: Spec) -> bool:
+    return any(mechanism.options_for(axes) is not None for axes, _ in _layouts(site, mechanism))
 
 
 def _start(x: Tensor, outputs: Sequence[Tensor]) -> Start:

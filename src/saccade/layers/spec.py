@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import torch
 from torch import Tensor, nn
 
+from saccade.layers.dims import AXES
 from saccade.maps import AttentionMap
 
 Domain = Literal[
@@ -140,13 +141,24 @@ class Spec:
     @property
     def dims(self) -> tuple[int, ...]:
         """The accepted numbers of spatial axes, for example 2 for (B, C, H, W)."""
-        shapes = {1: "B C W", 2: "B C H W", 3: "B C T H W"}
-        return tuple(dims for dims, shape in shapes.items() if self._takes(shape))
+        return tuple(dims for dims, axes in AXES.items() if self.options_for(axes) is not None)
 
     @property
     def drop_in(self) -> bool:
         """Whether the mechanism maps (B, C, H, W) to the same shape, so that it fits any slot of a model."""
-        return self._takes("B C H W")
+        return self.options_for("B C H W") is not None
 
-    def _takes(self, shape: str) -> bool:
-        return any(e.shapes == shape and e.output is None for e in self.examples)
+    def options_for(self, axes: str) -> Mapping[str, Any] | None:
+        """Return the options that the mechanism needs to map one tensor to the same shape.
+
+        Args:
+            axes: The axes of the tensor, for example `"B C T H W"`.
+
+        Returns:
+            The options that all examples of these axes have, for example `{"dims": 3}`. None if the mechanism
+            does not map such a tensor to the same shape.
+        """
+        fitting = [e.options for e in self.examples if e.shapes == axes and e.output is None]
+        if not fitting:
+            return None
+        return {key: value for key, value in fitting[0].items() if all(o.get(key) == value for o in fitting)}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from saccade.errors import BadOption, check_shape
 from saccade.grammar import parse
+from saccade.layers.dims import AXES
 from saccade.layers.registry import create, spec
 
 #: A mechanism as text, as its name and options, or as a function from the number of channels to a module.
@@ -54,13 +55,15 @@ class SlottedCNN(nn.Module):
             return choice(channels)
         name, options = parse(choice) if isinstance(choice, str) else choice
         if slot == self.pool:
-            fits, needed = pools(name, self.pooled), f"pool ({', '.join(self.pooled.split())}) -> (B, C)"
+            needed: Mapping[str, object] | None = {} if pools(name, self.pooled) else None
+            purpose = f"pool ({', '.join(self.pooled.split())}) -> (B, C)"
         else:
-            fits, needed = self.dims in spec(name).dims, f"take and return one map of {self.dims} axes"
-        if not fits:
-            message = f"{name} does not {needed}, as the slot {slot!r} of {network} requires"
+            needed = spec(name).options_for(AXES[self.dims])
+            purpose = f"take and return one map of {self.dims} axes"
+        if needed is None:
+            message = f"{name} does not {purpose}, as the slot {slot!r} of {network} requires"
             raise BadOption(message, owner=network, option="attention", value=choice)
-        return create(name, channels, **options)
+        return create(name, channels, **{**needed, **options})
 
     def _classify(self, features: Tensor, mean: tuple[int, ...]) -> Tensor:
         """Return the logits of features, pooled by the attention in slot `pool` or by a mean over axes."""
@@ -142,7 +145,7 @@ class ClipCNN(SlottedCNN):
 
     Example:
         >>> import torch
-        >>> model = ClipCNN(10, attention={2: "non_local:dims=3", "time": "temporal_pool"})
+        >>> model = ClipCNN(10, attention={2: "non_local", "time": "temporal_pool"})
         >>> model(torch.randn(4, 3, 8, 32, 32)).shape
         torch.Size([4, 10])
     """

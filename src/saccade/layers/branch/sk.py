@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import bad_option, bad_shape, check_positive, check_shape
+from saccade.layers.dims import AXES, CONV, NORM, Dims, check_dims
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import BranchMap, Tap
 
@@ -19,14 +20,15 @@ def sk(features: Sequence[Tensor], reduce: nn.Module, select: nn.Module) -> Tens
     s is the mean over positions of the sum of all branches, and m runs over branches.
 
     Args:
-        features: M branches, (B, C, H, W) each.
+        features: M branches, (B, C, ...) each.
         reduce: Module from s, (B, C), to the descriptor z, (B, d).
         select: Module from z to the logits of all branches, (B, M * C).
 
     Returns:
         Weights, (B, M, C).
     """
-    means = fold(Tensor.add, features).mean((2, 3))
+    fused = fold(Tensor.add, features)
+    means = fused.mean(tuple(range(2, fused.ndim)))
     return torch.softmax(select(reduce(means)).unflatten(1, (len(features), -1)), 1)
 
 
@@ -51,15 +53,19 @@ class SK(nn.Module):
         groups: Number of groups G of the convolutions, at least 1.
         reduction: Reduction ratio r of the descriptor, at least 1.
         min_dim: Smallest width L of the descriptor, at least 1.
+        dims: Number of spatial axes of the input: 1, 2 or 3.
 
     Shape:
-        - Input: (B, C, H, W).
-        - Output: (B, C, H, W).
+        - Input: (B, C, W), (B, C, H, W) or (B, C, T, H, W), according to `dims`.
+        - Output: same shape as the input.
 
     Raises:
         BadOption: If C is not a multiple of `groups`, or an option is below 1.
         BadShape: For any other input shape; in training also for a batch of one, since the batch norm after
             the global mean then has a single value per channel.
+
+    Note:
+        The paper has images, `dims=2`; in a volume, the convolutions are 3 x 3 x 3.
 
     Example:
         >>> import torch
@@ -68,17 +74,24 @@ class SK(nn.Module):
     """
 
     def __init__(
-        self, channels: int, paths: int = 2, groups: int = 32, reduction: int = 16, min_dim: int = 32
+        self,
+        channels: int,
+        paths: int = 2,
+        groups: int = 32,
+        reduction: int = 16,
+        min_dim: int = 32,
+        dims: Dims = 2,
     ) -> None:
         super().__init__()
         check_positive("sk", paths=paths, groups=groups, reduction=reduction, min_dim=min_dim)
+        check_dims("sk", dims)
         if channels % groups:
             raise bad_option("sk", f"must be a multiple of groups={groups}", channels=channels)
-        self.channels = channels
+        self.channels, self.dims = channels, dims
         self.convs = nn.ModuleList(
             nn.Sequential(
-                nn.Conv2d(channels, channels, 3, 1, dilation, dilation, groups=groups, bias=False),
-                nn.BatchNorm2d(channels),
+                CONV[dims](channels, channels, 3, 1, dilation, dilation, groups=groups, bias=False),
+                NORM[dims](channels),
                 nn.ReLU(),
             )
             for dilation in range(1, paths + 1)
@@ -91,14 +104,15 @@ class SK(nn.Module):
         self.tap = Tap()
 
     def forward(self, x: Tensor) -> Tensor:
-        check_shape("sk", x, "B C H W", C=self.channels)
+        check_shape("sk", x, AXES[self.dims], C=self.channels)
         if self.training and x.shape[0] == 1:
             raise bad_shape("sk", "batch norm of the channel means needs at least 2 images in training", x)
         features: list[Tensor] = [conv(x) for conv in self.convs]
         weights = sk(features, self.reduce, self.select)
         if self.tap.recording:
             self.tap.publish(BranchMap.of(weights, features))
-        weighted = [w[:, :, None, None] * u for w, u in zip(weights.unbind(1), features, strict=True)]
+        of_paths = weights.reshape(*weights.shape, *[1] * self.dims).unbind(1)
+        weighted = [w * u for w, u in zip(of_paths, features, strict=True)]
         return fold(Tensor.add, weighted)
 
 
@@ -112,6 +126,8 @@ SPEC = Spec(
     examples=(
         Example("B C H W"),
         Example("B C H W", {"paths": 3, "groups": 4, "reduction": 2, "min_dim": 8}),
+        Example("B C W", {"dims": 1}),
+        Example("B C T H W", {"dims": 3}),
     ),
     maps=(BranchMap,),
     flow="x -> [conv 3x3 | dilated conv] -> [sum -> mean -> W, A -> softmax | ] -> weighted sum -> y",

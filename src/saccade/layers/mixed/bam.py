@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import bad_shape, check_choice, check_positive, check_reduction, check_shape
+from saccade.layers.dims import AXES, CONV, NORM, Dims, check_dims
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, SpatialMap, Tap
 
@@ -16,15 +17,17 @@ def bam(x: Tensor, channel: nn.Module, spatial: nn.Module, combine: Literal["mul
     """Return the gate sigma(C * S), or sigma(C + S), of every channel at every position.
 
     Args:
-        x: Features, (B, C, H, W).
+        x: Features, (B, C, ...).
         channel: Module from the channel means of x, (B, C), to the logits C, (B, C).
-        spatial: Module from x to the logits S, (B, 1, H, W).
+        spatial: Module from x to the logits S, (B, 1, ...).
         combine: "mul" for the product, "add" for the sum.
 
     Returns:
-        Weights, (B, C, H, W).
+        Weights, same shape as x.
     """
-    channel_logits, spatial_logits = channel(x.mean((2, 3)))[:, :, None, None], spatial(x)
+    positions = tuple(range(2, x.ndim))
+    of_channels, spatial_logits = channel(x.mean(positions)), spatial(x)
+    channel_logits = of_channels.reshape(*of_channels.shape, *[1] * len(positions))
     product = combine == "mul"
     return torch.sigmoid(channel_logits * spatial_logits if product else channel_logits + spatial_logits)
 
@@ -66,10 +69,11 @@ class BAM(nn.Module):
         dilation: Dilation of the 3 x 3 convolutions, at least 1.
         dilated_convs: Number of dilated convolutions, at least 1.
         combine: "mul" is the gate above, as in the authors' code; "add" is sigma(C + S), as in the paper.
+        dims: Number of spatial axes of the input: 1, 2 or 3.
 
     Shape:
-        - Input: (B, C, H, W).
-        - Output: (B, C, H, W).
+        - Input: (B, C, W), (B, C, H, W) or (B, C, T, H, W), according to `dims`.
+        - Output: same shape as the input.
 
     Raises:
         BadOption: If C < r, since the hidden layer would be empty, or an option is out of range.
@@ -79,7 +83,7 @@ class BAM(nn.Module):
     Note:
         The module equals the authors' code for square maps. That code averages over H x H and needs square
         maps; this module averages over H x W. The paper has a batch norm at the end of each branch and none
-        inside.
+        inside, and images, `dims=2`; in a volume, the dilated convolutions are 3 x 3 x 3.
 
     Example:
         >>> import torch
@@ -94,29 +98,32 @@ class BAM(nn.Module):
         dilation: int = 4,
         dilated_convs: int = 2,
         combine: Literal["mul", "add"] = "mul",
+        dims: Dims = 2,
     ) -> None:
         super().__init__()
         check_reduction("bam", channels, reduction=reduction)
         check_positive("bam", dilation=dilation, dilated_convs=dilated_convs)
         check_choice("bam", "combine", combine, ("mul", "add"))
-        self.channels, self.combine = channels, combine
+        check_dims("bam", dims)
+        conv, norm = CONV[dims], NORM[dims]
+        self.channels, self.combine, self.dims = channels, combine, dims
         hidden = channels // reduction
         self.channel = _Branch(
             nn.Linear(channels, hidden), nn.BatchNorm1d(hidden), nn.ReLU(), nn.Linear(hidden, channels)
         )
-        layers: list[nn.Module] = [nn.Conv2d(channels, hidden, 1), nn.BatchNorm2d(hidden), nn.ReLU()]
+        layers: list[nn.Module] = [conv(channels, hidden, 1), norm(hidden), nn.ReLU()]
         for _ in range(dilated_convs):
-            dilated = nn.Conv2d(hidden, hidden, 3, padding=dilation, dilation=dilation)
-            layers += [dilated, nn.BatchNorm2d(hidden), nn.ReLU()]
-        self.spatial = _Branch(*layers, nn.Conv2d(hidden, 1, 1))
+            dilated = conv(hidden, hidden, 3, padding=dilation, dilation=dilation)
+            layers += [dilated, norm(hidden), nn.ReLU()]
+        self.spatial = _Branch(*layers, conv(hidden, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        check_shape("bam", x, "B C H W", C=self.channels)
+        check_shape("bam", x, AXES[self.dims], C=self.channels)
         if self.training and x.shape[0] == 1:
             raise bad_shape("bam", "batch norm of the channel means needs at least 2 images in training", x)
         gate = bam(x, self.channel, self.spatial, self.combine)
         if self.channel.tap.recording:
-            self.channel.tap.publish(ChannelMap.of(gate.mean((2, 3)), x))
+            self.channel.tap.publish(ChannelMap.of(gate.flatten(2).mean(2), x))
         if self.spatial.tap.recording:
             self.spatial.tap.publish(SpatialMap(gate.mean(1).detach()))
         return x * (1 + gate)
@@ -137,6 +144,8 @@ SPEC = Spec(
     examples=(
         Example("B C H W"),
         Example("B C H W", {"reduction": 4, "dilation": 2, "dilated_convs": 1, "combine": "add"}),
+        Example("B C W", {"dims": 1}),
+        Example("B C T H W", {"dims": 3}),
     ),
     maps=(ChannelMap, SpatialMap),
     flow="x -> [[channel MLP | dilated convs] -> product -> 1 + sigmoid | ] -> multiply -> y",

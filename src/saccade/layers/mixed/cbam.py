@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from saccade.errors import check_shape
 from saccade.layers.channel.channel_gate import CBAM_PAPER, ChannelGate
+from saccade.layers.dims import AXES, Dims, check_dims
 from saccade.layers.spatial.spatial_gate import SpatialGate
 from saccade.layers.spec import Example, Spec
 from saccade.maps import ChannelMap, SpatialMap
@@ -19,12 +20,12 @@ def cbam(
     """Apply the channel gate, then the spatial gate if there is one.
 
     Args:
-        x: Features, (B, C, H, W).
+        x: Features, (B, C, ...).
         channel: Function that returns the features with gated channels.
         spatial: Function that returns the features with gated positions, or None.
 
     Returns:
-        Gated features, (B, C, H, W).
+        Gated features, same shape as x.
     """
     gated = channel(x)
     return gated if spatial is None else spatial(gated)
@@ -49,10 +50,11 @@ class CBAM(nn.Module):
         pools: Pooling functions of the channel gate: "avg", "max", "lp" or "lse".
         spatial: Whether to use the spatial gate. False leaves the channel gate alone, as an option of the
             authors' code does.
+        dims: Number of spatial axes of the input: 1, 2 or 3.
 
     Shape:
-        - Input: (B, C, H, W).
-        - Output: (B, C, H, W).
+        - Input: (B, C, W), (B, C, H, W) or (B, C, T, H, W), according to `dims`.
+        - Output: same shape as the input.
 
     Raises:
         BadOption: If an option is out of range, see `ChannelGate` and `SpatialGate`.
@@ -74,14 +76,16 @@ class CBAM(nn.Module):
         kernel_size: int = 7,
         pools: Sequence[str] = ("avg", "max"),
         spatial: bool = True,
+        dims: Dims = 2,
     ) -> None:
         super().__init__()
-        self.channels = channels
+        check_dims("cbam", dims)
+        self.channels, self.dims = channels, dims
         self.channel = ChannelGate(channels, reduction, pools)
-        self.spatial = SpatialGate(channels, kernel_size) if spatial else None
+        self.spatial = SpatialGate(channels, kernel_size, dims=dims) if spatial else None
 
     def forward(self, x: Tensor) -> Tensor:
-        check_shape("cbam", x, "B C H W", C=self.channels)
+        check_shape("cbam", x, AXES[self.dims], C=self.channels)
         return cbam(x, self.channel, self.spatial)
 
 
@@ -96,6 +100,8 @@ SPEC = Spec(
         Example("B C H W"),
         Example("B C H W", {"reduction": 4, "kernel_size": 3, "pools": ("max",)}),
         Example("B C H W", {"spatial": False}),
+        Example("B C W", {"dims": 1}),
+        Example("B C T H W", {"dims": 3}),
     ),
     maps=(ChannelMap, SpatialMap),
     flow="x -> [channel gate | ] -> multiply -> [spatial gate | ] -> multiply -> y",

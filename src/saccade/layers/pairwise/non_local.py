@@ -8,6 +8,7 @@ from typing import Literal, get_args
 from torch import Tensor, nn
 
 from saccade.errors import bad_option, bad_shape, check_choice, check_positive, check_shape
+from saccade.layers.dims import AXES, CONV, MAX_POOL, NORM, Dims, check_dims
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import DotProductMap, PairwiseMap, RectifiedSumMap, Tap
 from saccade.ops.rectified_mean import rectified_mean
@@ -17,11 +18,7 @@ Pairwise = Literal["embedded_gaussian", "gaussian", "dot_product", "concatenatio
 
 #: The maps of the functions that are not Gaussian.
 _MAPS: Mapping[str, type[PairwiseMap]] = {"dot_product": DotProductMap, "concatenation": RectifiedSumMap}
-_CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
-_NORM = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-_POOL = {1: nn.MaxPool1d, 2: nn.MaxPool2d, 3: nn.MaxPool3d}
 _WINDOW = {1: (2,), 2: (2, 2), 3: (1, 2, 2)}
-_PATTERN = {1: "B C W", 2: "B C H W", 3: "B C T H W"}
 
 
 def non_local(
@@ -114,7 +111,7 @@ class NonLocal(nn.Module):
     def __init__(
         self,
         channels: int,
-        dims: Literal[1, 2, 3] = 2,
+        dims: Dims = 2,
         pairwise: Pairwise = "embedded_gaussian",
         inner_channels: int | None = None,
         sub_sample: bool = False,
@@ -123,7 +120,7 @@ class NonLocal(nn.Module):
         batch_norm: bool = True,
     ) -> None:
         super().__init__()
-        check_choice("non_local", "dims", dims, (1, 2, 3))
+        check_dims("non_local", dims)
         check_choice("non_local", "pairwise", pairwise, get_args(Pairwise))
         check_choice("non_local", "pool", pool, ("input", "projection"))
         if inner_channels is None:
@@ -134,7 +131,7 @@ class NonLocal(nn.Module):
         if scale and pairwise in _MAPS:
             expected = f"needs a Gaussian pairwise function, not pairwise={pairwise!r}"
             raise bad_option("non_local", expected, scale=scale)
-        conv = _CONV[dims]
+        conv = CONV[dims]
         has_embedding = pairwise != "gaussian"
         self.channels, self.dims, self.pairwise, self.pool = channels, dims, pairwise, pool
         self.scale = (inner_channels if has_embedding else channels) ** -0.5 if scale else 1.0
@@ -143,8 +140,8 @@ class NonLocal(nn.Module):
         self.g = conv(channels, inner_channels, 1)
         self.pair = conv(2 * inner_channels, 1, 1, bias=False) if pairwise == "concatenation" else None
         self.output = conv(inner_channels, channels, 1)
-        self.norm = _NORM[dims](channels) if batch_norm else nn.Identity()
-        self.pooling = _POOL[dims](_WINDOW[dims]) if sub_sample else nn.Identity()
+        self.norm = NORM[dims](channels) if batch_norm else nn.Identity()
+        self.pooling = MAX_POOL[dims](_WINDOW[dims]) if sub_sample else nn.Identity()
         self.tap = Tap()
         for module in self.children():
             if isinstance(module, conv):
@@ -154,7 +151,7 @@ class NonLocal(nn.Module):
         nn.init.zeros_((self.norm if batch_norm else self.output).get_parameter("weight"))
 
     def forward(self, x: Tensor) -> Tensor:
-        check_shape("non_local", x, _PATTERN[self.dims], C=self.channels)
+        check_shape("non_local", x, AXES[self.dims], C=self.channels)
         if not isinstance(self.pooling, nn.Identity) and min(x.shape[2:][-2:]) < 2:
             raise bad_shape("non_local", "sub-sampling by 2 needs at least 2 positions on each axis", x)
         if self.training and not isinstance(self.norm, nn.Identity) and x[:, 0].numel() == 1:

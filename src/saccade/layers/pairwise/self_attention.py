@@ -7,23 +7,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from saccade.errors import bad_shape, check_reduction, check_shape
+from saccade.layers.dims import AXES, CONV, MAX_POOL, Dims, check_dims
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import PairwiseMap, Tap
 from saccade.ops.softmax_attention import softmax_attention
+
+_CONVOLVE = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}  # by the number of axes of the weight
 
 
 def self_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """Return at each position of the query map the mean of the values, weighted by softmax(q^T k).
 
-    The softmax runs over the h * w keys.
+    The softmax runs over all positions of the keys.
 
     Args:
-        query: Queries q, (B, D, H, W).
-        key: Keys k, (B, D, h, w).
-        value: Values, (B, E, h, w).
+        query: Queries q, (B, D, ...).
+        key: Keys k, (B, D, S...).
+        value: Values, (B, E, S...).
 
     Returns:
-        Weighted means of the values, (B, E, H, W).
+        Weighted means of the values, (B, E, ...), at the positions of the queries.
 
     Example:
         >>> import torch
@@ -34,7 +37,7 @@ def self_attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return softmax_attention(q, k, v, scale=1.0).mT.reshape(*value.shape[:2], *query.shape[2:])
 
 
-class _SpectralConv2d(nn.Conv2d):
+class _SpectralConv(nn.Module):
     """A 1 x 1 convolution whose weight is divided by its largest singular value, u^T W v.
 
     One power iteration per training pass, as in Miyato et al. 2018, updates the buffers `u` and `v`; no
@@ -45,8 +48,11 @@ class _SpectralConv2d(nn.Conv2d):
     u: Tensor
     v: Tensor
 
-    def __init__(self, inputs: int, outputs: int, bias: bool) -> None:
-        super().__init__(inputs, outputs, 1, bias=bias)
+    def __init__(self, dims: Dims, inputs: int, outputs: int, bias: bool) -> None:
+        super().__init__()
+        initial = CONV[dims](inputs, outputs, 1, bias=bias)
+        self.in_channels, self.out_channels = inputs, outputs
+        self.weight, self.bias = initial.weight, initial.bias
         self.register_buffer("u", F.normalize(torch.randn(outputs), dim=0))
         self.register_buffer("v", F.normalize(torch.randn(inputs), dim=0))
         for _ in range(15):
@@ -63,7 +69,10 @@ class _SpectralConv2d(nn.Conv2d):
             self._iterate()
         # The next pass may overwrite the buffers before the backward pass of this one: clone them.
         norm = (self.u.clone()[:, None] * self.weight.flatten(1) * self.v.clone()).sum()
-        return F.conv2d(x, self.weight / norm, self.bias)
+        return _CONVOLVE[self.weight.ndim](x, self.weight / norm, self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}, bias={self.bias is not None}"
 
 
 class SelfAttention(nn.Module):
@@ -89,21 +98,23 @@ class SelfAttention(nn.Module):
             above.
         spectral_norm: Whether to divide each weight by its largest singular value (one power iteration per
             pass).
-        sub_sample: Whether to max-pool k and v by 2 x 2, which leaves a quarter of the keys. An odd last row
-            is dropped.
+        sub_sample: Whether to max-pool k and v by 2 along each axis, which leaves a quarter of the keys of an
+            image. An odd last row is dropped.
         bias: Whether the convolutions have biases.
+        dims: Number of spatial axes of the input: 1, 2 or 3.
 
     Shape:
-        - Input: (B, C, H, W).
-        - Output: (B, C, H, W).
+        - Input: (B, C, W), (B, C, H, W) or (B, C, T, H, W), according to `dims`.
+        - Output: same shape as the input.
 
     Raises:
         BadOption: If a reduction leaves no channel, or is below 1.
-        BadShape: For any other input shape, and with `sub_sample` for a map less than 2 high or wide.
+        BadShape: For any other input shape, and with `sub_sample` for fewer than 2 positions along an axis.
 
     Note:
         There is no W_o if v keeps all C channels: the two would form a single linear map. The authors'
         TensorFlow code corresponds to `value_reduction=2, spectral_norm=True, sub_sample=True, bias=False`.
+        The paper has images, `dims=2`.
 
     Example:
         >>> import torch
@@ -120,29 +131,31 @@ class SelfAttention(nn.Module):
         spectral_norm: bool = False,
         sub_sample: bool = False,
         bias: bool = True,
+        dims: Dims = 2,
     ) -> None:
         super().__init__()
         check_reduction("self_attention", channels, reduction=reduction, value_reduction=value_reduction)
+        check_dims("self_attention", dims)
 
-        def conv(inputs: int, outputs: int) -> nn.Conv2d:
+        def conv(inputs: int, outputs: int) -> nn.Module:
             if spectral_norm:
-                return _SpectralConv2d(inputs, outputs, bias)
-            return nn.Conv2d(inputs, outputs, 1, bias=bias)
+                return _SpectralConv(dims, inputs, outputs, bias)
+            return CONV[dims](inputs, outputs, 1, bias=bias)
 
-        self.channels = channels
+        self.channels, self.dims = channels, dims
         self.query = conv(channels, channels // reduction)
         self.key = conv(channels, channels // reduction)
         self.value = conv(channels, channels // value_reduction)
         has_output = value_reduction > 1
         self.output = conv(channels // value_reduction, channels) if has_output else nn.Identity()
-        self.pool = nn.MaxPool2d(2) if sub_sample else nn.Identity()
+        self.pool = MAX_POOL[dims](2) if sub_sample else nn.Identity()
         self.gamma = nn.Parameter(torch.zeros(1))
         self.tap = Tap()
 
     def forward(self, x: Tensor) -> Tensor:
-        check_shape("self_attention", x, "B C H W", C=self.channels)
-        if isinstance(self.pool, nn.MaxPool2d) and min(x.shape[2:]) < 2:
-            raise bad_shape("self_attention", "sub-sampling by 2 x 2 needs at least 2 rows and columns", x)
+        check_shape("self_attention", x, AXES[self.dims], C=self.channels)
+        if not isinstance(self.pool, nn.Identity) and min(x.shape[2:]) < 2:
+            raise bad_shape("self_attention", "sub-sampling by 2 needs at least 2 positions on each axis", x)
         q, k, v = self.query(x), self.pool(self.key(x)), self.pool(self.value(x))
         if self.tap.recording:
             queries, keys = (z.detach().flatten(2).mT.unsqueeze(1) for z in (q, k))
@@ -167,6 +180,9 @@ SPEC = Spec(
         Example("B C H W"),
         Example("B C H W", {"reduction": 4, "value_reduction": 3, "bias": False}),
         Example("B C H W", {"value_reduction": 2, "spectral_norm": True, "sub_sample": True, "bias": False}),
+        Example("B C W", {"dims": 1}),
+        Example("B C T H W", {"dims": 3}),
+        Example("B C T H W", {"dims": 3, "value_reduction": 2, "spectral_norm": True, "sub_sample": True}),
     ),
     maps=(PairwiseMap,),
     flow="x -> [[[query | key] -> products, softmax | value] -> sum -> gamma | ] -> add -> y",

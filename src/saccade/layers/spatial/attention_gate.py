@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from saccade.errors import bad_shape, check_choice, check_positive, check_shape
+from saccade.layers.dims import AXES, CONV, NORM
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import SpatialMap, Tap
 from saccade.ops.gates import scale
@@ -96,21 +97,22 @@ class AttentionGate(nn.Module):
         gating = channels if gating_channels is None else gating_channels
         check_positive("attention_gate", inner_channels=inner, gating_channels=gating, stride=stride)
         check_choice("attention_gate", "dims", dims, (2, 3))
-        conv: type[nn.Conv2d | nn.Conv3d] = nn.Conv2d if dims == 2 else nn.Conv3d
-        norm = nn.BatchNorm2d if dims == 2 else nn.BatchNorm3d
+        conv = CONV[dims]
         self.channels, self.gating_channels, self.stride = channels, gating, stride
-        self.axes = "H W" if dims == 2 else "T H W"
+        self.dims = dims
         self.theta = conv(channels, inner, stride, stride=stride, bias=False)
         self.phi = conv(gating, inner, 1)
         self.psi = conv(inner, 1, 1)
         self.output = (
-            nn.Sequential(conv(channels, channels, 1), norm(channels)) if output_projection else None
+            nn.Sequential(conv(channels, channels, 1), NORM[dims](channels)) if output_projection else None
         )
         self.tap = Tap()
 
     def forward(self, x: Tensor, g: Tensor) -> Tensor:
-        check_shape("attention_gate", x, f"B C {self.axes}", C=self.channels)
-        check_shape("attention_gate", g, f"B G {self.axes}", B=x.shape[0], G=self.gating_channels)
+        check_shape("attention_gate", x, AXES[self.dims], C=self.channels)
+        check_shape(
+            "attention_gate", g, AXES[self.dims].replace("C", "G"), B=x.shape[0], G=self.gating_channels
+        )
         if any(extent < self.stride for extent in x.shape[2:]):
             raise bad_shape("attention_gate", f"expected a map of at least the stride {self.stride}", x)
         if self.output is not None and self.training and x[:, 0].numel() == 1:

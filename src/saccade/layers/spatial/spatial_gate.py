@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from saccade.errors import bad_option, bad_shape, check_positive, check_shape
 from saccade.layers.channel.channel_gate import CBAM_PAPER
+from saccade.layers.dims import AXES, CONV, NORM, Dims, check_dims
 from saccade.layers.spec import Example, Spec
 from saccade.maps import SpatialMap, Tap
 from saccade.ops.gates import mean_and_maximum, scale
@@ -16,11 +17,11 @@ def spatial_gate(x: Tensor, layers: nn.Module) -> Tensor:
     """Return the spatial weights sigma(layers([max; mean] over channels)).
 
     Args:
-        x: Features, (B, C, H, W).
+        x: Features, (B, C, ...).
         layers: Module from two channels to one.
 
     Returns:
-        Weights, (B, 1, H, W).
+        Weights, (B, 1, ...).
     """
     average, maximum = mean_and_maximum(x, 1)
     compressed = torch.stack([maximum, average], dim=1)
@@ -30,11 +31,11 @@ def spatial_gate(x: Tensor, layers: nn.Module) -> Tensor:
 class SpatialGate(nn.Module):
     """CBAM's spatial attention module: a wide convolution of the channel-wise maximum and mean.
 
-        M_s = sigma(BN(f^{kxk} * [max_c x; mean_c x]))        y = M_s x
+        M_s = sigma(BN(f * [max_c x; mean_c x]))        y = M_s x
 
-    f is `conv` (no bias), * a convolution, c a channel, k is `kernel_size`, sigma the logistic function, M_s
-    the gate and y the output. The batch norm (eps 1e-5, momentum 0.01) is part of the authors' code, not of
-    the paper.
+    f is `conv` (of size k along each axis, no bias), * a convolution, c a channel, k is `kernel_size`, sigma
+    the logistic function, M_s the gate and y the output. The batch norm (eps 1e-5, momentum 0.01) is part of
+    the authors' code, not of the paper.
 
     References:
         Woo, Park, Lee, Kweon: CBAM: Convolutional Block Attention Module, ECCV 2018 (equation 3).
@@ -44,18 +45,20 @@ class SpatialGate(nn.Module):
         kernel_size: Kernel size k, odd.
         batch_norm: Whether to use the batch norm. False gives the gate of the paper.
         relu: Whether to apply the unused ReLU of the authors' code before sigma.
+        dims: Number of spatial axes of the input: 1, 2 or 3.
 
     Shape:
-        - Input: (B, C, H, W).
-        - Output: (B, C, H, W).
+        - Input: (B, C, W), (B, C, H, W) or (B, C, T, H, W), according to `dims`.
+        - Output: same shape as the input.
 
     Raises:
         BadOption: If the kernel size is even or below 1.
         BadShape: For any other input shape; in training with batch norm also for a single position in the
-            batch (one 1 x 1 map), which has no batch statistics.
+            batch (one map of size 1), which has no batch statistics.
 
     Note:
-        The authors' ResNet initializes the weight of the batch norm with 0; this module does not.
+        The authors' ResNet initializes the weight of the batch norm with 0; this module does not. The paper
+        has images, `dims=2`; in a volume, f extends along all three axes.
 
     Example:
         >>> import torch
@@ -64,21 +67,27 @@ class SpatialGate(nn.Module):
     """
 
     def __init__(
-        self, channels: int, kernel_size: int = 7, batch_norm: bool = True, relu: bool = False
+        self,
+        channels: int,
+        kernel_size: int = 7,
+        batch_norm: bool = True,
+        relu: bool = False,
+        dims: Dims = 2,
     ) -> None:
         super().__init__()
+        check_dims("spatial_gate", dims)
         check_positive("spatial_gate", kernel_size=kernel_size)
         if kernel_size % 2 == 0:
             raise bad_option("spatial_gate", "must be odd to keep the map size", kernel_size=kernel_size)
-        self.channels = channels
-        self.conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
-        self.norm = nn.BatchNorm2d(1, eps=1e-5, momentum=0.01) if batch_norm else nn.Identity()
+        self.channels, self.dims = channels, dims
+        self.conv = CONV[dims](2, 1, kernel_size, padding=kernel_size // 2, bias=False)
+        self.norm = NORM[dims](1, eps=1e-5, momentum=0.01) if batch_norm else nn.Identity()
         self.activation = nn.ReLU() if relu else nn.Identity()
         self.tap = Tap()
 
     def forward(self, x: Tensor) -> Tensor:
-        check_shape("spatial_gate", x, "B C H W", C=self.channels)
-        if self.training and isinstance(self.norm, nn.BatchNorm2d) and x[:, 0].numel() == 1:
+        check_shape("spatial_gate", x, AXES[self.dims], C=self.channels)
+        if self.training and not isinstance(self.norm, nn.Identity) and x[:, 0].numel() == 1:
             raise bad_shape("spatial_gate", "batch norm needs more than one position in training", x)
         gate = spatial_gate(x, nn.Sequential(self.conv, self.norm, self.activation))
         if self.tap.recording:
@@ -96,6 +105,8 @@ SPEC = Spec(
     examples=(
         Example("B C H W"),
         Example("B C H W", {"kernel_size": 3, "batch_norm": False, "relu": True}),
+        Example("B C W", {"dims": 1}),
+        Example("B C T H W", {"dims": 3}),
     ),
     maps=(SpatialMap,),
     flow="x -> [[maximum over channels | mean] -> conv kxk, BN -> sigmoid | ] -> multiply -> y",
