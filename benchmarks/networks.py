@@ -4,7 +4,7 @@
     python benchmarks/networks.py
 
 Writes benchmarks/results/networks.json, from which `docs/results.py` makes the table. Libraries that are not
-installed are left out. `tests/support/library_networks.py` holds the networks.
+installed are left out. `tests/support/external_networks.py` holds the networks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from saccade.results import hardware_info
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
 
-from support.library_networks import NETWORKS, Operations, inputs_of, run  # noqa: E402  (a folder beside)
+from support.external_networks import NETWORKS, Operations, inputs_of, run  # noqa: E402  (a folder beside)
 
 
 def examine(name: str) -> dict[str, Any]:

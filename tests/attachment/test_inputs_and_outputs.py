@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torchvision.models import detection
 
 import saccade as sc
-from saccade.attachment.example import describe, tensors_within
+from saccade.attachment.example import describe_inputs, tensors_within
 from support.errors import raises
 from support.networks import Residual
 
@@ -51,7 +51,7 @@ def test_messages_hold_shapes_and_no_values() -> None:
     expected = "{'pixel_values': (2, 3), 'labels': [(3,)], 'id': 'a', 'n': 3}"
     with raises(sc.BadOption, option="example_inputs", value=expected):
         sc.sites(Residual(2), batch)
-    assert describe((torch.ones(2), object(), None)) == "((2,), a object, None)"
+    assert describe_inputs((torch.ones(2), object(), None)) == "((2,), a object, None)"
     with raises(sc.BadOption, option="example_inputs", value="[(3, 16, 16), (3, 16, 16)]") as caught:
         sc.sites(Residual(2), images((16, 16), (16, 16)))
     assert isinstance(caught.value.__cause__, (TypeError, AttributeError))

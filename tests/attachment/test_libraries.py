@@ -22,9 +22,9 @@ from support.errors import raises
 
 @dataclass(frozen=True)
 class Case:
-    """A network: its library, how it is built, its inputs, the least number of places, its mechanism."""
+    """A network: its package, how it is built, its inputs, the least number of places, its mechanism."""
 
-    library: str
+    package: str
     build: Callable[[Any], nn.Module]
     inputs: Callable[[], Any]
     places: int
@@ -284,7 +284,7 @@ def test_in_and_out(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -
     case = CASES[name]
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
-    library = pytest.importorskip(case.library, reason=f"{name} needs {case.library}")
+    library = pytest.importorskip(case.package, reason=f"{name} needs {case.package}")
     torch.manual_seed(0)
     inputs = case.inputs()
     model = case.build(importlib.import_module(library.__name__)).eval()

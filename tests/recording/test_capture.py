@@ -339,3 +339,36 @@ def test_an_error_inside_of_the_model_leaves_nothing_behind() -> None:
     with sc.record(model) as maps:
         model(X)
     assert len(maps) == 1
+
+
+class Mixed(nn.Module):
+    """Weights that are mixed with other weights, or with something else."""
+
+    def __init__(self, form: str) -> None:
+        super().__init__()
+        self.form, self.qk, self.weights = form, nn.Linear(WIDTH, 2 * WIDTH), torch.empty(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k = self.qk(x).chunk(2, -1)
+        contents, positions = (q @ k.mT).softmax(-1), torch.eye(20).expand(2, -1, -1).softmax(-1)
+        if self.form == "weights":
+            mixed = 0.3 * contents + 0.7 * positions
+            mixed /= mixed.sum(-1, keepdim=True)
+        else:
+            mixed = contents + q @ k.mT
+        self.weights = mixed
+        return mixed @ x
+
+
+def test_weights_that_are_mixed_with_weights_are_weights() -> None:
+    torch.manual_seed(0)
+    x, model = torch.randn(2, 20, WIDTH), Mixed("weights").eval()
+    with sc.record(model) as maps:
+        model(x)
+    torch.testing.assert_close(maps[""].tokens().weights()[:, 0], model.weights)  # type: ignore[attr-defined]
+
+
+def test_weights_that_are_added_to_something_else_are_none() -> None:
+    model = nn.Sequential(Mixed("something else"))
+    with pytest.raises(sc.NothingRecorded), sc.record(model):
+        model(torch.randn(2, 20, WIDTH))

@@ -12,7 +12,7 @@ from torch import nn
 import saccade as sc
 from saccade.attribution import relevance
 from saccade.maps import PairwiseMap
-from support.library_networks import CORE, NETWORKS, Operations, inputs_of, run
+from support.external_networks import CORE, NETWORKS, Operations, inputs_of, run
 
 #: Softmaxes of positions that a network mixes with those of contents: one attention each.
 MIXED = {"timm convit_tiny": 10}

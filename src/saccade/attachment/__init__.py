@@ -1,6 +1,7 @@
 """Attachment: insert attention into any model, and remove it again."""
 
 from saccade.attachment.description import describe_attachments, restore_attachments
+from saccade.attachment.example import call_arguments, describe_inputs
 from saccade.attachment.fusion import fuse
 from saccade.attachment.hooks import Attached
 from saccade.attachment.insertion import attach
@@ -21,7 +22,9 @@ __all__ = [
     "Sites",
     "attach",
     "attached",
+    "call_arguments",
     "describe_attachments",
+    "describe_inputs",
     "detach",
     "fuse",
     "move_attention",

@@ -34,7 +34,7 @@ def images_of(example_inputs: object) -> tuple[list[Tensor], int]:
         for batch in tensors_within(argument):
             if _is_image(batch, 3, 5):
                 return [batch], batch.shape[0]
-    described = describe(example_inputs)
+    described = describe_inputs(example_inputs)
     expected = "images (B, C, H, W), sequences (B, C, L) or clips (B, C, T, H, W)"
     message = f"example_inputs hold no batch of {expected} and no list of images (C, H, W), got {described}"
     raise BadOption(message, option="example_inputs", value=described)
@@ -55,12 +55,12 @@ def tensors_within(value: object) -> Iterator[Tensor]:
             yield from tensors_within(getattr(value, field.name))
 
 
-def describe(value: object) -> str:
+def describe_inputs(value: object) -> str:
     """Return a text with the shapes of tensors and arrays in place of their values."""
     if isinstance(value, Mapping):
-        return f"{{{', '.join(f'{key!r}: {describe(item)}' for key, item in value.items())}}}"
+        return f"{{{', '.join(f'{key!r}: {describe_inputs(item)}' for key, item in value.items())}}}"
     if isinstance(value, (list, tuple)):
-        items = ", ".join(map(describe, value))
+        items = ", ".join(map(describe_inputs, value))
         return f"[{items}]" if isinstance(value, list) else f"({items}{',' * (len(value) == 1)})"
     if hasattr(value, "shape"):
         return repr(tuple(value.shape))

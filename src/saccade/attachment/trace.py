@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from saccade._torch import WeakTensorKeyDictionary, tensors_in, version
-from saccade.attachment.example import call_arguments, describe, images_of, tensors_within
+from saccade.attachment.example import call_arguments, describe_inputs, images_of, tensors_within
 from saccade.attachment.hooks import Attached
 from saccade.errors import BadOption
 from saccade.model_state import Handle, preserve_state, temporary_hooks
@@ -194,7 +194,7 @@ def trace_forward(model: nn.Module, example_inputs: object) -> Trace:
                 output = model(*args, **kwargs)
         except Exception as error:
             name, cause = type(model).__name__, f"{type(error).__name__}: {error}"
-            described = describe(example_inputs)
+            described = describe_inputs(example_inputs)
             message = f"the forward pass of {name} fails on example_inputs {described}: {cause}"
             raise BadOption(message, option="example_inputs", value=described) from error
     nodes = [node for t in tensors_within(output) if (node := trace.node(t))]

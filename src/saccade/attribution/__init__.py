@@ -4,7 +4,7 @@ from saccade.attribution.attention_relevance import relevance
 from saccade.attribution.attention_sensitivity import legrad
 from saccade.attribution.cam import CamMethod, grad_cam, last_layer
 from saccade.attribution.comparison import Explanation, ExplanationScores, compare_explanations, explain
-from saccade.attribution.forward import Inputs, model_inputs
+from saccade.attribution.forward import Inputs, model_inputs, run_model
 from saccade.attribution.targets import Target, detection_score, segmentation_score, similarity
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "legrad",
     "model_inputs",
     "relevance",
+    "run_model",
     "segmentation_score",
     "similarity",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -12,7 +12,7 @@ from saccade._torch import tensors_in
 from saccade.attribution.attention_relevance import relevance
 from saccade.attribution.attention_sensitivity import legrad
 from saccade.attribution.cam import CamMethod, grad_cam
-from saccade.attribution.forward import Inputs
+from saccade.attribution.forward import Inputs, run_model
 from saccade.attribution.targets import class_scores
 from saccade.errors import BadOption, SaccadeError, check_choice
 from saccade.maps import SpatialMap
@@ -58,9 +58,8 @@ def explain(
         message = f"explain: layer={layer!r} applies to the methods of grad_cam, not to {method!r}"
         raise BadOption(message, owner="explain", option="layer", value=layer)
     if method == "rollout":
-        args, kwargs = ((), dict(images)) if isinstance(images, Mapping) else ((images,), {})
         with preserve_state(model, tuple(tensors_in(images))), record(model) as maps:
-            model(*args, **kwargs)
+            run_model("explain", model, images)
         return maps.rollout()
     if method == "relevance":
         return relevance(model, images, target)

@@ -11,10 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from saccade._torch import tensors_in, tree_map, uncompiled
+from saccade.attachment import call_arguments, describe_inputs
 from saccade.errors import BadOption, SaccadeError
 from saccade.model_state import preserve_state
 
-#: Images, or all inputs of a model: a tuple of positional or a mapping of keyword arguments.
+#: Images, or all inputs of a model: a tuple of positional or a mapping of keyword arguments. Detectors take a
+#: list of images.
 Inputs: TypeAlias = Tensor | Sequence[Any] | Mapping[str, Any]
 
 
@@ -35,39 +37,47 @@ class ForwardPass:
         if isinstance(self.model, torch.jit.ScriptModule):
             message = f"{owner}: {self.name} is scripted and calls no hooks; use the module it was made from"
             raise BadOption(message, owner=owner, option="model", value=self.name)
-        given: Any = dict(inputs) if isinstance(inputs, Mapping) else inputs
-        if isinstance(given, Tensor):
-            given = (given if given.is_floating_point() else given.float(),)
-        given = tree_map(_leaf, given)
-        self.args: tuple[Any, ...] = () if isinstance(given, dict) else tuple(given)
-        self.kwargs: dict[str, Any] = given if isinstance(given, dict) else {}
-        images = next((x for x in tensors_in(given) if x.requires_grad), None)
+        if isinstance(inputs, Tensor) and not inputs.is_floating_point():
+            inputs = inputs.float()
+        self.args, self.kwargs = tree_map(_leaf, call_arguments(inputs))
+        images = next((x for x in tensors_in((self.args, self.kwargs)) if x.requires_grad), None)
         if images is None:
-            shapes = self._shapes()
+            shapes = describe_inputs(inputs)
             message = f"{owner}: the inputs hold no floating-point tensor, got {shapes}"
             raise BadOption(message, owner=owner, option="images", value=shapes)
         self.images = images
         first = self.args[0] if self.args else None
-        self.batch = len(first if isinstance(first, list | tuple) and images.ndim == 3 else images)
+        self.batch = len(first if isinstance(first, list) else images)
 
     def run(self) -> Any:
-        """Return the output of the model.
+        """Return the output of the model; see `run_model`."""
+        return run_model(self.owner, self.model, self.kwargs or self.args)
 
-        Raises:
-            BadOption: The forward pass fails. The cause is the error of the model.
-        """
-        try:
-            return self.model(*self.args, **self.kwargs)
-        except SaccadeError:
-            raise
-        except Exception as error:
-            cause, shapes = f"{type(error).__name__}: {error}", self._shapes()
-            message = f"{self.owner}: the forward pass of {self.name} fails on inputs {shapes}: {cause}"
-            raise BadOption(message, owner=self.owner, option="images", value=shapes) from error
 
-    def _shapes(self) -> str:
-        given = self.kwargs or (self.args[0] if len(self.args) == 1 else self.args)
-        return repr(tree_map(lambda x: tuple(x.shape) if isinstance(x, Tensor) else x, given))
+def run_model(owner: str, model: nn.Module, inputs: Inputs) -> Any:
+    """Return the output of a model.
+
+    Args:
+        owner: Name of the function that runs it, for messages.
+        model: The model.
+        inputs: Images, a tuple of positional or a mapping of keyword arguments.
+
+    Raises:
+        BadOption: The forward pass fails. The cause is the error of the model.
+    """
+    args, kwargs = call_arguments(inputs)
+    try:
+        return model(*args, **kwargs)
+    except SaccadeError:
+        raise
+    except Exception as error:
+        cause, shapes, name = (
+            f"{type(error).__name__}: {error}",
+            describe_inputs(inputs),
+            type(model).__name__,
+        )
+        message = f"{owner}: the forward pass of {name} fails on inputs {shapes}: {cause}"
+        raise BadOption(message, owner=owner, option="images", value=shapes) from error
 
 
 def model_inputs(model: nn.Module, images: Tensor, more: Mapping[str, Any] | None = None) -> Inputs:

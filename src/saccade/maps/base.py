@@ -47,9 +47,11 @@ class AttentionMap(ABC):
     Attributes:
         kind: Short name of the kind of map, for example "spatial".
         shared_fields: Names of the tensors without a batch axis, which all images share.
+        has_place: Whether the weights belong to positions, and not to channels or branches.
     """
 
     kind: str
+    has_place: ClassVar[bool] = True
     shared_fields: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
@@ -99,6 +101,7 @@ class ChannelMap(AttentionMap):
     top_channels: Tensor | None = None
     features: Tensor | None = None
     kind = "channel"
+    has_place = False
 
     @classmethod
     def of(cls, weights: Tensor, features: Tensor) -> ChannelMap:
@@ -164,6 +167,7 @@ class BranchMap(AttentionMap):
     weights: Tensor
     energy: Tensor
     kind = "branch"
+    has_place = False
 
     @classmethod
     def of(cls, weights: Tensor, branches: Sequence[Tensor]) -> BranchMap:

@@ -20,10 +20,11 @@ from saccade.maps import AttentionMap, PairwiseMap, SpatialMap
 from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes, mask_to_bias
 from saccade.recording.captured_maps import agrees, channel_map, functional_map, window_map
 from saccade.recording.operations import (
+    ADD,
+    DIVIDE,
     EINSUM,
     FOLLOWED,
     MATMUL,
-    MIXED,
     SOFTMAX,
     Logits,
     Weights,
@@ -173,7 +174,7 @@ class Capture(TorchFunctionMode):
             tag = None if tagged is None else self.tags[tagged]
             if isinstance(tag, Weights) and func in FOLLOWED:
                 self.tags[output] = tag
-            elif isinstance(tag, Weights) and func in MIXED:
+            elif isinstance(tag, Weights) and self._mixes_weights(func, args):
                 self.tag_weights(output, None)
             elif isinstance(tag, Logits) and tagged is not None:
                 changed = change_logits(tag, tagged, func, args, kwargs)
@@ -181,6 +182,12 @@ class Capture(TorchFunctionMode):
                     self.tags[output] = changed
                 elif output is args[0]:  # changed in place, in an unknown way
                     del self.tags[output]
+
+    def _mixes_weights(self, func: Any, args: tuple[Any, ...]) -> bool:
+        """Return whether a result is weights because its operands are: a sum, or weights that are divided."""
+        operands = args[:1] if func in DIVIDE else args[:2]
+        are_weights = (isinstance(x, Tensor) and isinstance(self.tags.get(x), Weights) for x in operands)
+        return (func in ADD or func in DIVIDE) and all(are_weights)
 
     def _tag_softmax(self, logits: Tensor, dim: int | None, weights: Tensor) -> None:
         if weights.ndim < 3 or dim not in (-1, weights.ndim - 1):
@@ -227,8 +234,9 @@ class Capture(TorchFunctionMode):
     ) -> AttentionMap:
         """Return the map of an attention from its factors or, if these are unknown, from its weights."""
         attention: PairwiseMap | None = None
-        shaped = weights if logits is None else logits.queries
-        build = window_map if shaped is not None and self.has_windows(shaped, site.module) else site.build_map
+        operand = weights if logits is None else logits.queries
+        has_windows = operand is not None and self.has_windows(operand, site.module)
+        build = window_map if has_windows else site.build_map
         if logits is not None:
             queries, keys = (self._heads(x) for x in (logits.queries, logits.keys))
             if queries.shape[:2] == keys.shape[:2] and queries.shape[-1] == keys.shape[-1]:
@@ -239,6 +247,8 @@ class Capture(TorchFunctionMode):
             if attention is None or not agrees(attention, known):
                 if known.numel() > _MOST_WEIGHTS:
                     extra, _, grid = site.split(known.shape[3])
+                    if has_windows:
+                        extra, grid = 0, known.shape[3:]
                     return SpatialMap(known.mean((1, 2))[:, extra:].reshape(-1, *grid))
                 empty = (
                     known.new_zeros(()).expand(*known.shape[:3], 1),

@@ -26,8 +26,6 @@ SCALE = {Tensor.mul, Tensor.mul_, torch.mul, Tensor.__mul__, Tensor.__rmul__, Te
 FOLLOWED = PASS | RESHAPE | SCALE | {F.linear}
 DIVIDE = {Tensor.div, Tensor.div_, torch.div, Tensor.__truediv__, Tensor.__itruediv__}
 ADD = {Tensor.add, Tensor.add_, torch.add, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
-#: Operations that mix weights, as gated positional attention does: the result is the weights.
-MIXED = ADD | DIVIDE
 FILL = {Tensor.masked_fill, Tensor.masked_fill_, torch.masked_fill}
 
 

@@ -18,8 +18,6 @@ from saccade.model_state import temporary_hooks
 from saccade.recording.adapters import Adapter, FeatureShapes, find_attention, is_observed
 from saccade.recording.capture import Capture
 
-_PLACELESS = ("channel", "branch")  # kinds of maps whose weights have no place in the image
-
 
 class Maps(Mapping[str, AttentionMap]):
     """Attention maps by the path of the module that published them; see `record`.
@@ -43,7 +41,7 @@ class Maps(Mapping[str, AttentionMap]):
         if path in recorded:
             return recorded[path]
         below = {p: m for p, m in recorded.items() if p.startswith(f"{path}.") or not path}
-        placed = [m for m in below.values() if m.kind not in _PLACELESS or len(below) == 1]
+        placed = [m for m in below.values() if m.has_place or len(below) == 1]
         if len(placed) == 1:
             return placed[0]
         if below:

@@ -8,15 +8,14 @@ from typing import Any, Literal, get_args
 from torch import Tensor, nn
 
 from saccade._torch import tensors_in
-from saccade.attribution import Explanation, Target, explain, last_layer, model_inputs
-from saccade.errors import BadOption, BadShape, NothingRecorded, SaccadeError, check_choice
+from saccade.attribution import Explanation, Target, explain, last_layer, model_inputs, run_model
+from saccade.errors import BadShape, NothingRecorded, check_choice
 from saccade.maps import AttentionMap, Tap
 from saccade.model_state import preserve_state
 from saccade.recording import Adapter, Maps, record
 
 Method = Literal["attention"] | Explanation
 METHODS = ("attention", *get_args(Explanation))
-_PLACELESS = ("channel", "branch")  # kinds of maps whose weights have no place in the image
 
 
 def maps_of(
@@ -59,24 +58,15 @@ def _record(model: nn.Module, inputs: Any, adapters: Mapping[type[nn.Module], Ad
     Raises:
         BadOption: The forward pass fails. The cause is the error of the model.
     """
-    args, kwargs = ((), inputs) if isinstance(inputs, Mapping) else ((inputs,), {})
     with preserve_state(model, tuple(tensors_in(inputs))), record(model, adapters) as recorded:
-        try:
-            model(*args, **kwargs)
-        except SaccadeError:
-            raise
-        except Exception as error:
-            shapes = [tuple(x.shape) for x in tensors_in(inputs)]
-            cause, name = f"{type(error).__name__}: {error}", type(model).__name__
-            message = f"look: the forward pass of {name} fails on inputs of shape {shapes}: {cause}"
-            raise BadOption(message, owner="look", option="images", value=shapes) from error
+        run_model("look", model, inputs)
     return recorded
 
 
 def _has_place(model: nn.Module, recorded: Maps, batch: int) -> bool:
     """Return whether a map has a place in each image, or a mechanism of this package made it."""
     is_own = any(isinstance(module, Tap) for module in model.modules())
-    placed = (m.saliency() for m in recorded.values() if m.kind not in _PLACELESS)
+    placed = (m.saliency() for m in recorded.values() if m.has_place)
     return is_own or any(heat.ndim > 2 and len(heat) == batch for heat in placed)
 
 
