@@ -150,7 +150,7 @@ def test_a_checkpoint_of_transformers_holds_its_attention(tmp_path: Path) -> Non
         assert type(loaded) is type(model)
         assert torch.equal(loaded(x).logits, expected)
         assert sc.attached(loaded) == sc.attached(model)
-        assert len(loaded.config.saccade) == 2
+        assert [entry["mechanism"] for entry in loaded.config.saccade] == [*["cbam"] * 4, "se"]
     half = integration.from_pretrained(type(model), tmp_path, dtype=torch.bfloat16)
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     assert half(x.bfloat16()).logits.dtype == torch.bfloat16
@@ -159,8 +159,6 @@ def test_a_checkpoint_of_transformers_holds_its_attention(tmp_path: Path) -> Non
 def test_a_checkpoint_of_transformers_without_attention_is_refused(tmp_path: Path) -> None:
     recipe = example("attach_transformers", "transformers")
     integration, model, x = recipe.attention, recipe.build(), torch.rand(2, 3, 32, 32)
-    with raises(sc.BadOption, owner="attach", option="example_inputs", value="Tensor"):
-        integration.attach(model, "se", example_inputs=x)
     model.save_pretrained(tmp_path)
     with raises(sc.BadData, owner=str(tmp_path), option="saccade"):
         integration.from_pretrained(type(model), tmp_path)

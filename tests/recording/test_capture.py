@@ -357,7 +357,8 @@ class Mixed(nn.Module):
         else:
             mixed = contents + q @ k.mT
         self.weights = mixed
-        return mixed @ x
+        out: Tensor = mixed @ x
+        return out
 
 
 def test_weights_that_are_mixed_with_weights_are_weights() -> None:

@@ -6,7 +6,7 @@ from saccade.attachment.fusion import fuse
 from saccade.attachment.hooks import Attached
 from saccade.attachment.insertion import attach
 from saccade.attachment.listing import sites
-from saccade.attachment.presence import Attachment, Attachments, attached, detach, move_attention, repair
+from saccade.attachment.presence import Attachment, Attachments, attached, detach, repair
 from saccade.attachment.site import KINDS, Kind, Site, Sites
 from saccade.attachment.trace import Call, Node, trace_forward
 
@@ -27,7 +27,6 @@ __all__ = [
     "describe_inputs",
     "detach",
     "fuse",
-    "move_attention",
     "repair",
     "restore_attachments",
     "sites",

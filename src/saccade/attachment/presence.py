@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from saccade.attachment.guard import Notice, guard, guards, remove_guards
+from saccade.attachment.guard import guards, remove_guards
 from saccade.attachment.hooks import Attached, Place, add_hook, attached_to, check_model, is_called, remove
 from saccade.attachment.site import format_table
 from saccade.errors import BadOption
@@ -173,27 +173,6 @@ def detach(model: nn.Module) -> list[str]:
         remove(module)
     remove_guards(model)
     return removed
-
-
-def move_attention(source: nn.Module, target: nn.Module) -> None:
-    """Move the attention of a model into another model of the same structure, to the same paths.
-
-    Raises:
-        BadOption: If the other model has no module at one of the paths.
-    """
-    notice = Notice()
-    found = [(path, each) for path, owner in source.named_modules() for each in guards(owner)]
-    for path, known in found:
-        for inner, child in known.expected.items():
-            host_path, _, name = ".".join(filter(None, (path, inner))).rpartition(".")
-            try:
-                host, owner = target.get_submodule(host_path), target.get_submodule(path)
-            except AttributeError as error:
-                message = f"{type(target).__name__} has no module {host_path!r} that could take attention"
-                raise BadOption(message, owner="attach", option="where", value=host_path) from error
-            host.add_module(name, child)
-            add_hook(host, child.place)
-            guard(owner, path, notice, inner, child)
 
 
 def _present(model: nn.Module) -> Iterator[tuple[str, nn.Module, Attached]]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from saccade.attachment import Attached, Sites, attached, move_attention
+from saccade.attachment import Attached, Sites, attached, describe_attachments, restore_attachments
 from saccade.attachment import attach as attach_to
-from saccade.errors import BadData, BadOption
+from saccade.errors import BadData
 
 _KEY = "saccade"  # of the configuration
 
@@ -27,7 +25,7 @@ def attach(
     Args:
         model: A model of transformers, changed in place.
         name: A mechanism as `"NAME[:option=value,...]"`.
-        example_inputs: The inputs of the model by their names.
+        example_inputs: The inputs of the model, as for `saccade.attach`.
         where: As for `saccade.attach`.
         **options: Further arguments of `saccade.attach` and options of the mechanism.
 
@@ -35,29 +33,20 @@ def attach(
         The places.
 
     Raises:
-        BadOption: As `saccade.attach`, or if `example_inputs` is no mapping of tensors.
+        BadOption: As `saccade.attach`.
 
     Example:
         >>> from types import SimpleNamespace
+        >>> import torch
         >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 16, 3))
         >>> model.config = SimpleNamespace()
-        >>> plan = attach(model, "se", where=["0"], example_inputs={"input": torch.zeros(1, 3, 8, 8)})
-        >>> model.config.saccade[0]["where"]
-        ['0']
+        >>> plan = attach(model, "se", where=["0"], example_inputs=torch.zeros(1, 3, 8, 8))
+        >>> model.config.saccade[0]["path"]
+        '0.attention'
     """
-    if not isinstance(example_inputs, Mapping):
-        message = f"attach: example_inputs must map names to tensors, got a {type(example_inputs).__name__}"
-        raise BadOption(message, owner="attach", option="example_inputs", value=type(example_inputs).__name__)
     plan = attach_to(model, name, example_inputs=example_inputs, where=where, **options)
     if not options.get("dry_run"):
-        inputs = {
-            key: [str(x.dtype).removeprefix("torch."), list(x.shape)]
-            for key, x in example_inputs.items()
-            if isinstance(x, Tensor)
-        }
-        places = where if isinstance(where, str) else [site.path for site in plan if site.refused is None]
-        entry = {"name": name, "where": places, "inputs": inputs, "options": options}
-        model.config.saccade = [*getattr(model.config, _KEY, ()), entry]
+        setattr(model.config, _KEY, describe_attachments(model))
     return plan
 
 
@@ -88,18 +77,11 @@ def from_pretrained(model_class: Any, path: str | Path, /, **options: Any) -> nn
         raise BadData(message, owner=str(path), option=_KEY)
     if not issubclass(model_class, transformers.PreTrainedModel):
         model_class = getattr(transformers, config.architectures[0])
-    donor = model_class(config).eval()
-    for entry in entries:
-        inputs = {
-            key: torch.zeros(shape, dtype=getattr(torch, dtype))
-            for key, (dtype, shape) in entry["inputs"].items()
-        }
-        attach_to(donor, entry["name"], where=entry["where"], example_inputs=inputs, **entry["options"])
 
     class WithAttention(model_class):  # type: ignore[misc]
         def __init__(self, *arguments: Any, **keywords: Any) -> None:
             super().__init__(*arguments, **keywords)
-            move_attention(donor, self)
+            restore_attachments(self, entries)
 
     WithAttention.__name__ = model_class.__name__
     model, info = WithAttention.from_pretrained(path, output_loading_info=True, **options)
