@@ -43,7 +43,7 @@ class GridMap(AttentionMap):
         extents = points.new_tensor([width, height])
         pixels = points * (extents - 1) if self.align_corners else points * extents - 1  # twice their indices
         x, y = (pixels / 2).unbind(-1)
-        density = points.new_zeros(len(points), height * width)
+        density = points.new_zeros(points.shape[0], height * width)
         for column in (x.floor(), x.floor() + 1):
             for row in (y.floor(), y.floor() + 1):
                 weight = (1 - (x - column).abs()) * (1 - (y - row).abs())
@@ -79,7 +79,7 @@ class FixationMap(AttentionMap):
 
     def saliency(self) -> Tensor:
         locations = self.locations.float()
-        counts = locations.new_zeros(len(locations), *self.size)
+        counts = locations.new_zeros(locations.shape[0], *self.size)
         for height, width in self.extents:
             rows = _coverage(locations[..., 1], height, self.size[0])
             columns = _coverage(locations[..., 0], width, self.size[1])

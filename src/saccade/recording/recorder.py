@@ -172,13 +172,14 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
         tap.recording = True
         tap.publish(captured)
 
-    is_opaque = any(map(is_compiled, model.modules()))  # compiled code calls no functions of torch
+    # Compiled code calls no functions of torch. A program for any size cannot compare shapes.
+    is_opaque = any(map(is_compiled, model.modules())) or torch.compiler.is_exporting()
     capture = None if is_opaque else Capture(model, [*taps], features, publish)
     for tap in taps.values():
         tap.recording = True
     try:
         with (
-            temporary_hooks(() if capture else features.register(model)),
+            temporary_hooks(() if capture or not attention else features.register(model)),
             temporary_hooks(observers),
             capture or nullcontext(),
         ):
