@@ -40,6 +40,7 @@ NEEDED = {
     "training": "train",
     "training/loggers.py": "loggers",
     "integrations/transformers.py": "huggingface",
+    "exporting": "export",
     "sharing": "vision",
     "experiments": "train",
     "search": "search",
@@ -115,6 +116,7 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
         ("training/run.py", "import ray", "ray"),
         ("metrics/checks.py", "from captum.attr import LayerGradCam", "captum"),
         ("experiments/grid.py", "import optuna", "search"),
+        ("viz/html.py", "import onnxruntime", "onnx"),
         ("experiments/grid.py", "from saccade.search import search", "layers"),
     ],
 )

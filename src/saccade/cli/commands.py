@@ -16,6 +16,7 @@ except ModuleNotFoundError:  # the core was installed alone
 from saccade.cli.catalog import list_mechanisms, show
 from saccade.cli.compare import compare, report
 from saccade.cli.evaluate import evaluate
+from saccade.cli.export import export
 from saccade.cli.look import look
 from saccade.cli.score import score
 from saccade.cli.search import search
@@ -48,6 +49,7 @@ _add(search, _EXPERIMENTS, "search folder:photos,size=64 --backbone timm:resnet1
 _add(report, _EXPERIMENTS, "report runs/first")
 _add(score, _EXPERIMENTS, "score runs/first --images 200")
 _add(evaluate, _MODELS, "evaluate runs/cbam")
+_add(export, _MODELS, "export runs/cbam --to onnx --maps")
 _add(look, _MODELS, "look resnet18 photo.jpg --pretrained --out look")
 
 

@@ -99,7 +99,10 @@ def other_inputs(
 
 
 def _resized(
-    x: Tensor, dynamic: Sequence[str], batch: int, change: tuple[tuple[int, int], tuple[int, int]] | None = None
+    x: Tensor,
+    dynamic: Sequence[str],
+    batch: int,
+    change: tuple[tuple[int, int], tuple[int, int]] | None = None,
 ) -> Tensor:
     """Return values drawn from an input, with another batch size and other extents."""
     shape = list(x.shape)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from saccade._torch import tensors_in, tree_leaves
 from saccade.annotations import check_arguments
 from saccade.attachment.hooks import check_model
-from saccade.errors import BadOption, SaccadeError, check_choice
+from saccade.errors import BadOption, SaccadeError, check_choice, printable
 from saccade.exporting.axes import AXES, Inputs, check_dynamic, named_axes, other_inputs, repeat_single
 from saccade.exporting.formats import File, import_onnxruntime, onnx_file, program_file
 from saccade.files import atomic_write, bad_file
@@ -98,9 +98,9 @@ def export(
         to: "onnx" for the ONNX exporter of torch (needs `pip install 'saccade[export]'`), or "program" for
             `torch.export`, which `torch.export.load` reads.
         dynamic: The axes that may have any size: "batch", "height", "width" and, of clips, "time".
-        maps: Whether the file also returns the attention maps: the saliency of every recorded map, `(B, H, W)`
-            for images, in the units of the map. In an ONNX file, the output of the layer at PATH has the name
-            `map.PATH`; a program returns `(output, {PATH: map})`.
+        maps: Whether the file also returns the attention maps: the saliency of every recorded map, in the
+            units of the map, `(B, H, W)` for images. In an ONNX file, the output of the layer at PATH has the
+            name `map.PATH`; a program returns `(output, {PATH: map})`.
 
     Returns:
         The names of inputs and outputs, and the largest error of each size.
@@ -203,7 +203,7 @@ def _convert(
     output_names: Sequence[str],
 ) -> File:
     """Export a model, or raise with what could be left out."""
-    axes = [{axis: torch.export.Dim.DYNAMIC for axis in named_axes(x, dynamic)} for x in inputs]
+    axes = tuple(dict.fromkeys(named_axes(x, dynamic), torch.export.Dim.DYNAMIC) for x in inputs)
     try:
         program = torch.export.export(deployed, inputs, dynamic_shapes=(axes,), strict=False)
         if to == "program":
@@ -214,8 +214,7 @@ def _convert(
         asked = " and ".join(wish for wish, is_set in wishes.items() if is_set)
         advice = "pass fewer dynamic axes" if dynamic else ""
         advice = f"{advice} or maps=False".removeprefix(" or ") if deployed.maps else advice
-        reason = " ".join((str(error) or type(error).__name__).split())[:300]
-        problem = f"cannot be exported to {to}{f' with {asked}' if asked else ''}: {reason}"
+        problem = f"cannot be exported to {to}{f' with {asked}' if asked else ''}: {_reason(error)}"
         raise _bad(deployed.model, f"{problem}{f'; {advice}' if advice else ''}") from error
 
 
@@ -233,8 +232,8 @@ def _verify(
         try:
             results = run_file(inputs)
         except Exception as error:  # of onnxruntime, of guards of a program
-            reason = " ".join(str(error).split())[:300]
-            raise _bad(model, f"was exported, but the file fails for {shape}: {reason}; {advice}") from error
+            problem = f"was exported, but the file fails for {shape}: {_reason(error)}"
+            raise _bad(model, f"{problem}; {advice}") from error
         errors[shape] = _error(results, expected)
         if not errors[shape] <= tolerance:
             problem = f"differs by {errors[shape]:.1e} for {shape}, expected at most {tolerance:.1e}"
@@ -255,6 +254,12 @@ def _error(results: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
         if error != error:
             return error
     return error
+
+
+def _reason(error: Exception) -> str:
+    """Return the beginning of the message of an exporter, whose messages have many lines."""
+    text = str(error).split("For more information")[0] or type(error).__name__
+    return printable(" ".join(text.split()), 300).rstrip(". ")
 
 
 def _bad(model: nn.Module, problem: str) -> SaccadeError:

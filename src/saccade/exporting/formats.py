@@ -46,7 +46,7 @@ def onnx_file(
             dynamo=True,
             input_names=list(input_names),
             output_names=list(output_names),
-            dynamic_shapes=([named_axes(x, dynamic) for x in inputs],),
+            dynamic_shapes=(tuple(named_axes(x, dynamic) for x in inputs),),
             verbose=False,
         )
     if converted is None:
