@@ -12,15 +12,16 @@ from torch import Tensor
 from saccade.errors import BadOption
 
 Inputs = tuple[Tensor, ...]
+#: Another size of height and time, and of width: quarters of the size, and positions to add.
+Change = tuple[tuple[int, int], tuple[int, int]]
 
 #: Position of each named axis in images (B, C, H, W) and clips (B, C, T, H, W).
 AXES: Mapping[str, int] = MappingProxyType({"batch": 0, "time": -3, "height": -2, "width": -1})
 _LEAST_NDIM = {"batch": 1, "time": 5, "height": 4, "width": 4}
 _NDIM = 5
 _UNSEEN = 2  # sizes to verify with
-#: Other sizes, as quarters of the size and additional positions: of height and time, and of width. Networks
-#: with a stride of 32 often take multiples of 32 alone.
-_CHANGES = (
+#: Networks with a stride of 32 often take multiples of 32 alone.
+_CHANGES: tuple[Change, ...] = (
     ((4, 5), (4, 3)),
     ((3, 0), (5, 1)),
     ((4, 32), (4, 64)),
@@ -98,12 +99,7 @@ def other_inputs(
     raise BadOption(message, owner="export", option="dynamic", value=tuple(dynamic), choices=fixed)
 
 
-def _resized(
-    x: Tensor,
-    dynamic: Sequence[str],
-    batch: int,
-    change: tuple[tuple[int, int], tuple[int, int]] | None = None,
-) -> Tensor:
+def _resized(x: Tensor, dynamic: Sequence[str], batch: int, change: Change | None = None) -> Tensor:
     """Return values drawn from an input, with another batch size and other extents."""
     shape = list(x.shape)
     for axis, name in named_axes(x, dynamic).items():

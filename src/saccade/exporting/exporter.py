@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -190,8 +191,7 @@ def _output_names(deployed: _Deployed, inputs: Inputs) -> tuple[str, ...]:
 
 def _tolerance(model: nn.Module, inputs: Inputs) -> float:
     dtypes = {x.dtype for x in (*model.parameters(), *inputs) if x.is_floating_point()}
-    epsilon: float = max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0)
-    return epsilon**0.5
+    return math.sqrt(max((torch.finfo(dtype).eps for dtype in dtypes), default=0.0))
 
 
 def _convert(
