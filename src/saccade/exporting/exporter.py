@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from saccade._torch import tensors_in, tree_leaves
 from saccade.annotations import check_arguments
 from saccade.attachment.hooks import check_model
-from saccade.errors import BadOption, SaccadeError, check_choice, printable
+from saccade.errors import BadOption, NothingRecorded, SaccadeError, check_choice, printable
 from saccade.exporting.axes import AXES, Inputs, check_dynamic, named_axes, other_inputs, repeat_single
 from saccade.exporting.formats import File, import_onnxruntime, onnx_file, program_file
 from saccade.files import atomic_write, bad_file
+from saccade.maps import AttentionMap
 from saccade.model_state import preserve_state
 from saccade.recording import record
 
@@ -68,14 +69,18 @@ class _Deployed(nn.Module):
     def forward(self, *inputs: Tensor) -> Any:
         if not self.maps:
             return self.model(*inputs)
-        with record(self.model) as maps:
-            output = self.model(*inputs)
-        if self.paths is None:
-            self.paths = tuple(maps)
-        elif self.paths != tuple(maps):
-            missing = ", ".join(repr(path) for path in self.paths if path not in tuple(maps))
-            raise RuntimeError(f"only a running model can record the map of {missing}")
-        return output, {path: attention.saliency() for path, attention in maps.items()}
+        recorded: Mapping[str, AttentionMap] = {}
+        try:
+            with record(self.model) as recorded:
+                output = self.model(*inputs)
+        except NothingRecorded:
+            if self.paths is None:
+                raise
+        paths = tuple(recorded)
+        self.paths = paths if self.paths is None else self.paths
+        if missing := [repr(path) for path in self.paths if path not in paths]:
+            raise RuntimeError(f"the map of {', '.join(missing)} is caught while operations run")
+        return output, {path: attention.saliency() for path, attention in recorded.items()}
 
 
 def export(
@@ -257,9 +262,9 @@ def _error(results: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
 
 
 def _reason(error: Exception) -> str:
-    """Return the beginning of the message of an exporter, whose messages have many lines."""
-    text = str(error).split("For more information")[0] or type(error).__name__
-    return printable(" ".join(text.split()), 300).rstrip(". ")
+    """Return the first line of the message of an exporter, whose messages have many lines."""
+    line = str(error).strip().partition("\n")[0].split("For more information")[0]
+    return printable(line or type(error).__name__, 300).rstrip(". ")
 
 
 def _bad(model: nn.Module, problem: str) -> SaccadeError:

@@ -127,7 +127,8 @@ class Case:
     ) -> tuple[Tensor, dict[str, Tensor | None]]:
         """Return the joined result, and the gradients of its fixed random projection.
 
-        The projection is multiplied by `loss_scale`. The gradients are named after inputs and parameters, compiled or not; unused ones are None.
+        The projection is multiplied by `loss_scale`. The gradients are named after inputs and parameters,
+        compiled or not; unused ones are None.
         """
         leaves = [x.detach().clone(memory_format=torch.preserve_format).requires_grad_() for x in inputs]
         named = {f"input {i}": leaf for i, leaf in enumerate(leaves)}
