@@ -170,7 +170,8 @@ class Eager(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = self.project(x.flatten(2).mT)
-        return (tokens @ tokens.mT).softmax(-1) @ tokens
+        output: Tensor = (tokens @ tokens.mT).softmax(-1) @ tokens
+        return output
 
 
 class Text(nn.Module):

@@ -417,7 +417,7 @@ class LeavesAttribute(Good):
 
 class Overflows(Good):
     def gate(self, x: Tensor) -> Tensor:
-        weights = (4 * self.conv(x)).exp()
+        weights: Tensor = (4 * self.conv(x)).exp()
         return weights / (1 + weights)
 
 

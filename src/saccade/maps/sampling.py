@@ -40,9 +40,10 @@ class GridMap(AttentionMap):
     def saliency(self) -> Tensor:
         height, width = self.size
         points = self.grid.flatten(1, 2).float() + 1
-        extents = points.new_tensor([width, height])
-        pixels = points * (extents - 1) if self.align_corners else points * extents - 1  # twice their indices
-        x, y = (pixels / 2).unbind(-1)
+        x, y = (
+            (point * (extent - 1) if self.align_corners else point * extent - 1) / 2
+            for point, extent in zip(points.unbind(-1), (width, height), strict=True)
+        )
         density = points.new_zeros(points.shape[0], height * width)
         for column in (x.floor(), x.floor() + 1):
             for row in (y.floor(), y.floor() + 1):
