@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any, Literal
@@ -143,6 +144,20 @@ def test_clips_of_any_length(tmp_path: Path) -> None:
 def test_all_axes_can_be_fixed(tmp_path: Path) -> None:
     exported = sc.export(network(), tmp_path / "m.pt2", X[:1], to="program", dynamic=())
     assert [*exported.errors] == [(1, 3, 32, 40)]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="needs the extra export")
+def test_the_examples_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    guide = (Path(__file__).parents[2] / "docs/deploy.md").read_text().partition("## Export")[2]
+    blocks = re.findall(r"```python\n(.*?)```", guide, re.DOTALL)
+    assert len(blocks) == 3
+    names: dict[str, Any] = {"sc": sc, "timm": timm, "torch": torch, "images": torch.randn(2, 3, 64, 64)}
+    for block in blocks:
+        exec(block, names)
+    assert [*names["exported"].errors] == [(2, 3, 64, 64), (1, 3, 69, 67), (3, 3, 48, 81)]
+    assert names["results"]["map.layer4.1.bn2.attention.mechanism.spatial"].shape == (1, 3, 3)
+    assert names["output"].shape == (1, 5)
 
 
 # ----------------------------------------------------------------------------- what cannot be exported
