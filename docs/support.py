@@ -17,22 +17,24 @@ HEAD = """# Export, compilation and half precision
 
 <!-- written by docs/support.py from benchmarks/results/support.json -->
 
-What every mechanism and model supports. `yes` means that a check passed; anything else is explained below the
-tables.
+What every mechanism and model supports. `yes` means that a check passed; anything else is explained below
+the tables.
 
-- *ONNX*, *program*: `saccade.export`. The number is the largest difference between file and model, relative to the
-  largest value, at the size of the export and at two unseen sizes with other batch sizes. *any* names the axes that
-  may have any size.
+- *ONNX*, *program*: `saccade.export`. The number is the largest difference between file and model, relative
+  to the largest value, at the size of the export and at two unseen sizes with other batch sizes. *any*
+  names the axes that may have any size.
 - *ONNX, maps*: the same, with the attention maps as outputs.
-- *compile*: `torch.compile(fullgraph=True)`, in training, gives the results, gradients and maps of eager mode.
-  *any batch*: several batch sizes compile at most twice. *dynamic*: two sizes with `dynamic=True`, and how often they
-  compile. Graphs run without code generation (backend `aot_eager`), so this says nothing about speed.
+- *compile*: `torch.compile(fullgraph=True)`, in training, gives the results, gradients and maps of eager
+  mode. *any batch*: several batch sizes compile at most twice. *dynamic*: two sizes with `dynamic=True`,
+  and how often they compile. Graphs run without code generation (backend `aot_eager`), so this says nothing
+  about speed.
 - *bfloat16, float16*: the module and the input in this dtype. *autocast*: bfloat16, forward and backward.
-- *channels last*: inputs and weights of this memory layout. *odd sizes, batch of 1*: maps with odd, different and thin
-  extents. *1 x 1*: a map of one position, in evaluation mode.
-- *large activations*: input of standard deviation 30. Results and gradients are finite, and the number is the error
-  |y - y32| / |y32| against float32, the largest of all examples: in bfloat16, under autocast to bfloat16, and under
-  autocast to float16 with a scaled loss. The tests allow 48 eps, which is 0.375 for bfloat16 and 0.047 for float16.
+- *channels last*: inputs and weights of this memory layout. *odd sizes, batch of 1*: maps with odd,
+  different and thin extents. *1 x 1*: a map of one position, in evaluation mode.
+- *large activations*: input of standard deviation 30. Results and gradients are finite, and the number is
+  the error |y - y32| / |y32| against float32, the largest of all examples: in bfloat16, under autocast to
+  bfloat16, and under autocast to float16 with a scaled loss. The tests allow 48 eps, which is 0.375 for
+  bfloat16 and 0.047 for float16.
 """
 
 COLUMNS = {

@@ -156,7 +156,7 @@ def test_the_examples_of_the_guide_run(tmp_path: Path, monkeypatch: pytest.Monke
     for block in blocks:
         exec(block, names)
     assert [*names["exported"].errors] == [(2, 3, 64, 64), (1, 3, 69, 67), (3, 3, 48, 81)]
-    assert names["results"]["map.layer4.1.bn2.attention.mechanism.spatial"].shape == (1, 3, 3)
+    assert names["results"]["map.layer4.1.attention.mechanism.spatial"].shape == (1, 3, 3)
     assert names["output"].shape == (1, 5)
 
 
