@@ -15,6 +15,7 @@ except ModuleNotFoundError:  # the core was installed alone
 
 from saccade.cli.catalog import list_mechanisms, show
 from saccade.cli.compare import compare, report
+from saccade.cli.doctor import doctor
 from saccade.cli.evaluate import evaluate
 from saccade.cli.export import export
 from saccade.cli.look import look
@@ -34,6 +35,7 @@ app = typer.Typer(
 )
 
 _CATALOG, _EXPERIMENTS, _MODELS = "Mechanisms", "Experiments", "Trained and pretrained models"
+_INSTALLATION = "Installation"
 
 
 def _add(command: Callable[..., None], panel: str, example: str, name: str | None = None) -> None:
@@ -51,6 +53,7 @@ _add(score, _EXPERIMENTS, "score runs/first --images 200")
 _add(evaluate, _MODELS, "evaluate runs/cbam")
 _add(export, _MODELS, "export runs/cbam --to onnx --maps")
 _add(look, _MODELS, "look resnet18 photo.jpg --pretrained --out look")
+_add(doctor, _INSTALLATION, "doctor --json")
 
 
 @app.callback()
