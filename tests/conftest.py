@@ -35,6 +35,8 @@ MARKED = {
         "test_browser_setup.py",
         "test_house.py::test_importing",
         "test_house.py::test_the_wheel",
+        "test_house.py::test_the_source",
+        "test_typing.py",
     ),
     "slow": (
         "tests/hostile/test_command_lines.py",
