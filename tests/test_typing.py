@@ -39,7 +39,10 @@ def check(folder: Path, program: str) -> subprocess.CompletedProcess[str]:
     (folder / "program.py").write_text(program)
     python = folder / "env" / "bin" / "python"
     command = ["mypy", "--cache-dir", os.devnull, "--python-executable", str(python), "program.py"]
-    return subprocess.run([sys.executable, "-m", *command], cwd=folder, capture_output=True, text=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        [sys.executable, "-m", *command], cwd=folder, env=environment, capture_output=True, text=True
+    )
 
 
 def test_a_program_of_a_user_is_typed(installed: Path) -> None:
