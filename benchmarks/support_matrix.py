@@ -4,7 +4,7 @@
     python benchmarks/support_matrix.py            # all mechanisms and models, about half an hour
     python benchmarks/support_matrix.py cbam se    # these rows again
 
-Writes benchmarks/results/support.json, from which `docs/support.py` makes the page. Most columns are checks
+Writes benchmarks/results/support.json, from which `docs/supported.py` makes the page. Most columns are checks
 of the contract (`saccade.testing`), so the tests verify them too.
 """
 

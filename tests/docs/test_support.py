@@ -16,19 +16,19 @@ from saccade import models
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
 
-import support as page  # noqa: E402  (a script beside the package)
+import supported as page  # noqa: E402  (a script beside the package)
 
 RESULT = json.loads(page.FILE.read_text())
 
 
 def test_the_page_is_up_to_date() -> None:
-    assert page.PAGE.read_text() == page.page(), "run python docs/support.py"
+    assert page.PAGE.read_text() == page.page(), "run python docs/supported.py"
 
 
 def test_every_mechanism_and_model_has_a_row() -> None:
     rows = [row["name"] for row in RESULT["rows"]]
     assert rows == sorted(sc.mechanisms()), (
-        "run python benchmarks/support_matrix.py NAME, then docs/support.py"
+        "run python benchmarks/support_matrix.py NAME, then docs/supported.py"
     )
     built = {name for name in models.__all__ if isinstance(getattr(models, name), type)} - {"Trajectory"}
     assert {row["name"] for row in RESULT["models"]} == built

@@ -1,6 +1,6 @@
 """Write docs/support.md, what each mechanism supports, from benchmarks/results/support.json.
 
-python docs/support.py
+python docs/supported.py
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ PAGE, FILE = ROOT / "docs" / "support.md", ROOT / "benchmarks" / "results" / "su
 
 HEAD = """# Export, compilation and half precision
 
-<!-- written by docs/support.py from benchmarks/results/support.json -->
+<!-- written by docs/supported.py from benchmarks/results/support.json -->
 
 What every mechanism and model supports. `yes` means that a check passed; anything else is explained below
 the tables.
