@@ -16,6 +16,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,10 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[str, ...
 }
 
 
+_BATCH: tuple[str, ...] = ("batch",)
+_ANY: tuple[str, ...] = ("batch", "height", "width")
+
+
 def outcome(action: Callable[[], Any]) -> Any:
     """Return what an action returns, or its error as a text."""
     try:
@@ -102,18 +107,18 @@ def mechanism(name: str) -> dict[str, Any]:
     spec = sc.spec(name)
     options = spec.options_for("B C H W")
     if options is None or any("H" not in example.shapes for example in spec.examples[:1]):
-        case, dynamic = Case(spec, spec.examples[0]), ("batch",)
+        case, dynamic = Case(spec, spec.examples[0]), _BATCH
         inputs = case.inputs()
     else:
         example = next(e for e in spec.examples if e.shapes == "B C H W" and e.output is None)
-        case, dynamic = Case(spec, example), ("batch", "height", "width")
+        case, dynamic = Case(spec, example), _ANY
         inputs = case.inputs(C=64, H=16, W=20)
     model = case.build(64 if dynamic[1:] else 32)
     row = {"name": name, "drop_in": spec.drop_in, **exports(model, inputs, dynamic)}
-    row |= {column: outcome(lambda check=CONTRACT[check]: check(spec)) for column, check in CHECKED.items()}
+    row |= {column: outcome(partial(CONTRACT[check], spec)) for column, check in CHECKED.items()}
     row["compile_dynamic"] = outcome(lambda: compile_dynamic(case, dynamic))
     row["one_position"] = outcome(lambda: one_position(case, dynamic))
-    row["large"] = [outcome(lambda kind=kind: large(spec, *kind[:2])) for kind in HALF]
+    row["large"] = [outcome(partial(large, spec, *kind[:2])) for kind in HALF]
     return row
 
 
@@ -128,7 +133,7 @@ def compile_dynamic(case: Case, dynamic: tuple[str, ...]) -> int:
     torch.compiler.reset()
     module = case.build(dtype=torch.float64).eval()
     compiled: Any = torch.compile(module, fullgraph=True, dynamic=True, backend=backend)
-    other = {"B": 3, "H": 9, "W": 7} if dynamic[1:] else {"B": 3}
+    other: dict[str, Any] = {"B": 3, "H": 9, "W": 7} if dynamic[1:] else {"B": 3}
     for sizes in ({}, other):
         inputs = case.inputs(dtype=torch.float64, **sizes)
         expected, gradients = case.forward_backward(copy.deepcopy(module), inputs)
@@ -141,7 +146,9 @@ def compile_dynamic(case: Case, dynamic: tuple[str, ...]) -> int:
 
 def one_position(case: Case, dynamic: tuple[str, ...]) -> None:
     """Run a map of one position in evaluation mode."""
-    sizes = {"H": 1, "W": 1} if dynamic[1:] else {"H": 1, "W": 1, "T": 1, "L": 1, "Q": 1, "K": 1}
+    sizes: dict[str, Any] = (
+        {"H": 1, "W": 1} if dynamic[1:] else {"H": 1, "W": 1, "T": 1, "L": 1, "Q": 1, "K": 1}
+    )
     case.expect(bool(case.forward(case.build().eval(), case.inputs(**sizes)).isfinite().all()), "finite")
 
 

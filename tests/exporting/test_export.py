@@ -141,6 +141,15 @@ def test_clips_of_any_length(tmp_path: Path) -> None:
     torch.testing.assert_close(run(exported, clips)["output"], model.eval()(clips).detach())
 
 
+@pytest.mark.parametrize("shift", [0, 3])
+def test_windows_take_maps_with_and_without_padding(shift: int, tmp_path: Path) -> None:
+    model = sc.create("window", 32, shift=shift).eval()
+    exported = sc.export(model, tmp_path / "m.pt2", torch.randn(2, 32, 16, 20), to="program")
+    for shape in ((2, 32, 14, 14), (1, 32, 21, 20), (2, 32, 15, 21)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(run(exported, x)["output"], model(x).detach())
+
+
 def test_all_axes_can_be_fixed(tmp_path: Path) -> None:
     exported = sc.export(network(), tmp_path / "m.pt2", X[:1], to="program", dynamic=())
     assert [*exported.errors] == [(1, 3, 32, 40)]
