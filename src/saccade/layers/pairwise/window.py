@@ -140,8 +140,8 @@ class Window(nn.Module):
         if shift:
             grid = grid.roll((shift, shift), (1, 2))
         if torch.compiler.is_exporting():  # a slice would restrict the program to maps that are padded
-            rows, columns = (torch.arange(extent, device=grid.device) for extent in (height, width))
-            return grid.index_select(1, rows).index_select(2, columns)
+            inside = [torch.arange(extent, device=grid.device) for extent in (height, width)]
+            return grid.index_select(1, inside[0]).index_select(2, inside[1])
         return grid[:, :height, :width]
 
     def _bias(self, x: Tensor, shift: int) -> Tensor | None:
