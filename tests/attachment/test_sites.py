@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import saccade as sc
-from saccade.attachment import KINDS
+from saccade.attachment import KINDS, describe_attachments
 from saccade.cli import app
 from saccade.models import load_backbone
 from saccade.profiling import flops
@@ -192,6 +192,18 @@ def test_a_place_where_it_does_not_fit_says_why() -> None:
     assert image.parameters is None
     assert all(site.refused is None for site in sites.of("residual"))
     assert "reduction=16" in str(sites)
+
+
+def test_the_default_reduction_leaves_channels_of_narrow_features() -> None:
+    model, x = Residual(2, width=8), torch.randn(2, 3, 8, 8)
+    sites = sc.sites(model, x, "cbam").of("residual")
+    assert [(site.channels, site.refused) for site in sites[::2]] == [(8, None), (16, None)]
+    sc.attach(model, "cbam", example_inputs=x)
+    descriptions = describe_attachments(model)
+    assert [each["options"] for each in descriptions[::2]] == [{"reduction": 2}, {}]
+    sc.detach(model)
+    with raises(sc.BadOption, owner="channel_gate", option="channels", value=8):
+        sc.attach(model, "cbam", example_inputs=x, reduction=16)  # as the user says
 
 
 # ------------------------------------------------------------------------------------------------- choosing

@@ -81,7 +81,8 @@ def attach(
     Note:
         Each place gets a module of its own, the child `attention` of the module whose output it attends to,
         and a hook. Nothing is replaced: keys, classes and references of the model stay. The insertion is
-        planned before anything is changed, and undone if anything fails.
+        planned before anything is changed, and undone if anything fails. A default `reduction` that is larger
+        than the number C of channels of the features becomes C // 4.
 
         Convert a model first, then attach, load the weights of an attached model, and compile or wrap. What
         replaces modules later (`SyncBatchNorm.convert_sync_batchnorm`, fusion by hand) can take attention

@@ -42,7 +42,8 @@ class SiteBuilder:
         """
         with _errors_at(site.path):
             needed, layout = self._layout(site)
-            construction = Construction(self.name, site.channels, {**needed, **self.options})
+            options = {**needed, **self._narrow(site), **self.options}
+            construction = Construction(self.name, site.channels, options)
             mechanism = create(construction.name, construction.channels, **construction.options)
             return mechanism, layout, construction
 
@@ -56,7 +57,7 @@ class SiteBuilder:
         """
         from saccade.profiling import flops  # its counter takes as long to import as the rest of the package
 
-        key = site.shape, site.grid
+        key = site.shape, site.grid, site.kind == "input"
         if key not in self._measurements:
             module, layout, _ = self.build(site)
             extents = site.grid if layout == "grid" and site.grid else site.shape[1:]
@@ -73,6 +74,15 @@ class SiteBuilder:
                 parameters = sum(p.numel() for p in module.parameters())
                 self._measurements[key] = _start(x, outputs), parameters, flops(module, x[:1])
         return self._measurements[key]
+
+    def _narrow(self, site: Site) -> dict[str, int]:
+        """Return the reductions whose default leaves no channel, with values that leave four.
+
+        An image is refused: its channels are no features.
+        """
+        defaults = {o.name: o.default for o in spec(self.name).options if o.name.endswith("reduction")}
+        too_large = [name for name, n in defaults.items() if isinstance(n, int) and n > site.channels]
+        return {} if site.kind == "input" else dict.fromkeys(too_large, max(1, site.channels // 4))
 
     def _layout(self, site: Site) -> tuple[Mapping[str, Any], Layout]:
         """Return the options that the features of a place need, and the layout that the mechanism takes."""
