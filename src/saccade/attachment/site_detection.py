@@ -69,7 +69,8 @@ class SiteFinder:
 
         If several modules return the tensor, it is the outermost and, on one level, the first. A Sequential,
         a module that loops over its children, or one that returns its input (a drop path) is used only if
-        there is no other. The first two are also used around a layer that fusion or quantization replaces.
+        there is no other. The first two are also used around a layer that fusion, quantization or
+        reparameterization replaces.
         """
         calls = [call for call in self._hosts[node] if self._folding(call) is None]
 
@@ -77,7 +78,7 @@ class SiteFinder:
             return self._is_container(call) or call.input_node is node, call.depth, call.end
 
         call = min(calls, key=rank, default=None)
-        if call and isinstance(call.module, REPLACED):
+        if call and (isinstance(call.module, REPLACED) or _folds(call.module)):
             outer = [o for o in calls if o.depth < call.depth and _can_hold(o.module)]
             call = min(outer, key=lambda call: call.depth, default=call)
         return _candidate(call, node, kind) if call else None
@@ -161,7 +162,7 @@ class SiteFinder:
     @cached_property
     def _foldings(self) -> list[Call]:
         calls = (call for call in self.trace.calls if call.path)
-        return [call for call in calls if any(callable(getattr(call.module, name, None)) for name in _FOLDS)]
+        return [call for call in calls if _folds(call.module)]
 
     def _stages(self) -> Iterator[Candidate]:
         """The last tensor of each run of equal extents on the trunk, from the first block to the head.
@@ -250,6 +251,11 @@ def _can_hold(container: nn.Module) -> bool:
     """Return whether a container calls attention once: a Sequential, or one that calls children by name."""
     names = getattr(getattr(type(container).forward, "__code__", None), "co_names", ())
     return runs_children_in_order(container) or any(name in names for name, _ in container.named_children())
+
+
+def _folds(module: nn.Module) -> bool:
+    """Return whether a module can merge its layers, in place or into a module that replaces it."""
+    return any(callable(getattr(module, name, None)) for name in _FOLDS)
 
 
 def _within(inner: Call, outer: Call) -> bool:
