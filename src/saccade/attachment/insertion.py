@@ -18,6 +18,7 @@ from saccade._torch import tree_map
 from saccade.annotations import check_arguments
 from saccade.attachment.guard import Notice, guard, guards, remove_guards
 from saccade.attachment.hooks import Attached, attached_to, check_model, insert, is_dead, remove
+from saccade.attachment.influence import without_influence
 from saccade.attachment.site import KINDS, Kind, Site, Sites
 from saccade.attachment.site_builder import SiteBuilder, construction
 from saccade.attachment.site_detection import Candidate, SiteFinder
@@ -65,7 +66,8 @@ def attach(
         dry_run: Return the plan and change nothing.
         allow_multiple: Allow more than one mechanism at a place.
         skip_unfit: Skip the places that the mechanism does not fit. They are part of the result, with the
-            reason in `refused`.
+            reason in `refused`. Places of tokens behind which the model reads the class token alone are
+            skipped in any case, unless a path names them.
         **options: Further options of the mechanism.
 
     Returns:
@@ -126,8 +128,15 @@ def attach(
     if taken and not allow_multiple:
         message = f"{taken[0]} has attention already; detach it, or pass allow_multiple=True"
         raise BadOption(message, owner="attach", option="where", value=taken[0])
+    unread = without_influence(model, example_inputs, candidates, builder)
+    is_named = not (isinstance(where, str) or callable(where))
     with construction():
-        places = [_planned(candidate, builder, identity, skip_unfit) for candidate in candidates]
+        places = [
+            _refused(candidate, builder.no_influence(candidate.site), skip_unfit or not is_named)
+            if candidate in unread
+            else _planned(candidate, builder, identity, skip_unfit)
+            for candidate in candidates
+        ]
     planned = [(place, attached) for place, attached in places if attached is not None]
     if not planned:
         message = f"{places[0][0].site.refused}; it fits none of {len(places)} places"
@@ -185,9 +194,7 @@ def _planned(
     try:
         start, _, flops = builder.measure(candidate.site)
     except BadOption as error:
-        if not skip_unfit:
-            raise
-        return replace(candidate, site=replace(candidate.site, refused=str(error))), None
+        return _refused(candidate, error, skip_unfit)
     mechanism, layout, built = builder.build(candidate.site)
     grid = candidate.site.grid if layout == "grid" else None
     attached = Attached(
@@ -202,6 +209,13 @@ def _planned(
     parameters = sum(p.numel() for p in attached.parameters())
     site = replace(candidate.site, parameters=parameters, flops=flops, start=start if identity else "paper")
     return replace(candidate, site=site), attached.to(candidate.node.device, candidate.node.dtype)
+
+
+def _refused(candidate: Candidate, error: BadOption, skip: bool) -> tuple[Candidate, None]:
+    """Return the candidate with the reason why it is skipped, or raise the error."""
+    if not skip:
+        raise error
+    return replace(candidate, site=replace(candidate.site, refused=str(error))), None
 
 
 def _apply(model: nn.Module, example_inputs: object, plan: Sequence[tuple[Candidate, Attached]]) -> None:

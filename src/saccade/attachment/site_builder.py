@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -74,6 +75,20 @@ class SiteBuilder:
                 parameters = sum(p.numel() for p in module.parameters())
                 self._measurements[key] = _start(x, outputs), parameters, flops(module, x[:1])
         return self._measurements[key]
+
+    def ignores_first_tokens(self, site: Site) -> bool:
+        """Return whether the mechanism attends to the grid of tokens alone and the first ones pass by."""
+        try:
+            layout = self._layout(site)[1]
+        except BadOption:
+            return False
+        return layout == "grid" and site.grid is not None and site.shape[1] > prod(site.grid)
+
+    def no_influence(self, site: Site) -> BadOption:
+        """Return the error of a place behind which nothing reads what the mechanism attends to."""
+        cause = "no output depends on the tokens of the grid there (a head that reads the class token alone)"
+        message = f"{site.path}: {cause}, so that {self.name} would never train"
+        return BadOption(message, owner="attach", option="where", value=site.path)
 
     def _narrow(self, site: Site) -> dict[str, int]:
         """Return the reductions whose default leaves no channel, with values that leave four.
