@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from math import prod
@@ -129,14 +129,10 @@ def attach(
         message = f"{taken[0]} has attention already; detach it, or pass allow_multiple=True"
         raise BadOption(message, owner="attach", option="where", value=taken[0])
     unread = without_influence(model, example_inputs, candidates, builder)
-    is_named = not (isinstance(where, str) or callable(where))
+    are_named = not (isinstance(where, str) or callable(where))
+    optional = {*candidates} if skip_unfit else set() if are_named else unread
     with construction():
-        places = [
-            _refused(candidate, builder.no_influence(candidate.site), skip_unfit or not is_named)
-            if candidate in unread
-            else _planned(candidate, builder, identity, skip_unfit)
-            for candidate in candidates
-        ]
+        places = [*_plan(candidates, builder, identity, unread, optional)]
     planned = [(place, attached) for place, attached in places if attached is not None]
     if not planned:
         message = f"{places[0][0].site.refused}; it fits none of {len(places)} places"
@@ -187,14 +183,34 @@ def _matching(finder: SiteFinder, pattern: str) -> list[Candidate]:
     return [finder.candidate_at(path) for path in matching]
 
 
-def _planned(
-    candidate: Candidate, builder: SiteBuilder, identity: bool, skip_unfit: bool
-) -> tuple[Candidate, Attached | None]:
-    """Return the candidate with the cost of its site, and the module to insert there; None if it is unfit."""
-    try:
-        start, _, flops = builder.measure(candidate.site)
-    except BadOption as error:
-        return _refused(candidate, error, skip_unfit)
+def _plan(
+    candidates: Collection[Candidate],
+    builder: SiteBuilder,
+    identity: bool,
+    unread: Collection[Candidate],
+    optional: Collection[Candidate],
+) -> Iterator[tuple[Candidate, Attached | None]]:
+    """Yield each candidate with the module to insert there, or with the reason why it is skipped.
+
+    Raises:
+        BadOption: If the mechanism does not fit a place that is not optional.
+    """
+    for candidate in candidates:
+        try:
+            if candidate in unread:
+                raise builder.no_influence(candidate.site)
+            yield _planned(candidate, builder, identity)
+        except BadOption as error:
+            if candidate not in optional:
+                advice = "; skip_unfit=True skips such places" if len(candidates) > 1 else ""
+                fields = {name: getattr(error, name) for name in ("owner", "option", "value", "choices")}
+                raise BadOption(f"{error}{advice}", **fields) from error
+            yield replace(candidate, site=replace(candidate.site, refused=str(error))), None
+
+
+def _planned(candidate: Candidate, builder: SiteBuilder, identity: bool) -> tuple[Candidate, Attached]:
+    """Return the candidate with the cost of its site, and the module to insert there."""
+    start, _, flops = builder.measure(candidate.site)
     mechanism, layout, built = builder.build(candidate.site)
     grid = candidate.site.grid if layout == "grid" else None
     attached = Attached(
@@ -209,13 +225,6 @@ def _planned(
     parameters = sum(p.numel() for p in attached.parameters())
     site = replace(candidate.site, parameters=parameters, flops=flops, start=start if identity else "paper")
     return replace(candidate, site=site), attached.to(candidate.node.device, candidate.node.dtype)
-
-
-def _refused(candidate: Candidate, error: BadOption, skip: bool) -> tuple[Candidate, None]:
-    """Return the candidate with the reason why it is skipped, or raise the error."""
-    if not skip:
-        raise error
-    return replace(candidate, site=replace(candidate.site, refused=str(error))), None
 
 
 def _apply(model: nn.Module, example_inputs: object, plan: Sequence[tuple[Candidate, Attached]]) -> None:
