@@ -292,6 +292,26 @@ def test_tokens_of_another_order_have_no_grid() -> None:
     assert model.get_parameter("mlp.attention.mechanism.query.weight").ndim == 3
 
 
+@pytest.mark.parametrize(("size", "grid"), [((32, 48), (4, 6)), ((32, 40), None)])
+def test_unfolded_patches_have_the_proportions_of_their_map(
+    size: tuple[int, int], grid: tuple[int, int] | None
+) -> None:
+    class Unfolded(nn.Module):
+        """Patches of 8 x 8 pixels; padded, 40 columns give 4 x 6 patches, which is no scaled 16 x 20."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.mlp = nn.Conv2d(3, 4, 2, 2), nn.Linear(64, 64)
+            self.unfold = nn.Unfold(4, stride=4, padding=(0, 2) if size[1] == 40 else 0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.unfold(self.stem(x)).mT
+            return (x + self.mlp(x)).mean(1)  # type: ignore[no-any-return]
+
+    sites = sc.sites(Unfolded(), torch.randn(2, 3, *size)).of("residual")
+    assert [site.grid for site in sites] == [grid]
+
+
 def test_dims_choose_between_the_grid_and_the_sequence() -> None:
     model, x = vit(), torch.randn(2, 3, 32, 48)
     cases: list[tuple[str, dict[str, Any], int]] = [

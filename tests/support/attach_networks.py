@@ -151,6 +151,16 @@ CASES = {
     "transformers Segformer": maps_of(
         "Segformer", 8, "ForSemanticSegmentation", num_attention_heads=[1, 1, 2, 2], decoder_hidden_size=16
     ),
+    "transformers AST": case(
+        hugging_face("AST", "ForAudioClassification", {**VIT, "max_length": 64, "num_mel_bins": 32}),
+        lambda: {"input_values": images(2, 64, 32)},
+        2,
+    ),
+    "transformers VideoMAE": case(
+        hugging_face("VideoMAE", "ForVideoClassification", {**VIT, "image_size": 32, "num_frames": 8}),
+        lambda: {"pixel_values": images(2, 8, 3, 32, 32)},
+        4,
+    ),
     **{
         f"ultralytics {name}": yolo(name, places)
         for name, places in (
@@ -184,6 +194,11 @@ CASES = {
     ),
     "monai VNet": monai("VNet", 9, 3, 1, 2),
     "monai resnet18": monai("resnet18", 8, spatial_dims=3, n_input_channels=1, num_classes=2),
+    "monai UNet of sequences": case(
+        made("monai.networks.nets", "UNet", 1, 1, 2, (8, 16, 32), (2, 2), num_res_units=2),
+        lambda: images(2, 1, 64),
+        5,
+    ),
     "monai ViT of volumes": monai("ViT", 2, 1, (32, 32, 32), (8, 8, 8), 32, 64, 2, 2, classification=True),
     "diffusers UNet2D": diffusers(
         "UNet2DModel",

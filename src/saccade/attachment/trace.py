@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from saccade._torch import WeakTensorKeyDictionary, tensors_in, version
 from saccade.attachment.example import call_arguments, describe_inputs, images_of, tensors_within
-from saccade.attachment.hooks import Attached
+from saccade.attachment.hooks import Attached, scale_grid
 from saccade.errors import BadOption
 from saccade.model_state import Handle, preserve_state, temporary_hooks
 
@@ -55,7 +55,8 @@ class Node:
         """Return the grid of tokens: the extents of the map that they were computed from, or None.
 
         There are as many, or a few more that were concatenated before them: a class token, registers. The map
-        of a convolution goes first. Without a convolution, the patches of a square image form a square.
+        of a convolution goes first, then patches that were unfolded from a map, in its proportions. Without a
+        convolution, the patches of a square image form a square.
         """
         ancestors = sorted(self.ancestors(), key=lambda node: node.index)
         joined = [n for n in ancestors if n.operation == "cat" and n.positions == self.positions]
@@ -65,6 +66,9 @@ class Node:
         ]
         convolved = [node for node in maps if "conv" in node.operation]
         best = max(convolved or maps, key=lambda node: (node.positions, node.index), default=None)
+        unfolded = [n for n in ancestors if n.operation == "unfold" and n.positions in counts]
+        if best is None and unfolded:
+            return _grid_of_patches(unfolded[-1])
         if best is None and not any("conv" in node.operation for node in ancestors):
             return _square_grid(ancestors[0].spatial, counts)  # an image that was cut into patches by views
         return best.spatial if best else None
@@ -206,6 +210,13 @@ def _name(function: Any) -> str:
     """Return the name of a function of torch, or of an attribute such as `x.mT`."""
     name: str = getattr(function, "__name__", "")
     return getattr(function.__self__, "__name__", name) if name == "__get__" else name
+
+
+def _grid_of_patches(patches: Node) -> tuple[int, ...] | None:
+    """Return the grid of patches `(B, C, N)` that `F.unfold` cut out of a map, or None."""
+    source = patches.parent
+    is_map = source is not None and len(source.spatial) == 2 and len(patches.shape) == 3
+    return scale_grid(source.spatial, patches.positions) if source and is_map else None
 
 
 def _square_grid(image: tuple[int, ...], counts: set[int]) -> tuple[int, int] | None:
