@@ -347,7 +347,7 @@ def test_a_mechanism_that_does_not_fit_is_refused(
     ("example", "value", "cause"),
     [
         (torch.randn(1, 4, 16, 16), "(1, 4, 16, 16)", RuntimeError),
-        (torch.randn(3, 16), "(3, 16)", None),
+        (torch.randn(3, 16), "(3, 16)", RuntimeError),
         ("an image", "'an image'", None),
         ({"y": torch.randn(1, 3, 8, 8)}, "{'y': (1, 3, 8, 8)}", TypeError),
     ],

@@ -49,6 +49,9 @@ def round_trip(case: Case) -> RoundTrip:
     torch.manual_seed(0)
     model, inputs = case.build()
     model.eval()
+    for part in model.modules():
+        if isinstance(part, nn.Conv2d) and part.weight.std() < 0.03:  # features of a deep network vanish
+            part.reset_parameters()
     keys, before = list(model.state_dict()), outputs(model, inputs)
     refusal, attach = attach_cbam(model, inputs)
     plan = attach(model)

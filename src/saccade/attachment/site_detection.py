@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from saccade.attachment.hooks import Attached, Place, runs_children_in_order
 from saccade.attachment.site import Kind, Site
+from saccade.attachment.token_grid import token_grid
 from saccade.attachment.trace import Call, Node, Trace
 from saccade.errors import BadOption
 
@@ -113,7 +114,9 @@ class SiteFinder:
     def _is_image(self, node: Node | None) -> bool:
         """Return whether a tensor is the images, or the batch that a model makes of a list of images."""
         images = self.trace.images
-        if node is None or (len(images) == 1 and len(images[0].shape) != 3):
+        if node is None or len(node.shape) < 3:  # waves have no channels
+            return False
+        if len(images) == 1 and len(images[0].shape) != 3:
             return node in images
         is_batch = len(node.shape) == 4 and node.shape[:2] == (self.trace.batch, images[0].shape[0])
         return node in images if node.shape[0] != self.trace.batch else is_batch or node is images[0]
@@ -243,7 +246,7 @@ class SiteFinder:
 
 def _candidate(call: Call, node: Node, kind: Kind | None = None, place: Place = "output") -> Candidate:
     shape, channels_last = (node.shape[node.axis], *node.spatial), node.axis != 1
-    site = Site(call.path, kind, shape, channels_last, node.grid() if len(shape) == 2 else None)
+    site = Site(call.path, kind, shape, channels_last, token_grid(node) if len(shape) == 2 else None)
     return Candidate(call.module, place, node, site)
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from math import isqrt, prod
+from math import prod
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from saccade._torch import WeakTensorKeyDictionary, tensors_in, version
 from saccade.attachment.example import call_arguments, describe_inputs, images_of, tensors_within
-from saccade.attachment.hooks import Attached, scale_grid
+from saccade.attachment.hooks import Attached
 from saccade.errors import BadOption
 from saccade.model_state import Handle, preserve_state, temporary_hooks
 
@@ -50,28 +50,6 @@ class Node:
     def parent(self) -> Node | None:
         """The parent with the longest path from the input."""
         return max(self.parents, key=lambda parent: parent.depth, default=None)
-
-    def grid(self) -> tuple[int, ...] | None:
-        """Return the grid of tokens: the extents of the map that they were computed from, or None.
-
-        There are as many, or a few more that were concatenated before them: a class token, registers. The map
-        of a convolution goes first, then patches that were unfolded from a map, in its proportions. Without a
-        convolution, the patches of a square image form a square.
-        """
-        ancestors = sorted(self.ancestors(), key=lambda node: node.index)
-        joined = [n for n in ancestors if n.operation == "cat" and n.positions == self.positions]
-        counts = {self.positions, *(parent.positions for node in joined for parent in node.parents)}
-        maps = [
-            n for n in ancestors if len(n.spatial) in (2, 3) and min(n.spatial) > 1 and n.positions in counts
-        ]
-        convolved = [node for node in maps if "conv" in node.operation]
-        best = max(convolved or maps, key=lambda node: (node.positions, node.index), default=None)
-        unfolded = [n for n in ancestors if n.operation == "unfold" and n.positions in counts]
-        if best is None and unfolded:
-            return _grid_of_patches(unfolded[-1])
-        if best is None and not any("conv" in node.operation for node in ancestors):
-            return _square_grid(ancestors[0].spatial, counts)  # an image that was cut into patches by views
-        return best.spatial if best else None
 
     def ancestors(self) -> set[Node]:
         """Return this tensor and all that it was computed from."""
@@ -210,19 +188,6 @@ def _name(function: Any) -> str:
     """Return the name of a function of torch, or of an attribute such as `x.mT`."""
     name: str = getattr(function, "__name__", "")
     return getattr(function.__self__, "__name__", name) if name == "__get__" else name
-
-
-def _grid_of_patches(patches: Node) -> tuple[int, ...] | None:
-    """Return the grid of patches `(B, C, N)` that `F.unfold` cut out of a map, or None."""
-    source = patches.parent
-    is_map = source is not None and len(source.spatial) == 2 and len(patches.shape) == 3
-    return scale_grid(source.spatial, patches.positions) if source and is_map else None
-
-
-def _square_grid(image: tuple[int, ...], counts: set[int]) -> tuple[int, int] | None:
-    """Return the largest square grid of one of these counts of patches of a square image, or None."""
-    sides = [isqrt(count) for count in counts if count > 1 and isqrt(count) ** 2 == count]
-    return (max(sides),) * 2 if sides and len(image) == 2 and image[0] == image[1] else None
 
 
 def _operation(function: Any, tensors: list[Tensor], before: list[tuple[Tensor, int, Node]]) -> str:
