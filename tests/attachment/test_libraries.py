@@ -10,10 +10,8 @@ from pathlib import Path
 
 import pytest
 
-import saccade as sc
-from support.attach_networks import CASES, EVERY, images
+from support.attach_networks import CASES, EVERY
 from support.attach_round_trip import round_trip
-from support.errors import raises
 
 
 @pytest.mark.parametrize(
@@ -31,17 +29,6 @@ def test_in_and_out(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert (trip.refusal is not None) == case.unfit
     outcome = dataclasses.asdict(trip)
     assert {step: done for step, done in outcome.items() if done is False} == {}
-
-
-@pytest.mark.filterwarnings("ignore")
-def test_a_network_without_residual_branches_names_what_it_has() -> None:
-    nets = pytest.importorskip("monai.networks.nets", reason="MONAI is not installed")
-    with raises(sc.BadOption, owner="attach", option="where", value="residual"):
-        sc.attach(
-            nets.BasicUNet(3, 1, 2, features=(8, 8, 16, 16, 32, 8)),
-            "se",
-            example_inputs=images(1, 1, 32, 32, 32),
-        )
 
 
 def test_there_are_as_many_as_promised() -> None:

@@ -19,7 +19,7 @@ class Case:
 
     Attributes:
         build: Returns the network and its example inputs.
-        places: The least number of places at the ends of residual branches that take CBAM.
+        places: The least number of places that take CBAM.
         always: Whether the network is part of the core that runs with the fast tests.
         unfit: Whether the default call is refused, and `skip_unfit=True` needed.
     """
@@ -156,6 +156,24 @@ CASES = {
         lambda: {"input_values": images(2, 64, 32)},
         2,
     ),
+    "transformers Wav2Vec2": case(
+        hugging_face(
+            "Wav2Vec2",
+            "Model",
+            {
+                **VIT,
+                "conv_dim": (16, 16),
+                "conv_stride": (5, 2),
+                "conv_kernel": (10, 3),
+                "num_feat_extract_layers": 2,
+                "num_conv_pos_embeddings": 16,
+                "num_conv_pos_embedding_groups": 4,
+            },
+        ),
+        lambda: {"input_values": images(2, 4000)},
+        5,
+    ),
+    "transformers MobileNetV1": case(hugging_face("MobileNetV1", "ForImageClassification", {}), pixels, 5),
     "transformers VideoMAE": case(
         hugging_face("VideoMAE", "ForVideoClassification", {**VIT, "image_size": 32, "num_frames": 8}),
         lambda: {"pixel_values": images(2, 8, 3, 32, 32)},
@@ -194,6 +212,7 @@ CASES = {
     ),
     "monai VNet": monai("VNet", 9, 3, 1, 2),
     "monai resnet18": monai("resnet18", 8, spatial_dims=3, n_input_channels=1, num_classes=2),
+    "monai BasicUNet": monai("BasicUNet", 4, 3, 1, 2, (8, 8, 16, 16, 32, 8)),
     "monai UNet of sequences": case(
         made("monai.networks.nets", "UNet", 1, 1, 2, (8, 16, 32), (2, 2), num_res_units=2),
         lambda: images(2, 1, 64),
@@ -266,6 +285,7 @@ CASES = {
     "timm hrnet": timm("hrnet_w18_small", 30),
     "timm res2net": timm("res2net50_14w_8s", 16),
     "torchvision resnet18": torchvision("resnet18", 8),
+    "torchvision densenet121": torchvision("DenseNet", 3, growth_rate=16, block_config=(2, 3, 2)),
     "torchvision regnet_y_400mf": torchvision("regnet_y_400mf", 16),
     "torchvision mobilenet_v3_small": torchvision("mobilenet_v3_small", 6),
     "torchvision convnext_tiny": torchvision("convnext_tiny", 18),

@@ -36,7 +36,7 @@ def attach(
     /,
     *,
     example_inputs: object,
-    where: Where = "residual",
+    where: Where | None = None,
     identity: bool = True,
     dry_run: bool = False,
     allow_multiple: bool = False,
@@ -59,9 +59,9 @@ def attach(
         example_inputs: A batch, a list of images `(C, H, W)` if the model takes one, or all inputs of the
             model: a tuple of them, or any mapping from names. The shapes are read from a pass in evaluation
             mode and without gradients; buffers, flags and the random state are restored.
-        where: A kind of `Site` ("residual" is where the papers put attention); or a list of module paths, in
-            which `*`, `?` and `[]` match within one level (`["layer3.*.bn2"]`); or a function that returns
-            whether to use a `Site` of `sites`.
+        where: A kind of `Site`; or a list of module paths, in which `*`, `?` and `[]` match within one level
+            (`["layer3.*.bn2"]`); or a function that returns whether to use a `Site` of `sites`. None is
+            "residual", where the papers put attention, or "stage" in a network without residual branches.
         identity: False inserts the mechanism alone, with the initialization of its paper.
         dry_run: Return the plan and change nothing.
         allow_multiple: Allow more than one mechanism at a place.
@@ -129,7 +129,7 @@ def attach(
         message = f"{taken[0]} has attention already; detach it, or pass allow_multiple=True"
         raise BadOption(message, owner="attach", option="where", value=taken[0])
     unread = without_influence(model, example_inputs, candidates, builder)
-    are_named = not (isinstance(where, str) or callable(where))
+    are_named = not (where is None or isinstance(where, str) or callable(where))
     optional = {*candidates} if skip_unfit else set() if are_named else unread
     with construction():
         places = [*_plan(candidates, builder, identity, unread, optional)]
@@ -142,13 +142,16 @@ def attach(
     return Sites(candidate.site for candidate, _ in places)
 
 
-def _select(finder: SiteFinder, where: Where) -> list[Candidate]:
+def _select(finder: SiteFinder, where: Where | None) -> list[Candidate]:
     """Return the selected places in the order of the forward pass, each once.
 
     Raises:
         UnknownName: If no module matches a path.
         BadOption: If `where` is no kind, selects no place, or selects one that cannot take attention.
     """
+    if where is None:
+        kinds_present = {candidate.site.kind for candidate in finder.candidates()}
+        where = "stage" if "stage" in kinds_present and "residual" not in kinds_present else "residual"
     if callable(where):
         candidates = [candidate for candidate in finder.candidates() if where(candidate.site)]
         selection = "that the function `where` accepts"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import isqrt
 
 from saccade.attachment.hooks import scale_grid
@@ -17,8 +17,8 @@ def token_grid(tokens: Node) -> tuple[int, ...] | None:
     convolution, the patches of a square image form a square. The grid of a sequence is its length.
     """
     ancestors = sorted(tokens.ancestors(), key=lambda node: node.index)
-    joined = [n for n in ancestors if n.operation == "cat" and n.positions == tokens.positions]
-    counts = {tokens.positions, *(parent.positions for node in joined for parent in node.parents)}
+    parts = [part for node in ancestors if node.operation == "cat" for part in _parts(node, tokens.positions)]
+    counts = {tokens.positions, *parts}
     candidates = [node for node in ancestors if node.positions in counts]
     convolved = [node for node in candidates if "conv" in node.operation]
     if grid := _largest(convolved, (2, 3)) or _largest(candidates, (2, 3)):
@@ -31,8 +31,16 @@ def token_grid(tokens: Node) -> tuple[int, ...] | None:
     if any("conv" in node.operation for node in ancestors):
         return None
     if is_sequence:
-        return (joined[0].parents[-1].positions if joined else tokens.positions,)
+        return (parts[-1] if parts else tokens.positions,)
     return _square_grid(example, counts)
+
+
+def _parts(joined: Node, count: int) -> Iterator[int]:
+    """Yield how many tokens of the trace were joined to `count` tokens, perhaps for each head."""
+    for parent in joined.parents:
+        differing = [(m, n) for m, n in zip(parent.shape, joined.shape, strict=False) if m != n]
+        if len(differing) == 1 and differing[0][1] == count:
+            yield differing[0][0]
 
 
 def _largest(maps: Iterable[Node], axes: tuple[int, ...]) -> tuple[int, ...] | None:
