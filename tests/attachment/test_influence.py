@@ -91,20 +91,58 @@ def test_a_path_without_influence_is_refused() -> None:
     assert [site.refused is None for site in chosen] == [True, True, False]
 
 
-def test_a_model_that_checks_its_features_reads_them() -> None:
-    class Checks(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            if not x.isfinite().all():
-                raise ValueError("not finite")
-            return x
-
-    model: Any = of_timm()
-    model.norm = nn.Sequential(Checks(), model.norm)
-    assert not any(site.refused for site in sc.attach(model, "cbam", example_inputs=X))
-
-
-def test_on_the_meta_device_nothing_is_known() -> None:
+def test_the_places_are_the_same_on_the_meta_device() -> None:
     with torch.device("meta"):
-        model = of_timm()
-        plan = sc.attach(model, "cbam", example_inputs=X.to("meta"), dry_run=True)
-    assert not any(site.refused for site in plan)
+        plan = sc.attach(of_timm(), "cbam", example_inputs=X.to("meta"))
+    assert [site.refused is None for site in plan] == [True, True, True, True, False, False]
+
+
+class Reader(nn.Module):
+    """Tokens with a class token before them, of which an operation reads some at the end."""
+
+    def __init__(self, read: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.patch, self.token = nn.Conv2d(3, 16, 8, 8), nn.Parameter(torch.zeros(1, 2, 16))
+        self.mlp, self.norm, self.read = nn.Linear(16, 16), nn.LayerNorm(16), read
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).mT
+        x = torch.cat([self.token.expand(len(x), 2, 16), x], 1)
+        x = x + 0.1 * self.mlp(x)
+        return self.read(torch.nn.functional.gelu(self.norm(x)))
+
+
+READS: dict[str, Callable[[Tensor], Tensor]] = {
+    "an index": lambda x: x[:, 0],
+    "a slice": lambda x: x[:, :2].mean(1),
+    "an index after an ellipsis": lambda x: x[..., 1, :],
+    "two indices": lambda x: x[:, 0] + x[:, 1],
+    "a token of the grid": lambda x: x[:, 2],
+    "a slice of the grid": lambda x: x[:, 2:].mean(1),
+    "the last token": lambda x: x[:, -1],
+    "a mean": lambda x: x.mean(1),
+    "a transposition": lambda x: x.mT[..., 0] * x.sum(),
+    "a tensor of indices": lambda x: x[torch.arange(len(x)), torch.zeros(len(x), dtype=torch.long)],
+    "an assignment": lambda x: x.index_add(1, torch.tensor([0]), x[:, 5:6])[:, 0],
+    "channels": lambda x: x[:, 0, :3],
+}
+
+
+@pytest.mark.parametrize("name", READS)
+def test_influence_is_that_of_values_that_are_no_numbers(name: str) -> None:
+    torch.manual_seed(0)
+    model = Reader(READS[name]).eval()
+
+    def erase(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        return torch.cat([output[:, :2], torch.full_like(output[:, 2:], torch.nan)], 1)
+
+    (site,) = sc.sites(model, X, "cbam").of("residual")
+    with torch.no_grad():
+        handle = model.mlp.register_forward_hook(erase)
+        is_read = bool(model(X).isnan().any())
+        handle.remove()
+    if name == "a tensor of indices":  # values are not followed
+        assert not is_read
+        assert site.refused is None
+    else:
+        assert (site.refused is None) == is_read

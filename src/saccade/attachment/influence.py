@@ -7,56 +7,74 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import prod
-from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from saccade.attachment.example import call_arguments, tensors_within
 from saccade.attachment.site_builder import SiteBuilder
 from saccade.attachment.site_detection import Candidate
-from saccade.model_state import preserve_state, temporary_hooks
+from saccade.attachment.trace import Node, Trace
+
+#: Operations on tokens (B, N, C) in which each token depends on the same token alone.
+_TOKENWISE = {
+    *("add", "add_", "__iadd__", "__radd__", "sub", "rsub", "mul", "mul_", "__imul__", "__rmul__", "div"),
+    *("linear", "layer_norm", "rms_norm", "dropout", "feature_dropout"),
+    *(
+        "gelu",
+        "relu",
+        "relu_",
+        "silu",
+        "mish",
+        "elu",
+        "leaky_relu",
+        "hardswish",
+        "sigmoid",
+        "tanh",
+        "softplus",
+    ),
+    *("to", "float", "half", "type", "type_as", "contiguous", "clone", "lerp"),
+}
 
 
-def without_influence(
-    model: nn.Module, example_inputs: object, candidates: Iterable[Candidate], builder: SiteBuilder
-) -> set[Candidate]:
+def without_influence(trace: Trace, candidates: Iterable[Candidate], builder: SiteBuilder) -> set[Candidate]:
     """Return the places where a mechanism attends to tokens that no output depends on.
 
-    These are tokens of a grid, which class tokens pass by. From the last place to the first, a forward pass
-    replaces them by NaN, which no weight of zero hides, until an output holds one. The places before have
-    influence.
+    These are tokens of a grid, which class tokens pass by. An operation that is not known to treat each token
+    alone is taken to read all of them.
 
     Args:
-        model: The model. Its state is restored.
-        example_inputs: The inputs of the model.
+        trace: The trace of the model.
         candidates: The places.
         builder: Builds the mechanism.
     """
-    args, kwargs = call_arguments(example_inputs)
-    on_grids = [c for c in candidates if builder.ignores_first_tokens(c.site)]
-    found: set[Candidate] = set()
-    with preserve_state(model, (args, kwargs)):
-        for candidate in sorted(on_grids, key=lambda c: c.node.index, reverse=True):
-            if candidate.node.device.type == "meta" or _reaches_output(model, args, kwargs, candidate):
-                break
-            found.add(candidate)
-    return found
+    on_grids = (c for c in candidates if builder.ignores_first_tokens(c.site))
+    return {candidate for candidate in on_grids if not _reaches_output(trace, candidate)}
 
 
-def _reaches_output(
-    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], candidate: Candidate
-) -> bool:
-    axis, count = candidate.node.axis, prod(candidate.site.grid or ())
-
-    def erase(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        tokens = output.clone()
-        tokens.movedim(axis, 1)[:, :, -count:] = torch.nan
-        return tokens
-
-    try:
-        with temporary_hooks([candidate.host.register_forward_hook(erase)]):
-            outputs = [*tensors_within(model(*args, **kwargs))]
-    except Exception:  # a model that checks its features reads them
+def _reaches_output(trace: Trace, candidate: Candidate) -> bool:
+    """Return whether an output depends on the tokens of the grid at a place."""
+    count = candidate.node.shape[1]
+    first = count - prod(candidate.site.grid or ())
+    if candidate.node.axis != 2:
         return True
-    return any(output.is_floating_point() and bool(output.isnan().any()) for output in outputs)
+    reached = {candidate.node}  # tokens, of which those of the grid depend on the grid at the place
+    for node in trace.nodes[candidate.node.index + 1 :]:
+        tokens = reached.intersection(node.parents)
+        if not tokens or _takes_first(node, count, first):
+            continue
+        are_tokens = all(len(n.shape) == 3 and n.shape[1] == count for n in (node, *tokens))
+        if node.operation not in _TOKENWISE or not are_tokens:
+            return True
+        reached.add(node)
+    return not reached.isdisjoint(trace.outputs)
+
+
+def _takes_first(node: Node, count: int, first: int) -> bool:
+    """Return whether an operation takes some of the first tokens by an index, such as `x[:, 0]`."""
+    if node.key is None:
+        return False
+    positions = torch.arange(count, device="cpu")[None, :, None]
+    try:
+        taken = positions[node.key]
+    except (IndexError, TypeError):
+        return False
+    return bool((taken < first).all())

@@ -123,12 +123,13 @@ def attach(
     if clash := [option.name for option in spec(builder.name).options if option.name in own_options]:
         message = f"{builder.name} has an option {clash[0]!r}, which attach has too; rename it to attach it"
         raise BadOption(message, owner="attach", option=clash[0])
-    candidates = _select(SiteFinder(trace_forward(model, example_inputs)), where)
+    trace = trace_forward(model, example_inputs)
+    candidates = _select(SiteFinder(trace), where)
     taken = [candidate.site.path for candidate in candidates if attached_to(candidate.host, candidate.place)]
     if taken and not allow_multiple:
         message = f"{taken[0]} has attention already; detach it, or pass allow_multiple=True"
         raise BadOption(message, owner="attach", option="where", value=taken[0])
-    unread = without_influence(model, example_inputs, candidates, builder)
+    unread = without_influence(trace, candidates, builder)
     are_named = not (where is None or isinstance(where, str) or callable(where))
     optional = {*candidates} if skip_unfit else set() if are_named else unread
     with construction():

@@ -65,7 +65,7 @@ def sites(model: nn.Module, example_inputs: object, name: str | None = None, /, 
     if builder is None:
         return Sites(place.site for place in places)
     flops_per_image = flops(_SingleArgument(model), example_inputs) / trace.batch
-    unread = without_influence(model, example_inputs, places, builder)
+    unread = without_influence(trace, places, builder)
     with construction():
         return Sites(_with_cost(place.site, builder, flops_per_image, place in unread) for place in places)
 

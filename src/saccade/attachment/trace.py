@@ -26,6 +26,7 @@ class Node:
     """A tensor of the forward pass, in one state between two changes in place.
 
     `depth` is the number of operations on the longest path from the input. `axis` is the axis of channels.
+    `key` is the index of an operation `x[key]` with numbers and slices.
     """
 
     operation: str
@@ -36,6 +37,7 @@ class Node:
     dtype: torch.dtype
     device: torch.device
     depth: int
+    key: Any = None
 
     @property
     def spatial(self) -> tuple[int, ...]:
@@ -119,7 +121,8 @@ class Trace(TorchFunctionMode):
             for tensor in (*changed, *tensors_in(result)):
                 if self._versions.get(tensor, {}).get(version(tensor)) is None:
                     axis = _axis(function, args, kwargs, before, tensor)
-                    self._add(tensor, _operation(function, tensors, before), parents, axis)
+                    node = self._add(tensor, _operation(function, tensors, before), parents, axis)
+                    node.key = _key(function, args)
         return result
 
     def _add(self, tensor: Tensor, operation: str, parents: tuple[Node, ...], axis: int = 1) -> Node:
@@ -195,6 +198,15 @@ def _operation(function: Any, tensors: list[Tensor], before: list[tuple[Tensor, 
     name = _name(function)
     is_cat = name in ("cat", "concat", "concatenate")
     return name if not is_cat else "cat" if tensors[-1] is before[-1][0] else "cat with more"
+
+
+def _key(function: Any, args: Any) -> Any:
+    """Return the index of `x[key]` if it holds numbers and slices alone, else None."""
+    if _name(function) != "__getitem__":
+        return None
+    parts = args[1] if isinstance(args[1], tuple) else (args[1],)
+    are_plain = all(part is ... or isinstance(part, (int, slice)) for part in parts)
+    return args[1] if are_plain else None
 
 
 _FIRST = ("conv", "batch_norm", "group_norm", "instance_norm", "pool", "interpolate")
