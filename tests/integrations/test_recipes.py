@@ -128,9 +128,10 @@ def SimpleTrainer(kind: Any) -> Any:  # noqa: N802
 
 def test_the_recipe_of_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     example("attach_transformers", "transformers").main(["--out", str(tmp_path)])
-    printed = capsys.readouterr().out
-    assert printed.count("cbam") == 4
-    assert "NO" not in printed
+    planned, listed = capsys.readouterr().out.split("mechanism", 1)
+    assert planned.count("class token alone") == 2  # behind the last attention
+    assert listed.count("cbam") == 2
+    assert "NO" not in listed
 
 
 def test_a_checkpoint_of_transformers_holds_its_attention(tmp_path: Path) -> None:
@@ -151,7 +152,7 @@ def test_a_checkpoint_of_transformers_holds_its_attention(tmp_path: Path) -> Non
         assert type(loaded) is type(model)
         assert torch.equal(loaded(x).logits, expected)
         assert sc.attached(loaded) == sc.attached(model)
-        assert [entry["mechanism"] for entry in loaded.config.saccade] == [*["cbam"] * 4, "se"]
+        assert [entry["mechanism"] for entry in loaded.config.saccade] == ["cbam", "cbam", "se"]
     half = integration.from_pretrained(type(model), tmp_path, dtype=torch.bfloat16)
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     assert half(x.bfloat16()).logits.dtype == torch.bfloat16

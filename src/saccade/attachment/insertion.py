@@ -124,13 +124,15 @@ def attach(
         message = f"{builder.name} has an option {clash[0]!r}, which attach has too; rename it to attach it"
         raise BadOption(message, owner="attach", option=clash[0])
     trace = trace_forward(model, example_inputs)
-    candidates = _select(SiteFinder(trace), where)
+    finder = SiteFinder(trace)
+    where = _default_kind(finder) if where is None else where
+    candidates = _select(finder, where)
     taken = [candidate.site.path for candidate in candidates if attached_to(candidate.host, candidate.place)]
     if taken and not allow_multiple:
         message = f"{taken[0]} has attention already; detach it, or pass allow_multiple=True"
         raise BadOption(message, owner="attach", option="where", value=taken[0])
     unread = without_influence(trace, candidates, builder)
-    are_named = not (where is None or isinstance(where, str) or callable(where))
+    are_named = not (isinstance(where, str) or callable(where))
     optional = {*candidates} if skip_unfit else set() if are_named else unread
     with construction():
         places = [*_plan(candidates, builder, identity, unread, optional)]
@@ -143,16 +145,18 @@ def attach(
     return Sites(candidate.site for candidate, _ in places)
 
 
-def _select(finder: SiteFinder, where: Where | None) -> list[Candidate]:
+def _default_kind(finder: SiteFinder) -> Kind:
+    kinds = {candidate.site.kind for candidate in finder.candidates()}
+    return "stage" if "stage" in kinds and "residual" not in kinds else "residual"
+
+
+def _select(finder: SiteFinder, where: Where) -> list[Candidate]:
     """Return the selected places in the order of the forward pass, each once.
 
     Raises:
         UnknownName: If no module matches a path.
         BadOption: If `where` is no kind, selects no place, or selects one that cannot take attention.
     """
-    if where is None:
-        kinds_present = {candidate.site.kind for candidate in finder.candidates()}
-        where = "stage" if "stage" in kinds_present and "residual" not in kinds_present else "residual"
     if callable(where):
         candidates = [candidate for candidate in finder.candidates() if where(candidate.site)]
         selection = "that the function `where` accepts"
