@@ -70,8 +70,7 @@ class SiteFinder:
 
         If several modules return the tensor, it is the outermost and, on one level, the first. A Sequential,
         a module that loops over its children, or one that returns its input (a drop path) is used only if
-        there is no other. The first two are also used around a layer that fusion, quantization or
-        reparameterization replaces.
+        there is no other. The first two are also used around a layer that something else may replace.
         """
         calls = [call for call in self._hosts[node] if self._folding(call) is None]
 
