@@ -364,11 +364,11 @@ def attach_networks(result: Result) -> list[str]:
     return [
         f"{len(rows)} networks of other libraries with random weights. *Default* counts those to which "
         '`sc.attach(model, "cbam", example_inputs=inputs)` attaches as it stands; the others '
-        f"({', '.join(refused)}) hold tokens without a known grid. They get `skip_unfit=True`, which attaches "
-        "if any place fits. *Places* is the attached attention. *Identical*: the output is the same bit for "
-        "bit. *Trains*: gates change in two steps. *Fused*: `sc.fuse` keeps attention and output. *Converted*: "
-        "attention is repaired after norms became `SyncBatchNorm`. *Reloaded*: a network attached anew computes "
-        "the same with the saved weights. *Detached*: the keys are the original ones.",
+        f"({', '.join(refused)}) hold tokens without a known grid and get `skip_unfit=True`, which attaches "
+        "where it fits. *Places* is the attached attention. *Identical*: the output is the same bit for bit. "
+        "*Trains*: gates change in two steps. *Fused*: `sc.fuse` keeps attention and output. *Converted*: "
+        "attention is repaired after norms became `SyncBatchNorm`. *Reloaded*: a network attached anew "
+        "computes the same with the saved weights. *Detached*: the keys are the original ones.",
         *table(
             ["library", "networks", "default", "places", *steps],
             [*(cells(name, part) for name, part in libraries.items()), cells("all", rows)],

@@ -124,7 +124,9 @@ READS: dict[str, Callable[[Tensor], Tensor]] = {
     "a transposition": lambda x: x.mT[..., 0] * x.sum(),
     "a tensor of indices": lambda x: x[torch.arange(len(x)), torch.zeros(len(x), dtype=torch.long)],
     "an assignment": lambda x: x.index_add(1, torch.tensor([0]), x[:, 5:6])[:, 0],
-    "channels": lambda x: x[:, 0, :3],
+    "channels": lambda x: x[:, 0, 3:],
+    "a part of the batch": lambda x: x[1:],
+    "a token of a part of the batch": lambda x: x[1:, 0],
 }
 
 

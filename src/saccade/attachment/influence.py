@@ -17,21 +17,9 @@ from saccade.attachment.trace import Node, Trace
 #: Operations on tokens (B, N, C) in which each token depends on the same token alone.
 _TOKENWISE = {
     *("add", "add_", "__iadd__", "__radd__", "sub", "rsub", "mul", "mul_", "__imul__", "__rmul__", "div"),
-    *("linear", "layer_norm", "rms_norm", "dropout", "feature_dropout"),
-    *(
-        "gelu",
-        "relu",
-        "relu_",
-        "silu",
-        "mish",
-        "elu",
-        "leaky_relu",
-        "hardswish",
-        "sigmoid",
-        "tanh",
-        "softplus",
-    ),
-    *("to", "float", "half", "type", "type_as", "contiguous", "clone", "lerp"),
+    *("linear", "layer_norm", "rms_norm", "dropout", "feature_dropout", "lerp"),
+    *("gelu", "relu", "relu_", "silu", "mish", "elu", "leaky_relu", "hardswish", "sigmoid", "tanh"),
+    *("to", "float", "half", "type", "type_as", "contiguous", "clone"),
 }
 
 
@@ -59,7 +47,7 @@ def _reaches_output(trace: Trace, candidate: Candidate) -> bool:
     reached = {candidate.node}  # tokens, of which those of the grid depend on the grid at the place
     for node in trace.nodes[candidate.node.index + 1 :]:
         tokens = reached.intersection(node.parents)
-        if not tokens or _takes_first(node, count, first):
+        if not tokens or all(_takes_first(node, parent, first) for parent in tokens):
             continue
         are_tokens = all(len(n.shape) == 3 and n.shape[1] == count for n in (node, *tokens))
         if node.operation not in _TOKENWISE or not are_tokens:
@@ -68,13 +56,10 @@ def _reaches_output(trace: Trace, candidate: Candidate) -> bool:
     return not reached.isdisjoint(trace.outputs)
 
 
-def _takes_first(node: Node, count: int, first: int) -> bool:
+def _takes_first(node: Node, tokens: Node, first: int) -> bool:
     """Return whether an operation takes some of the first tokens by an index, such as `x[:, 0]`."""
     if node.key is None:
         return False
-    positions = torch.arange(count, device="cpu")[None, :, None]
-    try:
-        taken = positions[node.key]
-    except (IndexError, TypeError):
-        return False
-    return bool((taken < first).all())
+    positions = torch.arange(tokens.shape[1], device="cpu")[:, None].expand(tokens.shape)
+    taken = positions[node.key]
+    return taken.numel() > 0 and bool((taken < first).all())
