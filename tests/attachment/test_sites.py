@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any
 
@@ -303,6 +304,27 @@ def test_a_module_at_two_paths_that_runs_once_is_one_place() -> None:
     assert [site.path for site in plan] == ["second"]
     assert torch.equal(model(X), before)
     assert sc.detach(model) == ["second.attention"]
+
+
+def test_a_module_whose_copies_are_built_anew_is_no_host() -> None:
+    class Rearranged(nn.Module):
+        """Like the layers of einops, whose state are the arguments that build them."""
+
+        def __getstate__(self) -> Any:
+            return ()
+
+        def __setstate__(self, state: Any) -> None:
+            self.__init__()  # type: ignore[misc]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.transpose(2, 3)
+
+    model, x = nn.Sequential(nn.Conv2d(3, 16, 3), Rearranged(), nn.Conv2d(16, 16, 3)), torch.randn(2, 3, 8, 8)
+    assert [site.path for site in sc.sites(model, x) if site.path == "1"] == []
+    with raises(sc.BadOption, owner="attach", option="where", value="1"):
+        sc.attach(model, "se", where=["1"], example_inputs=x)
+    sc.attach(model, "se", where="stage", example_inputs=x)
+    assert all(place.runs for place in sc.attached(copy.deepcopy(model)))
 
 
 def test_a_dense_block_says_why_it_cannot_be_a_host() -> None:

@@ -58,6 +58,8 @@ class SiteFinder:
         is_container = isinstance(call.module, (nn.Sequential, nn.ModuleDict))
         if is_container and not runs_children_in_order(call.module):
             return f"the forward of the {name} runs over its children and would call attention as one of them"
+        if type(call.module).__getstate__ is not nn.Module.__getstate__:  # einops
+            return f"copies of a {name} would not keep attention"
         is_batch = 3 <= len(node.shape) <= 5 and node.shape[0] == self.trace.batch
         if not is_batch or not node.dtype.is_floating_point:
             return f"the output of the {name}, {node.shape}, is no batch of sequences, images or clips"
@@ -163,8 +165,7 @@ class SiteFinder:
 
     @cached_property
     def _foldings(self) -> list[Call]:
-        calls = (call for call in self.trace.calls if call.path)
-        return [call for call in calls if _folds(call.module)]
+        return [call for call in self.trace.calls if call.path and _folds(call.module)]
 
     def _stages(self) -> Iterator[Candidate]:
         """The last tensor of each run of equal extents on the trunk, from the first block to the head.
@@ -296,5 +297,4 @@ def _collapses(node: Node, parent: Node) -> bool:
 
 
 def _weighted_layers(module: nn.Module) -> int:
-    weights = (getattr(part, "weight", None) for part in module.modules())
-    return sum(isinstance(weight, Tensor) and weight.ndim > 1 for weight in weights)
+    return sum(isinstance(w := getattr(m, "weight", None), Tensor) and w.ndim > 1 for m in module.modules())
