@@ -7,12 +7,15 @@ tracing, they are the plain formulas.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from saccade.maps import ChannelMap, Tap
+from saccade.ops.choice import is_native
 from saccade.ops.eager import is_eager
 
 _PRODUCTS = 1 << 20  # products held at a time while they are summed
@@ -36,8 +39,49 @@ def scale(x: Tensor, gate: Tensor) -> Tensor:
         >>> scale(torch.ones(2, 3, 4), torch.tensor([0.5, 1.0]).reshape(2, 1, 1)).sum((1, 2))
         tensor([ 6., 12.])
     """
-    result: Tensor = _Scale.apply(x, gate) if _eager() else x * gate
-    return result
+    if _eager():
+        rows = _rows(x, gate)
+        if is_native("scale", x, gate, reason="" if rows else "the gate has not one weight for each row"):
+            from saccade.ops import native_gates
+
+            return native_gates.scale(x.reshape(rows, -1), gate.flatten()).view_as(x)
+    return _plain_scale(x, gate)
+
+
+def gate_by_pools(
+    x: Tensor,
+    channel: Callable[[Tensor, Tensor], Tensor] | None = None,
+    spatial: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Return x scaled by a gate of its channels, and the result by a gate of its positions.
+
+        x' = s x,   s = channel(mean_p x, max_p x)        y = g x',   g = spatial(mean_c x', max_c x')
+
+    The native form reads x three times, keeps neither x' nor a product of the size of x, and in the backward
+    pass adds all gradients of x in one tensor.
+
+    Args:
+        x: Features, (B, C, ...).
+        channel: Function from mean and maximum over positions, (B, C) each, to the weights s, (B, C). None
+            leaves this gate out.
+        spatial: Function from mean and maximum over channels, (B, ...) each, to the weights g, (B, 1, ...).
+
+    Returns:
+        A tensor of the shape of x.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[[1.0, 3.0], [2.0, 8.0]]])
+        >>> gate_by_pools(x, channel=lambda average, maximum: maximum - average)
+        tensor([[[ 1.,  3.],
+                 [ 6., 24.]]])
+    """
+    if is_native("gate_by_pools", x):
+        return _gate_by_pools(x.flatten(2), x.shape, channel, spatial)
+    if channel is not None:
+        weights = channel(*_plain_mean_and_maximum(x.flatten(2), 2))
+        x = _plain_scale(x, weights.reshape(*weights.shape, *[1] * (x.ndim - 2)))
+    return x if spatial is None else _plain_scale(x, spatial(*_plain_mean_and_maximum(x, 1)))
 
 
 def gate_channels(x: Tensor, gate: Tensor, tap: Tap) -> Tensor:
@@ -77,10 +121,15 @@ def mean_and_maximum(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         >>> mean_and_maximum(torch.tensor([[1.0, 3.0]]), 1)
         (tensor([2.]), tensor([3.]))
     """
-    if not _eager():
-        return x.mean(dim), x.amax(dim)
-    average, maximum, _ = _MeanAndMaximum.apply(x, dim)
-    return average, maximum
+    if is_native("mean_and_maximum", x, reason="" if dim in (1, x.ndim - 1) else "it has no loop for the axis"):
+        from saccade.ops import native_gates
+
+        if dim == x.ndim - 1:
+            average, maximum, _ = native_gates.place_statistics(x.reshape(1, -1, x.shape[-1]))
+            return average.view(x.shape[:-1]), maximum.view(x.shape[:-1])
+        average, maximum, _ = native_gates.channel_statistics(x.flatten(2), x.new_ones(x.shape[:2]))
+        return average.view_as(x[:, 0]), maximum.view_as(x[:, 0])
+    return _plain_mean_and_maximum(x, dim)
 
 
 def mean_of_products(rows: Tensor, columns: Tensor) -> Tensor:
@@ -102,9 +151,51 @@ def mean_of_products(rows: Tensor, columns: Tensor) -> Tensor:
     return rows.squeeze(3).mT @ columns.squeeze(2) / rows.shape[1]
 
 
+def _plain_scale(x: Tensor, gate: Tensor) -> Tensor:
+    result: Tensor = _Scale.apply(x, gate) if _eager() else x * gate
+    return result
+
+
+def _plain_mean_and_maximum(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    if not _eager():
+        return x.mean(dim), x.amax(dim)
+    average, maximum, _ = _MeanAndMaximum.apply(x, dim)
+    return average, maximum
+
+
 def _eager() -> bool:
     """Return whether to use the custom backward passes: a compiler fuses the plain formulas by itself."""
     return torch.is_grad_enabled() and is_eager()
+
+
+def _rows(x: Tensor, gate: Tensor) -> int:
+    """Return the number of rows of x that have one weight each, or 0 if the gate has another form."""
+    if x.ndim != gate.ndim:
+        return 0
+    axes = next((i for i in range(x.ndim) if x.shape[i:].numel() != 1 and gate.shape[i:].numel() == 1), x.ndim)
+    return math.prod(x.shape[:axes]) if axes < x.ndim and gate.shape[:axes] == x.shape[:axes] else 0
+
+
+def _gate_by_pools(
+    x: Tensor,
+    shape: torch.Size,
+    channel: Callable[[Tensor, Tensor], Tensor] | None,
+    spatial: Callable[[Tensor, Tensor], Tensor] | None,
+) -> Tensor:
+    """The native form, for maps (B, C, P). The statistics return x, so that its gradients form a chain."""
+    from saccade.ops import native_gates
+
+    if channel is None:
+        weights = x.new_ones(x.shape[:2])
+    else:
+        average, maximum, _, x = native_gates.PlaceStatistics.apply(x)
+        weights = channel(average, maximum).to(x.dtype)
+    if spatial is None:
+        return native_gates.scale(x.flatten(0, 1), weights.flatten()).view(shape)
+    average, maximum, _, x = native_gates.ChannelStatistics.apply(x, weights)
+    extents = (shape[0], *shape[2:])
+    places = spatial(average.view(extents), maximum.view(extents)).to(x.dtype)
+    return native_gates.gate(x, weights, places.flatten(1)).view(shape)
 
 
 class _Scale(torch.autograd.Function):
