@@ -12,7 +12,7 @@ from saccade._torch import is_transformed
 from saccade.ops.eager import is_eager
 from saccade.ops.loops import is_available
 
-_SMALLEST = 1 << 14  # values of a map from which on the native form is faster
+_SMALLEST = 1 << 16  # products from which on the native form is faster
 
 _report: ContextVar[list[Choice] | None] = ContextVar("report", default=None)
 
@@ -62,29 +62,32 @@ def explain(module: nn.Module, x: Tensor) -> list[Choice]:
     return choices
 
 
-def is_native(operation: str, x: Tensor, *others: Tensor, reason: str = "") -> bool:
+def is_native(
+    operation: str, x: Tensor, *others: Tensor, work: int | None = None, reason: str = ""
+) -> bool:
     """Return whether the native form of an operation runs, and report it.
 
     Args:
         operation: Name of the operation, for the report.
         x: The map.
         others: Further tensors, of the type of x.
+        work: Number of products. None: one for each value of x.
         reason: Why the native form cannot run, if the caller knows.
     """
     if not is_eager():
         return False
-    reason = reason or _reason(x, *others)
+    reason = reason or _reason(x, *others, work=work)
     choices = _report.get()
     if choices is not None:
         choices.append(Choice(operation, tuple(x.shape), not reason, reason))
     return not reason
 
 
-def _reason(x: Tensor, *others: Tensor) -> str:
+def _reason(x: Tensor, *others: Tensor, work: int | None) -> str:
     """Return why the native form does not run; an empty string if it does."""
     if type(x) not in (Tensor, nn.Parameter) or x.device.type != "cpu":
         return "the map is not a plain tensor on the CPU"
-    if x.numel() < _SMALLEST:
+    if not x.numel() or (x.numel() if work is None else work) < _SMALLEST:
         return "the map is small"
     if any(tensor.dtype != torch.float32 for tensor in (x, *others)):
         return "the type is not float32"

@@ -18,14 +18,16 @@ _PART = 256  # positions that are searched again for the place of a maximum
 
 
 def place_statistics(
-    start: int, stop: int, smallest: int, x: Any, bits: Any, mean: Any, maximum: Any, index: Any
+    start: int, stop: int, integer: Any, magnitude: int, x: Any, bits: Any, mean: Any, maximum: Any, index: Any
 ) -> None:
-    """Write mean, maximum and its index for the rows of x, (N, P). `bits` is x as integers from `smallest` on.
+    """Write mean, maximum and its index for the rows of x, (N, P).
 
-    Floating-point numbers are in the order of their bits with sign and magnitude, and the maximum of integers
-    is one vector instruction. A row with a NaN, of which the sum is NaN, is searched again.
+    `bits` is x as integers of type `integer`, of which `magnitude` is the largest. Floating-point numbers have
+    the order of their bits with sign and magnitude, and the maximum of integers is one vector instruction. A
+    row with a NaN, of which the sum is NaN, is searched again.
     """
-    positions, magnitude = x.shape[1], -1 - smallest
+    positions, magnitude, none = x.shape[1], integer(magnitude), integer(_PART)
+    smallest = integer(-1 - magnitude)
     for n in range(start, stop):
         row, mean[n] = x[n], 0
         zero = mean[n]
@@ -35,15 +37,17 @@ def place_statistics(
             part, largest = zero, smallest
             for p in range(values.shape[0]):
                 part += values[p]
-                key = keys[p] if keys[p] >= 0 else -(keys[p] & magnitude)
-                largest = max(largest, key)
+                key = keys[p] if keys[p] >= 0 else integer(-(keys[p] & magnitude))
+                largest = integer(max(largest, key))
             total += part
             if largest > most:
                 most, at = largest, first
         if total == total:
-            keys = bits[n]
-            while (keys[at] if keys[at] >= 0 else -(keys[at] & magnitude)) != most:
-                at += 1
+            keys, nearest = bits[n, at : at + _PART], none
+            for p in range(keys.shape[0]):
+                key = keys[p] if keys[p] >= 0 else integer(-(keys[p] & magnitude))
+                nearest = integer(min(nearest, integer(p) if key == most else none))
+            at += nearest
         else:
             at = 0
             for p in range(1, positions):

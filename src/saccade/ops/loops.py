@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 
-def run_loop(loop: Callable[..., None], units: int, *arguments: Tensor | int, reassociate: bool = False) -> None:
+def run_loop(
+    loop: Callable[..., None], units: int, *arguments: Tensor | int | torch.dtype, reassociate: bool = False
+) -> None:
     """Call `loop(start, stop, *arguments)` for ranges that cover `units`, one for each thread of PyTorch.
 
     The loop gets the memory of the tensors as NumPy arrays, and writes its results there. A unit must not
@@ -24,7 +26,7 @@ def run_loop(loop: Callable[..., None], units: int, *arguments: Tensor | int, re
         loop: Function in the part of Python that Numba compiles. It is compiled at its first call, once for
             the machine: Numba keeps the code on disk.
         units: Number of independent pieces of work.
-        arguments: Contiguous tensors on the CPU, and numbers.
+        arguments: Contiguous tensors on the CPU, numbers, and types, which the loop gets as those of NumPy.
         reassociate: Whether sums may be computed in any order, as vector instructions do.
 
     Example:
@@ -37,7 +39,7 @@ def run_loop(loop: Callable[..., None], units: int, *arguments: Tensor | int, re
         tensor([2., 2., 2.])
     """
     compiled = _compiled(loop, reassociate)
-    arrays = [a.detach().numpy() if isinstance(a, Tensor) else a for a in arguments]
+    arrays = [_of_numpy(argument) for argument in arguments]
     threads = min(torch.get_num_threads(), units)
     bounds = [units * i // threads for i in range(threads + 1)]
     others = [
@@ -47,6 +49,12 @@ def run_loop(loop: Callable[..., None], units: int, *arguments: Tensor | int, re
     compiled(0, bounds[1], *arrays)
     for other in others:
         other.result()
+
+
+def _of_numpy(argument: Tensor | int | torch.dtype) -> Any:
+    if isinstance(argument, torch.dtype):
+        return torch.empty(0, dtype=argument).numpy().dtype.type
+    return argument.detach().numpy() if isinstance(argument, Tensor) else argument
 
 
 @cache

@@ -15,7 +15,7 @@ from torch.library import custom_op
 from saccade.ops import gate_loops
 from saccade.ops.loops import run_loop
 
-_BLOCK = 2048  # positions of a block: a row of each map that a loop touches stays in the cache
+_BLOCK = 4096  # positions of a block: a row of each map that a loop touches stays in the cache
 
 
 @custom_op("saccade::place_statistics", mutates_args=(), device_types="cpu")
@@ -27,7 +27,8 @@ def place_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     run_loop(
         gate_loops.place_statistics,
         len(rows),
-        torch.iinfo(integers).min,
+        integers,
+        torch.iinfo(integers).max,
         *(rows, rows.view(integers), mean.flatten(), maximum.flatten(), index.flatten()),
         reassociate=True,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -12,15 +13,16 @@ from saccade.layers.channel.channel_gate import CBAM_PAPER
 from saccade.layers.dims import AXES, CONV, NORM, Dims, check_dims
 from saccade.layers.spec import Example, Spec
 from saccade.maps import SpatialMap, Tap
+from saccade.ops.convolution import convolve
 from saccade.ops.gates import gate_by_pools, mean_and_maximum
 
 
-def spatial_gate(x: Tensor, layers: nn.Module) -> Tensor:
+def spatial_gate(x: Tensor, layers: Callable[[Tensor], Tensor]) -> Tensor:
     """Return the spatial weights sigma(layers([max; mean] over channels)).
 
     Args:
         x: Features, (B, C, ...).
-        layers: Module from two channels to one.
+        layers: Function from two channels to one.
 
     Returns:
         Weights, (B, 1, ...).
@@ -28,7 +30,7 @@ def spatial_gate(x: Tensor, layers: nn.Module) -> Tensor:
     return _weights(*mean_and_maximum(x, 1), layers)
 
 
-def _weights(average: Tensor, maximum: Tensor, layers: nn.Module) -> Tensor:
+def _weights(average: Tensor, maximum: Tensor, layers: Callable[[Tensor], Tensor]) -> Tensor:
     """Return the spatial weights from mean and maximum over channels."""
     compressed = torch.stack([maximum, average], dim=1)
     return torch.sigmoid(layers(compressed))
@@ -99,10 +101,14 @@ class SpatialGate(nn.Module):
         """Return the weights from mean and maximum over channels, (B, ...) each. The tap publishes them."""
         if self.training and not isinstance(self.norm, nn.Identity) and average.numel() == 1:
             raise bad_shape("spatial_gate", "batch norm needs more than one position in training", x)
-        gate = _weights(average, maximum, nn.Sequential(self.conv, self.norm, self.activation))
+        gate = _weights(average, maximum, self._layers)
         if self.tap.recording:
             self.tap.publish(SpatialMap(gate[:, 0].detach()))
         return gate
+
+    def _layers(self, compressed: Tensor) -> Tensor:
+        logits: Tensor = self.activation(self.norm(convolve(self.conv, compressed)))
+        return logits
 
 
 SPEC = Spec(
