@@ -51,7 +51,8 @@ def explain(module: nn.Module, x: Tensor) -> list[Choice]:
         >>> import saccade as sc
         >>> for choice in explain(sc.create("cbam", 32), torch.randn(1, 32, 4, 4)):
         ...     print(choice)
-        gates (1, 32, 4, 4): plain, since the map is small
+        gate_by_pools (1, 32, 4, 4): plain, since the map is small
+        convolve (1, 2, 4, 4): plain, since the map is small
     """
     choices: list[Choice] = []
     token = _report.set(choices)

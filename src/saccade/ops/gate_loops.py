@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any
 
 _PART = 256  # positions that are searched again for the place of a maximum
+_LONG_PART = 4096  # values of one sum in float32; the sums are added
 
 
 def place_statistics(
@@ -170,9 +171,12 @@ def gate_backward(
 def scale_backward(start: int, stop: int, d_y: Any, x: Any, scale: Any, d_x: Any, d_scale: Any) -> None:
     """Write the gradients of x and of the scale for rows of scale * x, (N, P)."""
     for n in range(start, stop):
-        row, grad, out, s, d_scale[n] = x[n], d_y[n], d_x[n], scale[n], 0
-        total = d_scale[n]
-        for p in range(row.shape[0]):
-            out[p] = grad[p] * s
-            total += grad[p] * row[p]
-        d_scale[n] = total
+        s, d_scale[n] = scale[n], 0
+        zero = d_scale[n]
+        for first in range(0, x.shape[1], _LONG_PART):
+            row, grad = x[n, first : first + _LONG_PART], d_y[n, first : first + _LONG_PART]
+            out, total = d_x[n, first : first + _LONG_PART], zero
+            for p in range(row.shape[0]):
+                out[p] = grad[p] * s
+                total += grad[p] * row[p]
+            d_scale[n] += total

@@ -2,23 +2,22 @@
 
 A gate needs little arithmetic; the cost of its plain backward pass is the allocation of large temporary
 tensors. These functions have the values and gradients of their formulas. Under compilation, export or
-tracing, they are the plain formulas.
+tracing, they are the plain formulas. On the CPU they run as native loops where `saccade.ops.choice` finds it
+faster.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from saccade.maps import ChannelMap, Tap
+from saccade.ops import plain_gates
 from saccade.ops.choice import is_native
 from saccade.ops.eager import is_eager
-
-_PRODUCTS = 1 << 20  # products held at a time while they are summed
 
 
 def scale(x: Tensor, gate: Tensor) -> Tensor:
@@ -39,13 +38,13 @@ def scale(x: Tensor, gate: Tensor) -> Tensor:
         >>> scale(torch.ones(2, 3, 4), torch.tensor([0.5, 1.0]).reshape(2, 1, 1)).sum((1, 2))
         tensor([ 6., 12.])
     """
-    if _eager():
-        rows = _rows(x, gate)
-        if is_native("scale", x, gate, reason="" if rows else "the gate has not one weight for each row"):
+    if is_eager() and torch.is_grad_enabled():
+        rows = _rows(x, gate) if x.requires_grad else 0
+        if is_native("scale", x, gate, reason="" if rows else "one product needs no loop"):
             from saccade.ops import native_gates
 
             return native_gates.scale(x.reshape(rows, -1), gate.flatten()).view_as(x)
-    return _plain_scale(x, gate)
+    return plain_gates.scale(x, gate)
 
 
 def gate_by_pools(
@@ -79,9 +78,52 @@ def gate_by_pools(
     if is_native("gate_by_pools", x):
         return _gate_by_pools(x.flatten(2), x.shape, channel, spatial)
     if channel is not None:
-        weights = channel(*_plain_mean_and_maximum(x.flatten(2), 2))
-        x = _plain_scale(x, weights.reshape(*weights.shape, *[1] * (x.ndim - 2)))
-    return x if spatial is None else _plain_scale(x, spatial(*_plain_mean_and_maximum(x, 1)))
+        weights = channel(*plain_gates.mean_and_maximum(x.flatten(2), 2))
+        x = plain_gates.scale(x, weights.reshape(*weights.shape, *[1] * (x.ndim - 2)))
+    return x if spatial is None else plain_gates.scale(x, spatial(*plain_gates.mean_and_maximum(x, 1)))
+
+
+def gate_by_means(x: Tensor, channel: Callable[[Tensor], Tensor], tap: Tap) -> Tensor:
+    """Return x with its channels scaled by a gate of their means. The tap publishes the gate if it is recording.
+
+        y = s x,   s = channel(mean_p x)
+
+    Args:
+        x: Features, (B, C, ...).
+        channel: Function from the means over positions, (B, C), to the weights s, (B, C).
+        tap: Tap of the mechanism.
+    """
+    if not is_native("gate_by_means", x):
+        return gate_channels(x, channel(mean(x.flatten(2))), tap)
+    from saccade.ops import native_gates
+
+    average, positions = native_gates.PlaceMean.apply(x.flatten(2))
+    gate = channel(average)
+    if tap.recording:
+        tap.publish(ChannelMap.of(gate, x))
+    return native_gates.scale(positions.flatten(0, 1), gate.to(x.dtype).flatten()).view_as(x)
+
+
+def scale_rows_and_columns(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return rows * columns * x. The native form keeps no product.
+
+    Args:
+        x: Features, (B, C, H, W).
+        rows: Weights, (B, C, H, 1).
+        columns: Weights, (B, C, 1, W).
+
+    Example:
+        >>> import torch
+        >>> rows, columns = torch.tensor([[[[1.0], [2.0]]]]), torch.tensor([[[[1.0, 10.0]]]])
+        >>> scale_rows_and_columns(torch.ones(1, 1, 2, 2), rows, columns).tolist()
+        [[[[1.0, 10.0], [2.0, 20.0]]]]
+    """
+    if not is_native("scale_rows_and_columns", x, rows, columns):
+        return scale(scale(x, columns), rows)
+    from saccade.ops import native_gates
+
+    weights = (gate.squeeze(dim).flatten(0, 1) for gate, dim in ((rows, 3), (columns, 2)))
+    return native_gates.gate(x.flatten(0, 1), *weights).view_as(x)
 
 
 def gate_channels(x: Tensor, gate: Tensor, tap: Tap) -> Tensor:
@@ -105,8 +147,7 @@ def mean(x: Tensor) -> Tensor:
         >>> mean(torch.tensor([[1.0, 3.0]]))
         tensor([2.])
     """
-    result: Tensor = _Mean.apply(x) if _eager() else x.mean(-1)
-    return result
+    return plain_gates.mean(x)
 
 
 def mean_and_maximum(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -129,7 +170,7 @@ def mean_and_maximum(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
             return average.view(x.shape[:-1]), maximum.view(x.shape[:-1])
         average, maximum, _ = native_gates.channel_statistics(x.flatten(2), x.new_ones(x.shape[:2]))
         return average.view_as(x[:, 0]), maximum.view_as(x[:, 0])
-    return _plain_mean_and_maximum(x, dim)
+    return plain_gates.mean_and_maximum(x, dim)
 
 
 def mean_of_products(rows: Tensor, columns: Tensor) -> Tensor:
@@ -149,23 +190,6 @@ def mean_of_products(rows: Tensor, columns: Tensor) -> Tensor:
         True
     """
     return rows.squeeze(3).mT @ columns.squeeze(2) / rows.shape[1]
-
-
-def _plain_scale(x: Tensor, gate: Tensor) -> Tensor:
-    result: Tensor = _Scale.apply(x, gate) if _eager() else x * gate
-    return result
-
-
-def _plain_mean_and_maximum(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    if not _eager():
-        return x.mean(dim), x.amax(dim)
-    average, maximum, _ = _MeanAndMaximum.apply(x, dim)
-    return average, maximum
-
-
-def _eager() -> bool:
-    """Return whether to use the custom backward passes: a compiler fuses the plain formulas by itself."""
-    return torch.is_grad_enabled() and is_eager()
 
 
 def _rows(x: Tensor, gate: Tensor) -> int:
@@ -196,68 +220,3 @@ def _gate_by_pools(
     extents = (shape[0], *shape[2:])
     places = spatial(average.view(extents), maximum.view(extents)).to(x.dtype)
     return native_gates.gate(x, weights, places.flatten(1)).view(shape)
-
-
-class _Scale(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, gate: Tensor) -> Tensor:
-        return x * gate
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], _: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        (grad,), (x, gate) = gradients, ctx.saved_tensors
-        reduced = [dim for dim in range(1, x.ndim) if gate.shape[dim] == 1]
-        d_x = grad * gate if ctx.needs_input_grad[0] else None
-        if not ctx.needs_input_grad[1]:
-            return d_x, None
-        images = max(1, _PRODUCTS // max(1, x[:1].numel()))
-        sums = [
-            (a * b).sum(reduced, keepdim=True) if reduced else a * b
-            for a, b in zip(grad.split(images), x.split(images), strict=True)
-        ]
-        return d_x, torch.cat(sums).sum_to_size(gate.shape)
-
-
-class _Mean(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x.mean(-1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], _: Tensor) -> None:
-        ctx.length = inputs[0].shape[-1]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        d_each: Tensor = gradients[0] / ctx.length
-        return d_each.unsqueeze(-1).expand(*d_each.shape, ctx.length)
-
-
-class _MeanAndMaximum(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-        maximum, index = x.max(dim)
-        return x.mean(dim), maximum, index
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        x, ctx.dim = inputs
-        ctx.save_for_backward(x, output[2])
-        ctx.mark_non_differentiable(output[2])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        d_mean, d_maximum, _ = (grad.unsqueeze(ctx.dim) for grad in gradients)
-        x, index = ctx.saved_tensors
-        d_x = torch.empty_like(x).copy_(d_mean / x.shape[ctx.dim])  # in the memory format of x
-        return d_x.scatter_add_(ctx.dim, index.unsqueeze(ctx.dim), d_maximum), None

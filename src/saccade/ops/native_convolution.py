@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from saccade.ops.loops import run_loop
 @custom_op("saccade::convolution", mutates_args=(), device_types="cpu")
 def convolution(x: Tensor, weight: Tensor) -> Tensor:
     """Return the map (B, 1, ...) of maps (B, D, ...) and weights (1, D, ...) of odd size, with zero padding."""
-    layout = _Layout(x, weight)
+    layout = _Layout.of(x.shape[2:], weight.shape[2:])
     y = x.new_empty(len(x), layout.length)
     weights = weight.contiguous().view(x.shape[1], -1)
     run_loop(convolution_loops.convolution, len(x), layout.offsets, layout.lines(x), weights, y)
@@ -27,7 +28,7 @@ def convolution(x: Tensor, weight: Tensor) -> Tensor:
 @custom_op("saccade::convolution_backward", mutates_args=(), device_types="cpu")
 def convolution_backward(d_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of the maps and of the weights."""
-    layout = _Layout(x, weight)
+    layout = _Layout.of(x.shape[2:], weight.shape[2:])
     lines, weights = layout.lines(x), weight.contiguous().view(x.shape[1], -1)
     grad = x.new_zeros(len(x), layout.length)
     layout.map_of(grad).copy_(d_y)
@@ -43,17 +44,23 @@ def convolution_backward(d_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor
 class _Layout:
     """How maps with zero padding lie in memory, as one line for each."""
 
-    def __init__(self, x: Tensor, weight: Tensor) -> None:
-        self.extents = x.shape[2:]
-        self.padding = [size // 2 for size in weight.shape[2:]]
+    def __init__(self, extents: torch.Size, sizes: torch.Size) -> None:
+        self.extents = extents
+        self.padding = [size // 2 for size in sizes]
         self.padded = [n + 2 * p for n, p in zip(self.extents, self.padding, strict=True)]
         self.strides = [math.prod(self.padded[axis + 1 :]) for axis in range(len(self.padded))]
         self.length = 1 + sum((n - 1) * s for n, s in zip(self.extents, self.strides, strict=True))
-        axes = (torch.arange(k) * s for k, s in zip(weight.shape[2:], self.strides, strict=True))
+        axes = (torch.arange(k) * s for k, s in zip(sizes, self.strides, strict=True))
         offsets = torch.zeros((), dtype=torch.int64)
         for axis in axes:
             offsets = offsets[..., None] + axis
         self.offsets = offsets.flatten()
+
+    @staticmethod
+    @lru_cache(maxsize=64)
+    def of(extents: torch.Size, sizes: torch.Size) -> _Layout:
+        """Return the layout of maps and a kernel, which is computed once."""
+        return _Layout(extents, sizes)
 
     def lines(self, x: Tensor) -> Tensor:
         """Return maps with their padding as lines, (B, D, .)."""

@@ -151,6 +151,24 @@ def _(d_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
 # ------------------------------------------------------------------------------------------- gradients
 
 
+class PlaceMean(torch.autograd.Function):
+    """Mean over the positions, and x, as in `PlaceStatistics`."""
+
+    @staticmethod
+    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.mean(2), x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], _: tuple[Tensor, ...]) -> None:
+        ctx.positions = inputs[0].shape[2]
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        d_mean, d_x = gradients
+        each = (d_mean / ctx.positions).unsqueeze(2)
+        return d_x + each if torch.is_grad_enabled() else d_x.add_(each)
+
+
 class PlaceStatistics(torch.autograd.Function):
     """Mean, maximum, its index, and x: where x is used further, as a map that nothing else uses.
 
