@@ -69,7 +69,7 @@ def is_compiled(module: nn.Module) -> bool:
 
 
 def is_transformed() -> bool:
-    """Return whether a transform of `torch.func`, forward-mode differentiation or a dispatch mode is active."""
+    """Return whether `torch.func`, forward-mode differentiation or a dispatch mode transforms operations."""
     return (
         torch._C._are_functorch_transforms_active()  # all three: seen in torch 2.10 to 2.15
         or torch.autograd.forward_ad._current_level >= 0
@@ -78,7 +78,7 @@ def is_transformed() -> bool:
 
 
 def runs_as_defined(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Return whether a call of the module runs `kind.forward` and nothing else: no hook, no replaced forward."""
+    """Return whether a call of the module runs `kind.forward` and nothing else, such as a hook."""
     return (
         type(module) is kind
         and "forward" not in vars(module)

@@ -63,9 +63,7 @@ def explain(module: nn.Module, x: Tensor) -> list[Choice]:
     return choices
 
 
-def is_native(
-    operation: str, x: Tensor, *others: Tensor, work: int | None = None, reason: str = ""
-) -> bool:
+def is_native(operation: str, x: Tensor, *others: Tensor, work: int | None = None, reason: str = "") -> bool:
     """Return whether the native form of an operation runs, and report it.
 
     Args:

@@ -14,8 +14,8 @@ def convolve(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
     """Return conv(x), for a convolution of a few maps to one that keeps their extents.
 
     Args:
-        conv: Convolution of stride 1 with one output channel, a kernel of odd size k along each axis, zero
-            padding k // 2 and no bias. The native form runs if it has no hooks.
+        conv: Convolution. The native form is for stride 1, one output channel, a kernel of odd size k along
+            each axis, zero padding k // 2, no bias, and no hooks.
         x: Maps, (B, D, ...).
 
     Returns:
@@ -28,13 +28,26 @@ def convolve(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, x: Tensor) -> Tensor:
         torch.Size([4, 1, 7, 5])
     """
     if is_eager():
-        reason = "" if runs_as_defined(conv, type(conv)) else "hooks see the convolution"
-        if torch.is_autocast_enabled(x.device.type):
+        reason = "" if _has_loop(conv) else "it has no loop for this module"
+        if torch.is_autocast_enabled("cpu"):
             reason = "autocast sets the type"
         products = x.numel() * conv.weight[0, 0].numel()
         if is_native("convolve", x, conv.weight, work=products, reason=reason):
             from saccade.ops import native_convolution
 
-            return native_convolution.convolution(x, conv.weight)
+            native: Tensor = native_convolution.convolution(x, conv.weight)
+            return native
     y: Tensor = conv(x)
     return y
+
+
+def _has_loop(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> bool:
+    return (
+        any(runs_as_defined(conv, kind) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d))
+        and conv.out_channels == conv.groups == 1
+        and conv.bias is None
+        and conv.padding_mode == "zeros"
+        and {*conv.stride, *conv.dilation} == {1}
+        and all(size % 2 for size in conv.kernel_size)
+        and tuple(conv.padding) == tuple(size // 2 for size in conv.kernel_size)
+    )

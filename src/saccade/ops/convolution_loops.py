@@ -1,8 +1,8 @@
 """Loops of a convolution of a few maps to one, for `run_loop`. A unit is an image.
 
-An image with its zero padding is one line: each weight multiplies the whole line, shifted by an offset, so that
-loops are long for any extent of the map. What runs over the edge of a row lies in the padding of the result,
-which nobody reads, and has the gradient 0.
+An image with its zero padding is one line. Each weight multiplies the whole line, shifted by an offset, so
+that loops are long for any extent of the map. What runs over the edge of a row lands in places of the result
+that nobody reads, and whose gradient is 0.
 """
 
 from __future__ import annotations

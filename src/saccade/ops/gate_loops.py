@@ -3,12 +3,12 @@
 Maps are (B, C, P), of P positions. A unit is an image or a row (b, c) of P positions, or a block of positions
 of one image, short enough that a row of it stays in the cache while the channels pass.
 
-Among equal values, the index of a maximum is the first. A NaN is larger than any number. Both are so in `torch.max`.
+As in `torch.max`, the index of a maximum is the first among equal values, and a NaN exceeds any number.
 """
 
-# Numba compiles these functions; their arguments are arrays. A local name for a part of a row lets the compiler
-# see a loop from 0 to its length, which it turns into vector instructions. A sum starts with a 0 that was
-# written to memory and read again, so that it has the type of the map: a literal would make it float64.
+# Numba compiles these functions; their arguments are arrays. A local name for a part of a row lets the
+# compiler see a loop from 0 to its length, which it turns into vector instructions. A sum starts with a 0
+# that was written to memory and read again, and so has the type of the map: a literal would make it float64.
 
 from __future__ import annotations
 
@@ -19,13 +19,21 @@ _LONG_PART = 4096  # values of one sum in float32; the sums are added
 
 
 def place_statistics(
-    start: int, stop: int, integer: Any, magnitude: int, x: Any, bits: Any, mean: Any, maximum: Any, index: Any
+    start: int,
+    stop: int,
+    integer: Any,
+    magnitude: int,
+    x: Any,
+    bits: Any,
+    mean: Any,
+    maximum: Any,
+    index: Any,
 ) -> None:
     """Write mean, maximum and its index for the rows of x, (N, P).
 
-    `bits` is x as integers of type `integer`, of which `magnitude` is the largest. Floating-point numbers have
-    the order of their bits with sign and magnitude, and the maximum of integers is one vector instruction. A
-    row with a NaN, of which the sum is NaN, is searched again.
+    `bits` is x as integers of type `integer`, of which `magnitude` is the largest. Numbers have the order of
+    their bits, which are sign and magnitude, and the maximum of integers is one vector instruction. A row
+    with a NaN, of which the sum is NaN, is searched again.
     """
     positions, magnitude, none = x.shape[1], integer(magnitude), integer(_PART)
     smallest = integer(-1 - magnitude)
@@ -57,7 +65,9 @@ def place_statistics(
         mean[n], maximum[n], index[n] = total / positions, row[at], at
 
 
-def place_statistics_backward(start: int, stop: int, d_mean: Any, d_maximum: Any, index: Any, d_x: Any) -> None:
+def place_statistics_backward(
+    start: int, stop: int, d_mean: Any, d_maximum: Any, index: Any, d_x: Any
+) -> None:
     """Add the gradients of mean, divided by P, and maximum to the rows of d_x, (N, P)."""
     for n in range(start, stop):
         row, each = d_x[n], d_mean[n]
@@ -147,7 +157,7 @@ def gate_backward(
     d_scale: Any,
     d_place: Any,
 ) -> None:
-    """Write the gradients of x, of the scale for each block, (B, blocks, C), and of the weights of positions."""
+    """Write the gradients of x, of the scale for each block, (B, blocks, C), and of the places' weights."""
     channels, blocks = x.shape[1], -(-x.shape[2] // block)
     for unit in range(start, stop):
         b, number = unit // blocks, unit % blocks

@@ -43,7 +43,8 @@ def scale(x: Tensor, gate: Tensor) -> Tensor:
         if is_native("scale", x, gate, reason="" if rows else "one product needs no loop"):
             from saccade.ops import native_gates
 
-            return native_gates.scale(x.reshape(rows, -1), gate.flatten()).view_as(x)
+            y: Tensor = native_gates.scale(x.reshape(rows, -1), gate.flatten())
+            return y.view_as(x)
     return plain_gates.scale(x, gate)
 
 
@@ -84,7 +85,7 @@ def gate_by_pools(
 
 
 def gate_by_means(x: Tensor, channel: Callable[[Tensor], Tensor], tap: Tap) -> Tensor:
-    """Return x with its channels scaled by a gate of their means. The tap publishes the gate if it is recording.
+    """Return x with its channels scaled by a gate of their means. A recording tap publishes the gate.
 
         y = s x,   s = channel(mean_p x)
 
@@ -101,7 +102,8 @@ def gate_by_means(x: Tensor, channel: Callable[[Tensor], Tensor], tap: Tap) -> T
     gate = channel(average)
     if tap.recording:
         tap.publish(ChannelMap.of(gate, x))
-    return native_gates.scale(positions.flatten(0, 1), gate.to(x.dtype).flatten()).view_as(x)
+    y: Tensor = native_gates.scale(positions.flatten(0, 1), gate.to(x.dtype).flatten())
+    return y.view_as(x)
 
 
 def scale_rows_and_columns(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -123,7 +125,8 @@ def scale_rows_and_columns(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     from saccade.ops import native_gates
 
     weights = (gate.squeeze(dim).flatten(0, 1) for gate, dim in ((rows, 3), (columns, 2)))
-    return native_gates.gate(x.flatten(0, 1), *weights).view_as(x)
+    y: Tensor = native_gates.gate(x.flatten(0, 1), *weights)
+    return y.view_as(x)
 
 
 def gate_channels(x: Tensor, gate: Tensor, tap: Tap) -> Tensor:
@@ -162,7 +165,9 @@ def mean_and_maximum(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         >>> mean_and_maximum(torch.tensor([[1.0, 3.0]]), 1)
         (tensor([2.]), tensor([3.]))
     """
-    if is_native("mean_and_maximum", x, reason="" if dim in (1, x.ndim - 1) else "it has no loop for the axis"):
+    if is_native(
+        "mean_and_maximum", x, reason="" if dim in (1, x.ndim - 1) else "it has no loop for the axis"
+    ):
         from saccade.ops import native_gates
 
         if dim == x.ndim - 1:
@@ -196,7 +201,7 @@ def _rows(x: Tensor, gate: Tensor) -> int:
     """Return the number of rows of x that have one weight each, or 0 if the gate has another form."""
     if x.ndim != gate.ndim:
         return 0
-    axes = next((i for i in range(x.ndim) if x.shape[i:].numel() != 1 and gate.shape[i:].numel() == 1), x.ndim)
+    axes = next((i for i in range(x.ndim) if gate.shape[i:].numel() == 1), x.ndim)
     return math.prod(x.shape[:axes]) if axes < x.ndim and gate.shape[:axes] == x.shape[:axes] else 0
 
 
@@ -215,8 +220,10 @@ def _gate_by_pools(
         average, maximum, _, x = native_gates.PlaceStatistics.apply(x)
         weights = channel(average, maximum).to(x.dtype)
     if spatial is None:
-        return native_gates.scale(x.flatten(0, 1), weights.flatten()).view(shape)
+        y: Tensor = native_gates.scale(x.flatten(0, 1), weights.flatten())
+        return y.view(shape)
     average, maximum, _, x = native_gates.ChannelStatistics.apply(x, weights)
     extents = (shape[0], *shape[2:])
     places = spatial(average.view(extents), maximum.view(extents)).to(x.dtype)
-    return native_gates.gate(x, weights, places.flatten(1)).view(shape)
+    y = native_gates.gate(x, weights, places.flatten(1))
+    return y.view(shape)

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -43,8 +44,7 @@ def run_loop(
     threads = min(torch.get_num_threads(), units)
     bounds = [units * i // threads for i in range(threads + 1)]
     others = [
-        _pool(os.getpid()).submit(compiled, start, stop, *arrays)
-        for start, stop in zip(bounds[1:], bounds[2:], strict=False)
+        _pool(os.getpid()).submit(compiled, start, stop, *arrays) for start, stop in pairwise(bounds[1:])
     ]
     compiled(0, bounds[1], *arrays)
     for other in others:

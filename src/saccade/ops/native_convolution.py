@@ -1,4 +1,4 @@
-"""Convolutions of a few maps to one in native loops on the CPU, as an operator `torch.ops.saccade` with gradients."""
+"""Convolutions of a few maps to one in native loops on the CPU, as an operator of PyTorch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from saccade.ops.loops import run_loop
 
 @custom_op("saccade::convolution", mutates_args=(), device_types="cpu")
 def convolution(x: Tensor, weight: Tensor) -> Tensor:
-    """Return the map (B, 1, ...) of maps (B, D, ...) and weights (1, D, ...) of odd size, with zero padding."""
+    """Return the map (B, 1, ...) of maps (B, D, ...) and weights (1, D, ...) of odd size; padding is zero."""
     layout = _Layout.of(x.shape[2:], weight.shape[2:])
     y = x.new_empty(len(x), layout.length)
     weights = weight.contiguous().view(x.shape[1], -1)
@@ -72,24 +72,20 @@ class _Layout:
         return y.as_strided(shape, (self.length, self.length, *self.strides))
 
 
-@convolution.register_fake
-def _(x: Tensor, weight: Tensor) -> Tensor:
-    return x.new_empty(x.shape[0], 1, *x.shape[2:])
+# Shapes alone, for tracing.
+convolution.register_fake(lambda x, _: x.new_empty(x.shape[0], 1, *x.shape[2:]))
+convolution_backward.register_fake(lambda _, *inputs: tuple(t.new_empty(t.shape) for t in inputs))
 
 
-@convolution_backward.register_fake
-def _(d_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), weight.new_empty(weight.shape)
-
-
-def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001 (torch names it)
     ctx.save_for_backward(*inputs)
 
 
 def _gradients(ctx: Any, d_y: Tensor) -> tuple[Tensor, ...]:
     x, weight = ctx.saved_tensors
     if not torch.is_grad_enabled():
-        return convolution_backward(d_y, x, weight)
+        gradients: tuple[Tensor, ...] = convolution_backward(d_y, x, weight)
+        return gradients
     ones, padding = [1] * (x.ndim - 2), [size // 2 for size in weight.shape[2:]]
     d_x, d_weight, _ = torch.ops.aten.convolution_backward(
         *(d_y, x, weight, None, ones, padding, ones, False, [0] * len(ones), 1, [True, True, False])

@@ -1,4 +1,4 @@
-"""Gates and their statistics in native loops on the CPU, as operators `torch.ops.saccade` with gradients.
+"""Gates and their statistics in native loops on the CPU, as operators of PyTorch with gradients.
 
 Maps are contiguous, (B, C, P), of P positions. A backward pass keeps x and small maps alone. Where the
 gradient is differentiated again, it is the formula in plain operations.
@@ -6,6 +6,7 @@ gradient is differentiated again, it is the formula in plain operations.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -105,50 +106,19 @@ def _blocks(x: Tensor) -> tuple[int, int]:
     return len(x) * -(-x.shape[2] // block), block
 
 
-# ---------------------------------------------------------------------------------------- shapes alone
+# Shapes alone, for tracing.
+place_statistics.register_fake(lambda x: _statistics(x, x.shape[:2], torch.int64))
+place_statistics_backward.register_fake(lambda *_: None)
+channel_statistics.register_fake(lambda x, _: _statistics(x, (x.shape[0], x.shape[2]), torch.int32))
+channel_statistics_backward.register_fake(lambda *inputs: inputs[4].new_empty(inputs[4].shape))
+gate.register_fake(lambda x, *_: torch.empty_like(x))
+gate_backward.register_fake(lambda _, *inputs: tuple(t.new_empty(t.shape) for t in inputs))
+scale.register_fake(lambda x, _: torch.empty_like(x))
+scale_backward.register_fake(lambda _, *inputs: tuple(t.new_empty(t.shape) for t in inputs))
 
 
-@place_statistics.register_fake
-def _(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return x.new_empty(x.shape[:2]), x.new_empty(x.shape[:2]), x.new_empty(x.shape[:2], dtype=torch.int64)
-
-
-@place_statistics_backward.register_fake
-def _(d_mean: Tensor, d_maximum: Tensor, index: Tensor, d_x: Tensor) -> None: ...
-
-
-@channel_statistics.register_fake
-def _(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    shape = (x.shape[0], x.shape[2])
-    return x.new_empty(shape), x.new_empty(shape), x.new_empty(shape, dtype=torch.int32)
-
-
-@channel_statistics_backward.register_fake
-def _(d_mean: Tensor, d_maximum: Tensor, index: Tensor, x: Tensor, scale: Tensor, d_x: Tensor) -> Tensor:
-    return x.new_empty(x.shape[:2])
-
-
-@gate.register_fake
-def _(x: Tensor, scale: Tensor, place: Tensor) -> Tensor:
-    return torch.empty_like(x)
-
-
-@gate_backward.register_fake
-def _(d_y: Tensor, x: Tensor, scale: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(x), x.new_empty(x.shape[:2]), x.new_empty(x.shape[0], x.shape[2])
-
-
-@scale.register_fake
-def _(x: Tensor, weight: Tensor) -> Tensor:
-    return torch.empty_like(x)
-
-
-@scale_backward.register_fake
-def _(d_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x), x.new_empty(x.shape[:1])
-
-
-# ------------------------------------------------------------------------------------------- gradients
+def _statistics(x: Tensor, shape: Sequence[int], index: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+    return x.new_empty(shape), x.new_empty(shape), x.new_empty(shape, dtype=index)
 
 
 class PlaceMean(torch.autograd.Function):
@@ -191,8 +161,9 @@ class PlaceStatistics(torch.autograd.Function):
         (index,), d_mean = ctx.saved_tensors, d_mean / ctx.shape[2]
         d_x = further[0] if further else torch.zeros(ctx.shape, dtype=d_mean.dtype)
         if torch.is_grad_enabled():
-            return (d_x + d_mean[..., None]).scatter_add(2, index[..., None], d_maximum[..., None])
-        place_statistics_backward(d_mean, d_maximum, index, d_x)
+            d_x = (d_x + d_mean[..., None]).scatter_add(2, index[..., None], d_maximum[..., None])
+        else:
+            place_statistics_backward(d_mean, d_maximum, index, d_x)
         return d_x
 
 
@@ -221,7 +192,7 @@ class ChannelStatistics(torch.autograd.Function):
         return d_x, channel_statistics_backward(d_mean, d_maximum, index, x, scale, d_x)
 
 
-def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+def _save(ctx: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001 (torch names it)
     ctx.save_for_backward(*inputs)
 
 
@@ -231,17 +202,21 @@ def _gate_gradients(ctx: Any, d_y: Tensor) -> tuple[Tensor, ...]:
         d_scaled = d_y * place[:, None]
         d_scale, d_place = (d_scaled * x).sum(2), (d_y * (scale[..., None] * x)).sum(1)
         return d_scaled * scale[..., None], d_scale, d_place
-    return gate_backward(d_y, x, scale, place)
+    gradients: tuple[Tensor, ...] = gate_backward(d_y, x, scale, place)
+    return gradients
 
 
 def _scale_gradients(ctx: Any, d_y: Tensor) -> tuple[Tensor, ...]:
     x, weight = ctx.saved_tensors
     if torch.is_grad_enabled():
         return d_y * weight[:, None], (d_y * x).sum(1)
-    return scale_backward(d_y, x, weight)
+    gradients: tuple[Tensor, ...] = scale_backward(d_y, x, weight)
+    return gradients
 
 
 gate.register_autograd(_gate_gradients, setup_context=_save)
 scale.register_autograd(_scale_gradients, setup_context=_save)
 place_statistics.register_autograd(PlaceStatistics.backward, setup_context=PlaceStatistics.setup_context)
-channel_statistics.register_autograd(ChannelStatistics.backward, setup_context=ChannelStatistics.setup_context)
+channel_statistics.register_autograd(
+    ChannelStatistics.backward, setup_context=ChannelStatistics.setup_context
+)

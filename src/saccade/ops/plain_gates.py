@@ -1,4 +1,4 @@
-"""Gates and pools of any map, with backward passes that hold little memory; the native loops have their values."""
+"""Gates and pools of any map, with backward passes that hold little memory."""
 
 from __future__ import annotations
 
