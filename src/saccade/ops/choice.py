@@ -13,6 +13,7 @@ from saccade.ops.eager import is_eager
 from saccade.ops.loops import is_available
 
 _SMALLEST = 1 << 16  # products from which on the native form is faster
+_TYPES = (torch.float32,)  # the loops can run in float64 as well, which saves nothing that matters
 
 _report: ContextVar[list[Choice] | None] = ContextVar("report", default=None)
 
@@ -52,7 +53,7 @@ def explain(module: nn.Module, x: Tensor) -> list[Choice]:
         >>> for choice in explain(sc.create("cbam", 32), torch.randn(1, 32, 4, 4)):
         ...     print(choice)
         gate_by_pools (1, 32, 4, 4): plain, since the map is small
-        convolve (1, 2, 4, 4): plain, since the map is small
+        convolution (1, 2, 4, 4): plain, since the map is small
     """
     choices: list[Choice] = []
     token = _report.set(choices)
@@ -84,11 +85,11 @@ def is_native(operation: str, x: Tensor, *others: Tensor, work: int | None = Non
 
 def _reason(x: Tensor, *others: Tensor, work: int | None) -> str:
     """Return why the native form does not run; an empty string if it does."""
-    if type(x) not in (Tensor, nn.Parameter) or x.device.type != "cpu":
-        return "the map is not a plain tensor on the CPU"
+    if any(type(t) not in (Tensor, nn.Parameter) or t.device.type != "cpu" for t in (x, *others)):
+        return "a tensor is not a plain one on the CPU"
     if not x.numel() or (x.numel() if work is None else work) < _SMALLEST:
         return "the map is small"
-    if any(tensor.dtype != torch.float32 for tensor in (x, *others)):
+    if x.dtype not in _TYPES or any(tensor.dtype != x.dtype for tensor in others):
         return "the type is not float32"
     if not x.is_contiguous():
         return "the map is not contiguous"

@@ -94,15 +94,21 @@ def gate_by_means(x: Tensor, channel: Callable[[Tensor], Tensor], tap: Tap) -> T
         channel: Function from the means over positions, (B, C), to the weights s, (B, C).
         tap: Tap of the mechanism.
     """
+
+    def publish(average: Tensor) -> Tensor:
+        gate = channel(average)
+        if tap.recording:
+            tap.publish(ChannelMap.of(gate, x))
+        return gate
+
     if not is_native("gate_by_means", x):
-        return gate_channels(x, channel(mean(x.flatten(2))), tap)
+        gate = publish(plain_gates.mean(x.flatten(2)))
+        return plain_gates.scale(x, gate.reshape(*gate.shape, *[1] * (x.ndim - 2)))
     from saccade.ops import native_gates
 
     average, positions = native_gates.PlaceMean.apply(x.flatten(2))
-    gate = channel(average)
-    if tap.recording:
-        tap.publish(ChannelMap.of(gate, x))
-    y: Tensor = native_gates.scale(positions.flatten(0, 1), gate.to(x.dtype).flatten())
+    gate = publish(average).to(x.dtype)
+    y: Tensor = native_gates.scale(positions.flatten(0, 1), gate.flatten())
     return y.view_as(x)
 
 
@@ -121,7 +127,7 @@ def scale_rows_and_columns(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         [[[[1.0, 10.0], [2.0, 20.0]]]]
     """
     if not is_native("scale_rows_and_columns", x, rows, columns):
-        return scale(scale(x, columns), rows)
+        return plain_gates.scale(plain_gates.scale(x, columns), rows)
     from saccade.ops import native_gates
 
     weights = (gate.squeeze(dim).flatten(0, 1) for gate, dim in ((rows, 3), (columns, 2)))

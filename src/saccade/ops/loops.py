@@ -41,7 +41,7 @@ def run_loop(
     """
     compiled = _compiled(loop, reassociate)
     arrays = [_of_numpy(argument) for argument in arguments]
-    threads = min(torch.get_num_threads(), units)
+    threads = max(1, min(torch.get_num_threads(), units))
     bounds = [units * i // threads for i in range(threads + 1)]
     others = [
         _pool(os.getpid()).submit(compiled, start, stop, *arrays) for start, stop in pairwise(bounds[1:])

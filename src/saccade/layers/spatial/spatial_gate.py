@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -10,19 +9,19 @@ from torch import Tensor, nn
 
 from saccade.errors import bad_option, bad_shape, check_positive, check_shape
 from saccade.layers.channel.channel_gate import CBAM_PAPER
-from saccade.layers.dims import AXES, CONV, NORM, Dims, check_dims
+from saccade.layers.dims import AXES, NORM, Dims, check_dims
 from saccade.layers.spec import Example, Spec
 from saccade.maps import SpatialMap, Tap
-from saccade.ops.convolution import convolve
+from saccade.ops.convolution import MAP_CONV
 from saccade.ops.gates import gate_by_pools, mean_and_maximum
 
 
-def spatial_gate(x: Tensor, layers: Callable[[Tensor], Tensor]) -> Tensor:
+def spatial_gate(x: Tensor, layers: nn.Module) -> Tensor:
     """Return the spatial weights sigma(layers([max; mean] over channels)).
 
     Args:
         x: Features, (B, C, ...).
-        layers: Function from two channels to one.
+        layers: Module from two channels to one.
 
     Returns:
         Weights, (B, 1, ...).
@@ -30,7 +29,7 @@ def spatial_gate(x: Tensor, layers: Callable[[Tensor], Tensor]) -> Tensor:
     return _weights(*mean_and_maximum(x, 1), layers)
 
 
-def _weights(average: Tensor, maximum: Tensor, layers: Callable[[Tensor], Tensor]) -> Tensor:
+def _weights(average: Tensor, maximum: Tensor, layers: nn.Module) -> Tensor:
     """Return the spatial weights from mean and maximum over channels."""
     compressed = torch.stack([maximum, average], dim=1)
     return torch.sigmoid(layers(compressed))
@@ -88,7 +87,7 @@ class SpatialGate(nn.Module):
         if kernel_size % 2 == 0:
             raise bad_option("spatial_gate", "must be odd to keep the map size", kernel_size=kernel_size)
         self.channels, self.dims = channels, dims
-        self.conv = CONV[dims](2, 1, kernel_size, padding=kernel_size // 2, bias=False)
+        self.conv = MAP_CONV[dims](2, 1, kernel_size, padding=kernel_size // 2, bias=False)
         self.norm = NORM[dims](1, eps=1e-5, momentum=0.01) if batch_norm else nn.Identity()
         self.activation = nn.ReLU() if relu else nn.Identity()
         self.tap = Tap()
@@ -101,14 +100,10 @@ class SpatialGate(nn.Module):
         """Return the weights from mean and maximum over channels, (B, ...) each. The tap publishes them."""
         if self.training and not isinstance(self.norm, nn.Identity) and average.numel() == 1:
             raise bad_shape("spatial_gate", "batch norm needs more than one position in training", x)
-        gate = _weights(average, maximum, self._layers)
+        gate = _weights(average, maximum, nn.Sequential(self.conv, self.norm, self.activation))
         if self.tap.recording:
             self.tap.publish(SpatialMap(gate[:, 0].detach()))
         return gate
-
-    def _layers(self, compressed: Tensor) -> Tensor:
-        logits: Tensor = self.activation(self.norm(convolve(self.conv, compressed)))
-        return logits
 
 
 SPEC = Spec(
