@@ -89,7 +89,7 @@ def test_what_runs_beside_the_forward_pass_of_a_module_is_seen() -> None:
         module.register_full_backward_pre_hook,
         nn.modules.module.register_module_forward_hook,
     ):
-        handle = register(print)  # type: ignore[operator]
+        handle = register(print)
         assert not plain()
         handle.remove()
         assert plain()

@@ -106,7 +106,8 @@ def test_a_forked_process_runs_loops() -> None:
     before = torch.get_num_threads()
     doubled(2)
     torch.set_num_threads(before)
-    child = multiprocessing.get_context("fork").Process(target=doubled, args=(2,))
+    child = multiprocessing.get_context("fork").Process(target=doubled, args=(2,), daemon=True)
     child.start()
     child.join(30)
+    child.kill()
     assert child.exitcode == 0
