@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import saccade as sc
 from saccade.layers.mixed.cbam import CBAM
-from saccade.ops import choice
+from saccade.ops import choice, loops
 from support.parity import assert_close, build, normal
 
 pytest.importorskip("numba")
@@ -35,6 +35,7 @@ def _native_at_any_size(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run the loops for the smallest maps and in float64, in memory that is filled with NaN."""
     monkeypatch.setattr(choice, "_SMALLEST", 0)
     monkeypatch.setattr(choice, "_TYPES", (torch.float32, torch.float64))
+    monkeypatch.setattr(loops, "_VALUES", 1)  # as many threads as there are
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from saccade.ops import loops
 from saccade.ops.loops import run_loop
 from support.parity import assert_close, normal
 
@@ -70,11 +71,17 @@ def test_the_convolution_is_that_of_torch(rank: int) -> None:
     assert_close("the map", native_convolution.convolution(x, weight), plain)
 
 
+@pytest.fixture
+def _as_many_threads_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loops, "_VALUES", 1)
+
+
 def double(start: int, stop: int, x: Tensor) -> None:
     for i in range(start, stop):
         x[i] *= 2
 
 
+@pytest.mark.usefixtures("_as_many_threads_as_there_are")
 @pytest.mark.parametrize("units", [0, 1, 2, 5])
 @pytest.mark.parametrize("threads", [1, 3])
 def test_every_unit_is_done_once(units: int, threads: int) -> None:
@@ -102,6 +109,7 @@ def test_several_threads_of_a_program_may_run_loops() -> None:
         worker.join()
 
 
+@pytest.mark.usefixtures("_as_many_threads_as_there_are")
 def test_a_forked_process_runs_loops() -> None:
     before = torch.get_num_threads()
     doubled(2)

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_VALUES = 1 << 19  # values of a map for which another thread pays
+
 
 def run_loop(
     loop: Callable[..., None], units: int, *arguments: Tensor | int | torch.dtype, reassociate: bool = False
@@ -41,7 +43,8 @@ def run_loop(
     """
     compiled = _compiled(loop, reassociate)
     arrays = [_of_numpy(argument) for argument in arguments]
-    threads = max(1, min(torch.get_num_threads(), units))
+    values = max(a.numel() for a in arguments if isinstance(a, Tensor))
+    threads = max(1, min(torch.get_num_threads(), units, values // _VALUES))
     bounds = [units * i // threads for i in range(threads + 1)]
     others = [
         _pool(os.getpid()).submit(compiled, start, stop, *arrays) for start, stop in pairwise(bounds[1:])
