@@ -4,8 +4,8 @@
 
 Writes benchmarks/results/mechanisms-DEVICE.json. Times are medians of interleaved repeats, with the least in
 brackets. Compare the columns of one row with each other, not with those of another machine. *Ours* has
-native loops where `saccade[fast]` is installed, *ours, plain* has none. The floor reads and writes the map and
-its gradient once: two scalings.
+native loops where `saccade[fast]` is installed, *ours, plain* has none. The floor reads and writes the map
+and its gradient once: two scalings.
 
 The allocator of the C library is configured to keep freed memory. By default it may return large blocks to
 the system and request them again, depending on earlier calls, and identical computations then differ in time
