@@ -37,7 +37,7 @@ def run_loop(
         ...     for i in range(start, stop):
         ...         x[i] = 2 * x[i]
         >>> x = torch.ones(3)
-        >>> run_loop(double, 3, x) if is_available() else x.mul_(2)
+        >>> _ = run_loop(double, 3, x) if is_available() else x.mul_(2)
         >>> x
         tensor([2., 2., 2.])
     """

@@ -62,7 +62,7 @@ def channel_statistics_backward(
     d_scale = x.new_empty(len(x), units // len(x), x.shape[1])
     small = (d.contiguous() for d in (scale, d_mean, d_maximum, index))
     run_loop(gate_loops.channel_statistics_backward, units, block, x, *small, d_x, d_scale, reassociate=True)
-    return d_scale.sum(1)
+    return _sum_of_blocks(d_scale)
 
 
 @custom_op("saccade::gate", mutates_args=(), device_types="cpu")
@@ -81,7 +81,7 @@ def gate_backward(d_y: Tensor, x: Tensor, scale: Tensor, place: Tensor) -> tuple
     d_scale = x.new_empty(len(x), units // len(x), x.shape[1])
     given = (d.contiguous() for d in (d_y, x, scale, place))
     run_loop(gate_loops.gate_backward, units, block, *given, d_x, d_scale, d_place, reassociate=True)
-    return d_x, d_scale.sum(1), d_place
+    return d_x, _sum_of_blocks(d_scale), d_place
 
 
 @custom_op("saccade::scale", mutates_args=(), device_types="cpu")
@@ -104,6 +104,10 @@ def _blocks(x: Tensor) -> tuple[int, int]:
     number = -(-x.shape[2] // _BLOCK)
     block = -(-x.shape[2] // number)
     return len(x) * -(-x.shape[2] // block), block
+
+
+def _sum_of_blocks(d_scale: Tensor) -> Tensor:
+    return d_scale.sum(1) if d_scale.shape[1] > 1 else d_scale.squeeze(1)
 
 
 # Shapes alone, for tracing.
