@@ -12,6 +12,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 import saccade as sc
 from saccade.layers.mixed.cbam import CBAM
@@ -279,3 +280,18 @@ def test_autocast_sets_the_types_of_the_plain_form() -> None:
             expected = module(x)
     assert got.dtype == expected.dtype
     torch.testing.assert_close(got, expected, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["cbam", "se", "coordinate"])
+def test_layers_in_place_and_checkpoints(name: str) -> None:
+    module, x = build(name, 8, reduction=2).eval(), normal(2, 8, 5, 6).requires_grad_()
+
+    def gradient(checkpointed: bool) -> Tensor:
+        y = checkpoint(module, x, use_reentrant=False) if checkpointed else module(x)
+        (d_x,) = torch.autograd.grad(nn.functional.relu_(y).sum(), x)
+        return d_x
+
+    got, recomputed = gradient(False), gradient(True)
+    assert torch.equal(got, recomputed)
+    with plain():
+        assert_close("the gradient", got, gradient(False))

@@ -2,7 +2,8 @@
 
 An image with its zero padding is one line. Each weight multiplies the whole line, shifted by an offset, so
 that loops are long for any extent of the map. What runs over the edge of a row lands in places of the result
-that nobody reads, and whose gradient is 0.
+that nobody reads, and whose gradient is 0. If a map holds a value that is not finite, the gradients of all
+weights are NaN.
 """
 
 from __future__ import annotations
