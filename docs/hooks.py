@@ -1,7 +1,7 @@
 """Add the generated pages to the documentation site. mkdocs.yml names this file as its hook.
 
-The site holds the guides of docs/ as they are, files of the repository (README, CHANGELOG, ...) as pages of their own,
-and what is generated from the code: one page per mechanism, the command line and the Python reference.
+The site holds the guides of docs/ as they are, files of the repository (README, CHANGELOG, ...) as further
+pages, and what is generated from the code: one page per mechanism, the command line and the Python reference.
 """
 
 from __future__ import annotations
@@ -60,12 +60,14 @@ _LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)#\s]*)(#[^)\s]*)?(?=\))")
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """Add the mechanisms to the navigation, by domain."""
-    pages: list[Any] = ["mechanisms.md"]
-    for domain in get_args(Domain):
-        pages.append({domain.capitalize(): [f"mechanisms/{name}.md" for name in sc.mechanisms(domain=domain)]})
+    domains = {domain: sc.mechanisms(domain=domain) for domain in get_args(Domain)}
+    pages = [
+        {domain.capitalize(): [f"mechanisms/{name}.md" for name in names]}
+        for domain, names in domains.items()
+    ]
     for entry in config.nav or ():
         if "Mechanisms" in entry:
-            entry["Mechanisms"] = pages
+            entry["Mechanisms"] = ["mechanisms.md", *pages]
         if "Reference" in entry:
             entry["Reference"].insert(0, {"Python": [f"python/{package}.md" for package in REFERENCE]})
     return config
@@ -80,7 +82,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     return files
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+def on_page_markdown(markdown: str, page: Page, **_: object) -> str:
     """Lead the links of guides to the pages of the site."""
     return markdown if page.file.generated_by else relink(markdown, "docs", page.file.src_uri)
 
@@ -96,7 +98,7 @@ def generated() -> dict[str, str]:
 
 
 def relink(text: str, folder: str, page: str) -> str:
-    """Change links that lead to files of the repository, seen from a folder in it, into links between pages."""
+    """Change links to files of the repository, seen from a folder in it, into links between pages."""
 
     def target(link: re.Match[str]) -> str:
         path, anchor = posixpath.normpath(posixpath.join(folder, link[1])), link[2] or ""
@@ -150,7 +152,8 @@ def reference(package: str) -> str:
     lines = [f"# {package}", "", REFERENCE[package], ""]
     for name in sorted(face.__all__, key=str.lower):
         item = getattr(face, name)
-        if inspect.isfunction(item) or inspect.isclass(item):
+        described_there = package != "saccade" and name in sc.__all__
+        if (inspect.isfunction(item) or inspect.isclass(item)) and not described_there:
             lines += [f"::: {item.__module__}.{item.__qualname__}"]
             lines += ["    options:", f"      heading: {package}.{name}", f"      toc_label: {name}", ""]
     return "\n".join(lines)
@@ -165,12 +168,12 @@ def command_line() -> str:
         usage = " ".join(["saccade", name, *command.collect_usage_pieces(context)])
         lines += [f"## saccade {name}", "", inspect.cleandoc(command.help), "", f"```\n{usage}\n```", ""]
         records = [row for each in command.get_params(context) if (row := each.get_help_record(context))]
-        lines += ["| | |", "|---|---|", *(f"| `{_cell(a)}` | {_cell(b)} |" for a, b in records), ""]
+        lines += ["| | |", "|---|---|", *(f"| `{a}` | {_cell(b)} |" for a, b in records), ""]
     return "\n".join(lines)
 
 
 def _cell(text: str) -> str:
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[")
 
 
 def examples() -> str:

@@ -349,6 +349,33 @@ def networks(result: Result) -> list[str]:
     ]
 
 
+def attach_networks(result: Result) -> list[str]:
+    rows = result["rows"]
+    libraries = {row["library"]: [each for each in rows if each["library"] == row["library"]] for row in rows}
+    steps = ("identical", "trains", "fused", "converted", "reloaded", "detached")
+
+    def cells(name: str, part: list[Result]) -> list[str]:
+        default = sum(row["refusal"] is None for row in part)
+        done = (sum(bool(row.get(step)) for row in part) for step in steps)
+        places = sum(row.get("attached", 0) for row in part)
+        return [name, str(len(part)), str(default), str(places), *map(str, done)]
+
+    refused = [f"{row['library']} {row['network']}" for row in rows if row["refusal"] is not None]
+    return [
+        f"{len(rows)} networks of other libraries with random weights. *Default* counts those to which "
+        '`sc.attach(model, "cbam", example_inputs=inputs)` attaches as it stands; the others '
+        f"({', '.join(refused)}) hold tokens without a known grid and get `skip_unfit=True`, which attaches "
+        "where it fits. *Places* is the attached attention. *Identical*: the output is the same bit for bit. "
+        "*Trains*: gates change in two steps. *Fused*: `sc.fuse` keeps attention and output. *Converted*: "
+        "attention is repaired after norms became `SyncBatchNorm`. *Reloaded*: a network attached anew "
+        "computes the same with the saved weights. *Detached*: the keys are the original ones.",
+        *table(
+            ["library", "networks", "default", "places", *steps],
+            [*(cells(name, part) for name, part in libraries.items()), cells("all", rows)],
+        ),
+    ]
+
+
 def search(result: Result) -> list[str]:
     rows = result["results"]
     budgets = list(rows[0]["found"])
@@ -440,6 +467,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
     "mechanisms-cpu": ("Speed on a CPU", mechanisms),
     "search": ("Runs that a search needs", search),
     "networks": ("Attention of other libraries", networks),
+    "attach-networks": ("Attention in networks of other libraries", attach_networks),
     "explanations": ("Explanations of a class", explanations),
     "loader-cpu": ("Data loader throughput", loader),
     "pairwise-cpu": ("Memory and time of attention between positions", pairwise),

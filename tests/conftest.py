@@ -55,6 +55,7 @@ MARKED = {
         "config/test_recipe.py::test_backbones",
         "config/test_recipe.py::test_every_setting",
         "docs/test_examples.py",
+        "docs/test_site.py",
         "docs/test_readme.py::test_the_examples_of_the_guide",
         "layers/pairwise/test_non_local.py::test_no_tensor",
         "layers/pairwise/test_non_local.py::test_the_mean",

@@ -46,6 +46,7 @@ NEEDED = {
     "experiments/executors/ray.py": "cluster",
     "viz": "report",
     "cli": "train",
+    "ops/loops.py": "fast",
 }
 
 

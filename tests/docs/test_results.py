@@ -28,7 +28,7 @@ def test_every_result_file_has_a_section() -> None:
     assert {path.stem for path in results.FILES.glob("*.json")} == set(results.SECTIONS)
 
 
-@pytest.mark.parametrize("name", [name for name in results.SECTIONS if name != "networks"])  # it has counts
+@pytest.mark.parametrize("name", [name for name in results.SECTIONS if "networks" not in name])  # counts
 def test_a_section_follows_its_file(name: str) -> None:
     result = json.loads((results.FILES / f"{name}.json").read_text())
     _, section = results.SECTIONS[name]
@@ -90,3 +90,14 @@ def test_the_table_of_networks_counts() -> None:
     result["rows"][0] |= {"library": "lib", "network": "net", "operations": 7, "pairs": 5, "gates": 3}
     assert any(line.startswith("| lib net | 7 | 5 | 3 |") for line in section(result))
     assert "7 ran, 5 recorded" in section(result)[0]
+
+
+def test_the_table_of_attached_networks_counts() -> None:
+    _, section = results.SECTIONS["attach-networks"]
+    result = json.loads((results.FILES / "attach-networks.json").read_text())
+    row = result["rows"][0] | {"library": "lib", "network": "net", "attached": 5, "refusal": None}
+    result["rows"] = [row, row | {"fused": False}, {"library": "other", "network": "no", "refusal": "why"}]
+    lines = section(result)
+    assert "| lib | 2 | 2 | 10 | 2 | 2 | 1 | 2 | 2 | 2 |" in lines
+    assert "| all | 3 | 2 | 10 | 2 | 2 | 1 | 2 | 2 | 2 |" in lines
+    assert "(other no)" in lines[0]

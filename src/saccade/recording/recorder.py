@@ -195,6 +195,9 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
             )
             found = f"none of the {len(taps)} mechanisms of {name} ran"
             found = found if taps else f"{name} holds no known attention mechanism, or none ran"
+            if capture and capture.another_ran and not capture.calls:
+                found = f"another {name} ran in place of this one, perhaps a copy of it"
+                advice = "record the one that runs (ultralytics: `YOLO.predictor.model.backend.model`)"
             raise NothingRecorded(f"{found}; {advice}", owner="record", value=name)
     finally:
         maps._collect()  # before the taps are emptied

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from saccade.errors import bad_option, check_choice, check_reduction, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, Tap
-from saccade.ops.gates import gate_channels, mean, mean_and_maximum
+from saccade.ops.gates import gate_by_pools, gate_channels, mean, mean_and_maximum
 
 #: Pooling functions (B, C, N) -> (B, C): avg and max are in the paper, lp and lse in the authors' code.
 POOLS: Mapping[str, Callable[[Tensor], Tensor]] = {
@@ -36,6 +37,11 @@ def channel_gate(x: Tensor, mlp: nn.Module, pools: Sequence[str] = ("avg", "max"
     both = {"avg", "max"} <= set(pools)
     shared = dict(zip(("avg", "max"), mean_and_maximum(positions, 2), strict=True)) if both else {}
     descriptors = torch.stack([shared[p] if p in shared else POOLS[p](positions) for p in pools])
+    return _weights(descriptors, mlp)
+
+
+def _weights(descriptors: Tensor, mlp: nn.Module) -> Tensor:
+    """Return the channel weights from the pools, (number, B, C)."""
     return torch.sigmoid(mlp(descriptors).sum(0))
 
 
@@ -88,7 +94,21 @@ class ChannelGate(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("channel_gate", x, "B C ...", C=self.channels)
+        if self.has_paper_pools:
+            return gate_by_pools(x, channel=partial(self.weigh, x))
         return gate_channels(x, channel_gate(x, self.mlp, self.pools), self.tap)
+
+    @property
+    def has_paper_pools(self) -> bool:
+        """Whether the pooling functions are those of the paper, in any order."""
+        return {*self.pools} == {"avg", "max"}
+
+    def weigh(self, x: Tensor, average: Tensor, maximum: Tensor) -> Tensor:
+        """Return the weights from mean and maximum of x, (B, C) each. The tap publishes them."""
+        gate = _weights(torch.stack([average, maximum]), self.mlp)
+        if self.tap.recording:
+            self.tap.publish(ChannelMap.of(gate, x))
+        return gate
 
 
 CBAM_PAPER = Paper(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from saccade.errors import bad_option, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, Tap
-from saccade.ops.gates import gate_channels, mean
+from saccade.ops.gates import gate_by_means, mean
 
 
 def eca(x: Tensor, conv: nn.Module) -> Tensor:
@@ -23,7 +24,11 @@ def eca(x: Tensor, conv: nn.Module) -> Tensor:
     Returns:
         Weights, (B, C).
     """
-    means = mean(x.flatten(2))
+    return _weights(mean(x.flatten(2)), conv)
+
+
+def _weights(means: Tensor, conv: nn.Module) -> Tensor:
+    """Return the channel weights from the channel means, (B, C)."""
     return torch.sigmoid(conv(means.unsqueeze(1))).squeeze(1)
 
 
@@ -75,7 +80,7 @@ class ECA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("eca", x, "B C ...", C=self.channels)
-        return gate_channels(x, eca(x, self.conv), self.tap)
+        return gate_by_means(x, partial(_weights, conv=self.conv), self.tap)
 
 
 SPEC = Spec(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -9,7 +11,7 @@ from torch.nn import functional as F
 from saccade.errors import check_reduction, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, Tap
-from saccade.ops.gates import gate_channels, mean
+from saccade.ops.gates import gate_by_means, mean
 
 
 def se(x: Tensor, reduce: nn.Linear, expand: nn.Linear) -> Tensor:
@@ -23,7 +25,11 @@ def se(x: Tensor, reduce: nn.Linear, expand: nn.Linear) -> Tensor:
     Returns:
         Weights, (B, C).
     """
-    squeezed = mean(x.flatten(2))
+    return _excite(mean(x.flatten(2)), reduce, expand)
+
+
+def _excite(squeezed: Tensor, reduce: nn.Linear, expand: nn.Linear) -> Tensor:
+    """Return the channel weights from the channel means, (B, C)."""
     return torch.sigmoid(expand(F.relu(reduce(squeezed))))
 
 
@@ -67,7 +73,7 @@ class SE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("se", x, "B C ...", C=self.channels)
-        return gate_channels(x, se(x, self.reduce, self.expand), self.tap)
+        return gate_by_means(x, partial(_excite, reduce=self.reduce, expand=self.expand), self.tap)
 
 
 SPEC = Spec(

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
+from saccade._torch import runs_as_defined
 from saccade.errors import check_shape
 from saccade.layers.channel.channel_gate import CBAM_PAPER, ChannelGate
 from saccade.layers.dims import AXES, Dims, check_dims
 from saccade.layers.spatial.spatial_gate import SpatialGate
 from saccade.layers.spec import Example, Spec
 from saccade.maps import ChannelMap, SpatialMap
+from saccade.ops.eager import is_eager
+from saccade.ops.gates import gate_by_pools
 
 
 def cbam(
@@ -86,7 +90,19 @@ class CBAM(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("cbam", x, AXES[self.dims], C=self.channels)
-        return cbam(x, self.channel, self.spatial)
+        channel, spatial = self.channel, self.spatial
+        if spatial is not None and is_eager() and _are_as_defined(channel, spatial):
+            return gate_by_pools(x, partial(channel.weigh, x), partial(spatial.weigh, x))
+        return cbam(x, channel, spatial)
+
+
+def _are_as_defined(channel: ChannelGate, spatial: SpatialGate) -> bool:
+    """Return whether no hook or replacement sees the map between the gates, which is then never computed."""
+    return (
+        runs_as_defined(channel, ChannelGate)
+        and runs_as_defined(spatial, SpatialGate)
+        and channel.has_paper_pools
+    )
 
 
 SPEC = Spec(

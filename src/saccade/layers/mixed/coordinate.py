@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from saccade.errors import check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import SpatialMap, Tap
-from saccade.ops.gates import mean, mean_of_products, scale
+from saccade.ops.gates import mean, mean_of_products, scale_rows_and_columns
 
 
 def coordinate(
@@ -91,7 +91,7 @@ class Coordinate(nn.Module):
         a_h, a_w = coordinate(x, self._encode, self.rows, self.columns)
         if self.tap.recording:
             self.tap.publish(SpatialMap(mean_of_products(a_h.detach(), a_w.detach())))
-        return scale(scale(x, a_w), a_h)
+        return scale_rows_and_columns(x, a_h, a_w)
 
     def _encode(self, means: Tensor) -> Tensor:
         encoded: Tensor = self.activation(self.norm(self.reduce(means)))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from saccade.errors import bad_option, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import SpatialMap, Tap
-from saccade.ops.gates import mean, mean_of_products, scale
+from saccade.ops.gates import mean, mean_of_products, scale_rows_and_columns
 
 
 def ela(x: Tensor, conv: nn.Module, norm: nn.GroupNorm) -> tuple[Tensor, Tensor]:
@@ -92,7 +92,7 @@ class ELA(nn.Module):
         rows, columns = ela(x, self.conv, self.norm)
         if self.tap.recording:
             self.tap.publish(SpatialMap(mean_of_products(rows.detach(), columns.detach())))
-        return scale(scale(x, columns), rows)
+        return scale_rows_and_columns(x, rows, columns)
 
 
 SPEC = Spec(

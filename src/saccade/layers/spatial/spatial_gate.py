@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from saccade.errors import bad_option, bad_shape, check_positive, check_shape
 from saccade.layers.channel.channel_gate import CBAM_PAPER
-from saccade.layers.dims import AXES, CONV, NORM, Dims, check_dims
+from saccade.layers.dims import AXES, NORM, Dims, check_dims
 from saccade.layers.spec import Example, Spec
 from saccade.maps import SpatialMap, Tap
-from saccade.ops.gates import mean_and_maximum, scale
+from saccade.ops.convolution import MAP_CONV
+from saccade.ops.gates import gate_by_pools, mean_and_maximum
 
 
 def spatial_gate(x: Tensor, layers: nn.Module) -> Tensor:
@@ -23,7 +26,11 @@ def spatial_gate(x: Tensor, layers: nn.Module) -> Tensor:
     Returns:
         Weights, (B, 1, ...).
     """
-    average, maximum = mean_and_maximum(x, 1)
+    return _weights(*mean_and_maximum(x, 1), layers)
+
+
+def _weights(average: Tensor, maximum: Tensor, layers: nn.Module) -> Tensor:
+    """Return the spatial weights from mean and maximum over channels."""
     compressed = torch.stack([maximum, average], dim=1)
     return torch.sigmoid(layers(compressed))
 
@@ -80,19 +87,23 @@ class SpatialGate(nn.Module):
         if kernel_size % 2 == 0:
             raise bad_option("spatial_gate", "must be odd to keep the map size", kernel_size=kernel_size)
         self.channels, self.dims = channels, dims
-        self.conv = CONV[dims](2, 1, kernel_size, padding=kernel_size // 2, bias=False)
+        self.conv = MAP_CONV[dims](2, 1, kernel_size, padding=kernel_size // 2, bias=False)
         self.norm = NORM[dims](1, eps=1e-5, momentum=0.01) if batch_norm else nn.Identity()
         self.activation = nn.ReLU() if relu else nn.Identity()
         self.tap = Tap()
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("spatial_gate", x, AXES[self.dims], C=self.channels)
-        if self.training and not isinstance(self.norm, nn.Identity) and x[:, 0].numel() == 1:
+        return gate_by_pools(x, spatial=partial(self.weigh, x))
+
+    def weigh(self, x: Tensor, average: Tensor, maximum: Tensor) -> Tensor:
+        """Return the weights from mean and maximum over channels, (B, ...) each. The tap publishes them."""
+        if self.training and not isinstance(self.norm, nn.Identity) and average.numel() == 1:
             raise bad_shape("spatial_gate", "batch norm needs more than one position in training", x)
-        gate = spatial_gate(x, nn.Sequential(self.conv, self.norm, self.activation))
+        gate = _weights(average, maximum, nn.Sequential(self.conv, self.norm, self.activation))
         if self.tap.recording:
             self.tap.publish(SpatialMap(gate[:, 0].detach()))
-        return scale(x, gate)
+        return gate
 
 
 SPEC = Spec(
