@@ -60,6 +60,7 @@ MARKED = {
         "docs/test_support.py::test_the_file_agrees_with_an_export",
         "exporting/test_export.py::test_the_examples_of_the_guide",
         "exporting/test_export.py::test_windows_take_maps",
+        "docs/test_site.py",
         "docs/test_readme.py::test_the_examples_of_the_guide",
         "layers/pairwise/test_non_local.py::test_no_tensor",
         "layers/pairwise/test_non_local.py::test_the_mean",
