@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from timm.layers import create_attn
-from timm.layers.create_attn import get_attn
+from timm.layers.create_attn import create_attn, get_attn
 from timm.layers.mlp import ConvMlp
 from timm.layers.squeeze_excite import SqueezeExciteCl
 from torch import Tensor, nn
@@ -19,6 +18,7 @@ from saccade.models import from_timm
 from support.errors import raises
 from support.parity import normal
 
+factory: Any = create_attn
 C = 24
 #: Each name of the factory with the options of timm's modules that mechanisms have.
 MODULES: list[tuple[str, dict[str, Any]]] = [
@@ -74,10 +74,10 @@ class Hardsigmoid(nn.Module):
         return torch.clamp(x + 3, 0, 6) / 6
 
 
-def build(name: str, options: dict[str, Any], dtype: torch.dtype = torch.float64) -> nn.Module:
+def build(name: str, options: dict[str, Any], dtype: torch.dtype = torch.float64) -> Any:
     """Timm's module with random parameters and running statistics."""
     torch.manual_seed(0)
-    module = create_attn(name, **{"channels": C, **options}).to(dtype)
+    module = factory(name, **{"channels": C, **options}).to(dtype)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.normal_(std=0.4)
@@ -134,7 +134,7 @@ def test_every_name_of_the_factory_is_converted() -> None:
 
 def test_ge_with_its_mlp() -> None:
     """Which the factory of timm 1.0.31 cannot build."""
-    theirs = create_attn("ge", C, use_mlp=False, extent=2)
+    theirs = factory("ge", C, use_mlp=False, extent=2)
     theirs.mlp = ConvMlp(C, 5)
     assert_equal(from_timm(theirs.double()), theirs, 1e-12)
 
@@ -184,7 +184,7 @@ def test_the_result_is_a_mechanism_of_its_own() -> None:
 )
 def test_other_settings_are_refused(name: str, options: dict[str, Any], setting: str, value: Any) -> None:
     with raises(sc.SaccadeError, option=setting, value=value):
-        from_timm(create_attn(name, C, **options), C)
+        from_timm(factory(name, C, **options), C)
 
 
 def test_other_modules_and_missing_channels_are_refused() -> None:
@@ -193,4 +193,4 @@ def test_other_modules_and_missing_channels_are_refused() -> None:
     with raises(sc.SaccadeError, owner="from_timm", option="module"):
         from_timm(SqueezeExciteCl(C))
     with raises(sc.SaccadeError, owner="from_timm", option="channels", value=None):
-        from_timm(create_attn("eca", C))
+        from_timm(factory("eca", C))
