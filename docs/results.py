@@ -409,7 +409,7 @@ def catalog(result: Result) -> list[str]:
     }
     return [
         f"One image with {result['channels']} channels of {' / '.join(f'{s} x {s}' for s in sides)}, or as "
-        f"many positions of a sequence, float32, threads: {result['threads']}. FLOPs and latency are those of a "
+        f"many positions of a sequence, float32, threads: {result['threads']}. FLOPs and latency are of a "
         "forward pass, memory is the peak of a forward and backward pass beyond the input. *Start* is the "
         "output of a new module: the identity, or its standard deviation relative to that of the input. "
         "*Dims* are the numbers of spatial axes of features that it fits without further options. *Equal to* "
