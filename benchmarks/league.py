@@ -40,13 +40,13 @@ class Printer:
 
 
 def drop_ins() -> list[str]:
-    """Return every mechanism that maps (B, C, H, W) to the same shape, with the options that it needs."""
+    """Return every mechanism that fits anywhere, with the options of its first example for images."""
     names = []
-    for name in sc.mechanisms():
-        options = sc.spec(name).options_for("B C H W")
-        if options is not None:
-            listed = ",".join(f"{option}={format_value(value)}" for option, value in options.items())
-            names.append(f"{name}:{listed}" if listed else name)
+    for spec in map(sc.spec, sc.mechanisms()):
+        if spec.drop_in:
+            example = next(e for e in spec.examples if e.shapes == "B C H W" and e.output is None)
+            options = ",".join(f"{option}={format_value(value)}" for option, value in example.options.items())
+            names.append(f"{spec.name}:{options}" if options else spec.name)
     return names
 
 

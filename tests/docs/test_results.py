@@ -103,7 +103,7 @@ def test_the_table_of_networks_counts() -> None:
 def test_the_table_of_mechanisms_follows_a_small_run(tmp_path: Path) -> None:
     """In a new process for each size, as in the real run: about ten seconds in all."""
     out = tmp_path / "catalog.json"
-    script = [str(ROOT / "benchmarks" / "catalog.py"), "--only", "se", "halo", "--sides", "7"]
+    script = [str(ROOT / "benchmarks" / "mechanism_table.py"), "--only", "se", "halo", "--sides", "7"]
     command = [sys.executable, *script, "--seconds", "0.01", "--out", str(out)]
     subprocess.run(command, check=True, capture_output=True)
     result = json.loads(out.read_text())

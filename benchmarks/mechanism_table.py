@@ -1,6 +1,6 @@
 """Measure parameters, FLOPs, latency, peak memory and the start of each mechanism, at three sizes of the map.
 
-    OMP_NUM_THREADS=1 python benchmarks/catalog.py [--only se] [--sides 14 28 56] [--seconds 3]
+    OMP_NUM_THREADS=1 python benchmarks/mechanism_table.py [--only se] [--sides 14 28 56] [--seconds 3]
 
 One image with 64 channels, or as many positions in a sequence, in float32; each measurement in a process of
 its own, since the peak of a process never falls. FLOPs and latency (median) are those of a forward pass in
@@ -173,7 +173,7 @@ def main() -> None:
         rows.append(row(name, arguments.sides, arguments.seconds, proven[name]))
         print(json.dumps(rows[-1]), flush=True)
     result = {
-        "command": "OMP_NUM_THREADS=1 python benchmarks/catalog.py",
+        "command": "OMP_NUM_THREADS=1 python benchmarks/mechanism_table.py",
         "hardware": hardware_info(),
         "threads": torch.get_num_threads(),
         "load": load,  # load of the machine before the measurement
