@@ -54,7 +54,15 @@ def prepared(name: str, side: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
         options[SIZES[name]] = side
     # an example of a fixed map ends with its height and width
     shapes = re.sub(r"\b\d+ \d+$", f"{side} {side}", example.shapes)
-    sizes = {"B": 1, "C": CHANNELS, "H": side, "W": side, "I": side // 2, "J": side // 2, "h": 1}
+    sizes: dict[str, Any] = {
+        "B": 1,
+        "C": CHANNELS,
+        "H": side,
+        "W": side,
+        "I": side // 2,
+        "J": side // 2,
+        "h": 1,
+    }
     sizes |= dict.fromkeys("LQK", side * side)
     inputs = type(example)(shapes, options).inputs(**sizes)
     return sc.create(name, CHANNELS, **options).eval(), inputs
@@ -133,7 +141,7 @@ def sources() -> dict[str, list[str]]:
 
 def timm_modules() -> list[nn.Module]:
     """Return the modules of timm's factory."""
-    needed = {"bottleneck": {"feat_size": (8, 8)}, "ge": {"use_mlp": False}}
+    needed: dict[str, Any] = {"bottleneck": {"feat_size": (8, 8)}, "ge": {"use_mlp": False}}
     names = re.findall(r"attn_type == '(\w+)'", inspect.getsource(get_attn))
     factory: Any = create_attn
     return [factory(name, CHANNELS, **needed.get(name, {})) for name in names]

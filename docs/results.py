@@ -397,7 +397,7 @@ def catalog(result: Result) -> list[str]:
     def start(value: str | float | None) -> str:
         return "" if value is None else value if isinstance(value, str) else f"{value:.2f}"
 
-    columns = {
+    columns: Mapping[str, Callable[[Result], str]] = {
         "parameters": lambda row: f"{row['parameters']:,}",
         "MFLOPs": lambda row: sizes(row, lambda size: f"{size['flops'] / 1e6:.2f}"),
         "ms": lambda row: sizes(row, lambda size: f"{size['milliseconds']:.2f}"),
