@@ -95,7 +95,7 @@ def spec(name: str) -> Spec:
         >>> sc.spec("cbam").paper.year
         2018
         >>> [option.name for option in sc.spec("se").options]
-        ['reduction', 'bias']
+        ['reduction', 'bias', 'hidden']
     """
     check_arguments(spec, locals())
     name, _ = resolve_alias(name, {})
