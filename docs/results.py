@@ -412,6 +412,42 @@ def loader(result: Result) -> list[str]:
     ]
 
 
+def catalog(result: Result) -> list[str]:
+    sides = [size["side"] for size in result["rows"][0]["sizes"]]
+
+    def name(row: Result) -> str:
+        return f"`{':'.join([row['mechanism'], *(f'{k}={v}' for k, v in row['options'].items())])}`"
+
+    def sizes(row: Result, measure: Callable[[Result], str]) -> str:
+        return " / ".join(map(measure, row["sizes"]))
+
+    def start(value: str | float | None) -> str:
+        return "" if value is None else value if isinstance(value, str) else f"{value:.2f}"
+
+    columns: Mapping[str, Callable[[Result], str]] = {
+        "parameters": lambda row: f"{row['parameters']:,}",
+        "MFLOPs": lambda row: sizes(row, lambda size: f"{size['flops'] / 1e6:.2f}"),
+        "ms": lambda row: sizes(row, lambda size: f"{size['milliseconds']:.2f}"),
+        "MB": lambda row: sizes(row, lambda size: f"{size['megabytes']:.1f}"),
+        "start": lambda row: start(row["start"]),
+        "map": lambda row: ", ".join(f"`{kind}`" for kind in row["maps"]),
+        "dims": lambda row: ", ".join(map(str, row["dims"])),
+        "equal to": lambda row: ", ".join(row["proven"]),
+    }
+    return [
+        f"One image with {result['channels']} channels of {' / '.join(f'{s} x {s}' for s in sides)}, or as "
+        f"many positions of a sequence, float32, threads: {result['threads']}. FLOPs and latency are of a "
+        "forward pass, memory is the peak of a forward and backward pass beyond the input. *Start* is the "
+        "output of a new module: the identity, or its standard deviation relative to that of the input. "
+        "*Dims* are the numbers of spatial axes of features that it fits without further options. *Equal to* "
+        "lists what the tests compare it with, values and gradients: the formula written out, and modules of "
+        "other libraries.",
+        *table(
+            ["", *columns], ([name(row), *(cell(row) for cell in columns.values())] for row in result["rows"])
+        ),
+    ]
+
+
 SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
     "white-patch": ("The white patch", white_patch),
     "white-patch-cifar10": (
@@ -464,6 +500,17 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
     "stn-mnist": ("Spatial transformer on rotated MNIST", stn_mnist),
     "fine-tune": ("Attention in a trained network", fine_tune),
     "attach-scale": ("The scale of features at the start", attach_scale),
+    "league-white-patch": (
+        "All drop-in mechanisms on one task",
+        grid(
+            "White squares on images of CIFAR-10, enlarged to 64 x 64: every mechanism that fits anywhere, "
+            "after the same convolution of the small network. It shows which mechanisms help this network "
+            "find a small bright object, and at which cost. It does not rank them for other tasks, networks "
+            "or places, and with three seeds only large differences are significant.",
+            localized=True,
+        ),
+    ),
+    "catalog-cpu": ("Every mechanism", catalog),
     "mechanisms-cpu": ("Speed on a CPU", mechanisms),
     "search": ("Runs that a search needs", search),
     "networks": ("Attention of other libraries", networks),
@@ -488,6 +535,8 @@ def picture(name: str, result: Result) -> list[str]:
 def page() -> str:
     lines = [HEAD]
     for name, (title, section) in SECTIONS.items():
+        if not (FILES / f"{name}.json").exists():  # a benchmark that has not been run
+            continue
         result = json.loads((FILES / f"{name}.json").read_text())
         lines += ["", f"## {title}", "", *section(result), *picture(name, result), measured(result)]
     return "\n".join(lines) + "\n"

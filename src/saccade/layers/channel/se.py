@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.errors import check_reduction, check_shape
+from saccade.errors import check_shape
 from saccade.layers.spec import Example, Paper, Spec
+from saccade.layers.widths import hidden_width
 from saccade.maps import ChannelMap, Tap
 from saccade.ops.gates import gate_by_means, mean
 
@@ -48,6 +49,7 @@ class SE(nn.Module):
         channels: Number of channels C.
         reduction: Reduction ratio r, from 1 to C. The hidden layer has C // r units.
         bias: Whether both layers have biases. False gives the form of several re-implementations.
+        hidden: Width of the hidden layer in place of C // r.
 
     Shape:
         - Input: (B, C, W), (B, C, H, W) or (B, C, T, H, W).
@@ -63,12 +65,14 @@ class SE(nn.Module):
         torch.Size([2, 64, 7, 5])
     """
 
-    def __init__(self, channels: int, reduction: int = 16, bias: bool = True) -> None:
+    def __init__(
+        self, channels: int, reduction: int = 16, bias: bool = True, hidden: int | None = None
+    ) -> None:
         super().__init__()
-        check_reduction("se", channels, reduction=reduction)
+        width = hidden_width("se", channels, reduction, hidden)
         self.channels = channels
-        self.reduce = nn.Linear(channels, channels // reduction, bias=bias)
-        self.expand = nn.Linear(channels // reduction, channels, bias=bias)
+        self.reduce = nn.Linear(channels, width, bias=bias)
+        self.expand = nn.Linear(width, channels, bias=bias)
         self.tap = Tap()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,7 +91,7 @@ SPEC = Spec(
         Example("B C H W"),
         Example("B C W"),
         Example("B C T H W"),
-        Example("B C H W", {"reduction": 4, "bias": False}),
+        Example("B C H W", {"hidden": 6, "bias": False}),
     ),
     maps=(ChannelMap,),
     flow="x -> [mean over positions -> W1, ReLU -> W2, sigmoid | ] -> scale channels -> y",

@@ -51,10 +51,13 @@ class CBAM(nn.Module):
         channels: Number of channels C.
         reduction: Reduction ratio r of the channel gate, from 1 to C.
         kernel_size: Kernel size of the spatial gate, odd.
-        pools: Pooling functions of the channel gate: "avg", "max", "lp" or "lse".
+        pools: Pooling functions of the channel gate: "avg", "max", "lp", "lse" or "avgmax".
         spatial: Whether to use the spatial gate. False leaves the channel gate alone, as an option of the
             authors' code does.
         dims: Number of spatial axes of the input: 1, 2 or 3.
+        bias: Whether the layers of the channel gate have biases.
+        hidden: Width of the hidden layer of the channel gate in place of C // r.
+        spatial_pools: Descriptors of the spatial gate: "max", "avg" or "avgmax".
 
     Shape:
         - Input: (B, C, W), (B, C, H, W) or (B, C, T, H, W), according to `dims`.
@@ -81,12 +84,15 @@ class CBAM(nn.Module):
         pools: Sequence[str] = ("avg", "max"),
         spatial: bool = True,
         dims: Dims = 2,
+        bias: bool = True,
+        hidden: int | None = None,
+        spatial_pools: Sequence[str] = ("max", "avg"),
     ) -> None:
         super().__init__()
         check_dims("cbam", dims)
         self.channels, self.dims = channels, dims
-        self.channel = ChannelGate(channels, reduction, pools)
-        self.spatial = SpatialGate(channels, kernel_size, dims=dims) if spatial else None
+        self.channel = ChannelGate(channels, reduction, pools, bias, hidden)
+        self.spatial = SpatialGate(channels, kernel_size, dims=dims, pools=spatial_pools) if spatial else None
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("cbam", x, AXES[self.dims], C=self.channels)
