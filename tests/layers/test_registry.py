@@ -66,11 +66,11 @@ def test_an_unknown_name_gets_suggestions() -> None:
     # without `support.errors.raises`, which keeps sentences: these change with each new mechanism
     with pytest.raises(sc.UnknownName, match="unknown mechanism 'cbma'; did you mean 'cbam'"):
         sc.spec("cbma")
-    with pytest.raises(sc.UnknownName) as caught:
+    with pytest.raises(sc.UnknownName) as unknown:
         sc.create("zzz", 32)
-    assert (caught.value.kind, caught.value.value) == ("mechanism", "zzz")
-    assert caught.value.choices == tuple(sc.mechanisms())
-    assert f"the nearest of {len(sc.mechanisms())} names are" in str(caught.value)
+    assert (unknown.value.kind, unknown.value.value) == ("mechanism", "zzz")
+    assert unknown.value.choices == tuple(sc.mechanisms())
+    assert f"the nearest of {len(sc.mechanisms())} names are" in str(unknown.value)
     with raises(sc.UnknownName, kind="option of se", owner="se", value="reductoin") as caught:
         sc.create("se", 32, reductoin=4)
     assert str(caught.value).endswith("did you mean 'reduction'?")

@@ -33,7 +33,7 @@ class SCA(nn.Module):
     unlike squeeze-and-excitation, there is no hidden layer and no nonlinearity.
 
     References:
-        Chen, Chu, Zhang, Sun: Simple Baselines for Image Restoration, ECCV 2022 (section 3.4).
+        Chen, Chu, Zhang, Sun: Simple Baselines for Image Restoration, ECCV 2022 (section 4).
 
     Args:
         channels: Number of channels C.
