@@ -70,7 +70,7 @@ bench: install
 
 docs: install
 	@echo "docs: the site, into build/site"
-	@$(BIN)/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 clean:
 	@echo "clean: the demo, builds and caches"
