@@ -59,8 +59,7 @@ def tensors_in(tree: Any) -> list[Tensor]:
 
 def uncompiled(model: nn.Module) -> nn.Module:
     """Return the module that torch.compile wraps, or the model itself if it is not wrapped."""
-    module: nn.Module = getattr(model, COMPILED, model)
-    return module
+    return model._modules.get(COMPILED) or model
 
 
 def is_compiled(module: nn.Module) -> bool:
@@ -70,7 +69,7 @@ def is_compiled(module: nn.Module) -> bool:
 
 def without_compiled(path: str) -> str:
     """Return a module path without the levels that torch.compile adds."""
-    return ".".join(part for part in path.split(".") if part != COMPILED)
+    return ".".join(part for part in path.split(".") if part != COMPILED) if COMPILED in path else path
 
 
 def forward_hooks(module: nn.Module) -> MutableMapping[int, Any]:
