@@ -59,7 +59,8 @@ def tensors_in(tree: Any) -> list[Tensor]:
 
 def uncompiled(model: nn.Module) -> nn.Module:
     """Return the module that torch.compile wraps, or the model itself if it is not wrapped."""
-    return model._modules.get(COMPILED) or model
+    module: nn.Module = getattr(model, COMPILED, model)
+    return module
 
 
 def is_compiled(module: nn.Module) -> bool:

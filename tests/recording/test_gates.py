@@ -52,8 +52,7 @@ def ratio(output: Tensor, features: Tensor) -> Tensor:
 SPATIAL: dict[str, Callable[[], nn.Module]] = {
     "SpatialAttn": cbam.SpatialAttn,
     "LightSpatialAttn": cbam.LightSpatialAttn,
-    "GatherExcite": lambda: gather_excite.GatherExcite(CHANNELS, extent=2),
-    "GatherExcite with parameters": lambda: gather_excite.GatherExcite(CHANNELS, extra_params=True, extent=2),
+    "GatherExcite": lambda: gather_excite.GatherExcite(CHANNELS, extent=2, use_mlp=False),
     "CoordAttn": lambda: coord_attn.CoordAttn(CHANNELS),
     "SimpleCoordAttn": lambda: coord_attn.SimpleCoordAttn(CHANNELS),
     "EfficientLocalAttn": lambda: coord_attn.EfficientLocalAttn(CHANNELS),
@@ -63,7 +62,7 @@ CHANNEL: dict[str, Callable[[], nn.Module]] = {
     "ChannelAttn": lambda: cbam.ChannelAttn(CHANNELS),
     "LightChannelAttn": lambda: cbam.LightChannelAttn(CHANNELS),
     "EcaModule with a perceptron": lambda: eca.EcaModule(CHANNELS, use_mlp=True),
-    "GatherExcite": lambda: gather_excite.GatherExcite(CHANNELS),
+    "GatherExcite": lambda: gather_excite.GatherExcite(CHANNELS, use_mlp=False),
     "GlobalContext": lambda: global_context.GlobalContext(CHANNELS, use_attn=False),
 }
 
@@ -121,7 +120,7 @@ def test_selective_kernels(split: bool, training: bool) -> None:
 
 
 @pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("radix", [1, 2, 3])
+@pytest.mark.parametrize("radix", [1, 2, 4])
 def test_split_attention(radix: int, training: bool) -> None:
     block = split_attn.SplitAttn(CHANNELS, groups=2, radix=radix, norm_layer=nn.BatchNorm2d).train(training)
     for parameter in block.parameters():

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import accumulate
 from typing import Any
 
@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from saccade._torch import WeakTensorKeyDictionary, has_torch_fast_path, tensors_in
+from saccade._torch import FEATURE_LAYERS, WeakTensorKeyDictionary, has_torch_fast_path, tensors_in
 from saccade.maps import AttentionMap, PairwiseMap, SpatialMap
-from saccade.model_state import Handle
 from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes, mask_to_bias
 from saccade.recording.captured_maps import agrees, channel_map, functional_map, window_map
 from saccade.recording.operations import (
@@ -39,8 +38,6 @@ _FUNCTIONAL = inspect.signature(F.multi_head_attention_forward)
 _HEADS = ("num_heads", "heads", "num_attention_heads", "n_heads", "nhead")  # attributes of modules
 _MOST_WEIGHTS = 1 << 26  # larger matrices of weights are kept as their column means
 
-_TRANSFORMERS = nn.TransformerEncoder, nn.TransformerEncoderLayer
-
 _NAME = re.compile("attention|attn|attend", re.IGNORECASE)
 
 
@@ -48,14 +45,6 @@ def is_within(path: str, other: str) -> bool:
     """Return whether a module is another one, or below it. `other` may end with the number of a call."""
     other = other.partition("#")[0]
     return not other or path == other or path.startswith(f"{other}.")
-
-
-@functools.cache
-def _is_plain_layer(kind: type[nn.Module]) -> bool:
-    """Return whether a class is a layer of torch, or derived from one, that is no container."""
-    modules = (cls.__module__ for cls in kind.__mro__ if cls is not nn.Module)
-    is_layer = any(name.startswith("torch.nn.modules") and "container" not in name for name in modules)
-    return is_layer and not _NAME.search(kind.__name__)
 
 
 class Capture(TorchFunctionMode):
@@ -87,7 +76,11 @@ class Capture(TorchFunctionMode):
         self.failed: dict[str, None] = {}  # paths in order
 
     def __enter__(self) -> Capture:
-        self.handles = [*self.features.register(self.paths), *self._register_hooks()]
+        hooks = torch.nn.modules.module
+        self.handles = [
+            hooks.register_module_forward_pre_hook(self._enter_module),
+            hooks.register_module_forward_hook(self._leave_module, always_call=True),
+        ]
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
@@ -95,22 +88,6 @@ class Capture(TorchFunctionMode):
         super().__exit__(*error)  # type: ignore[no-untyped-call]
         for handle in self.handles:
             handle.remove()
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Capture:
-        """Return the same capture: a copy of a model that is recorded is not recorded."""
-        return self
-
-    def _register_hooks(self) -> Iterator[Handle]:
-        """Register hooks of the modules that can run an attention: all but single layers of torch."""
-        if any(isinstance(module, _TRANSFORMERS) for module in self.paths):  # own hooks disable their fast path
-            hooks = torch.nn.modules.module
-            yield hooks.register_module_forward_pre_hook(self._enter_module)
-            yield hooks.register_module_forward_hook(self._leave_module, always_call=True)
-            return
-        for module in self.paths:
-            if module._modules or not _is_plain_layer(type(module)):
-                yield module.register_forward_pre_hook(self._enter_module, prepend=True)
-                yield module.register_forward_hook(self._leave_module, prepend=True, always_call=True)
 
     def has_fast_path(self, module: nn.Module, /) -> bool:
         """Return whether torch runs the module as one operation, which the capture must not disturb."""
@@ -131,10 +108,12 @@ class Capture(TorchFunctionMode):
             guard.__enter__()
             self.guards.append((module, guard))
 
-    def _leave_module(self, module: nn.Module, _inputs: Any, _output: Any) -> None:
+    def _leave_module(self, module: nn.Module, _inputs: Any, output: Any) -> None:
         if self.guards and self.guards[-1][0] is module:
             self.guards.pop()[1].__exit__(None, None, None)
         if module in self.stack:
+            if isinstance(module, FEATURE_LAYERS) and output is not None:  # None after an error
+                self.features.keep(output)
             while self.stack.pop() is not module:
                 pass
 
@@ -191,7 +170,7 @@ class Capture(TorchFunctionMode):
                 tag = self.tags.get(weights)
                 if isinstance(tag, Weights) and not tag.is_published:
                     tag.is_published = True
-                    self._publish(functools.partial(self._softmax_map, tag=tag, values=values))
+                    self._publish(partial(self._softmax_map, tag=tag, values=values))
             if func in MATMUL and all(x.ndim > 2 for x in operands):
                 queries, keys = operands
                 self.tags[output] = Logits(queries.detach(), keys.detach().transpose(-2, -1))

@@ -57,9 +57,9 @@ from saccade._torch import is_compiled, without_compiled
 from saccade.errors import BadOption
 from saccade.maps import Tap
 from saccade.model_state import Handle
+from saccade.recording.adapters import gates
 from saccade.recording.adapters.multihead import observe_multihead
 from saccade.recording.adapters.observe import Adapter, Observer, Publish
-from saccade.recording.adapters import gates
 from saccade.recording.adapters.swin import observe_timm_swin, observe_torchvision_swin
 from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes
 from saccade.recording.adapters.vit import observe_beit, observe_vit
