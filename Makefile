@@ -7,7 +7,7 @@ DEMO := $(BIN)/saccade compare white-patch --out demo
 # One test process per core; more threads in each process would only wait for one another.
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -n auto --dist=worksteal
 
-.PHONY: help install browser demo test soak test-fast coverage lint bench clean
+.PHONY: help install browser demo test soak test-fast coverage lint bench docs clean
 
 help:
 	@echo "make install    create .venv with all dependencies, at the tested versions"
@@ -18,6 +18,7 @@ help:
 	@echo "make coverage   run all tests and list the lines and branches that none of them reaches"
 	@echo "make lint       check style, types and imports"
 	@echo "make browser    find Chromium for the page tests, or install it"
+	@echo "make docs       build the documentation site in build/site"
 	@echo "make bench      run the benchmarks; results are written to benchmarks/results/"
 	@echo "make clean      remove everything that the other targets write, except .venv"
 
@@ -66,6 +67,10 @@ lint: install
 bench: install
 	@echo "bench: speed compared with textbook implementations, into benchmarks/results/"
 	@$(BIN)/python benchmarks/mechanisms.py
+
+docs: install
+	@echo "docs: the site, into build/site"
+	@$(BIN)/mkdocs build --quiet
 
 clean:
 	@echo "clean: the demo, builds and caches"

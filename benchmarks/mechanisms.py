@@ -1,9 +1,11 @@
 """Time each mechanism, its textbook form, its best peer and the memory floor in one process.
 
-    python benchmarks/mechanisms.py [--repeats 15]
+    python benchmarks/mechanisms.py [--repeats 15] [--threads 2] [--only cbam ...] [--out FILE]
 
-Writes benchmarks/results/mechanisms-DEVICE.json. Times are medians of interleaved repeats. Compare the
-columns of one row with each other, not with those of another machine.
+Writes benchmarks/results/mechanisms-DEVICE.json. Times are medians of interleaved repeats, with the least in
+brackets. Compare the columns of one row with each other, not with those of another machine. *Ours* has
+native loops where `saccade[fast]` is installed, *ours, plain* has none. The floor reads and writes the map
+and its gradient once: two scalings.
 
 The allocator of the C library is configured to keep freed memory. By default it may return large blocks to
 the system and request them again, depending on earlier calls, and identical computations then differ in time
@@ -17,13 +19,14 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Collection
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torchvision
 from timm.layers.cbam import CbamModule
+from timm.layers.coord_attn import CoordAttn
 from timm.layers.eca import EcaModule
 from timm.layers.selective_kernel import SelectiveKernel
 from torch import Tensor, nn
@@ -31,12 +34,56 @@ from torch.nn import functional as F
 
 import saccade as sc
 from saccade.files import write_json
+from saccade.ops import choice, explain
 from saccade.results import hardware_info
 
 RESULTS = Path(__file__).parent / "results"
 KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000"}  # of glibc
-MAP = (8, 256, 56, 56)
-PIXELS = (8, 64, 28, 28)
+LARGE, MIDDLE, SMALL = (8, 256, 56, 56), (32, 64, 32, 32), (32, 512, 7, 7)
+SHAPES = {
+    "se": (LARGE, MIDDLE, SMALL),
+    "eca": (LARGE, MIDDLE, SMALL),
+    "cbam": (LARGE, MIDDLE, SMALL),
+    "coordinate": (LARGE, MIDDLE, SMALL),
+    "sk": (LARGE,),
+    "multi_head": ((8, 64, 28, 28),),
+}
+
+
+class TextbookSE(nn.Module):
+    """Squeeze-and-excitation as commonly implemented: adaptive pooling and two linear layers."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(channels, channels // 16),
+            nn.ReLU(),
+            nn.Linear(channels // 16, channels),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights: Tensor = self.layers(x)
+        return x * weights[:, :, None, None]
+
+
+class TextbookCoordinate(nn.Module):
+    """Coordinate attention as commonly implemented: adaptive pooling of both axes, a concatenation."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = max(8, channels // 32)
+        self.reduce = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.BatchNorm2d(hidden), nn.Hardswish())
+        self.rows, self.columns = nn.Conv2d(hidden, channels, 1), nn.Conv2d(hidden, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = F.adaptive_avg_pool2d(x, (None, 1))
+        columns = F.adaptive_avg_pool2d(x, (1, None)).permute(0, 1, 3, 2)
+        by_row, by_column = self.reduce(torch.cat([rows, columns], 2)).split([*x.shape[2:]], 2)
+        gate = torch.sigmoid(self.columns(by_column.permute(0, 1, 3, 2)))
+        return x * gate * torch.sigmoid(self.rows(by_row))
 
 
 class TextbookCBAM(nn.Module):
@@ -92,6 +139,7 @@ def implementations(channels: int) -> dict[str, dict[str, nn.Module]]:
     return {
         "se": {
             "ours": sc.create("se", channels),
+            "textbook": TextbookSE(channels),
             "peer": torchvision.ops.SqueezeExcitation(channels, channels // 16),
         },
         "eca": {"ours": sc.create("eca", channels), "peer": EcaModule(channels)},
@@ -99,6 +147,11 @@ def implementations(channels: int) -> dict[str, dict[str, nn.Module]]:
             "ours": sc.create("cbam", channels),
             "textbook": TextbookCBAM(channels),
             "peer": CbamModule(channels),
+        },
+        "coordinate": {
+            "ours": sc.create("coordinate", channels),
+            "textbook": TextbookCoordinate(channels),
+            "peer": CoordAttn(channels),
         },
         "sk": {
             "ours": sc.create("sk", channels),
@@ -122,10 +175,20 @@ def step(call: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> Callable[
     return run
 
 
+def without_loops(call: Callable[[], object]) -> Callable[[], object]:
+    """Return the call as it is where Numba is not installed."""
+
+    def run() -> None:
+        with mock.patch.object(choice, "is_available", return_value=False):
+            call()
+
+    return run
+
+
 def milliseconds(
     calls: dict[str, Callable[[], object]], repeats: int, device: torch.device
-) -> dict[str, float]:
-    """Return the median time of each call. Calls are interleaved, so that noise affects all equally."""
+) -> dict[str, list[float]]:
+    """Return the times of each call. Calls are interleaved, so that noise affects all equally."""
     times: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(repeats + 2):
         for name, call in calls.items():
@@ -135,26 +198,46 @@ def milliseconds(
                 torch.cuda.synchronize()
             if repeat >= 2:
                 times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
 
 
-def measure(repeats: int, device: torch.device) -> list[dict[str, object]]:
+def measure(names: Collection[str], repeats: int, device: torch.device) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    for name in implementations(64):
-        shape = PIXELS if name == "multi_head" else MAP
+    for mechanism, shape in ((key, shape) for key in names for shape in SHAPES[key]):
+        torch.compiler.reset()
         x = torch.randn(shape, device=device, requires_grad=True)
         grad = torch.randn(shape, device=device)
-        forms = {key: form.to(device) for key, form in implementations(shape[1])[name].items()}
+        forms = {key: form.to(device) for key, form in implementations(shape[1])[mechanism].items()}
         compiled = {f"{key}, compiled": torch.compile(form) for key, form in forms.items()}
         calls: dict[str, Callable[[], object]] = {
             key: step(form, x, grad) for key, form in (forms | compiled).items()
         }
-        calls["floor"] = partial(torch.mul, x.detach(), grad)
+        calls["ours, plain"] = without_loops(calls["ours"])
+        calls["floor"] = scalings(x.detach(), grad)
         times = milliseconds(calls, repeats, device)
-        rows.append({"mechanism": name, "shape": shape, "milliseconds": times})
-        ratios = ", ".join(f"{key} {value / times['ours']:.2f}" for key, value in times.items())
-        print(f"{name} {shape}: ours {times['ours']:.1f} ms; relative to it: {ratios}")
+        rows.append(
+            {
+                "mechanism": mechanism,
+                "shape": shape,
+                "milliseconds": {key: statistics.median(values) for key, values in times.items()},
+                "least": {key: min(values) for key, values in times.items()},
+                "ran": [*map(str, explain(forms["ours"], x))],
+            }
+        )
+        columns = (f"{key} {statistics.median(t):.1f} ({min(t):.1f})" for key, t in times.items())
+        print(f"{mechanism} {shape}: {', '.join(columns)} ms", flush=True)
     return rows
+
+
+def scalings(x: Tensor, grad: Tensor) -> Callable[[], object]:
+    """Return the least work of a gate: the map and its gradient are read, scaled and written."""
+    gate = torch.rand(*x.shape[:2], 1, 1, device=x.device)
+
+    def run() -> None:
+        torch.mul(x, gate)
+        torch.mul(grad, gate)
+
+    return run
 
 
 def main() -> None:
@@ -162,18 +245,23 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--repeats", type=int, default=15)
-    repeats = parser.parse_args().repeats
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--only", nargs="+", choices=SHAPES, default=[*SHAPES])
+    parser.add_argument("--out", type=Path)
+    options = parser.parse_args()
     if not KEEPING_MEMORY.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEPING_MEMORY})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(options.threads)
     result = {
-        "command": f"python benchmarks/mechanisms.py --repeats {repeats}",
+        "command": f"python benchmarks/mechanisms.py --repeats {options.repeats}",
         "hardware": hardware_info(),
         "what": "forward + backward, float32, median milliseconds, in memory that the allocator keeps; "
-        "floor: one product of two maps",
-        "rows": measure(repeats, device),
+        "floor: two scalings",
+        "threads": options.threads,
+        "rows": measure(options.only, options.repeats, device),
     }
-    path = RESULTS / f"mechanisms-{device.type}.json"
+    path = options.out or RESULTS / f"mechanisms-{device.type}.json"
     write_json(path, result)
     print(f"written: {path}")
 

@@ -21,7 +21,7 @@ CONTENTS = {
     "training": "plans become runs",
     "results": "files on disk, statistics",
     "config": "recipes become plans",
-    "attribution | integrations": "maps that explain a score; attention in the trainers of other libraries",
+    "attribution | exporting | integrations": "maps that explain a score; ONNX and programs; other trainers",
     "profiling": "parameters, FLOPs, latency",
     "layers": "mechanisms",
     "ops": "arithmetic",

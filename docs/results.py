@@ -349,6 +349,33 @@ def networks(result: Result) -> list[str]:
     ]
 
 
+def attach_networks(result: Result) -> list[str]:
+    rows = result["rows"]
+    libraries = {row["library"]: [each for each in rows if each["library"] == row["library"]] for row in rows}
+    steps = ("identical", "trains", "fused", "converted", "reloaded", "detached")
+
+    def cells(name: str, part: list[Result]) -> list[str]:
+        default = sum(row["refusal"] is None for row in part)
+        done = (sum(bool(row.get(step)) for row in part) for step in steps)
+        places = sum(row.get("attached", 0) for row in part)
+        return [name, str(len(part)), str(default), str(places), *map(str, done)]
+
+    refused = [f"{row['library']} {row['network']}" for row in rows if row["refusal"] is not None]
+    return [
+        f"{len(rows)} networks of other libraries with random weights. *Default* counts those to which "
+        '`sc.attach(model, "cbam", example_inputs=inputs)` attaches as it stands; the others '
+        f"({', '.join(refused)}) hold tokens without a known grid and get `skip_unfit=True`, which attaches "
+        "where it fits. *Places* is the attached attention. *Identical*: the output is the same bit for bit. "
+        "*Trains*: gates change in two steps. *Fused*: `sc.fuse` keeps attention and output. *Converted*: "
+        "attention is repaired after norms became `SyncBatchNorm`. *Reloaded*: a network attached anew "
+        "computes the same with the saved weights. *Detached*: the keys are the original ones.",
+        *table(
+            ["library", "networks", "default", "places", *steps],
+            [*(cells(name, part) for name, part in libraries.items()), cells("all", rows)],
+        ),
+    ]
+
+
 def search(result: Result) -> list[str]:
     rows = result["results"]
     budgets = list(rows[0]["found"])
@@ -382,6 +409,42 @@ def loader(result: Result) -> list[str]:
         f"training step alone; threads: {result['threads']}. The images are in memory. The folder was "
         f"decoded beforehand, at {reading:,.0f} images per second.",
         *table(("", "network, batch", "loader", "crops and flips", "views", "training step"), rows),
+    ]
+
+
+def catalog(result: Result) -> list[str]:
+    sides = [size["side"] for size in result["rows"][0]["sizes"]]
+
+    def name(row: Result) -> str:
+        return f"`{':'.join([row['mechanism'], *(f'{k}={v}' for k, v in row['options'].items())])}`"
+
+    def sizes(row: Result, measure: Callable[[Result], str]) -> str:
+        return " / ".join(map(measure, row["sizes"]))
+
+    def start(value: str | float | None) -> str:
+        return "" if value is None else value if isinstance(value, str) else f"{value:.2f}"
+
+    columns: Mapping[str, Callable[[Result], str]] = {
+        "parameters": lambda row: f"{row['parameters']:,}",
+        "MFLOPs": lambda row: sizes(row, lambda size: f"{size['flops'] / 1e6:.2f}"),
+        "ms": lambda row: sizes(row, lambda size: f"{size['milliseconds']:.2f}"),
+        "MB": lambda row: sizes(row, lambda size: f"{size['megabytes']:.1f}"),
+        "start": lambda row: start(row["start"]),
+        "map": lambda row: ", ".join(f"`{kind}`" for kind in row["maps"]),
+        "dims": lambda row: ", ".join(map(str, row["dims"])),
+        "equal to": lambda row: ", ".join(row["proven"]),
+    }
+    return [
+        f"One image with {result['channels']} channels of {' / '.join(f'{s} x {s}' for s in sides)}, or as "
+        f"many positions of a sequence, float32, threads: {result['threads']}. FLOPs and latency are of a "
+        "forward pass, memory is the peak of a forward and backward pass beyond the input. *Start* is the "
+        "output of a new module: the identity, or its standard deviation relative to that of the input. "
+        "*Dims* are the numbers of spatial axes of features that it fits without further options. *Equal to* "
+        "lists what the tests compare it with, values and gradients: the formula written out, and modules of "
+        "other libraries.",
+        *table(
+            ["", *columns], ([name(row), *(cell(row) for cell in columns.values())] for row in result["rows"])
+        ),
     ]
 
 
@@ -437,9 +500,21 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
     "stn-mnist": ("Spatial transformer on rotated MNIST", stn_mnist),
     "fine-tune": ("Attention in a trained network", fine_tune),
     "attach-scale": ("The scale of features at the start", attach_scale),
+    "league-white-patch": (
+        "All drop-in mechanisms on one task",
+        grid(
+            "White squares on images of CIFAR-10, enlarged to 64 x 64: every mechanism that fits anywhere, "
+            "after the same convolution of the small network. It shows which mechanisms help this network "
+            "find a small bright object, and at which cost. It does not rank them for other tasks, networks "
+            "or places, and with three seeds only large differences are significant.",
+            localized=True,
+        ),
+    ),
+    "catalog-cpu": ("Every mechanism", catalog),
     "mechanisms-cpu": ("Speed on a CPU", mechanisms),
     "search": ("Runs that a search needs", search),
     "networks": ("Attention of other libraries", networks),
+    "attach-networks": ("Attention in networks of other libraries", attach_networks),
     "explanations": ("Explanations of a class", explanations),
     "loader-cpu": ("Data loader throughput", loader),
     "pairwise-cpu": ("Memory and time of attention between positions", pairwise),
@@ -460,6 +535,8 @@ def picture(name: str, result: Result) -> list[str]:
 def page() -> str:
     lines = [HEAD]
     for name, (title, section) in SECTIONS.items():
+        if not (FILES / f"{name}.json").exists():  # a benchmark that has not been run
+            continue
         result = json.loads((FILES / f"{name}.json").read_text())
         lines += ["", f"## {title}", "", *section(result), *picture(name, result), measured(result)]
     return "\n".join(lines) + "\n"

@@ -29,7 +29,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     model, images, labels = build(), torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 0, 1])
 
-    # %% CBAM attends to the grid of the patches; the class token passes by.
+    # %% CBAM attends to the grid of the patches; the class token passes by. The head reads this token alone:
+    # nothing reads the patches of the last block, so that its places are skipped, and the table says so.
     print(attention.attach(model, "cbam:reduction=4", example_inputs={"pixel_values": images}))
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     for _ in range(3):

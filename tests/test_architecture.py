@@ -40,12 +40,14 @@ NEEDED = {
     "training": "train",
     "training/loggers.py": "loggers",
     "integrations/transformers.py": "huggingface",
+    "exporting": "export",
     "sharing": "vision",
     "experiments": "train",
     "search": "search",
     "experiments/executors/ray.py": "cluster",
     "viz": "report",
     "cli": "train",
+    "ops/loops.py": "fast",
 }
 
 
@@ -115,6 +117,7 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
         ("training/run.py", "import ray", "ray"),
         ("metrics/checks.py", "from captum.attr import LayerGradCam", "captum"),
         ("experiments/grid.py", "import optuna", "search"),
+        ("viz/html.py", "import onnxruntime", "onnx"),
         ("experiments/grid.py", "from saccade.search import search", "layers"),
     ],
 )

@@ -14,6 +14,7 @@ import inspect
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from collections.abc import Iterator
@@ -196,6 +197,17 @@ def test_the_wheel_holds_every_file_of_the_package(tmp_path: Path) -> None:
     }
     assert shipped == present
     assert "saccade/py.typed" in shipped
+
+
+def test_the_source_distribution_holds_the_files_of_the_repository_alone(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (archive,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as members:
+        shipped = {member.name.partition("/")[2] for member in members.getmembers() if member.isfile()}
+    kept = {path.relative_to(ROOT).as_posix() for path in tracked()}
+    assert kept - shipped == set(), "a file that is needed to build or to test is missing"
+    assert shipped - kept <= {"PKG-INFO"}, "a file that nobody reviewed would be published"
 
 
 if __name__ == "__main__":

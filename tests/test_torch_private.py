@@ -56,6 +56,50 @@ def test_hooks_are_attributes_of_every_module() -> None:
     assert [len(vars(module)[hooks]) for hooks in _torch.HOOKS] == [1, 1, 1]
 
 
+def test_transforms_are_seen() -> None:
+    x = torch.ones(2)
+    seen: list[bool] = []
+
+    def note(x: Tensor) -> Tensor:
+        seen.append(_torch.is_transformed())
+        return x.sum()
+
+    note(x)
+    torch.func.vmap(note)(x[None])
+    torch.func.grad(note)(x)
+    with torch.autograd.forward_ad.dual_level():
+        note(x)
+    with FlopCounterMode(display=False):
+        note(x)
+    note(x)
+    assert seen == [False, True, True, True, True, False]
+
+
+def test_what_runs_beside_the_forward_pass_of_a_module_is_seen() -> None:
+    def plain() -> bool:
+        return _torch.runs_as_defined(module, nn.Linear)
+
+    module = nn.Linear(2, 2)
+    assert plain()
+    assert not _torch.runs_as_defined(module, nn.Module)
+    for register in (
+        module.register_forward_hook,
+        module.register_forward_pre_hook,
+        module.register_full_backward_hook,
+        module.register_full_backward_pre_hook,
+        nn.modules.module.register_module_forward_hook,
+    ):
+        handle = register(print)
+        assert not plain()
+        handle.remove()
+        assert plain()
+    module.compile()
+    assert not plain()
+    module = nn.Linear(2, 2)
+    module.forward = module.forward  # type: ignore[method-assign]
+    assert not plain()
+
+
 def test_version_counts_changes_in_place() -> None:
     x = torch.zeros(2)
     before = _torch.version(x)

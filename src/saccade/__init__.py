@@ -37,6 +37,7 @@ __all__ = [
     "attached",
     "create",
     "detach",
+    "export",
     "fuse",
     "load",
     "look",
@@ -72,6 +73,7 @@ if TYPE_CHECKING:
         SaccadeError,
         UnknownName,
     )
+    from saccade.exporting import export
     from saccade.layers.registry import create, mechanisms, register, spec
     from saccade.layers.spec import Example, Option, Paper, Spec
     from saccade.maps import (
@@ -102,6 +104,7 @@ else:
         "layers.registry",
         "attachment",
         "recording",
+        "exporting",
         "sharing",
         "viz",
     )

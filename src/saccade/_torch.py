@@ -68,6 +68,26 @@ def is_compiled(module: nn.Module) -> bool:
     return uncompiled(module) is not module or module._compiled_call_impl is not None  # seen in 2.10 to 2.15
 
 
+def is_transformed() -> bool:
+    """Return whether `torch.func`, forward-mode differentiation or a dispatch mode transforms operations."""
+    return (
+        torch._C._are_functorch_transforms_active()  # all three: seen in torch 2.10 to 2.15
+        or torch.autograd.forward_ad._current_level >= 0
+        or torch._C._len_torch_dispatch_stack() > 0
+    )
+
+
+def runs_as_defined(module: nn.Module, kind: type[nn.Module]) -> bool:
+    """Return whether a call of the module runs `kind.forward` and nothing else, such as a hook."""
+    return (
+        type(module) is kind
+        and "forward" not in vars(module)
+        and not is_compiled(module)
+        and not any(getattr(module, hooks) for hooks in (*HOOKS, "_backward_pre_hooks"))
+        and not nn.modules.module._has_any_global_hook()  # seen in torch 2.10 to 2.15
+    )
+
+
 def without_compiled(path: str) -> str:
     """Return a module path without the levels that torch.compile adds."""
     return ".".join(part for part in path.split(".") if part != COMPILED) if COMPILED in path else path

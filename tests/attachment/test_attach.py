@@ -420,6 +420,19 @@ def test_attachments_follow_one_another() -> None:
     assert torch.equal(model(x), before)
 
 
+def test_without_residual_branches_the_default_is_the_end_of_each_stage() -> None:
+    model, x = UNet(), torch.randn(2, 3, 16, 16)
+    stages = [site.path for site in sc.sites(model, x).of("stage")]
+    plan = sc.attach(model, "cbam", example_inputs=x)
+    assert [(site.path, site.kind) for site in plan] == [(path, "stage") for path in stages]
+    sc.detach(model)
+    with raises(sc.BadOption, owner="attach", option="where", value="residual"):
+        sc.attach(model, "cbam", where="residual", example_inputs=x)
+    linear = nn.Sequential(nn.Flatten(), nn.Linear(768, 2))
+    with raises(sc.BadOption, owner="attach", option="where", value="residual"):
+        sc.attach(linear, "cbam", example_inputs=x)
+
+
 def test_a_second_one_in_a_place_is_refused_unless_asked_for() -> None:
     model, x = residual().eval(), images()
     sc.attach(model, "cbam", example_inputs=x)
@@ -465,7 +478,7 @@ def test_a_name_that_is_taken_is_left_alone() -> None:
     example = {"image": torch.randn(2, 3, 8, 8), "scale": torch.ones(())}
     before = model(**example)
     with raises(sc.BadOption, owner="attach", option="where", value="residual"):
-        sc.attach(model, "se", example_inputs=example)
+        sc.attach(model, "se", where="residual", example_inputs=example)
     vars(model.conv)["attention"] = "mine"
     sc.attach(model, "se", where="head", example_inputs=example)
     assert any(key.startswith("conv.attention_2.") for key in model.state_dict())

@@ -47,8 +47,8 @@ def test_any_mapping_holds_the_arguments() -> None:
 
 
 def test_messages_hold_shapes_and_no_values() -> None:
-    batch = UserDict({"pixel_values": torch.full((2, 3), 7.25), "labels": [torch.ones(3)], "id": "a", "n": 3})
-    expected = "{'pixel_values': (2, 3), 'labels': [(3,)], 'id': 'a', 'n': 3}"
+    batch = UserDict({"pixel_values": torch.full((3,), 7.25), "labels": [torch.ones(3)], "id": "a", "n": 3})
+    expected = "{'pixel_values': (3,), 'labels': [(3,)], 'id': 'a', 'n': 3}"
     with raises(sc.BadOption, option="example_inputs", value=expected):
         sc.sites(Residual(2), batch)
     assert describe_inputs((torch.ones(2), object(), None)) == "((2,), a object, None)"
@@ -290,6 +290,67 @@ def test_tokens_of_another_order_have_no_grid() -> None:
     sc.detach(model)
     sc.attach(model, "self_attention", example_inputs=x)  # all pairs, in any order
     assert model.get_parameter("mlp.attention.mechanism.query.weight").ndim == 3
+
+
+@pytest.mark.parametrize(("size", "grid"), [((32, 48), (4, 6)), ((32, 40), None)])
+def test_unfolded_patches_have_the_proportions_of_their_map(
+    size: tuple[int, int], grid: tuple[int, int] | None
+) -> None:
+    class Unfolded(nn.Module):
+        """Patches of 8 x 8 pixels; padded, 40 columns give 4 x 6 patches, which is no scaled 16 x 20."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.mlp = nn.Conv2d(3, 4, 2, 2), nn.Linear(64, 64)
+            self.unfold = nn.Unfold(4, stride=4, padding=(0, 2) if size[1] == 40 else 0)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.unfold(self.stem(x)).mT
+            return (x + self.mlp(x)).mean(1)  # type: ignore[no-any-return]
+
+    sites = sc.sites(Unfolded(), torch.randn(2, 3, *size)).of("residual")
+    assert [site.grid for site in sites] == [grid]
+
+
+class Waves(nn.Module):
+    """Tokens from waves (B, L), by convolutions or by views, with a class token before them."""
+
+    def __init__(self, convolution: bool) -> None:
+        super().__init__()
+        self.patch = nn.Conv1d(1, 16, 4, 4) if convolution else nn.Linear(4, 16)
+        self.token, self.mlp, self.head = nn.Parameter(torch.zeros(1, 1, 16)), Mixer(), nn.Linear(16, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = (
+            self.patch(x[:, None]).mT
+            if isinstance(self.patch, nn.Conv1d)
+            else self.patch(x.unflatten(1, (-1, 4)))
+        )
+        x = torch.cat([self.token.expand(len(x), 1, 16), x], 1)
+        return self.head((x + self.mlp(x)).mean(1))  # type: ignore[no-any-return]
+
+
+class Mixer(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x + x.mean(1, keepdim=True))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("convolution", [True, False])
+def test_tokens_of_waves_are_a_row(convolution: bool) -> None:
+    torch.manual_seed(0)
+    model, x = Waves(convolution), torch.randn(2, 32)
+    before = model(x)
+    plan = sc.attach(model, "cbam", example_inputs={"x": x})
+    assert [(site.path, site.shape, site.grid) for site in plan] == [("mlp", (16, 9), (8,))]
+    assert torch.equal(model(x), before)
+    assert sc.sites(model, x).of("input") == ()
+    with sc.record(model) as maps:
+        model(torch.randn(3, 64))
+    assert maps["mlp.attention.mechanism.spatial"].saliency().shape == (3, 16)
 
 
 def test_dims_choose_between_the_grid_and_the_sequence() -> None:

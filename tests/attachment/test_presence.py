@@ -109,6 +109,25 @@ def test_quantization_of_graphs_keeps_attention(where: Where) -> None:
     assert sum(isinstance(part, Attached) for part in quantized.modules()) == places
 
 
+@pytest.mark.filterwarnings("ignore:torch.fx sees", "ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_quantization_of_an_attended_norm_says_what_to_do() -> None:
+    model = trained(resnet)
+    before, mapping = model(X), get_default_qconfig_mapping("x86")
+    with pytest.warns(UserWarning, match=r"layer1.0.bn2 as one module.*drops.*saccade.fuse") as told:
+        prepare_fx(copy.deepcopy(model), mapping, (X,))
+    assert sum("drops its attention" in str(each.message) for each in told) == 8
+
+    sc.fuse(model, X)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.filterwarnings("error", "torch.fx sees")
+        prepared = prepare_fx(model, mapping, (X,))
+        torch.testing.assert_close(prepared(X), before)
+        quantized = convert_fx(prepared)
+    assert sum(isinstance(part, Attached) for part in quantized.modules()) == 8
+    error = (quantized(X) - before).abs().max() / before.abs().max()
+    assert error < 0.1
+
+
 def test_a_graph_says_that_quantization_would_drop_the_attention_of_a_convolution() -> None:
     model = trained(resnet, ["layer1.0.conv2"])
     with pytest.warns(UserWarning, match=r"torch.fx sees layer1.0.conv2 as one module"):
@@ -312,6 +331,27 @@ def test_reparameterization_keeps_attention(name: str) -> None:
     torch.testing.assert_close(merged(x), before)
     assert sc.attached(merged) == places
     assert len(places) >= 20
+
+
+def test_reparameterization_replaces_no_host_that_has_a_module_around_it() -> None:
+    model = timm.create_model("levit_128s", num_classes=10).eval()
+    x = torch.randn(1, 3, 224, 224)
+    places = sc.attach(model, "se", example_inputs=x)
+    assert places[1].path == "stages.0.blocks.0.mlp"  # its last layer is merged
+    merged = reparameterize_model(model)
+    with no_warning():
+        merged(x)
+    assert sum(a.runs for a in sc.attached(merged)) == len(places) == 20
+
+
+def test_reparameterization_that_replaces_a_host_is_told_and_repaired() -> None:
+    model = trained(lambda: timm.create_model("repvit_m0_9", num_classes=10))
+    before = model(X)
+    merged = reparameterize_model(model)
+    with pytest.warns(UserWarning, match=r"token_mixer.attention no longer runs"):
+        merged(X)
+    assert len(sc.repair(merged)) == 23
+    torch.testing.assert_close(merged(X), before, rtol=1e-3, atol=1e-4)
 
 
 def test_jit_script_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 import saccade as sc
-from saccade.attachment import KINDS
+from saccade.attachment import KINDS, describe_attachments
 from saccade.cli import app
 from saccade.models import load_backbone
 from saccade.profiling import flops
@@ -194,6 +195,18 @@ def test_a_place_where_it_does_not_fit_says_why() -> None:
     assert "reduction=16" in str(sites)
 
 
+def test_the_default_reduction_leaves_channels_of_narrow_features() -> None:
+    model, x = Residual(2, width=8), torch.randn(2, 3, 8, 8)
+    sites = sc.sites(model, x, "cbam").of("residual")
+    assert [(site.channels, site.refused) for site in sites[::2]] == [(8, None), (16, None)]
+    sc.attach(model, "cbam", example_inputs=x)
+    descriptions = describe_attachments(model)
+    assert [each["options"] for each in descriptions[::2]] == [{"reduction": 2}, {}]
+    sc.detach(model)
+    with raises(sc.BadOption, owner="channel_gate", option="channels", value=8):
+        sc.attach(model, "cbam", example_inputs=x, reduction=16)  # as the user says
+
+
 # ------------------------------------------------------------------------------------------------- choosing
 
 
@@ -293,6 +306,27 @@ def test_a_module_at_two_paths_that_runs_once_is_one_place() -> None:
     assert sc.detach(model) == ["second.attention"]
 
 
+def test_a_module_whose_copies_are_built_anew_is_no_host() -> None:
+    class Rearranged(nn.Module):
+        """Like the layers of einops, whose state are the arguments that build them."""
+
+        def __getstate__(self) -> Any:
+            return ()
+
+        def __setstate__(self, state: Any) -> None:
+            self.__init__()  # type: ignore[misc]
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x.transpose(2, 3)
+
+    model, x = nn.Sequential(nn.Conv2d(3, 16, 3), Rearranged(), nn.Conv2d(16, 16, 3)), torch.randn(2, 3, 8, 8)
+    assert [site.path for site in sc.sites(model, x) if site.path == "1"] == []
+    with raises(sc.BadOption, owner="attach", option="where", value="1"):
+        sc.attach(model, "se", where=["1"], example_inputs=x)
+    sc.attach(model, "se", where="stage", example_inputs=x)
+    assert all(place.runs for place in sc.attached(copy.deepcopy(model)))
+
+
 def test_a_dense_block_says_why_it_cannot_be_a_host() -> None:
     with raises(sc.BadOption, owner="attach", option="where", value="features.denseblock1"):
         sc.attach(
@@ -335,7 +369,7 @@ def test_a_mechanism_that_does_not_fit_is_refused(
     ("example", "value", "cause"),
     [
         (torch.randn(1, 4, 16, 16), "(1, 4, 16, 16)", RuntimeError),
-        (torch.randn(3, 16), "(3, 16)", None),
+        (torch.randn(3, 16), "(3, 16)", RuntimeError),
         ("an image", "'an image'", None),
         ({"y": torch.randn(1, 3, 8, 8)}, "{'y': (1, 3, 8, 8)}", TypeError),
     ],

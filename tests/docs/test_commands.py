@@ -25,7 +25,8 @@ sys.path.insert(0, str(DOCS))
 
 import training as training_page  # noqa: E402  (a script)
 
-PAGES = {name: (DOCS / name).read_text() for name in ("training.md", "scale.md", "backbones.md", "search.md")}
+GUIDES = ("get-started.md", "training.md", "scale.md", "backbones.md", "search.md")
+PAGES = {name: (DOCS / name).read_text() for name in GUIDES}
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
 

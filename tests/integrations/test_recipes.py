@@ -98,7 +98,8 @@ def test_yolo_trains_predicts_validates_and_exports_with_attention(tmp_path: Pat
         fused = recipe.YOLO(checkpoint).model.float().eval().fuse(verbose=False)
         torch.testing.assert_close(fused(x)[0], expected, atol=1e-3, rtol=1e-4)
     assert all(place.runs for place in sc.attached(fused))
-    yolo.predict(x, verbose=False, device="cpu", imgsz=64)
+    with raises(sc.NothingRecorded, owner="record", value="DetectionModel"), sc.record(yolo.model):
+        yolo.predict(x, verbose=False, device="cpu", imgsz=64)
     predicting = yolo.predictor.model.backend.model  # a copy, fused
     assert len([p for p in sc.attached(predicting) if p.runs]) == 13
     yolo.val(data=data, imgsz=64, workers=0, plots=False, device="cpu", project=str(tmp_path), verbose=False)
@@ -127,9 +128,10 @@ def SimpleTrainer(kind: Any) -> Any:  # noqa: N802
 
 def test_the_recipe_of_transformers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     example("attach_transformers", "transformers").main(["--out", str(tmp_path)])
-    printed = capsys.readouterr().out
-    assert printed.count("cbam") == 4
-    assert "NO" not in printed
+    planned, listed = capsys.readouterr().out.split("mechanism", 1)
+    assert planned.count("class token alone") == 2  # behind the last attention
+    assert listed.count("cbam") == 2
+    assert "NO" not in listed
 
 
 def test_a_checkpoint_of_transformers_holds_its_attention(tmp_path: Path) -> None:
@@ -150,7 +152,7 @@ def test_a_checkpoint_of_transformers_holds_its_attention(tmp_path: Path) -> Non
         assert type(loaded) is type(model)
         assert torch.equal(loaded(x).logits, expected)
         assert sc.attached(loaded) == sc.attached(model)
-        assert [entry["mechanism"] for entry in loaded.config.saccade] == [*["cbam"] * 4, "se"]
+        assert [entry["mechanism"] for entry in loaded.config.saccade] == ["cbam", "cbam", "se"]
     half = integration.from_pretrained(type(model), tmp_path, dtype=torch.bfloat16)
     assert {p.dtype for p in half.parameters()} == {torch.bfloat16}
     assert half(x.bfloat16()).logits.dtype == torch.bfloat16
@@ -170,19 +172,14 @@ def test_a_checkpoint_of_transformers_without_attention_is_refused(tmp_path: Pat
         integration.from_pretrained(type(model), tmp_path)
 
 
-def test_a_checkpoint_of_the_trainer_of_transformers(tmp_path: Path) -> None:
-    recipe = example("attach_transformers", "transformers", "accelerate")
-    library: Any = importlib.import_module("transformers")
-    model, x = recipe.build(), torch.rand(4, 3, 32, 32)
-    recipe.attention.attach(model, "cbam:reduction=4", example_inputs={"pixel_values": x})
-    rows = [{"pixel_values": image, "labels": i % 2} for i, image in enumerate(x)]
-    arguments = library.TrainingArguments(
-        str(tmp_path), max_steps=2, save_steps=2, report_to=[], use_cpu=True, disable_tqdm=True
-    )
-    library.Trainer(model, arguments, train_dataset=rows).train()
-    loaded = recipe.attention.from_pretrained(type(model), tmp_path / "checkpoint-2")
-    assert torch.equal(loaded(x).logits, model.eval()(x).logits)
-    assert any(place.gate for place in sc.attached(loaded))
+def test_the_recipe_of_the_trainer_of_transformers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example("attach_trainer", "transformers", "accelerate").main(["--out", str(tmp_path)])
+    places = [line for line in capsys.readouterr().out.splitlines() if ".layer.attention " in line]
+    assert len(places) == 2
+    assert all(line.endswith("yes") for line in places)
+    assert not any(" 0 " in line for line in places)  # the gates, which have trained
 
 
 # -------------------------------------------------------------------------------------------------- others
@@ -197,4 +194,11 @@ def test_the_recipe_of_lightning(tmp_path: Path, capsys: pytest.CaptureFixture[s
     example("attach_lightning", "lightning").main(["--out", str(tmp_path)])
     printed = capsys.readouterr().out
     assert printed.count("model.layer") == 4
+    assert "NO" not in printed
+
+
+def test_the_recipe_of_timm(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    example("attach_timm").main(["--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "22 of 22 attachments run merged" in printed
     assert "NO" not in printed

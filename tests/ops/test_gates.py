@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from saccade.ops import gates
+from saccade.ops import gates, plain_gates
 
 
 def plain_pools(x: Tensor, dim: int) -> Tensor:
@@ -42,7 +42,7 @@ def leaves(shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", PAIRS)
 def test_values_and_gradients_are_those_of_the_formula(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gates, "_PRODUCTS", 1)  # one image at a time
+    monkeypatch.setattr(plain_gates, "_PRODUCTS", 1)  # one image at a time
     ours, plain, shapes = PAIRS[name]
     inputs = leaves(shapes)
     y, expected = ours(*inputs), plain(*inputs)
@@ -119,7 +119,7 @@ class Products(TorchDispatchMode):
 
 
 def test_products_of_the_whole_batch_are_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gates, "_PRODUCTS", 100)
+    monkeypatch.setattr(plain_gates, "_PRODUCTS", 100)
     x, gate = torch.randn(8, 10, 5, 5), torch.rand(8, 10, 1, 1, requires_grad=True)
     y = gates.scale(x, gate)
     with Products() as products:

@@ -187,6 +187,21 @@ def test_a_block_in_which_nothing_ran_is_an_error() -> None:
     assert is_idle(model)
 
 
+def test_a_copy_that_ran_in_place_of_the_model_is_named() -> None:
+    class Network(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gate = sc.create("se", 16, reduction=4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.gate(x)  # type: ignore[no-any-return]
+
+    model, x = Network(), torch.randn(1, 16, 4, 4)
+    with raises(sc.NothingRecorded, owner="record", value="Network") as caught, sc.record(model):
+        copy.deepcopy(model)(x)
+    assert "a copy of it" in str(caught.value)
+
+
 @pytest.mark.parametrize("calls", [0, 1])
 def test_an_exception_passes_unmasked(calls: int) -> None:
     model = network()

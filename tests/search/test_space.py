@@ -76,7 +76,8 @@ def test_the_default_mechanisms_take_and_return_maps() -> None:
     assert {"se", "se:reduction=4", "cbam", "eca", "simam"} <= {*images}
     assert not {"hard_item", "temporal_pool", "attention_gate", "scse:reduction=4"} & {*images}
     assert {"se", "eca"} <= {*clips}
-    assert "cbam" not in clips
+    assert "cbam" in clips
+    assert "coordinate" not in clips
 
 
 def test_limits_refuse_what_costs_too_much_before_training() -> None:

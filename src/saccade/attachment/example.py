@@ -22,7 +22,7 @@ def images_of(example_inputs: object) -> tuple[list[Tensor], int]:
     """Return the images among the example inputs and their number, the batch size.
 
     The images are the first tensor that can be a batch of images, sequences or clips, or the first list of
-    images `(C, H, W)`, as detectors of torchvision take it.
+    images `(C, H, W)`, as detectors of torchvision take it; else the first batch of waves `(B, L)`.
 
     Raises:
         BadOption: If there are none.
@@ -34,8 +34,11 @@ def images_of(example_inputs: object) -> tuple[list[Tensor], int]:
         for batch in tensors_within(argument):
             if _is_image(batch, 3, 5):
                 return [batch], batch.shape[0]
+    for batch in tensors_within([args, kwargs]):
+        if _is_image(batch, 2, 2):
+            return [batch], batch.shape[0]
     described = describe_inputs(example_inputs)
-    expected = "images (B, C, H, W), sequences (B, C, L) or clips (B, C, T, H, W)"
+    expected = "images (B, C, H, W), sequences (B, C, L), (B, L) or clips (B, C, T, H, W)"
     message = f"example_inputs hold no batch of {expected} and no list of images (C, H, W), got {described}"
     raise BadOption(message, option="example_inputs", value=described)
 

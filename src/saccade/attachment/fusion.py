@@ -19,6 +19,7 @@ _PAIRS = (
     (nn.Conv3d, nn.BatchNorm3d),
     (nn.Linear, nn.BatchNorm1d),
 )
+_NORMS = tuple({norm for _, norm in _PAIRS})
 
 
 def fuse(model: nn.Module, example_inputs: object) -> list[str]:
@@ -36,7 +37,8 @@ def fuse(model: nn.Module, example_inputs: object) -> list[str]:
         The paths of the folded norms.
 
     Raises:
-        BadOption: If the model is in training mode, compiled, scripted or wrapped, or if its forward fails.
+        BadOption: If a batch norm is in training mode, if the model is compiled, scripted or wrapped, or if
+            its forward fails.
 
     Example:
         >>> import torch, saccade as sc
@@ -50,8 +52,9 @@ def fuse(model: nn.Module, example_inputs: object) -> list[str]:
         (True, [True])
     """
     check_model(model, "fuse", "fuse the original model")
-    if training := [path for path, part in model.named_modules() if part.training]:
-        message = f"fuse: module {training[0]!r} is in training mode; call model.eval() first"
+    norms = {path: part for path, part in model.named_modules() if isinstance(part, _NORMS)}
+    if training := [path for path, norm in norms.items() if norm.training]:
+        message = f"fuse: the batch norm {training[0]!r} is in training mode; call model.eval() first"
         raise BadOption(message, owner="fuse", option="model", value=type(model).__name__)
     trace = trace_forward(model, example_inputs)
     uses = Counter(parent for node in trace.nodes for parent in set(node.parents))

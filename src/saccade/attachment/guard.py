@@ -19,7 +19,9 @@ from torch.fx import Proxy
 from saccade._torch import forward_hooks, tree_leaves, tree_map
 from saccade.attachment.hooks import Attached, is_called
 
-_WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)  # quantization of graphs replaces them
+# Quantization of graphs replaces them; fusion leaves attended norms alone.
+_WEIGHTED = (nn.modules.conv._ConvNd, nn.Linear)
+_NORMS = (nn.BatchNorm2d, nn.BatchNorm3d)
 
 
 @dataclass(eq=False)
@@ -84,10 +86,12 @@ class Guard:
             nodes = [n for n in tracer.graph.nodes if n.op == "call_module" and n.target == target]
             for node in nodes:
                 output = _separate(tracer, node, output)
-            if nodes and isinstance(host, _WEIGHTED):
+            is_lost = type(host) in _NORMS and "quantization" in type(tracer).__module__
+            if nodes and (is_lost or isinstance(host, _WEIGHTED)):
+                advice = "fold it with saccade.fuse first" if is_lost else "attach to the module around it"
                 warnings.warn(
                     f"torch.fx sees {target} as one module: a pass that replaces it (quantization) drops its "
-                    "attention; attach to the module around it",
+                    f"attention; {advice}",
                     stacklevel=2,
                 )
         return output

@@ -110,16 +110,18 @@ def same_shape(grid: tuple[int, ...], count: int) -> tuple[int, ...]:
     Raises:
         BadShape: If there is none.
     """
-    known = math.prod(grid)
-    if count == known:
-        return grid
-    scaled = tuple(round(n * (count / known) ** (1 / len(grid))) for n in grid)
-    if math.prod(scaled) != count or any(
-        n * grid[0] != scaled[0] * m for n, m in zip(scaled, grid, strict=True)
-    ):
+    scaled = scale_grid(grid, count)
+    if scaled is None:
         expected = f"expected tokens on a grid of the proportions of {grid}"
         raise BadShape.of("attach", f"{expected}, got {count} tokens", shape=count)
     return scaled
+
+
+def scale_grid(grid: tuple[int, ...], count: int) -> tuple[int, ...] | None:
+    """Return the grid of `count` tokens that has the proportions of another grid, or None."""
+    scaled = tuple(round(n * (count / math.prod(grid)) ** (1 / len(grid))) for n in grid)
+    same = all(n * grid[0] == scaled[0] * m for n, m in zip(scaled, grid, strict=True))
+    return scaled if same and math.prod(scaled) == count else None
 
 
 def attend_to_output(host: nn.Module, _: Any, output: Tensor) -> Tensor:

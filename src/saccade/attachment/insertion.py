@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from math import prod
@@ -18,6 +18,7 @@ from saccade._torch import tree_map
 from saccade.annotations import check_arguments
 from saccade.attachment.guard import Notice, guard, guards, remove_guards
 from saccade.attachment.hooks import Attached, attached_to, check_model, insert, is_dead, remove
+from saccade.attachment.influence import without_influence
 from saccade.attachment.site import KINDS, Kind, Site, Sites
 from saccade.attachment.site_builder import SiteBuilder, construction
 from saccade.attachment.site_detection import Candidate, SiteFinder
@@ -35,7 +36,7 @@ def attach(
     /,
     *,
     example_inputs: object,
-    where: Where = "residual",
+    where: Where | None = None,
     identity: bool = True,
     dry_run: bool = False,
     allow_multiple: bool = False,
@@ -58,14 +59,15 @@ def attach(
         example_inputs: A batch, a list of images `(C, H, W)` if the model takes one, or all inputs of the
             model: a tuple of them, or any mapping from names. The shapes are read from a pass in evaluation
             mode and without gradients; buffers, flags and the random state are restored.
-        where: A kind of `Site` ("residual" is where the papers put attention); or a list of module paths, in
-            which `*`, `?` and `[]` match within one level (`["layer3.*.bn2"]`); or a function that returns
-            whether to use a `Site` of `sites`.
+        where: A kind of `Site`; or a list of module paths, in which `*`, `?` and `[]` match within one level
+            (`["layer3.*.bn2"]`); or a function that returns whether to use a `Site` of `sites`. None is
+            "residual", where the papers put attention, or "stage" in a network without residual branches.
         identity: False inserts the mechanism alone, with the initialization of its paper.
         dry_run: Return the plan and change nothing.
         allow_multiple: Allow more than one mechanism at a place.
         skip_unfit: Skip the places that the mechanism does not fit. They are part of the result, with the
-            reason in `refused`.
+            reason in `refused`. Places of tokens behind which the model reads the class token alone are
+            skipped in any case, unless a path names them.
         **options: Further options of the mechanism.
 
     Returns:
@@ -81,7 +83,8 @@ def attach(
     Note:
         Each place gets a module of its own, the child `attention` of the module whose output it attends to,
         and a hook. Nothing is replaced: keys, classes and references of the model stay. The insertion is
-        planned before anything is changed, and undone if anything fails.
+        planned before anything is changed, and undone if anything fails. A default `reduction` that is larger
+        than the number C of channels of the features becomes C // 4.
 
         Convert a model first, then attach, load the weights of an attached model, and compile or wrap. What
         replaces modules later (`SyncBatchNorm.convert_sync_batchnorm`, fusion by hand) can take attention
@@ -120,13 +123,19 @@ def attach(
     if clash := [option.name for option in spec(builder.name).options if option.name in own_options]:
         message = f"{builder.name} has an option {clash[0]!r}, which attach has too; rename it to attach it"
         raise BadOption(message, owner="attach", option=clash[0])
-    candidates = _select(SiteFinder(trace_forward(model, example_inputs)), where)
+    trace = trace_forward(model, example_inputs)
+    finder = SiteFinder(trace)
+    where = _default_kind(finder) if where is None else where
+    candidates = _select(finder, where)
     taken = [candidate.site.path for candidate in candidates if attached_to(candidate.host, candidate.place)]
     if taken and not allow_multiple:
         message = f"{taken[0]} has attention already; detach it, or pass allow_multiple=True"
         raise BadOption(message, owner="attach", option="where", value=taken[0])
+    unread = without_influence(trace, candidates, builder)
+    are_named = not (isinstance(where, str) or callable(where))
+    optional = {*candidates} if skip_unfit else set() if are_named else unread
     with construction():
-        places = [_planned(candidate, builder, identity, skip_unfit) for candidate in candidates]
+        places = [*_plan(candidates, builder, identity, unread, optional)]
     planned = [(place, attached) for place, attached in places if attached is not None]
     if not planned:
         message = f"{places[0][0].site.refused}; it fits none of {len(places)} places"
@@ -134,6 +143,11 @@ def attach(
     if not dry_run:
         _apply(model, example_inputs, planned)
     return Sites(candidate.site for candidate, _ in places)
+
+
+def _default_kind(finder: SiteFinder) -> Kind:
+    kinds = {candidate.site.kind for candidate in finder.candidates()}
+    return "stage" if "stage" in kinds and "residual" not in kinds else "residual"
 
 
 def _select(finder: SiteFinder, where: Where) -> list[Candidate]:
@@ -177,16 +191,34 @@ def _matching(finder: SiteFinder, pattern: str) -> list[Candidate]:
     return [finder.candidate_at(path) for path in matching]
 
 
-def _planned(
-    candidate: Candidate, builder: SiteBuilder, identity: bool, skip_unfit: bool
-) -> tuple[Candidate, Attached | None]:
-    """Return the candidate with the cost of its site, and the module to insert there; None if it is unfit."""
-    try:
-        start, _, flops = builder.measure(candidate.site)
-    except BadOption as error:
-        if not skip_unfit:
-            raise
-        return replace(candidate, site=replace(candidate.site, refused=str(error))), None
+def _plan(
+    candidates: Collection[Candidate],
+    builder: SiteBuilder,
+    identity: bool,
+    unread: Collection[Candidate],
+    optional: Collection[Candidate],
+) -> Iterator[tuple[Candidate, Attached | None]]:
+    """Yield each candidate with the module to insert there, or with the reason why it is skipped.
+
+    Raises:
+        BadOption: If the mechanism does not fit a place that is not optional.
+    """
+    for candidate in candidates:
+        try:
+            if candidate in unread:
+                raise builder.no_influence(candidate.site)
+            yield _planned(candidate, builder, identity)
+        except BadOption as error:
+            if candidate not in optional:
+                advice = "; skip_unfit=True skips such places" if len(candidates) > 1 else ""
+                fields = {name: getattr(error, name) for name in ("owner", "option", "value", "choices")}
+                raise BadOption(f"{error}{advice}", **fields) from error
+            yield replace(candidate, site=replace(candidate.site, refused=str(error))), None
+
+
+def _planned(candidate: Candidate, builder: SiteBuilder, identity: bool) -> tuple[Candidate, Attached]:
+    """Return the candidate with the cost of its site, and the module to insert there."""
+    start, _, flops = builder.measure(candidate.site)
     mechanism, layout, built = builder.build(candidate.site)
     grid = candidate.site.grid if layout == "grid" else None
     attached = Attached(

@@ -10,6 +10,7 @@ from torch import nn
 from saccade.annotations import check_arguments
 from saccade.attachment.example import call_arguments
 from saccade.attachment.hooks import check_model
+from saccade.attachment.influence import without_influence
 from saccade.attachment.site import Site, Sites
 from saccade.attachment.site_builder import SiteBuilder, construction
 from saccade.attachment.site_detection import SiteFinder
@@ -60,12 +61,13 @@ def sites(model: nn.Module, example_inputs: object, name: str | None = None, /, 
         raise bad_option("sites", "is an option of a mechanism; name one", **{option: options[option]})
     builder = None if name is None else SiteBuilder(name, options)
     trace = trace_forward(model, example_inputs)
-    places = [candidate.site for candidate in SiteFinder(trace).candidates()]
+    places = SiteFinder(trace).candidates()
     if builder is None:
-        return Sites(places)
+        return Sites(place.site for place in places)
     flops_per_image = flops(_SingleArgument(model), example_inputs) / trace.batch
+    unread = without_influence(trace, places, builder)
     with construction():
-        return Sites(_with_cost(site, builder, flops_per_image) for site in places)
+        return Sites(_with_cost(place.site, builder, flops_per_image, place in unread) for place in places)
 
 
 class _SingleArgument(nn.Sequential):
@@ -76,9 +78,11 @@ class _SingleArgument(nn.Sequential):
         return self[0](*args, **kwargs)
 
 
-def _with_cost(site: Site, builder: SiteBuilder, flops_per_image: float) -> Site:
+def _with_cost(site: Site, builder: SiteBuilder, flops_per_image: float, is_unread: bool) -> Site:
     """Return a site with the cost of a mechanism, or with the reason why it does not fit."""
     try:
+        if is_unread:
+            raise builder.no_influence(site)
         _, parameters, flops = builder.measure(site)
     except BadOption as error:
         return replace(site, refused=str(error).removeprefix(f"{site.path}: "))

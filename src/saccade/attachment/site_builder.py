@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any, Literal
 
 import torch
@@ -42,7 +43,8 @@ class SiteBuilder:
         """
         with _errors_at(site.path):
             needed, layout = self._layout(site)
-            construction = Construction(self.name, site.channels, {**needed, **self.options})
+            options = {**needed, **self._narrow(site), **self.options}
+            construction = Construction(self.name, site.channels, options)
             mechanism = create(construction.name, construction.channels, **construction.options)
             return mechanism, layout, construction
 
@@ -56,7 +58,7 @@ class SiteBuilder:
         """
         from saccade.profiling import flops  # its counter takes as long to import as the rest of the package
 
-        key = site.shape, site.grid
+        key = site.shape, site.grid, site.kind == "input"
         if key not in self._measurements:
             module, layout, _ = self.build(site)
             extents = site.grid if layout == "grid" and site.grid else site.shape[1:]
@@ -73,6 +75,29 @@ class SiteBuilder:
                 parameters = sum(p.numel() for p in module.parameters())
                 self._measurements[key] = _start(x, outputs), parameters, flops(module, x[:1])
         return self._measurements[key]
+
+    def ignores_first_tokens(self, site: Site) -> bool:
+        """Return whether the mechanism attends to the grid of tokens alone and the first ones pass by."""
+        try:
+            layout = self._layout(site)[1]
+        except BadOption:
+            return False
+        return layout == "grid" and site.grid is not None and site.shape[1] > prod(site.grid)
+
+    def no_influence(self, site: Site) -> BadOption:
+        """Return the error of a place behind which nothing reads what the mechanism attends to."""
+        cause = "no output depends on the tokens of the grid there (a head that reads the class token alone)"
+        message = f"{site.path}: {cause}, so that {self.name} would never train"
+        return BadOption(message, owner="attach", option="where", value=site.path)
+
+    def _narrow(self, site: Site) -> dict[str, int]:
+        """Return the reductions whose default leaves no channel, with values that leave four.
+
+        An image is refused: its channels are no features.
+        """
+        defaults = {o.name: o.default for o in spec(self.name).options if o.name.endswith("reduction")}
+        too_large = [name for name, n in defaults.items() if isinstance(n, int) and n > site.channels]
+        return {} if site.kind == "input" else dict.fromkeys(too_large, max(1, site.channels // 4))
 
     def _layout(self, site: Site) -> tuple[Mapping[str, Any], Layout]:
         """Return the options that the features of a place need, and the layout that the mechanism takes."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from saccade.attachment.hooks import Attached, Place, runs_children_in_order
 from saccade.attachment.site import Kind, Site
+from saccade.attachment.token_grid import token_grid
 from saccade.attachment.trace import Call, Node, Trace
 from saccade.errors import BadOption
 
@@ -57,6 +58,8 @@ class SiteFinder:
         is_container = isinstance(call.module, (nn.Sequential, nn.ModuleDict))
         if is_container and not runs_children_in_order(call.module):
             return f"the forward of the {name} runs over its children and would call attention as one of them"
+        if type(call.module).__getstate__ is not nn.Module.__getstate__:  # einops
+            return f"copies of a {name} would not keep attention"
         is_batch = 3 <= len(node.shape) <= 5 and node.shape[0] == self.trace.batch
         if not is_batch or not node.dtype.is_floating_point:
             return f"the output of the {name}, {node.shape}, is no batch of sequences, images or clips"
@@ -69,7 +72,7 @@ class SiteFinder:
 
         If several modules return the tensor, it is the outermost and, on one level, the first. A Sequential,
         a module that loops over its children, or one that returns its input (a drop path) is used only if
-        there is no other. The first two are also used around a layer that fusion or quantization replaces.
+        there is no other. The first two are also used around a layer that something else may replace.
         """
         calls = [call for call in self._hosts[node] if self._folding(call) is None]
 
@@ -77,7 +80,7 @@ class SiteFinder:
             return self._is_container(call) or call.input_node is node, call.depth, call.end
 
         call = min(calls, key=rank, default=None)
-        if call and isinstance(call.module, REPLACED):
+        if call and (isinstance(call.module, REPLACED) or _folds(call.module)):
             outer = [o for o in calls if o.depth < call.depth and _can_hold(o.module)]
             call = min(outer, key=lambda call: call.depth, default=call)
         return _candidate(call, node, kind) if call else None
@@ -112,7 +115,9 @@ class SiteFinder:
     def _is_image(self, node: Node | None) -> bool:
         """Return whether a tensor is the images, or the batch that a model makes of a list of images."""
         images = self.trace.images
-        if node is None or (len(images) == 1 and len(images[0].shape) != 3):
+        if node is None or len(node.shape) < 3:  # waves have no channels
+            return False
+        if len(images) == 1 and len(images[0].shape) != 3:
             return node in images
         is_batch = len(node.shape) == 4 and node.shape[:2] == (self.trace.batch, images[0].shape[0])
         return node in images if node.shape[0] != self.trace.batch else is_batch or node is images[0]
@@ -160,8 +165,7 @@ class SiteFinder:
 
     @cached_property
     def _foldings(self) -> list[Call]:
-        calls = (call for call in self.trace.calls if call.path)
-        return [call for call in calls if any(callable(getattr(call.module, name, None)) for name in _FOLDS)]
+        return [call for call in self.trace.calls if call.path and _folds(call.module)]
 
     def _stages(self) -> Iterator[Candidate]:
         """The last tensor of each run of equal extents on the trunk, from the first block to the head.
@@ -242,7 +246,7 @@ class SiteFinder:
 
 def _candidate(call: Call, node: Node, kind: Kind | None = None, place: Place = "output") -> Candidate:
     shape, channels_last = (node.shape[node.axis], *node.spatial), node.axis != 1
-    site = Site(call.path, kind, shape, channels_last, node.grid() if len(shape) == 2 else None)
+    site = Site(call.path, kind, shape, channels_last, token_grid(node) if len(shape) == 2 else None)
     return Candidate(call.module, place, node, site)
 
 
@@ -250,6 +254,11 @@ def _can_hold(container: nn.Module) -> bool:
     """Return whether a container calls attention once: a Sequential, or one that calls children by name."""
     names = getattr(getattr(type(container).forward, "__code__", None), "co_names", ())
     return runs_children_in_order(container) or any(name in names for name, _ in container.named_children())
+
+
+def _folds(module: nn.Module) -> bool:
+    """Return whether a module can merge its layers, in place or into a module that replaces it."""
+    return any(callable(getattr(module, name, None)) for name in _FOLDS)
 
 
 def _within(inner: Call, outer: Call) -> bool:
@@ -288,5 +297,4 @@ def _collapses(node: Node, parent: Node) -> bool:
 
 
 def _weighted_layers(module: nn.Module) -> int:
-    weights = (getattr(part, "weight", None) for part in module.modules())
-    return sum(isinstance(weight, Tensor) and weight.ndim > 1 for weight in weights)
+    return sum(isinstance(w := getattr(m, "weight", None), Tensor) and w.ndim > 1 for m in module.modules())

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
-from math import isqrt, prod
+from math import prod
 from typing import Any
 
 import torch
@@ -26,6 +26,7 @@ class Node:
     """A tensor of the forward pass, in one state between two changes in place.
 
     `depth` is the number of operations on the longest path from the input. `axis` is the axis of channels.
+    `key` is the index of an operation `x[key]` with numbers and slices.
     """
 
     operation: str
@@ -36,6 +37,7 @@ class Node:
     dtype: torch.dtype
     device: torch.device
     depth: int
+    key: Any = None
 
     @property
     def spatial(self) -> tuple[int, ...]:
@@ -50,24 +52,6 @@ class Node:
     def parent(self) -> Node | None:
         """The parent with the longest path from the input."""
         return max(self.parents, key=lambda parent: parent.depth, default=None)
-
-    def grid(self) -> tuple[int, ...] | None:
-        """Return the grid of tokens: the extents of the map that they were computed from, or None.
-
-        There are as many, or a few more that were concatenated before them: a class token, registers. The map
-        of a convolution goes first. Without a convolution, the patches of a square image form a square.
-        """
-        ancestors = sorted(self.ancestors(), key=lambda node: node.index)
-        joined = [n for n in ancestors if n.operation == "cat" and n.positions == self.positions]
-        counts = {self.positions, *(parent.positions for node in joined for parent in node.parents)}
-        maps = [
-            n for n in ancestors if len(n.spatial) in (2, 3) and min(n.spatial) > 1 and n.positions in counts
-        ]
-        convolved = [node for node in maps if "conv" in node.operation]
-        best = max(convolved or maps, key=lambda node: (node.positions, node.index), default=None)
-        if best is None and not any("conv" in node.operation for node in ancestors):
-            return _square_grid(ancestors[0].spatial, counts)  # an image that was cut into patches by views
-        return best.spatial if best else None
 
     def ancestors(self) -> set[Node]:
         """Return this tensor and all that it was computed from."""
@@ -137,7 +121,8 @@ class Trace(TorchFunctionMode):
             for tensor in (*changed, *tensors_in(result)):
                 if self._versions.get(tensor, {}).get(version(tensor)) is None:
                     axis = _axis(function, args, kwargs, before, tensor)
-                    self._add(tensor, _operation(function, tensors, before), parents, axis)
+                    node = self._add(tensor, _operation(function, tensors, before), parents, axis)
+                    node.key = _key(function, args)
         return result
 
     def _add(self, tensor: Tensor, operation: str, parents: tuple[Node, ...], axis: int = 1) -> Node:
@@ -208,17 +193,20 @@ def _name(function: Any) -> str:
     return getattr(function.__self__, "__name__", name) if name == "__get__" else name
 
 
-def _square_grid(image: tuple[int, ...], counts: set[int]) -> tuple[int, int] | None:
-    """Return the largest square grid of one of these counts of patches of a square image, or None."""
-    sides = [isqrt(count) for count in counts if count > 1 and isqrt(count) ** 2 == count]
-    return (max(sides),) * 2 if sides and len(image) == 2 and image[0] == image[1] else None
-
-
 def _operation(function: Any, tensors: list[Tensor], before: list[tuple[Tensor, int, Node]]) -> str:
     """Return the name of an operation: "cat" only if what it joins ends with a tensor of the trace."""
     name = _name(function)
     is_cat = name in ("cat", "concat", "concatenate")
     return name if not is_cat else "cat" if tensors[-1] is before[-1][0] else "cat with more"
+
+
+def _key(function: Any, args: Any) -> Any:
+    """Return the index of `x[key]` if it holds numbers and slices alone, else None."""
+    if _name(function) != "__getitem__":
+        return None
+    parts = args[1] if isinstance(args[1], tuple) else (args[1],)
+    are_plain = all(part is ... or isinstance(part, (int, slice)) for part in parts)
+    return args[1] if are_plain else None
 
 
 _FIRST = ("conv", "batch_norm", "group_norm", "instance_norm", "pool", "interpolate")

@@ -78,21 +78,14 @@ def show(
     """Show one mechanism: diagram, equation, paper, inputs, options and cost."""
     import inspect
 
-    import torch
     from rich.text import Text
 
-    from saccade.errors import check_positive
     from saccade.layers.describe import draw, inputs, options, wrapped
-    from saccade.layers.registry import create, spec
-    from saccade.profiling import flops
+    from saccade.layers.registry import spec
+    from saccade.profiling import mechanism_cost
 
     entry = spec(name)
-    check_positive("show", size=size)
-    with torch.device("meta"):  # costs need no values
-        module = create(entry.name, channels, **entry.examples[0].options)
-        tensors = entry.examples[0].inputs(B=1, C=channels, H=size, W=size)
-    shapes = ", ".join(str(tuple(x.shape)) for x in tensors)
-    parameters, operations = sum(p.numel() for p in module.parameters()), flops(module, *tensors)
+    measured = mechanism_cost(entry, channels, size)
     usage = "a drop-in for any slot of a model" if entry.drop_in else "not a drop-in"
     listed = [f"  {option}{choices and '  one of ' + choices}" for option, choices in options(entry)]
     paper = entry.paper
@@ -110,5 +103,8 @@ def show(
     for title, lines in sections.items():
         terminal.print(Text(f"\n{title}", "bold"), *lines, sep="\n")
     terminal.print(
-        Text.assemble(("\ncost", "bold"), f" for {shapes}: {parameters:,} parameters, {operations:,} FLOPs")
+        Text.assemble(
+            ("\ncost", "bold"),
+            f" for {measured.inputs}: {measured.parameters:,} parameters, {measured.flops:,} FLOPs",
+        )
     )

@@ -15,7 +15,9 @@ except ModuleNotFoundError:  # the core was installed alone
 
 from saccade.cli.catalog import list_mechanisms, show
 from saccade.cli.compare import compare, report
+from saccade.cli.doctor import doctor
 from saccade.cli.evaluate import evaluate
+from saccade.cli.export import export
 from saccade.cli.look import look
 from saccade.cli.score import score
 from saccade.cli.search import search
@@ -33,6 +35,7 @@ app = typer.Typer(
 )
 
 _CATALOG, _EXPERIMENTS, _MODELS = "Mechanisms", "Experiments", "Trained and pretrained models"
+_INSTALLATION = "Installation"
 
 
 def _add(command: Callable[..., None], panel: str, example: str, name: str | None = None) -> None:
@@ -48,7 +51,9 @@ _add(search, _EXPERIMENTS, "search folder:photos,size=64 --backbone timm:resnet1
 _add(report, _EXPERIMENTS, "report runs/first")
 _add(score, _EXPERIMENTS, "score runs/first --images 200")
 _add(evaluate, _MODELS, "evaluate runs/cbam")
+_add(export, _MODELS, "export runs/cbam --to onnx --maps")
 _add(look, _MODELS, "look resnet18 photo.jpg --pretrained --out look")
+_add(doctor, _INSTALLATION, "doctor --json")
 
 
 @app.callback()

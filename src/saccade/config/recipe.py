@@ -35,11 +35,11 @@ class Recipe:
     """One training run, as the user writes it.
 
     Attributes:
-        task: NAME[:option=value,...], see `saccade.data`.
-        attention: A mechanism, NAME[:option=value,...][@PLACE[+PLACE...]], or "none". A PLACE is a kind
+        task: `NAME[:option=value,...]`, see `saccade.data`.
+        attention: A mechanism, `NAME[:option=value,...][@PLACE[+PLACE...]]`, or "none". A PLACE is a kind
             of site or the path of a module in a backbone, or the number of a stage of the small CNN:
             "bam@layer1+layer2", "cbam@1+2+3". Without a PLACE, `where` or `stage` applies.
-        objective: What the run minimizes, NAME[:option=value,...]: "classify", cross-entropy; "recurrent",
+        objective: What the run minimizes, `NAME[:option=value,...]`: "classify", cross-entropy; "recurrent",
             the hybrid loss of the recurrent attention model; "hard", REINFORCE for attention that draws one
             item; "contrastive", NT-Xent between views of images. See `saccade.training.OBJECTIVES`.
         backbone: "small", the `SmallCNN` of the first experiment or, for clips, `ClipCNN`;

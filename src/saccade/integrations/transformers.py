@@ -14,9 +14,7 @@ from saccade.errors import BadData
 _KEY = "saccade"  # of the configuration
 
 
-def attach(
-    model: Any, name: str, /, *, example_inputs: object, where: Any = "residual", **options: Any
-) -> Sites:
+def attach(model: Any, name: str, /, *, example_inputs: object, where: Any = None, **options: Any) -> Sites:
     """Insert a mechanism, as `saccade.attach`, and write it into the configuration of the model.
 
     `save_pretrained` and the checkpoints of `transformers.Trainer` then hold the configuration and the

@@ -51,7 +51,7 @@ class AttachAttention:
         model: Any = build.get_model(cfg, weights, verbose)
         name, places = parse_placed(self.attention)
         kind = next((kind for kind in KINDS if places == [kind]), None)
-        where = kind or places or "residual"
+        where = kind or places or None
         channels = next(p.shape[1] for p in model.parameters() if p.ndim == 4)
         size = getattr(getattr(self, "args", None), "imgsz", 64)
         images = torch.zeros(1, channels, size, size)

@@ -6,15 +6,22 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from saccade.grammar import format_value
+
 #: Each alias with its mechanism and options. This table is read without importing any mechanism.
 ALIASES: Mapping[str, tuple[str, Mapping[str, Any]]] = MappingProxyType(
     {
+        "ceca": ("eca", {"padding": "circular"}),
         "coord": ("coordinate", {}),
+        "ecam": ("eca", {"hidden": "auto"}),
         "gc": ("global_context", {"fusion": "multiply"}),
         "gca": ("global_context", {"fusion": "add"}),
         "lambda": ("lambda_layer", {}),
+        "lcbam": ("cbam", {"pools": ("avgmax",), "bias": False, "spatial_pools": ("avgmax",)}),
         "nl": ("non_local", {"scale": True}),
+        "scoord": ("coordinate", {"reduction": 6, "variant": "simple"}),
         "splat": ("split_attention", {}),
+        "strip": ("strip_pooling", {"variant": "timm"}),
     }
 )
 
@@ -27,7 +34,9 @@ def aliases_of(name: str) -> list[str]:
         ['gc = global_context:fusion=multiply', 'gca = global_context:fusion=add']
     """
     return [
-        f"{alias} = {name}" + ":" * bool(options) + ",".join(f"{k}={v}" for k, v in options.items())
+        f"{alias} = {name}"
+        + ":" * bool(options)
+        + ",".join(f"{key}={format_value(value)}" for key, value in options.items())
         for alias, (canonical, options) in ALIASES.items()
         if canonical == name
     ]

@@ -49,8 +49,8 @@ def mechanisms(domain: Domain | None = None) -> list[str]:
         >>> import saccade as sc
         >>> "cbam" in sc.mechanisms()
         True
-        >>> sc.mechanisms(domain="spatial")
-        ['attention_gate', 'ela', 'global_context', 'gnconv', 'lka', 'sge', 'spatial_gate', 'strip_pooling']
+        >>> sc.mechanisms(domain="hard")
+        ['fixation', 'hard_item']
     """
     added = {*_registered, *plugins.names(_GROUP, _built_in())}
     if domain is None:
@@ -95,7 +95,7 @@ def spec(name: str) -> Spec:
         >>> sc.spec("cbam").paper.year
         2018
         >>> [option.name for option in sc.spec("se").options]
-        ['reduction', 'bias']
+        ['reduction', 'bias', 'hidden']
     """
     check_arguments(spec, locals())
     name, _ = resolve_alias(name, {})

@@ -118,7 +118,7 @@ class ChannelMap(AttentionMap):
         energy = torch.einsum("bc,bc...->b...", weights, magnitude)
         contribution = weights * magnitude.flatten(2).mean(2)
         top_channels = contribution.topk(min(_TOP_CHANNELS, contribution.shape[1])).indices
-        image = torch.arange(len(contribution), device=contribution.device).unsqueeze(1)
+        image = torch.arange(contribution.shape[0], device=contribution.device).unsqueeze(1)
         return cls(weights, energy, top_channels, features[image, top_channels])
 
     def saliency(self) -> Tensor:

@@ -84,7 +84,8 @@ class NeighborhoodMap(PairwiseMap):
         height, width = self.grid
         (rows, has_row), (columns, has_column) = (self._neighbors(extent) for extent in self.grid)
         place = torch.arange(height * width, device=self.keys.device)[positions]
-        y, x = place // width, place % width
+        y = place // width
+        x = place - y * width  # ONNX has no remainder by a number that is known when it runs
         index = (rows[y][:, :, None] * width + columns[x][:, None]).flatten(1)
         inside = (has_row[y][:, :, None] & has_column[x][:, None]).flatten(1)
         dtype = torch.promote_types(self.keys.dtype, torch.float32)

@@ -16,9 +16,15 @@ CHUNK = 1 << 22  # weights held at a time when rows are reduced
 
 
 def chunks(count: int, row_size: int) -> Iterator[slice]:
-    """Split `count` rows of `row_size` values into chunks that fit the memory limit."""
+    """Split `count` rows of `row_size` values into chunks that fit the memory limit.
+
+    An exported program takes all rows at once, because the number of chunks would depend on the size.
+    """
+    if torch.compiler.is_exporting():
+        yield slice(0, count)
+        return
     step = max(1, CHUNK // row_size)
-    return (slice(start, start + step) for start in range(0, count, step))
+    yield from (slice(start, start + step) for start in range(0, count, step))
 
 
 def scaled_products(queries: Tensor, keys: Tensor, scale: float) -> Tensor:

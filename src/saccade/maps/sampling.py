@@ -40,10 +40,11 @@ class GridMap(AttentionMap):
     def saliency(self) -> Tensor:
         height, width = self.size
         points = self.grid.flatten(1, 2).float() + 1
-        extents = points.new_tensor([width, height])
-        pixels = points * (extents - 1) if self.align_corners else points * extents - 1  # twice their indices
-        x, y = (pixels / 2).unbind(-1)
-        density = points.new_zeros(len(points), height * width)
+        x, y = (
+            (point * (extent - 1) if self.align_corners else point * extent - 1) / 2
+            for point, extent in zip(points.unbind(-1), (width, height), strict=True)
+        )
+        density = points.new_zeros(points.shape[0], height * width)
         for column in (x.floor(), x.floor() + 1):
             for row in (y.floor(), y.floor() + 1):
                 weight = (1 - (x - column).abs()) * (1 - (y - row).abs())
@@ -79,7 +80,7 @@ class FixationMap(AttentionMap):
 
     def saliency(self) -> Tensor:
         locations = self.locations.float()
-        counts = locations.new_zeros(len(locations), *self.size)
+        counts = locations.new_zeros(locations.shape[0], *self.size)
         for height, width in self.extents:
             rows = _coverage(locations[..., 1], height, self.size[0])
             columns = _coverage(locations[..., 0], width, self.size[1])

@@ -82,4 +82,4 @@ class WindowMap(PairwiseMap):
     @property
     def _slots(self) -> Tensor:
         """Output index of each position; all padding shares one extra index after the last position."""
-        return self.places.remainder(math.prod(self.key_shape) + 1)
+        return torch.where(self.places < 0, math.prod(self.key_shape), self.places)

@@ -7,6 +7,7 @@ from saccade.models.recurrent_attention import RecurrentAttention, Trajectory, h
 from saccade.models.residual_attention_network import ResidualAttentionNetwork
 from saccade.models.simple_vit import SimpleViT
 from saccade.models.small_cnn import ClipCNN, SmallCNN, pools
+from saccade.models.timm_attention import from_timm
 from saccade.models.vit import ViT
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "SmallCNN",
     "Trajectory",
     "ViT",
+    "from_timm",
     "head_path",
     "hybrid_loss",
     "info_nce",

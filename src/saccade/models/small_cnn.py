@@ -154,7 +154,7 @@ class ClipCNN(SlottedCNN):
 
     def forward(self, clips: Tensor) -> Tensor:
         check_shape("ClipCNN", clips, "B C T H W", C=self.in_channels)
-        batch = len(clips)
+        batch = clips.shape[0]
         x = clips.transpose(1, 2).flatten(0, 1)  # frames, as images
         for number, convolution in enumerate(self.stages, start=1):
             x = convolution(x)

@@ -1,1 +1,5 @@
 """Operations with a lower cost in memory or time than the plain form of their formula."""
+
+from saccade.ops.choice import Choice, explain
+
+__all__ = ["Choice", "explain"]

@@ -2,20 +2,22 @@
 
 A gate needs little arithmetic; the cost of its plain backward pass is the allocation of large temporary
 tensors. These functions have the values and gradients of their formulas. Under compilation, export or
-tracing, they are the plain formulas.
+tracing, they are the plain formulas. On the CPU they run as native loops where `saccade.ops.choice` finds it
+faster.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from saccade.maps import ChannelMap, Tap
+from saccade.ops import plain_gates
+from saccade.ops.choice import is_native
 from saccade.ops.eager import is_eager
-
-_PRODUCTS = 1 << 20  # products held at a time while they are summed
 
 
 def scale(x: Tensor, gate: Tensor) -> Tensor:
@@ -36,8 +38,101 @@ def scale(x: Tensor, gate: Tensor) -> Tensor:
         >>> scale(torch.ones(2, 3, 4), torch.tensor([0.5, 1.0]).reshape(2, 1, 1)).sum((1, 2))
         tensor([ 6., 12.])
     """
-    result: Tensor = _Scale.apply(x, gate) if _eager() else x * gate
-    return result
+    if is_eager() and torch.is_grad_enabled():
+        rows = _rows(x, gate) if x.requires_grad else 0
+        if is_native("scale", x, gate, reason="" if rows else "one product needs no loop"):
+            from saccade.ops import native_gates
+
+            y: Tensor = native_gates.scale(x.reshape(rows, -1), gate.flatten())
+            return y.view_as(x)
+    return plain_gates.scale(x, gate)
+
+
+def gate_by_pools(
+    x: Tensor,
+    channel: Callable[[Tensor, Tensor], Tensor] | None = None,
+    spatial: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Tensor:
+    """Return x scaled by a gate of its channels, and the result by a gate of its positions.
+
+        x' = s x,   s = channel(mean_p x, max_p x)        y = g x',   g = spatial(mean_c x', max_c x')
+
+    The native form reads x three times, keeps neither x' nor a product of the size of x, and in the backward
+    pass adds all gradients of x in one tensor.
+
+    Args:
+        x: Features, (B, C, ...).
+        channel: Function from mean and maximum over positions, (B, C) each, to the weights s, (B, C). None
+            leaves this gate out.
+        spatial: Function from mean and maximum over channels, (B, ...) each, to the weights g, (B, 1, ...).
+
+    Returns:
+        A tensor of the shape of x.
+
+    Example:
+        >>> import torch
+        >>> x = torch.tensor([[[1.0, 3.0], [2.0, 8.0]]])
+        >>> gate_by_pools(x, channel=lambda average, maximum: maximum - average)
+        tensor([[[ 1.,  3.],
+                 [ 6., 24.]]])
+    """
+    if is_native("gate_by_pools", x):
+        return _gate_by_pools(x.flatten(2), x.shape, channel, spatial)
+    if channel is not None:
+        weights = channel(*plain_gates.mean_and_maximum(x.flatten(2), 2))
+        x = plain_gates.scale(x, weights.reshape(*weights.shape, *[1] * (x.ndim - 2)))
+    return x if spatial is None else plain_gates.scale(x, spatial(*plain_gates.mean_and_maximum(x, 1)))
+
+
+def gate_by_means(x: Tensor, channel: Callable[[Tensor], Tensor], tap: Tap) -> Tensor:
+    """Return x with its channels scaled by a gate of their means. A recording tap publishes the gate.
+
+        y = s x,   s = channel(mean_p x)
+
+    Args:
+        x: Features, (B, C, ...).
+        channel: Function from the means over positions, (B, C), to the weights s, (B, C).
+        tap: Tap of the mechanism.
+    """
+
+    def publish(average: Tensor) -> Tensor:
+        gate = channel(average)
+        if tap.recording:
+            tap.publish(ChannelMap.of(gate, x))
+        return gate
+
+    if not is_native("gate_by_means", x):
+        gate = publish(plain_gates.mean(x.flatten(2)))
+        return plain_gates.scale(x, gate.reshape(*gate.shape, *[1] * (x.ndim - 2)))
+    from saccade.ops import native_gates
+
+    average, positions = native_gates.PlaceMean.apply(x.flatten(2))
+    gate = publish(average).to(x.dtype)
+    y: Tensor = native_gates.scale(positions.flatten(0, 1), gate.flatten())
+    return y.view_as(x)
+
+
+def scale_rows_and_columns(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Return rows * columns * x. The native form keeps no product.
+
+    Args:
+        x: Features, (B, C, H, W).
+        rows: Weights, (B, C, H, 1).
+        columns: Weights, (B, C, 1, W).
+
+    Example:
+        >>> import torch
+        >>> rows, columns = torch.tensor([[[[1.0], [2.0]]]]), torch.tensor([[[[1.0, 10.0]]]])
+        >>> scale_rows_and_columns(torch.ones(1, 1, 2, 2), rows, columns).tolist()
+        [[[[1.0, 10.0], [2.0, 20.0]]]]
+    """
+    if not is_native("scale_rows_and_columns", x, rows, columns):
+        return plain_gates.scale(plain_gates.scale(x, columns), rows)
+    from saccade.ops import native_gates
+
+    weights = (gate.squeeze(dim).flatten(0, 1) for gate, dim in ((rows, 3), (columns, 2)))
+    y: Tensor = native_gates.gate(x.flatten(0, 1), *weights)
+    return y.view_as(x)
 
 
 def gate_channels(x: Tensor, gate: Tensor, tap: Tap) -> Tensor:
@@ -61,8 +156,7 @@ def mean(x: Tensor) -> Tensor:
         >>> mean(torch.tensor([[1.0, 3.0]]))
         tensor([2.])
     """
-    result: Tensor = _Mean.apply(x) if _eager() else x.mean(-1)
-    return result
+    return plain_gates.mean(x)
 
 
 def mean_and_maximum(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
@@ -77,10 +171,17 @@ def mean_and_maximum(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         >>> mean_and_maximum(torch.tensor([[1.0, 3.0]]), 1)
         (tensor([2.]), tensor([3.]))
     """
-    if not _eager():
-        return x.mean(dim), x.amax(dim)
-    average, maximum, _ = _MeanAndMaximum.apply(x, dim)
-    return average, maximum
+    if is_native(
+        "mean_and_maximum", x, reason="" if dim in (1, x.ndim - 1) else "it has no loop for the axis"
+    ):
+        from saccade.ops import native_gates
+
+        if dim == x.ndim - 1:
+            average, maximum, _ = native_gates.place_statistics(x.reshape(1, -1, x.shape[-1]))
+            return average.view(x.shape[:-1]), maximum.view(x.shape[:-1])
+        average, maximum, _ = native_gates.channel_statistics(x.flatten(2), x.new_ones(x.shape[:2]))
+        return average.view_as(x[:, 0]), maximum.view_as(x[:, 0])
+    return plain_gates.mean_and_maximum(x, dim)
 
 
 def mean_of_products(rows: Tensor, columns: Tensor) -> Tensor:
@@ -102,71 +203,33 @@ def mean_of_products(rows: Tensor, columns: Tensor) -> Tensor:
     return rows.squeeze(3).mT @ columns.squeeze(2) / rows.shape[1]
 
 
-def _eager() -> bool:
-    """Return whether to use the custom backward passes: a compiler fuses the plain formulas by itself."""
-    return torch.is_grad_enabled() and is_eager()
+def _rows(x: Tensor, gate: Tensor) -> int:
+    """Return the number of rows of x that have one weight each, or 0 if the gate has another form."""
+    if x.ndim != gate.ndim:
+        return 0
+    axes = next((i for i in range(x.ndim) if gate.shape[i:].numel() == 1), x.ndim)
+    return math.prod(x.shape[:axes]) if axes < x.ndim and gate.shape[:axes] == x.shape[:axes] else 0
 
 
-class _Scale(torch.autograd.Function):
-    generate_vmap_rule = True
+def _gate_by_pools(
+    x: Tensor,
+    shape: torch.Size,
+    channel: Callable[[Tensor, Tensor], Tensor] | None,
+    spatial: Callable[[Tensor, Tensor], Tensor] | None,
+) -> Tensor:
+    """The native form, for maps (B, C, P). The statistics return x, so that its gradients form a chain."""
+    from saccade.ops import native_gates
 
-    @staticmethod
-    def forward(x: Tensor, gate: Tensor) -> Tensor:
-        return x * gate
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], _: Tensor) -> None:
-        ctx.save_for_backward(*inputs)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        (grad,), (x, gate) = gradients, ctx.saved_tensors
-        reduced = [dim for dim in range(1, x.ndim) if gate.shape[dim] == 1]
-        d_x = grad * gate if ctx.needs_input_grad[0] else None
-        if not ctx.needs_input_grad[1]:
-            return d_x, None
-        images = max(1, _PRODUCTS // max(1, x[:1].numel()))
-        sums = [
-            (a * b).sum(reduced, keepdim=True) if reduced else a * b
-            for a, b in zip(grad.split(images), x.split(images), strict=True)
-        ]
-        return d_x, torch.cat(sums).sum_to_size(gate.shape)
-
-
-class _Mean(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor) -> Tensor:
-        return x.mean(-1)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], _: Tensor) -> None:
-        ctx.length = inputs[0].shape[-1]
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        d_each: Tensor = gradients[0] / ctx.length
-        return d_each.unsqueeze(-1).expand(*d_each.shape, ctx.length)
-
-
-class _MeanAndMaximum(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
-        maximum, index = x.max(dim)
-        return x.mean(dim), maximum, index
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, int], output: tuple[Tensor, Tensor, Tensor]) -> None:
-        x, ctx.dim = inputs
-        ctx.save_for_backward(x, output[2])
-        ctx.mark_non_differentiable(output[2])
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        d_mean, d_maximum, _ = (grad.unsqueeze(ctx.dim) for grad in gradients)
-        x, index = ctx.saved_tensors
-        d_x = torch.empty_like(x).copy_(d_mean / x.shape[ctx.dim])  # in the memory format of x
-        return d_x.scatter_add_(ctx.dim, index.unsqueeze(ctx.dim), d_maximum), None
+    if channel is None:
+        weights = x.new_ones(x.shape[:2])
+    else:
+        average, maximum, _, x = native_gates.PlaceStatistics.apply(x)
+        weights = channel(average, maximum).to(x.dtype)
+    if spatial is None:
+        y: Tensor = native_gates.scale(x.flatten(0, 1), weights.flatten())
+        return y.view(shape)
+    average, maximum, _, x = native_gates.ChannelStatistics.apply(x, weights)
+    extents = (shape[0], *shape[2:])
+    places = spatial(average.view(extents), maximum.view(extents)).to(x.dtype)
+    y = native_gates.gate(x, weights, places.flatten(1))
+    return y.view(shape)

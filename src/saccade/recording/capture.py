@@ -74,6 +74,7 @@ class Capture(TorchFunctionMode):
         self.batch = 0
         self.guards: list[tuple[nn.Module, Any]] = []
         self.failed: dict[str, None] = {}  # paths in order
+        self.another_ran = False  # a model of the same class, such as a copy
 
     def __enter__(self) -> Capture:
         hooks = torch.nn.modules.module
@@ -95,6 +96,7 @@ class Capture(TorchFunctionMode):
 
     def _enter_module(self, module: nn.Module, inputs: Any) -> None:
         if module not in self.paths:
+            self.another_ran |= type(module) is type(self.model)
             return
         if not self.stack:
             self.batch = 0

@@ -173,14 +173,15 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
         tap.recording = True
         tap.publish(captured)
 
-    is_opaque = any(map(is_compiled, modules.values()))  # compiled code calls no functions of torch
+    # Compiled code calls no functions of torch. A program for any size cannot compare shapes.
+    is_opaque = any(map(is_compiled, modules.values())) or torch.compiler.is_exporting()
     fallbacks = {path for path, observe in attention.items() if observe.func in FALLBACKS}
     capture = None if is_opaque else Capture(model, taps.keys() - fallbacks, features, publish)
     for tap in taps.values():
         tap.recording = True
     try:
         with (
-            temporary_hooks(() if capture else features.register(modules.values())),
+            temporary_hooks(() if capture or not attention else features.register(modules.values())),
             temporary_hooks(observers),
             capture or nullcontext(),
         ):
@@ -197,6 +198,9 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
             )
             found = f"none of the {len(taps)} mechanisms of {name} ran"
             found = found if taps else f"{name} holds no known attention mechanism, or none ran"
+            if capture and capture.another_ran and not capture.calls:
+                found = f"another {name} ran in place of this one, perhaps a copy of it"
+                advice = "record the one that runs (ultralytics: `YOLO.predictor.model.backend.model`)"
             raise NothingRecorded(f"{found}; {advice}", owner="record", value=name)
     finally:
         maps._collect()  # before the taps are emptied

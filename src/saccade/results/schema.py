@@ -146,7 +146,7 @@ class RunScores(_RunMaps):
 class Run(TypedDict):
     """Measurements of one run."""
 
-    attention: Annotated[str, "The attention, NAME[:option=value,...][@PLACE]."]
+    attention: Annotated[str, "The attention, `NAME[:option=value,...][@PLACE]`."]
     seed: Annotated[int, "Seed of the run."]
     error: Annotated[float, "Test error, a fraction."]
     loss: Annotated[float, "Mean test loss (cross-entropy)."]

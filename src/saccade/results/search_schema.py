@@ -23,8 +23,8 @@ class SearchCosts(TypedDict):
 class SpaceCandidate(TypedDict):
     """A mechanism at a place."""
 
-    attention: Annotated[str, "The attention, NAME[:option=value,...]@PLACE."]
-    mechanism: Annotated[str, "The mechanism, NAME[:option=value,...]."]
+    attention: Annotated[str, "The attention, `NAME[:option=value,...]@PLACE`."]
+    mechanism: Annotated[str, "The mechanism, `NAME[:option=value,...]`."]
     place: Annotated[str, "The place: a kind of site, or paths joined by `+`."]
     costs: Annotated[SearchCosts | None, "The cost of the model with it; null if it does not fit."]
     refused: Annotated[str | None, "Why it is not trained: it does not fit, or exceeds a limit."]

@@ -65,7 +65,7 @@ def code_for(plan: Plan, text: str) -> str:
 
     Args:
         plan: The plan of a run with attention.
-        text: The attention, NAME[:option=value,...]@PLACE[+PLACE...].
+        text: The attention, `NAME[:option=value,...]@PLACE[+PLACE...]`.
     """
     mechanism, _, place = text.partition("@")
     places = place.split("+")

@@ -123,11 +123,12 @@ class Case:
             return _joined(self.results(module, inputs))
 
     def forward_backward(
-        self, module: nn.Module, inputs: Sequence[Tensor]
+        self, module: nn.Module, inputs: Sequence[Tensor], loss_scale: float = 1.0
     ) -> tuple[Tensor, dict[str, Tensor | None]]:
         """Return the joined result, and the gradients of its fixed random projection.
 
-        The gradients are named after inputs and parameters, compiled or not; unused ones are None.
+        The projection is multiplied by `loss_scale`. The gradients are named after inputs and parameters,
+        compiled or not; unused ones are None.
         """
         leaves = [x.detach().clone(memory_format=torch.preserve_format).requires_grad_() for x in inputs]
         named = {f"input {i}": leaf for i, leaf in enumerate(leaves)}
@@ -135,7 +136,9 @@ class Case:
         output = _joined(self.results(module, leaves))
         generator = torch.Generator().manual_seed(SEED)
         projection = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output.dtype)
-        gradients = torch.autograd.grad(output, list(named.values()), projection, allow_unused=True)
+        gradients = torch.autograd.grad(
+            output, list(named.values()), loss_scale * projection, allow_unused=True
+        )
         return output.detach(), dict(zip(named, gradients, strict=True))
 
 

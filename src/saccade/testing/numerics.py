@@ -14,6 +14,11 @@ from saccade.testing.case import Case, sweep
 
 _EXACT = 1e-10  # for float64 results that differ only in the order of summation
 _BUDGET = 16  # in units of eps of the dtype, relative to the largest output
+#: Standard deviation of large activations, as those of a residual stream without a norm.
+LARGE = 30
+_LARGE_BUDGET = 48  # in units of eps of the dtype, of the norm of the error relative to that of the output
+#: Half precision: the dtype, whether by autocast, and the scale of the loss: a scaler avoids overflow.
+HALF = ((torch.bfloat16, False, 1.0), (torch.bfloat16, True, 1.0), (torch.float16, True, 2.0**-16))
 
 
 @sweep("has gradients for all inputs and parameters")
@@ -152,3 +157,36 @@ def check_autocast(case: Case) -> None:
     case.expect_equal("the recorded result under autocast", recorded, output)
     finite = (t.isfinite().all() for t in (*gradients.values(), *heatmaps) if t is not None)
     case.expect(all(finite), "gradients and heat maps must be finite under autocast")
+
+
+@sweep("is finite in half precision for large activations")
+def check_large_activations(case: Case) -> None:
+    """At a scale of 30, half precision is finite, forward and backward, and near the float32 result.
+
+    The error is that of the whole result: logits of attention are then so large that rounding their factors
+    changes which key has the largest weight, for single queries.
+    """
+    for dtype, autocast, _ in HALF:
+        error, is_finite = large_activation_error(case, dtype, autocast=autocast)
+        what = f"{'autocast to ' if autocast else ''}{dtype} at a scale of {LARGE}"
+        case.expect(is_finite, f"the result and the gradients must be finite in {what}")
+        limit = _LARGE_BUDGET * torch.finfo(dtype).eps
+        case.expect(error <= limit, f"{what}: expected an error of at most {limit:.1e}, got {error:.1e}")
+
+
+def large_activation_error(case: Case, dtype: torch.dtype, *, autocast: bool) -> tuple[float, bool]:
+    """Return the error of half precision for large activations, and whether all of it is finite.
+
+    The error is |y - y32| / |y32|, with norms over the whole result. y32 is the float32 result for the same
+    values of inputs and parameters.
+    """
+    (loss_scale,) = (scale for kind, cast, scale in HALF if (kind, cast) == (dtype, autocast))
+    module, inputs = case.build().eval(), [LARGE * x for x in case.inputs()]
+    if not autocast:
+        module, inputs = module.to(dtype), [x.to(dtype) for x in inputs]
+    reference = case.forward(copy.deepcopy(module).float(), [x.float() for x in inputs])
+    with torch.autocast("cpu", dtype, enabled=autocast):
+        output, gradients = case.forward_backward(module, inputs, loss_scale)
+    tensors = (output, *(gradient for gradient in gradients.values() if gradient is not None))
+    error = (output.float() - reference).norm() / reference.norm().clamp(min=torch.finfo(dtype).tiny)
+    return error.item(), all(bool(t.isfinite().all()) for t in tensors)

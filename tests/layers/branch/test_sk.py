@@ -140,6 +140,11 @@ def test_bad_options_are_refused(option: str, value: int) -> None:
         sc.create("sk", **{"channels": 32, option: value})
 
 
+def test_a_split_input_needs_channels_for_each_path() -> None:
+    with raises(sc.BadOption, owner="sk", option="channels", value=32):
+        sc.create("sk", 32, paths=3, groups=4, split_input=True)
+
+
 @pytest.mark.parametrize("shape", [(2, 33, 4, 4), (2, 10, 32), (0, 32, 4, 4)], ids=str)
 def test_bad_inputs_are_refused(shape: tuple[int, ...]) -> None:
     with raises(sc.BadShape, owner="sk", option="shape", value=shape):

@@ -184,6 +184,7 @@ def test_a_batch_of_one_cannot_train() -> None:
         ({"kernel_size": 4}, "kernel_size"),
         ({"kernel_size": 0}, "kernel_size"),
         ({"reduction": 0}, "reduction"),
+        ({"hidden": 0}, "hidden"),
     ],
     ids=str,
 )

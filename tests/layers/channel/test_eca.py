@@ -78,6 +78,30 @@ def test_bad_options_are_refused(kernel_size: Any) -> None:
         sc.create("eca", 24, kernel_size=kernel_size)
 
 
+@pytest.mark.parametrize(
+    ("options", "option"),
+    [
+        ({"hidden": 0}, "hidden"),
+        ({"hidden": "all"}, "hidden"),
+        ({"padding": "same"}, "padding"),
+        ({"padding": "circular", "kernel_size": 51}, "kernel_size"),
+    ],
+    ids=str,
+)
+def test_bad_forms_are_refused(options: dict[str, Any], option: str) -> None:
+    with raises(sc.BadOption, owner="eca", option=option, value=options[option]):
+        sc.create("eca", 24, **options)
+    assert sc.create("eca", 24, padding="circular", kernel_size=49)(torch.randn(1, 24, 2, 2)).isfinite().all()
+
+
+def test_with_circular_padding_the_first_channel_sees_the_last() -> None:
+    module, x = build("eca", 24, kernel_size=5, padding="circular"), normal(2, 24, 7, 5)
+    changed = x.clone()
+    changed[:, -1] += 1
+    assert_close("the others", module(changed)[:, 2:21].detach(), module(x)[:, 2:21].detach())
+    assert not torch.allclose(module(changed)[:, :2], module(x)[:, :2])
+
+
 @pytest.mark.parametrize("shape", [(2, 25, 4, 4), (2, 24), (0, 24, 4, 4), (2, 10, 24)], ids=str)
 def test_bad_inputs_are_refused(shape: tuple[int, ...]) -> None:
     with raises(sc.BadShape, owner="eca", option="shape", value=shape):

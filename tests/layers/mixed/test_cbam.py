@@ -187,6 +187,9 @@ def test_one_position_cannot_train_a_batch_norm() -> None:
         ("channel_gate", {"pools": ("mean",)}, "channel_gate", "pools", "mean"),
         ("spatial_gate", {"kernel_size": 4}, "spatial_gate", "kernel_size", 4),
         ("cbam", {"kernel_size": 0}, "spatial_gate", "kernel_size", 0),
+        ("cbam", {"hidden": 0}, "channel_gate", "hidden", 0),
+        ("cbam", {"spatial_pools": ("mean",)}, "spatial_gate", "pools", "mean"),
+        ("spatial_gate", {"pools": ("max", "max")}, "spatial_gate", "pools", ("max", "max")),
     ],
 )
 def test_bad_options_are_refused(

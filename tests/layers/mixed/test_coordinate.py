@@ -113,10 +113,21 @@ def test_no_tensor_is_larger_than_the_map() -> None:
     assert largest_tensor(sc.create("coordinate", 32), x) == x.numel()
 
 
-@pytest.mark.parametrize("reduction", [0, -1, 2.5])
-def test_bad_options_are_refused(reduction: float) -> None:
-    with raises(sc.BadOption, owner="coordinate", option="reduction", value=reduction):
-        sc.create("coordinate", C, reduction=reduction)
+@pytest.mark.parametrize(
+    ("option", "value"), [("reduction", 0), ("reduction", -1), ("reduction", 2.5), ("hidden", 0)]
+)
+def test_bad_options_are_refused(option: str, value: float) -> None:
+    with raises(sc.BadOption, owner="coordinate", option=option, value=value):
+        sc.create("coordinate", C, **{option: value})
+
+
+def test_the_map_of_the_simple_variant_is_the_mean_of_its_gate() -> None:
+    module, x = build("coordinate", C, variant="simple"), normal(2, C, 7, 5)
+    with sc.record(module) as maps:
+        y = module(x)
+    recorded = maps[""]
+    assert isinstance(recorded, sc.SpatialMap)
+    assert_close("weights", recorded.weights, (y / x).mean(1).detach())
 
 
 @pytest.mark.parametrize("shape", [(2, 33, 4, 4), (2, 32, 10), (2, 32, 3, 4, 4), (0, 32, 4, 4)], ids=str)

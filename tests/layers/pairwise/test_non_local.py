@@ -224,6 +224,8 @@ def test_no_tensor_holds_all_pairs(pairwise: str) -> None:
         (8, {"pairwise": "cosine"}, "pairwise"),
         (8, {"pool": "output"}, "pool"),
         (8, {"pairwise": "dot_product", "scale": True}, "scale"),
+        (8, {"scale": -0.5}, "scale"),
+        (8, {"scale": 0}, "scale"),
     ],
     ids=str,
 )

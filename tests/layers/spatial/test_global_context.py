@@ -148,6 +148,7 @@ def test_no_tensor_is_larger_than_the_map() -> None:
         ({}, "channels"),
         ({"reduction": 13}, "channels"),
         ({"reduction": 0}, "reduction"),
+        ({"hidden": 0}, "hidden"),
         ({"reduction": 4, "pool": "max"}, "pool"),
         ({"reduction": 4, "fusion": "sum"}, "fusion"),
     ],

@@ -81,6 +81,12 @@ def test_convolutions_have_the_authors_initialization() -> None:
         assert state[f"{name}.weight"].std().item() == pytest.approx(expected, rel=0.03)
 
 
+@pytest.mark.parametrize("kernel_size", [4, 0])
+def test_bad_options_are_refused(kernel_size: int) -> None:
+    with raises(sc.BadOption, owner="strip_pooling", option="kernel_size", value=kernel_size):
+        sc.create("strip_pooling", C, kernel_size=kernel_size)
+
+
 @pytest.mark.parametrize("shape", [(2, C + 1, 4, 4), (2, C, 9), (2, C, 3, 4, 5), (0, C, 4, 4)], ids=str)
 def test_bad_inputs_are_refused(shape: tuple[int, ...]) -> None:
     with raises(sc.BadShape, owner="strip_pooling", option="shape", value=shape):

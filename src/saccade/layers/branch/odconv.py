@@ -136,7 +136,7 @@ class ODConv(nn.Module):
     @torch.no_grad()
     def _publish(self, x: Tensor, kernels: Tensor, filters: Tensor, places: Tensor) -> None:
         """Publish the weights a_n f_o with the features of each kernel, as its branches."""
-        one = kernels.new_ones(len(kernels), 1)
+        one = kernels.new_ones(kernels.shape[0], 1)
         branches = [odconv(x, weight[None], one, places) for weight in self.weight]
         self.tap.publish(BranchMap.of(kernels.unsqueeze(2) * filters.unsqueeze(1), branches))
 

@@ -42,25 +42,27 @@ class SK(nn.Module):
     kernels), p is a position, s the channel means of the summed branches, W is `reduce` with d = max(C // r,
     L) outputs, A_m the rows of `select` that belong to branch m, and y the output. Only the batch norms have
     biases, as in the authors' code. The layer replaces a convolution: it has no residual connection, so it is
-    not close to the identity at initialization.
+    not close to the identity at initialization. With `split_input`, branch m sees only part m of the channels
+    of x, as in timm.
 
     References:
         Li, Wang, Hu, Yang: Selective Kernel Networks, CVPR 2019 (equations 1 to 6).
 
     Args:
-        channels: Number of channels C, a multiple of `groups`.
+        channels: Number of channels C, a multiple of `groups`, and with `split_input` of `paths * groups`.
         paths: Number of branches M, at least 1.
         groups: Number of groups G of the convolutions, at least 1.
         reduction: Reduction ratio r of the descriptor, at least 1.
         min_dim: Smallest width L of the descriptor, at least 1.
         dims: Number of spatial axes of the input: 1, 2 or 3.
+        split_input: Whether each branch has C / M input channels of its own instead of all.
 
     Shape:
         - Input: (B, C, W), (B, C, H, W) or (B, C, T, H, W), according to `dims`.
         - Output: same shape as the input.
 
     Raises:
-        BadOption: If C is not a multiple of `groups`, or an option is below 1.
+        BadOption: If C is not a multiple as above, or an option is below 1.
         BadShape: For any other input shape; in training also for a batch of one, since the batch norm after
             the global mean then has a single value per channel.
 
@@ -81,16 +83,19 @@ class SK(nn.Module):
         reduction: int = 16,
         min_dim: int = 32,
         dims: Dims = 2,
+        split_input: bool = False,
     ) -> None:
         super().__init__()
         check_positive("sk", paths=paths, groups=groups, reduction=reduction, min_dim=min_dim)
         check_dims("sk", dims)
-        if channels % groups:
-            raise bad_option("sk", f"must be a multiple of groups={groups}", channels=channels)
-        self.channels, self.dims = channels, dims
+        parts = paths if split_input else 1
+        if channels % (parts * groups):
+            factors = f"paths * groups = {parts * groups}" if split_input else f"groups={groups}"
+            raise bad_option("sk", f"must be a multiple of {factors}", channels=channels)
+        self.channels, self.dims, self.parts = channels, dims, parts
         self.convs = nn.ModuleList(
             nn.Sequential(
-                CONV[dims](channels, channels, 3, 1, dilation, dilation, groups=groups, bias=False),
+                CONV[dims](channels // parts, channels, 3, 1, dilation, dilation, groups=groups, bias=False),
                 NORM[dims](channels),
                 nn.ReLU(),
             )
@@ -107,7 +112,8 @@ class SK(nn.Module):
         check_shape("sk", x, AXES[self.dims], C=self.channels)
         if self.training and x.shape[0] == 1:
             raise bad_shape("sk", "batch norm of the channel means needs at least 2 images in training", x)
-        features: list[Tensor] = [conv(x) for conv in self.convs]
+        inputs = [x] * len(self.convs) if self.parts == 1 else x.chunk(self.parts, 1)
+        features: list[Tensor] = [conv(part) for conv, part in zip(self.convs, inputs, strict=True)]
         weights = sk(features, self.reduce, self.select)
         if self.tap.recording:
             self.tap.publish(BranchMap.of(weights, features))
@@ -125,7 +131,7 @@ SPEC = Spec(
     function=sk,
     examples=(
         Example("B C H W"),
-        Example("B C H W", {"paths": 3, "groups": 4, "reduction": 2, "min_dim": 8}),
+        Example("B C H W", {"paths": 4, "groups": 4, "reduction": 2, "min_dim": 8, "split_input": True}),
         Example("B C W", {"dims": 1}),
         Example("B C T H W", {"dims": 3}),
     ),

@@ -59,6 +59,8 @@ class SplitAttention(nn.Module):
         cardinality: Number of cardinal groups K. It divides the width of the descriptor.
         kernel_size: Kernel size k of the convolution, odd.
         reduction: Reduction ratio of the descriptor, at least 1.
+        batch_norm: Whether batch norms follow the convolution and W. False is the default of timm's module.
+        hidden: Width of the descriptor in place of max(R C // reduction, 32).
 
     Shape:
         - Input: (B, C, H, W).
@@ -67,8 +69,8 @@ class SplitAttention(nn.Module):
     Raises:
         BadOption: If C or the width of the descriptor is not divisible, the kernel size is even, or an option
             is below 1.
-        BadShape: For any other input shape; in training also for a batch of one, since the batch norm after
-            the global mean then has a single value per channel.
+        BadShape: For any other input shape; in training with batch norm also for a batch of one, since the
+            norm after the global mean then has a single value per channel.
 
     Note:
         Deviation: none from the authors' code with batch norm, as in their networks, whose initialization of
@@ -82,34 +84,42 @@ class SplitAttention(nn.Module):
     """
 
     def __init__(
-        self, channels: int, radix: int = 2, cardinality: int = 1, kernel_size: int = 3, reduction: int = 4
+        self,
+        channels: int,
+        radix: int = 2,
+        cardinality: int = 1,
+        kernel_size: int = 3,
+        reduction: int = 4,
+        batch_norm: bool = True,
+        hidden: int | None = None,
     ) -> None:
         super().__init__()
         options = {"radix": radix, "cardinality": cardinality, "kernel_size": kernel_size}
         check_positive("split_attention", **options, reduction=reduction)
         if kernel_size % 2 == 0:
             raise bad_option("split_attention", "must be odd to keep the map size", kernel_size=kernel_size)
-        groups, hidden = radix * cardinality, max(channels * radix // reduction, 32)
+        groups = radix * cardinality
+        width = max(channels * radix // reduction, 32) if hidden is None else hidden
+        check_positive("split_attention", hidden=width)
         if channels % groups:
             expected = f"must be a multiple of radix * cardinality = {groups}"
             raise bad_option("split_attention", expected, channels=channels)
-        if hidden % cardinality:
-            expected = f"must divide the {hidden} channels of the descriptor"
+        if width % cardinality:
+            expected = f"must divide the {width} channels of the descriptor"
             raise bad_option("split_attention", expected, cardinality=cardinality)
         self.channels, self.radix, self.cardinality = channels, radix, cardinality
+        norm = nn.BatchNorm2d if batch_norm else nn.Identity
         padding, splits = kernel_size // 2, radix * channels
         self.conv = nn.Conv2d(channels, splits, kernel_size, padding=padding, groups=groups, bias=False)
-        self.norm = nn.BatchNorm2d(splits)
+        self.norm = norm(splits)
         self.activation = nn.ReLU(inplace=True)
-        self.reduce = nn.Sequential(
-            nn.Conv2d(channels, hidden, 1, groups=cardinality), nn.BatchNorm2d(hidden), nn.ReLU()
-        )
-        self.select = nn.Conv2d(hidden, splits, 1, groups=cardinality)
+        self.reduce = nn.Sequential(nn.Conv2d(channels, width, 1, groups=cardinality), norm(width), nn.ReLU())
+        self.select = nn.Conv2d(width, splits, 1, groups=cardinality)
         self.tap = Tap()
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("split_attention", x, "B C H W", C=self.channels)
-        if self.training and x.shape[0] == 1:
+        if self.training and x.shape[0] == 1 and not isinstance(self.norm, nn.Identity):
             expected = "batch norm of the channel means needs at least 2 images in training"
             raise bad_shape("split_attention", expected, x)
         features = self.activation(self.norm(self.conv(x)))
@@ -136,7 +146,9 @@ SPEC = Spec(
     examples=(
         Example("B C H W"),
         Example("B C H W", {"radix": 4, "cardinality": 2, "kernel_size": 5, "reduction": 1}),
-        Example("B C H W", {"radix": 1, "cardinality": 4, "kernel_size": 1}),
+        Example(
+            "B C H W", {"radix": 1, "cardinality": 4, "kernel_size": 1, "batch_norm": False, "hidden": 8}
+        ),
     ),
     maps=(BranchMap,),
     flow="x -> conv, BN, ReLU -> [means -> W, BN, ReLU -> A, softmax | ] -> sum -> y",

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import bad_option, check_choice, check_reduction, check_shape
+from saccade.errors import bad_option, check_choice, check_shape
 from saccade.layers.spec import Example, Paper, Spec
+from saccade.layers.widths import hidden_width
 from saccade.maps import ChannelMap, Tap
-from saccade.ops.gates import gate_channels, mean, mean_and_maximum
+from saccade.ops.gates import gate_by_pools, gate_channels, mean, mean_and_maximum
 
-#: Pooling functions (B, C, N) -> (B, C): avg and max are in the paper, lp and lse in the authors' code.
+#: Pooling functions (B, C, N) -> (B, C): avg and max are in the paper, lp and lse in the authors' code, and
+#: avgmax, the average of mean and maximum, in timm's light form.
 POOLS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "avg": mean,
     "max": lambda x: x.max(-1).values,
     "lp": lambda x: x.norm(dim=-1),
     "lse": lambda x: x.logsumexp(-1),
+    "avgmax": lambda x: torch.stack(mean_and_maximum(x, 2)).mean(0),
 }
 
 
@@ -36,6 +40,11 @@ def channel_gate(x: Tensor, mlp: nn.Module, pools: Sequence[str] = ("avg", "max"
     both = {"avg", "max"} <= set(pools)
     shared = dict(zip(("avg", "max"), mean_and_maximum(positions, 2), strict=True)) if both else {}
     descriptors = torch.stack([shared[p] if p in shared else POOLS[p](positions) for p in pools])
+    return _weights(descriptors, mlp)
+
+
+def _weights(descriptors: Tensor, mlp: nn.Module) -> Tensor:
+    """Return the channel weights from the pools, (number, B, C)."""
     return torch.sigmoid(mlp(descriptors).sum(0))
 
 
@@ -54,7 +63,9 @@ class ChannelGate(nn.Module):
         channels: Number of channels C.
         reduction: Reduction ratio r, from 1 to C. The hidden layer has C // r units.
         pools: Pooling functions: "avg" and "max" are those of the paper; "lp" (L2 norm) and "lse"
-            (log-sum-exp) are in the authors' code.
+            (log-sum-exp) are in the authors' code; "avgmax" is the average of mean and maximum.
+        bias: Whether both layers have biases.
+        hidden: Width of the hidden layer in place of C // r.
 
     Shape:
         - Input: (B, C, W), (B, C, H, W) or (B, C, T, H, W).
@@ -74,21 +85,43 @@ class ChannelGate(nn.Module):
         torch.Size([2, 32, 7, 5])
     """
 
-    def __init__(self, channels: int, reduction: int = 16, pools: Sequence[str] = ("avg", "max")) -> None:
+    def __init__(
+        self,
+        channels: int,
+        reduction: int = 16,
+        pools: Sequence[str] = ("avg", "max"),
+        bias: bool = True,
+        hidden: int | None = None,
+    ) -> None:
         super().__init__()
-        check_reduction("channel_gate", channels, reduction=reduction)
+        width = hidden_width("channel_gate", channels, reduction, hidden)
         if isinstance(pools, str) or not pools or len({*pools}) < len(pools):
             raise bad_option("channel_gate", f"must be different names from {list(POOLS)}", pools=pools)
         for pool in pools:
             check_choice("channel_gate", "pools", pool, list(POOLS))
         self.channels, self.pools = channels, tuple(pools)
-        hidden = channels // reduction
-        self.mlp = nn.Sequential(nn.Linear(channels, hidden), nn.ReLU(), nn.Linear(hidden, channels))
+        self.mlp = nn.Sequential(
+            nn.Linear(channels, width, bias=bias), nn.ReLU(), nn.Linear(width, channels, bias=bias)
+        )
         self.tap = Tap()
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("channel_gate", x, "B C ...", C=self.channels)
+        if self.has_paper_pools:
+            return gate_by_pools(x, channel=partial(self.weigh, x))
         return gate_channels(x, channel_gate(x, self.mlp, self.pools), self.tap)
+
+    @property
+    def has_paper_pools(self) -> bool:
+        """Whether the pooling functions are those of the paper, in any order."""
+        return {*self.pools} == {"avg", "max"}
+
+    def weigh(self, x: Tensor, average: Tensor, maximum: Tensor) -> Tensor:
+        """Return the weights from mean and maximum of x, (B, C) each. The tap publishes them."""
+        gate = _weights(torch.stack([average, maximum]), self.mlp)
+        if self.tap.recording:
+            self.tap.publish(ChannelMap.of(gate, x))
+        return gate
 
 
 CBAM_PAPER = Paper(
@@ -109,7 +142,7 @@ SPEC = Spec(
         Example("B C H W"),
         Example("B C W"),
         Example("B C T H W"),
-        Example("B C H W", {"reduction": 4, "pools": ("avg", "max", "lp", "lse")}),
+        Example("B C H W", {"hidden": 6, "bias": False, "pools": ("avgmax", "lp", "lse")}),
     ),
     maps=(ChannelMap,),
     flow="x -> [[mean over positions | maximum] -> shared MLP -> sum, sigmoid | ] -> multiply -> y",

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from saccade.errors import check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, Tap
-from saccade.ops.gates import gate_channels, mean
+from saccade.ops.gates import gate_by_means, mean
 
 
 def ese(x: Tensor, conv: nn.Module) -> Tensor:
@@ -21,7 +23,12 @@ def ese(x: Tensor, conv: nn.Module) -> Tensor:
     Returns:
         Weights, (B, C).
     """
-    logits: Tensor = conv(mean(x.flatten(2))[:, :, None, None])
+    return _weights(mean(x.flatten(2)), conv)
+
+
+def _weights(means: Tensor, conv: nn.Module) -> Tensor:
+    """Return the channel weights from the channel means, (B, C)."""
+    logits: Tensor = conv(means[:, :, None, None])
     return F.relu6(logits.flatten(1) + 3) / 6  # F.hardsigmoid rounds 1/6 to float32 in its gradient
 
 
@@ -65,7 +72,7 @@ class ESE(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("ese", x, "B C ...", C=self.channels)
-        return gate_channels(x, ese(x, self.conv), self.tap)
+        return gate_by_means(x, partial(_weights, conv=self.conv), self.tap)
 
 
 SPEC = Spec(

@@ -36,7 +36,8 @@ class GE(nn.Module):
     positions with stride e, or with `parameters`, log2 e depthwise 3 x 3 convolutions of stride 2, each with
     a batch norm and all but the last with a ReLU. `resize` repeats the nearest value and sigma is the
     logistic function. With the extent 0, gather is global: the mean of all positions, or with `parameters`
-    one depthwise convolution of the size of the map and a batch norm.
+    one depthwise convolution of the size of the map and a batch norm. With `hidden` units, the gathered
+    channels are mixed: g = W2 relu(W1 gather(x) + b1) + b2 (GE-theta-plus).
 
     Recording gives the weights of the channels for the extent 0, and else their mean over channels.
 
@@ -50,6 +51,8 @@ class GE(nn.Module):
         parameters: Whether convolutions gather instead of means (GE-theta instead of GE-theta-minus).
         size: Height and width of the map, a number or a pair, which global convolutions need. Only with
             `parameters` and the extent 0.
+        hidden: Number of hidden units of the MLP that mixes the gathered channels; C / 16 in the paper. None
+            leaves out the MLP.
 
     Shape:
         - Input: (B, C, H, W), with the size (H, W) for global convolutions.
@@ -62,8 +65,7 @@ class GE(nn.Module):
 
     Note:
         Deviation: none. Convolutions have no bias and zero padding; means leave out positions outside the
-        map. timm's module has the MLP of squeeze-and-excitation too (GE-theta-plus), unless `use_mlp` is
-        False.
+        map. timm's module has the MLP unless `use_mlp` is False.
 
     Example:
         >>> import torch
@@ -77,6 +79,7 @@ class GE(nn.Module):
         extent: int = 0,
         parameters: bool = False,
         size: int | tuple[int, int] | None = None,
+        hidden: int | None = None,
     ) -> None:
         super().__init__()
         if isinstance(extent, bool) or not isinstance(extent, int) or extent < 0 or extent == 1:
@@ -90,12 +93,16 @@ class GE(nn.Module):
         self.channels, self.extent, self.parametric = channels, extent, parameters
         self.size = None if size is None else _pair(size)
         self.gather = _convolutions(channels, extent, self.size) if parameters else _Means(extent)
+        if hidden is not None:
+            check_positive("ge", hidden=hidden)
+            layers = nn.Conv2d(channels, hidden, 1), nn.ReLU(), nn.Conv2d(hidden, channels, 1)
+        self.mlp = nn.Identity() if hidden is None else nn.Sequential(*layers)
         self.tap = Tap()
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("ge", x, "B C H W", C=self.channels)
         self._check(x)
-        gate = ge(x, self.gather)
+        gate = ge(x, nn.Sequential(self.gather, self.mlp))
         if self.extent == 0:
             return gate_channels(x, gate.flatten(1), self.tap)
         if self.tap.recording:
@@ -161,7 +168,7 @@ SPEC = Spec(
     function=ge,
     examples=(
         Example("B C H W"),
-        Example("B C H W", {"extent": 2}),
+        Example("B C H W", {"extent": 2, "hidden": 4}),
         Example("B C H W", {"extent": 4, "parameters": True}),
         Example("B C 8 6", {"parameters": True, "size": (8, 6)}),
     ),

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.errors import check_reduction, check_shape
+from saccade.errors import check_shape
 from saccade.layers.spec import Example, Paper, Spec
+from saccade.layers.widths import hidden_width
 from saccade.maps import ChannelMap, Tap
-from saccade.ops.gates import gate_channels, mean
+from saccade.ops.gates import gate_by_means, mean
 
 
 def se(x: Tensor, reduce: nn.Linear, expand: nn.Linear) -> Tensor:
@@ -23,7 +26,11 @@ def se(x: Tensor, reduce: nn.Linear, expand: nn.Linear) -> Tensor:
     Returns:
         Weights, (B, C).
     """
-    squeezed = mean(x.flatten(2))
+    return _excite(mean(x.flatten(2)), reduce, expand)
+
+
+def _excite(squeezed: Tensor, reduce: nn.Linear, expand: nn.Linear) -> Tensor:
+    """Return the channel weights from the channel means, (B, C)."""
     return torch.sigmoid(expand(F.relu(reduce(squeezed))))
 
 
@@ -42,6 +49,7 @@ class SE(nn.Module):
         channels: Number of channels C.
         reduction: Reduction ratio r, from 1 to C. The hidden layer has C // r units.
         bias: Whether both layers have biases. False gives the form of several re-implementations.
+        hidden: Width of the hidden layer in place of C // r.
 
     Shape:
         - Input: (B, C, W), (B, C, H, W) or (B, C, T, H, W).
@@ -57,17 +65,19 @@ class SE(nn.Module):
         torch.Size([2, 64, 7, 5])
     """
 
-    def __init__(self, channels: int, reduction: int = 16, bias: bool = True) -> None:
+    def __init__(
+        self, channels: int, reduction: int = 16, bias: bool = True, hidden: int | None = None
+    ) -> None:
         super().__init__()
-        check_reduction("se", channels, reduction=reduction)
+        width = hidden_width("se", channels, reduction, hidden)
         self.channels = channels
-        self.reduce = nn.Linear(channels, channels // reduction, bias=bias)
-        self.expand = nn.Linear(channels // reduction, channels, bias=bias)
+        self.reduce = nn.Linear(channels, width, bias=bias)
+        self.expand = nn.Linear(width, channels, bias=bias)
         self.tap = Tap()
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("se", x, "B C ...", C=self.channels)
-        return gate_channels(x, se(x, self.reduce, self.expand), self.tap)
+        return gate_by_means(x, partial(_excite, reduce=self.reduce, expand=self.expand), self.tap)
 
 
 SPEC = Spec(
@@ -81,7 +91,7 @@ SPEC = Spec(
         Example("B C H W"),
         Example("B C W"),
         Example("B C T H W"),
-        Example("B C H W", {"reduction": 4, "bias": False}),
+        Example("B C H W", {"hidden": 6, "bias": False}),
     ),
     maps=(ChannelMap,),
     flow="x -> [mean over positions -> W1, ReLU -> W2, sigmoid | ] -> scale channels -> y",

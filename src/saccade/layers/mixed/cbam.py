@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 
+from saccade._torch import runs_as_defined
 from saccade.errors import check_shape
 from saccade.layers.channel.channel_gate import CBAM_PAPER, ChannelGate
 from saccade.layers.dims import AXES, Dims, check_dims
 from saccade.layers.spatial.spatial_gate import SpatialGate
 from saccade.layers.spec import Example, Spec
 from saccade.maps import ChannelMap, SpatialMap
+from saccade.ops.eager import is_eager
+from saccade.ops.gates import gate_by_pools
 
 
 def cbam(
@@ -47,10 +51,13 @@ class CBAM(nn.Module):
         channels: Number of channels C.
         reduction: Reduction ratio r of the channel gate, from 1 to C.
         kernel_size: Kernel size of the spatial gate, odd.
-        pools: Pooling functions of the channel gate: "avg", "max", "lp" or "lse".
+        pools: Pooling functions of the channel gate: "avg", "max", "lp", "lse" or "avgmax".
         spatial: Whether to use the spatial gate. False leaves the channel gate alone, as an option of the
             authors' code does.
         dims: Number of spatial axes of the input: 1, 2 or 3.
+        bias: Whether the layers of the channel gate have biases.
+        hidden: Width of the hidden layer of the channel gate in place of C // r.
+        spatial_pools: Descriptors of the spatial gate: "max", "avg" or "avgmax".
 
     Shape:
         - Input: (B, C, W), (B, C, H, W) or (B, C, T, H, W), according to `dims`.
@@ -77,16 +84,31 @@ class CBAM(nn.Module):
         pools: Sequence[str] = ("avg", "max"),
         spatial: bool = True,
         dims: Dims = 2,
+        bias: bool = True,
+        hidden: int | None = None,
+        spatial_pools: Sequence[str] = ("max", "avg"),
     ) -> None:
         super().__init__()
         check_dims("cbam", dims)
         self.channels, self.dims = channels, dims
-        self.channel = ChannelGate(channels, reduction, pools)
-        self.spatial = SpatialGate(channels, kernel_size, dims=dims) if spatial else None
+        self.channel = ChannelGate(channels, reduction, pools, bias, hidden)
+        self.spatial = SpatialGate(channels, kernel_size, dims=dims, pools=spatial_pools) if spatial else None
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("cbam", x, AXES[self.dims], C=self.channels)
-        return cbam(x, self.channel, self.spatial)
+        channel, spatial = self.channel, self.spatial
+        if spatial is not None and is_eager() and _are_as_defined(channel, spatial):
+            return gate_by_pools(x, partial(channel.weigh, x), partial(spatial.weigh, x))
+        return cbam(x, channel, spatial)
+
+
+def _are_as_defined(channel: ChannelGate, spatial: SpatialGate) -> bool:
+    """Return whether no hook or replacement sees the map between the gates, which is then never computed."""
+    return (
+        runs_as_defined(channel, ChannelGate)
+        and runs_as_defined(spatial, SpatialGate)
+        and channel.has_paper_pools
+    )
 
 
 SPEC = Spec(

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from saccade.errors import bad_option, bad_shape, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import SpatialMap, Tap
+from saccade.ops.convolution import MapConv2d
 from saccade.ops.gate_sum import scale_by_sum
 from saccade.ops.gates import mean_and_maximum
 
@@ -106,7 +107,7 @@ class Triplet(nn.Module):
 
 
 def _layers(kernel_size: int) -> nn.Sequential:
-    conv = nn.Conv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
+    conv = MapConv2d(2, 1, kernel_size, padding=kernel_size // 2, bias=False)
     return nn.Sequential(conv, nn.BatchNorm2d(1, momentum=0.01))
 
 

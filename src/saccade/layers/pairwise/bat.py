@@ -131,11 +131,12 @@ class _Transform(nn.Module):
         maps = self.conv1(x)
         of_rows = maps.unflatten(2, (self.blocks, -1)).amax((3, 4)).unsqueeze(3)
         of_columns = maps.unflatten(3, (self.blocks, -1)).amax((2, 4)).unsqueeze(2)
-        p, q = (
-            torch.sigmoid(f(z)).reshape(-1, self.groups, self.blocks, self.blocks)
+        # sigma(z) / sum sigma(z) = softmax(log sigma(z)), which does not divide by a sum that underflows
+        logs_p, logs_q = (
+            F.logsigmoid(f(z)).reshape(-1, self.groups, self.blocks, self.blocks)
             for f, z in ((self.conv_p, of_rows), (self.conv_q, of_columns))
         )
-        p, q = p / p.sum(3, keepdim=True), q / q.sum(2, keepdim=True)
+        p, q = logs_p.softmax(3), logs_q.softmax(2)
         if self.tap.recording:
             self.tap.publish(_block_map(p.detach(), q.detach()))
         y: Tensor = self.conv2(bat(x, p, q))

@@ -138,7 +138,7 @@ def _local_map(weights: Tensor) -> OffsetMap:
     k = math.isqrt(taps)
     queries = weights.flatten(3).mT
     units = torch.eye(taps, dtype=weights.dtype, device=weights.device).unflatten(1, (k, k))
-    offsets = units.expand(len(weights), groups, -1, -1, -1)
+    offsets = units.expand(weights.shape[0], groups, -1, -1, -1)
     shape = (grid[0], grid[1])
     return OffsetMap(queries, torch.zeros_like(queries), 1.0, shape, shape, offsets)
 

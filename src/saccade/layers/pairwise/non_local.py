@@ -7,7 +7,14 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from saccade.errors import bad_option, bad_shape, check_choice, check_positive, check_shape
+from saccade.errors import (
+    bad_option,
+    bad_shape,
+    check_choice,
+    check_positive,
+    check_positive_number,
+    check_shape,
+)
 from saccade.layers.dims import AXES, CONV, MAX_POOL, NORM, Dims, check_dims
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import DotProductMap, PairwiseMap, RectifiedSumMap, Tap
@@ -83,7 +90,7 @@ class NonLocal(nn.Module):
         pool: What sub-sampling pools: the "input" of phi and g, as in the authors' code, or their
             "projection".
         scale: Whether to multiply the exponent of the Gaussian functions by D^-0.5, where D is the width of
-            the vectors.
+            the vectors; or a positive number, the factor itself.
         batch_norm: Whether a batch norm follows W_z. Otherwise the weights of W_z are initialized with 0.
 
     Shape:
@@ -116,7 +123,7 @@ class NonLocal(nn.Module):
         inner_channels: int | None = None,
         sub_sample: bool = False,
         pool: Literal["input", "projection"] = "input",
-        scale: bool = False,
+        scale: bool | float = False,
         batch_norm: bool = True,
     ) -> None:
         super().__init__()
@@ -131,10 +138,13 @@ class NonLocal(nn.Module):
         if scale and pairwise in _MAPS:
             expected = f"needs a Gaussian pairwise function, not pairwise={pairwise!r}"
             raise bad_option("non_local", expected, scale=scale)
+        if not isinstance(scale, bool):
+            check_positive_number("non_local", scale=scale)
         conv = CONV[dims]
         has_embedding = pairwise != "gaussian"
         self.channels, self.dims, self.pairwise, self.pool = channels, dims, pairwise, pool
-        self.scale = (inner_channels if has_embedding else channels) ** -0.5 if scale else 1.0
+        width = inner_channels if has_embedding else channels
+        self.scale = (width**-0.5 if scale else 1.0) if isinstance(scale, bool) else float(scale)
         self.theta = conv(channels, inner_channels, 1) if has_embedding else nn.Identity()
         self.phi = conv(channels, inner_channels, 1) if has_embedding else nn.Identity()
         self.g = conv(channels, inner_channels, 1)
@@ -187,7 +197,7 @@ SPEC = Spec(
         Example("B C H W"),
         Example("B C W", {"dims": 1, "sub_sample": True, "scale": True}),
         Example("B C T H W", {"dims": 3, "sub_sample": True, "pool": "projection", "batch_norm": False}),
-        Example("B C H W", {"pairwise": "gaussian", "scale": True, "inner_channels": 12}),
+        Example("B C H W", {"pairwise": "gaussian", "scale": 0.3, "inner_channels": 12}),
         Example("B C T H W", {"dims": 3, "pairwise": "dot_product"}),
         Example("B C H W", {"pairwise": "dot_product", "sub_sample": True, "batch_norm": False}),
         Example("B C W", {"dims": 1, "pairwise": "concatenation", "batch_norm": False}),

@@ -139,6 +139,9 @@ class Window(nn.Module):
         grid: Tensor = parts.permute(0, 1, 4, 2, 5, 3, 6).flatten(5).flatten(3, 4).flatten(1, 2)
         if shift:
             grid = grid.roll((shift, shift), (1, 2))
+        if torch.compiler.is_exporting():  # a slice would restrict the program to maps that are padded
+            inside = [torch.arange(extent, device=grid.device) for extent in (height, width)]
+            return grid.index_select(1, inside[0]).index_select(2, inside[1])
         return grid[:, :height, :width]
 
     def _bias(self, x: Tensor, shift: int) -> Tensor | None:

@@ -7,8 +7,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import check_choice, check_reduction, check_shape
+from saccade.errors import check_choice, check_shape
 from saccade.layers.spec import Example, Paper, Spec
+from saccade.layers.widths import hidden_width
 from saccade.maps import SpatialMap, Tap
 from saccade.ops.gates import mean, scale
 from saccade.ops.softmax_pool import softmax_pool
@@ -61,6 +62,7 @@ class GlobalContext(nn.Module):
         pool: How positions are pooled: "attention" for the weights a, "mean" for equal weights, without
             `mask`.
         fusion: How the context acts on x: "add", "multiply" or "both".
+        hidden: Width of the hidden layers in place of C // r.
 
     Shape:
         - Input: (B, C, W), (B, C, H, W) or (B, C, T, H, W).
@@ -87,16 +89,16 @@ class GlobalContext(nn.Module):
         reduction: int = 16,
         pool: Literal["attention", "mean"] = "attention",
         fusion: Literal["add", "multiply", "both"] = "add",
+        hidden: int | None = None,
     ) -> None:
         super().__init__()
-        check_reduction("global_context", channels, reduction=reduction)
+        width = hidden_width("global_context", channels, reduction, hidden)
         check_choice("global_context", "pool", pool, ("attention", "mean"))
         check_choice("global_context", "fusion", fusion, ("add", "multiply", "both"))
         self.channels = channels
-        hidden = channels // reduction
         self.mask = nn.Conv2d(channels, 1, 1) if pool == "attention" else None
-        self.add = None if fusion == "multiply" else _bottleneck(channels, hidden)
-        self.multiply = None if fusion == "add" else _bottleneck(channels, hidden)
+        self.add = None if fusion == "multiply" else _bottleneck(channels, width)
+        self.multiply = None if fusion == "add" else _bottleneck(channels, width)
         self.tap = Tap()
         if self.mask is not None:
             nn.init.kaiming_normal_(self.mask.weight)

@@ -1,7 +1,6 @@
 """Gates of other libraries: squeeze-and-excitation, CBAM, coordinate attention, attention gates, branches.
 
-A gate is not computed again, since the block may hold a batch normalization, whose statistics a second pass would
-change. It is the output of a module inside of the block.
+A gate is not computed again, since a second pass would change the statistics of a batch norm in the block. It is the output of a module inside of the block.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from saccade.model_state import Handle
 from saccade.recording.adapters.observe import Observer, Publish
 from saccade.recording.adapters.tokens import AttentionSite
 
-#: Computes a map from a block, its first input and the outputs of the modules that it watches, in their order.
+#: Computes a map from a block, its first input and the outputs of the modules that it watches, in order.
 Build = Callable[[Any, Mapping[str, Any], list[Tensor]], AttentionMap]
 Observe = Callable[[AttentionSite, Publish], list[Handle]]
 
@@ -70,7 +69,7 @@ def _sigmoid_of_last(_block: Any, inputs: Mapping[str, Any], outputs: list[Tenso
 
 
 def _context(block: Any, inputs: Mapping[str, Any], outputs: list[Tensor]) -> AttentionMap:
-    """The context of timm's `GlobalContext` is a weighted mean of positions; without weights, it is a gate."""
+    """The context of timm's `GlobalContext` is a weighted mean of positions; without weights, a gate."""
     if block.conv_attn is None:
         return gate_map(outputs[-1] if block.mlp_scale else torch.ones_like(outputs[-1]), inputs["x"])
     return SpatialMap(outputs[0].flatten(1).softmax(1).reshape_as(outputs[0][:, 0]))

@@ -30,8 +30,8 @@ mapping from classes, or their full names, to adapters:
     [project.entry-points."saccade.adapters"]
     my_package = "my_package.attention:ADAPTERS"
 
-Queries and keys of timm's vision transformers are those of the model. Elsewhere, and around compiled code, they
-are computed again from the inputs of the module, with its weights, without gradients and under the same
+Queries and keys of timm's vision transformers are those of the model. Elsewhere, and around compiled code,
+they are computed again from the inputs of the module, with its weights, without gradients and under the same
 autocast. The gate of a channel is not computed again. The weights are those before dropout.
 Only the factors are stored, with fused attention or without.
 
