@@ -1,6 +1,7 @@
 """Gates of other libraries: squeeze-and-excitation, CBAM, coordinate attention, attention gates, branches.
 
-A gate is not computed again, since a second pass would change the statistics of a batch norm in the block. It is the output of a module inside of the block.
+A gate is not computed again, since a second pass would change the statistics of a batch norm in the block.
+It is the output of a module inside of the block.
 """
 
 from __future__ import annotations

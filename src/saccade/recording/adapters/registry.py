@@ -186,7 +186,6 @@ def _applies(key: Key, module: nn.Module) -> bool:
     return key == _definer(type(module)) if isinstance(key, str) else isinstance(module, key)
 
 
-@functools.cache
 def _definer(kind: type[nn.Module]) -> str:
     """Return the full name of the class that defines the `forward` of a class."""
     definer = next(cls for cls in kind.__mro__ if "forward" in vars(cls))

@@ -1,7 +1,7 @@
 """Attention of the vision transformers of timm: ViT, DeiT, EVA-02, DINOv3 and BEiT.
 
-These adapters compute queries and keys again. They run where the capture by operation does not see those of the
-model: around compiled code.
+These adapters compute queries and keys again. They run where the capture by operation does not see those of
+the model: around compiled code.
 """
 
 from __future__ import annotations

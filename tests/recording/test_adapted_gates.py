@@ -223,4 +223,6 @@ def test_an_exception_inside_a_block_leaves_no_outputs_behind() -> None:
             block(images())
         fails.clear()
         output = block(images())
-    torch.testing.assert_close(maps[""].weights, ratio(output, images()).mean(1))
+    gate = maps[""]
+    assert isinstance(gate, sc.SpatialMap)
+    torch.testing.assert_close(gate.weights, ratio(output, images()).mean(1))
