@@ -90,7 +90,7 @@ def runs_as_defined(module: nn.Module, kind: type[nn.Module]) -> bool:
 
 def without_compiled(path: str) -> str:
     """Return a module path without the levels that torch.compile adds."""
-    return ".".join(part for part in path.split(".") if part != COMPILED)
+    return ".".join(part for part in path.split(".") if part != COMPILED) if COMPILED in path else path
 
 
 def forward_hooks(module: nn.Module) -> MutableMapping[int, Any]:

@@ -178,7 +178,7 @@ def _named_layer(forward: ForwardPass, path: str) -> FeatureLayer:
 def _trace(forward: ForwardPass) -> tuple[list[Call], FeatureShapes]:
     """Return the calls of modules in the order of their ends, and the shapes of feature maps."""
     shapes = FeatureShapes()
-    with temporary_hooks(shapes.register(forward.model)):
+    with temporary_hooks(shapes.register(forward.model.modules())):
         trace = trace_forward(forward.model, forward.kwargs or forward.args)
     return trace.calls, shapes
 

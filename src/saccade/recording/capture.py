@@ -26,6 +26,7 @@ from saccade.recording.operations import (
     FOLLOWED,
     MATMUL,
     SOFTMAX,
+    STARTS,
     Logits,
     Weights,
     change_logits,
@@ -102,6 +103,7 @@ class Capture(TorchFunctionMode):
         if not self.batch:  # the model itself may have keyword arguments alone, which hooks do not receive
             self.batch = next((len(x) for x in inputs if isinstance(x, Tensor) and x.ndim), 0)
         self.stack.append(module)
+        self.features.captured.discard(module)
         self.calls[self.paths[module]] = 0
         if self.has_fast_path(module):  # it would leave its fast path, and its attention is known
             guard = torch._C.DisableTorchFunction()
@@ -121,7 +123,12 @@ class Capture(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         output = func(*args, **(kwargs or {}))
-        if self.stack and not torch.compiler.is_compiling() and not self.known.intersection(self.stack):
+        if (
+            (self.tags or func in STARTS)
+            and self.stack
+            and not torch.compiler.is_compiling()
+            and self.known.isdisjoint(self.stack)
+        ):
             try:
                 with torch.no_grad():
                     self._follow(func, args, kwargs or {}, output)
@@ -210,6 +217,7 @@ class Capture(TorchFunctionMode):
         self.calls[path] = self.calls.get(path, 0) + 1
         number = self.calls[path]
         self.publish(path if number == 1 else f"{path}#{number}", attention)
+        self.features.captured.add(owners[-1])
 
     def _owner(self) -> str:
         """Return the path of the innermost module with parameters that runs."""

@@ -34,13 +34,14 @@ def agrees(attention: PairwiseMap, weights: Tensor) -> bool:
 
 def channel_map(attention: PairwiseMap, values: Tensor, site: AttentionSite) -> ChannelMap | None:
     """Return the map of attention between channels, whose values are (..., channels, positions)."""
+    channels, positions = values.shape[-2:]
+    if channels in site.features or positions not in site.features:
+        return None
     tokens = attention.tokens()
     batch, heads = tokens.queries.shape[:2]
-    channels, positions = tokens.key_shape[0], values.shape[-1]
     widths = {parameter.shape[1] for parameter in site.module.parameters() if parameter.ndim > 1}
-    is_square = tokens.query_shape == (channels,) and values.shape[-2] == channels
-    is_of_positions = channels in site.features or positions not in site.features
-    if not is_square or is_of_positions or heads * channels not in widths - {heads * positions}:
+    is_square = tokens.query_shape == tokens.key_shape == (channels,)
+    if not is_square or heads * channels not in widths - {heads * positions}:
         return None
     received = torch.stack([tokens.attention_received(head) for head in range(heads)], 1)
     features = values.detach().reshape(batch, heads * channels, *site.features.grid(positions))

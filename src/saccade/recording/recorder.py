@@ -15,7 +15,7 @@ from saccade.annotations import check_arguments
 from saccade.errors import BadOption, NothingRecorded, SaccadeError, UnknownName
 from saccade.maps import AttentionMap, HeadFusion, PairwiseMap, SpatialMap, Tap, attention_rollout
 from saccade.model_state import temporary_hooks
-from saccade.recording.adapters import Adapter, FeatureShapes, find_attention, is_observed
+from saccade.recording.adapters import FALLBACKS, Adapter, FeatureShapes, find_attention, is_observed
 from saccade.recording.capture import Capture
 
 
@@ -150,17 +150,18 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
         message = "cannot record a scripted model; record the module it was scripted from"
         raise BadOption(message, owner="record", option="model", value=name)
     features = FeatureShapes()
-    attention = find_attention(model, adapters or {}, features)
+    modules = dict(model.named_modules())
+    attention = find_attention(modules, adapters or {}, features)
     taps: dict[str, Tap] = {}
-    for path, module in model.named_modules():
+    for path, module in modules.items():
         place = without_compiled(path)
         if isinstance(module, Tap):
             taps[place.rpartition(".")[0]] = module
         elif place in attention:
             taps[place] = Tap()
-    if not taps and all(type(module).__module__.startswith("torch.nn.") for module in model.modules()):
+    if not taps and all(type(module).__module__.startswith("torch.nn.") for module in modules.values()):
         raise NothingRecorded(f"{name} holds no known attention mechanism", owner="record", value=name)
-    if any(tap.recording for tap in taps.values()) or any(map(is_observed, model.modules())):
+    if any(tap.recording for tap in taps.values()) or any(map(is_observed, modules.values())):
         message = f"{name} is already being recorded; leave the outer block first"
         raise BadOption(message, owner="record", option="model", value=name)
 
@@ -173,13 +174,14 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
         tap.publish(captured)
 
     # Compiled code calls no functions of torch. A program for any size cannot compare shapes.
-    is_opaque = any(map(is_compiled, model.modules())) or torch.compiler.is_exporting()
-    capture = None if is_opaque else Capture(model, [*taps], features, publish)
+    is_opaque = any(map(is_compiled, modules.values())) or torch.compiler.is_exporting()
+    fallbacks = {path for path, observe in attention.items() if observe.func in FALLBACKS}
+    capture = None if is_opaque else Capture(model, taps.keys() - fallbacks, features, publish)
     for tap in taps.values():
         tap.recording = True
     try:
         with (
-            temporary_hooks(() if capture or not attention else features.register(model)),
+            temporary_hooks(() if capture or not attention else features.register(modules.values())),
             temporary_hooks(observers),
             capture or nullcontext(),
         ):

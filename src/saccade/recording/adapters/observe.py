@@ -28,10 +28,19 @@ class Observer:
         publish: Where the map goes.
         wrap: Whether to wrap the `forward` of the module instead of registering a hook, for modules that
             compute differently if they have hooks.
+        is_captured: Whether the map of this call is known already, so that the adapter is not needed.
     """
 
-    def __init__(self, module: nn.Module, adapter: Adapter, publish: Publish, *, wrap: bool = False) -> None:
-        self.signature = inspect.signature(module.forward)
+    def __init__(
+        self,
+        module: nn.Module,
+        adapter: Adapter,
+        publish: Publish,
+        *,
+        wrap: bool = False,
+        is_captured: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.forward, self.is_captured = module.forward, is_captured
         self.adapter, self.publish, self.active = adapter, publish, True
         if wrap:
             vars(module)["forward"] = functools.partial(_observed_forward, self, module, module.forward)
@@ -40,7 +49,7 @@ class Observer:
             self.undo = module.register_forward_hook(self, with_kwargs=True).remove
 
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-        if not self.active:
+        if not self.active or self.is_captured():
             return
         with torch.no_grad():
             attention: object = self.adapter(module, self.signature.bind(*args, **kwargs).arguments, output)
@@ -49,6 +58,11 @@ class Observer:
             message = f"the adapter of {name} returned {attention!r}, expected an AttentionMap"
             raise BadOption(message, owner=name, option="adapters", value=attention)
         self.publish(attention)
+
+    @functools.cached_property
+    def signature(self) -> inspect.Signature:
+        """The parameters of the module's own `forward`."""
+        return inspect.signature(self.forward)
 
     def remove(self) -> None:
         self.active = False

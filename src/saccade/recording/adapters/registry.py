@@ -9,9 +9,13 @@
 | relative positions                                                        |                 |
 | Swin transformer, versions 1 and 2, of torchvision and timm               | `WindowMap`, on |
 |                                                                           | the whole grid  |
-| squeeze-and-excitation: torchvision's `SqueezeExcitation`, timm's         | `ChannelMap`    |
-| `SqueezeExcite`, `SEModule`, `EffectiveSEModule`, `EcaModule`,            |                 |
-| `CecaModule`                                                              |                 |
+| squeeze-and-excitation and its kin in torchvision, timm, transformers,    | `ChannelMap`    |
+| MONAI and ultralytics: SE, effective SE, ECA, the channel gate of CBAM    |                 |
+| spatial gates: CBAM, coordinate attention and its kin, gather-excite and  | `SpatialMap`    |
+| global context of timm and ultralytics, MONAI's attention gate,           |                 |
+| ultralytics' similarity to a text                                         |                 |
+| selective kernels and split attention (ResNeSt) of timm                   | `BranchMap`     |
+| scSE of segmentation_models_pytorch: its parts `cSE` and `sSE`            | both            |
 
 A `PairwiseMap` is a `ClassTokenMap` if there is a class token, and a `TokenMap` if there are other tokens
 without a place, a mask, or weights of relative positions.
@@ -26,8 +30,9 @@ mapping from classes, or their full names, to adapters:
     [project.entry-points."saccade.adapters"]
     my_package = "my_package.attention:ADAPTERS"
 
-Queries and keys are computed again from the inputs of the module, with its weights, without gradients and
-under the same autocast. The gate of a channel is not computed again. The weights are those before dropout.
+Queries and keys of timm's vision transformers are those of the model. Elsewhere, and around compiled code,
+they are computed again from the inputs of the module, with its weights, without gradients and under the same
+autocast. The gate of a channel is not computed again. The weights are those before dropout.
 Only the factors are stored, with fused attention or without.
 
 The grid of the tokens is that of a feature map of the model (the output of a convolution or a pooling) with
@@ -52,9 +57,9 @@ from saccade._torch import is_compiled, without_compiled
 from saccade.errors import BadOption
 from saccade.maps import Tap
 from saccade.model_state import Handle
+from saccade.recording.adapters import gates
 from saccade.recording.adapters.multihead import observe_multihead
 from saccade.recording.adapters.observe import Adapter, Observer, Publish
-from saccade.recording.adapters.squeeze import observe_squeeze
 from saccade.recording.adapters.swin import observe_timm_swin, observe_torchvision_swin
 from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes
 from saccade.recording.adapters.vit import observe_beit, observe_vit
@@ -69,7 +74,6 @@ ADAPTERS: Mapping[str, Observe] = {
     "torch.nn.modules.activation.MultiheadAttention": observe_multihead,
     "torchvision.models.swin_transformer.ShiftedWindowAttention": observe_torchvision_swin,
     "torchvision.models.swin_transformer.ShiftedWindowAttentionV2": observe_torchvision_swin,
-    "torchvision.ops.misc.SqueezeExcitation": observe_squeeze,
     "timm.layers.attention.Attention": observe_vit,
     "timm.models.vision_transformer.Attention": observe_vit,
     "timm.layers.attention.AttentionRope": observe_vit,
@@ -77,11 +81,44 @@ ADAPTERS: Mapping[str, Observe] = {
     "timm.models.beit.Attention": observe_beit,
     "timm.models.swin_transformer.WindowAttention": observe_timm_swin,
     "timm.models.swin_transformer_v2.WindowAttention": observe_timm_swin,
-    "timm.models._efficientnet_blocks.SqueezeExcite": observe_squeeze,
-    "timm.layers.squeeze_excite.SEModule": observe_squeeze,
-    "timm.layers.squeeze_excite.EffectiveSEModule": observe_squeeze,
-    "timm.layers.eca.EcaModule": observe_squeeze,
-    "timm.layers.eca.CecaModule": observe_squeeze,
+    **dict.fromkeys(
+        (
+            "torchvision.ops.misc.SqueezeExcitation",
+            "timm.models._efficientnet_blocks.SqueezeExcite",
+            "timm.layers.squeeze_excite.SEModule",
+            "timm.layers.squeeze_excite.EffectiveSEModule",
+            "timm.layers.eca.EcaModule",
+            "timm.layers.eca.CecaModule",
+            "timm.layers.cbam.ChannelAttn",
+            "timm.layers.cbam.SpatialAttn",
+            "timm.layers.cbam.LightSpatialAttn",
+            "timm.layers.gather_excite.GatherExcite",
+            "timm.layers.coord_attn.CoordAttn",
+            "timm.layers.coord_attn.SimpleCoordAttn",
+            "timm.layers.coord_attn.EfficientLocalAttn",
+            "timm.layers.coord_attn.StripAttn",
+            "transformers.models.efficientnet.modeling_efficientnet.EfficientNetSqueezeExciteLayer",
+        ),
+        gates.observe_gate,
+    ),
+    "timm.layers.cbam.LightChannelAttn": gates.observe_light_gate,
+    "timm.layers.global_context.GlobalContext": gates.observe_context,
+    "timm.layers.selective_kernel.SelectiveKernelAttn": gates.observe_branches,
+    "timm.layers.split_attn.SplitAttn": gates.observe_split,
+    "transformers.models.regnet.modeling_regnet.RegNetSELayer": gates.observe_attention,
+    "monai.networks.nets.attentionunet.AttentionBlock": gates.observe_psi,
+    "monai.networks.blocks.squeeze_and_excitation.ChannelSELayer": gates.observe_excitation,
+    "ultralytics.nn.modules.conv.ChannelAttention": gates.observe_activation,
+    "ultralytics.nn.modules.conv.SpatialAttention": gates.observe_activation,
+    "ultralytics.nn.modules.block.MaxSigmoidAttnBlock": gates.observe_similarity,
+}
+
+#: Modules that hold several gates, and the parts of each that return one.
+PARTS: Mapping[str, Mapping[str, Observe]] = {
+    "segmentation_models_pytorch.base.modules.SCSEModule": {
+        "cSE": gates.observe_output,
+        "sSE": gates.observe_output,
+    },
 }
 
 
@@ -108,9 +145,11 @@ def plugin_adapters() -> dict[Key, Adapter]:
 
 
 def find_attention(
-    model: nn.Module, adapters: Mapping[type[nn.Module], Adapter], features: FeatureShapes
-) -> dict[str, Callable[[Publish], list[Handle]]]:
+    modules: Mapping[str, nn.Module], adapters: Mapping[type[nn.Module], Adapter], features: FeatureShapes
+) -> dict[str, functools.partial[list[Handle]]]:
     """Return how to observe each attention of a model that publishes no map itself, by its path.
+
+    `modules` holds all modules of the model by path, the model itself first.
 
     The adapters of the caller precede the built-in ones, and these the adapters of entry points. A module
     that owns a tap publishes the map of everything inside it, so nothing inside is observed.
@@ -119,12 +158,15 @@ def find_attention(
         BadOption: If an attention is inside a compiled module, which calls no hooks.
     """
     observers = [*_observers(adapters), *ADAPTERS.items(), *_observers(plugin_adapters())]
-    attention: dict[str, Callable[[Publish], list[Handle]]] = {}
+    attention: dict[str, functools.partial[list[Handle]]] = {}
     of_class: dict[type[nn.Module], Observe | None] = {}
-    for path, module in model.named_modules():
+    model = modules[""]
+    for path, module in modules.items():
         if type(module) not in of_class:
             of_class[type(module)] = next((f for key, f in observers if _applies(key, module)), None)
-        observe, place = of_class[type(module)], without_compiled(path)
+        parent, _, name = path.rpartition(".")
+        parts = PARTS.get(_definer(type(modules[parent])), {})
+        observe, place = of_class[type(module)] or parts.get(name), without_compiled(path)
         if observe is None:
             continue
         owners = [*accumulate(filter(None, path.split(".")), nn.Module.get_submodule, initial=model)]
@@ -141,10 +183,13 @@ def find_attention(
 
 def _applies(key: Key, module: nn.Module) -> bool:
     """Return whether a module is of a class, or runs the `forward` of the class with a full name."""
-    if not isinstance(key, str):
-        return isinstance(module, key)
-    definer = next(cls for cls in type(module).__mro__ if "forward" in vars(cls))
-    return key == f"{definer.__module__}.{definer.__qualname__}"
+    return key == _definer(type(module)) if isinstance(key, str) else isinstance(module, key)
+
+
+def _definer(kind: type[nn.Module]) -> str:
+    """Return the full name of the class that defines the `forward` of a class."""
+    definer = next(cls for cls in kind.__mro__ if "forward" in vars(cls))
+    return f"{definer.__module__}.{definer.__qualname__}"
 
 
 def _observers(adapters: Mapping[Any, Adapter]) -> Iterator[tuple[Key, Observe]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,11 +22,18 @@ class FeatureShapes(dict[int, tuple[int, ...]]):
     """The shapes of the feature maps that a model has computed so far, by their number of positions.
 
     They give the grid of the tokens for images of any size, square or not.
+
+    Attributes:
+        captured: Modules whose attention was captured by its operations when they ran last.
     """
 
-    def register(self, model: nn.Module) -> Iterator[Handle]:
-        """Register hooks that keep the shapes of the feature maps of a model."""
-        layers = (module for module in model.modules() if isinstance(module, FEATURE_LAYERS))
+    def __init__(self) -> None:
+        super().__init__()
+        self.captured: set[nn.Module] = set()
+
+    def register(self, modules: Iterable[nn.Module]) -> Iterator[Handle]:
+        """Register hooks that keep the shapes of the feature maps that modules return."""
+        layers = (module for module in modules if isinstance(module, FEATURE_LAYERS))
         return (layer.register_forward_hook(lambda *call: self.keep(call[-1])) for layer in layers)
 
     def keep(self, output: Any) -> None:
@@ -73,6 +80,10 @@ class AttentionSite:
             more = sum(found[name].shape[-2] for name in _MORE_TOKENS if name in found)
             return replace(site, extra=1 + more, class_token=class_token)
         return site
+
+    def is_captured(self) -> bool:
+        """Return whether the attention was captured by its operations when the module ran last."""
+        return self.module in self.features.captured
 
     def split(self, count: int) -> tuple[int, bool, tuple[int, ...]]:
         """Return how many of `count` tokens have no place, whether one is a class token, and the grid."""

@@ -1,4 +1,8 @@
-"""Attention of the vision transformers of timm: ViT, DeiT, EVA-02, DINOv3 and BEiT."""
+"""Attention of the vision transformers of timm: ViT, DeiT, EVA-02, DINOv3 and BEiT.
+
+These adapters compute queries and keys again. They run where the capture by operation does not see those of
+the model: around compiled code.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +34,7 @@ def observe_vit(site: AttentionSite, publish: Publish) -> list[Handle]:
             bias = bias.reshape((1,) * (4 - bias.ndim) + bias.shape)
         return site.build_map(queries, keys, module.scale, bias)
 
-    return [Observer(site.module, adapter, publish)]
+    return [Observer(site.module, adapter, publish, is_captured=site.is_captured)]
 
 
 def observe_beit(site: AttentionSite, publish: Publish) -> list[Handle]:
@@ -44,7 +48,11 @@ def observe_beit(site: AttentionSite, publish: Publish) -> list[Handle]:
             bias = relative if bias is None else relative + bias
         return site.build_map(queries, keys, module.scale, bias)
 
-    return [Observer(site.module, adapter, publish)]
+    return [Observer(site.module, adapter, publish, is_captured=site.is_captured)]
+
+
+#: Adapters of attention that the capture by operation sees, too, without computing anything again.
+FALLBACKS: frozenset[Any] = frozenset({observe_vit, observe_beit})
 
 
 def qkv(module: Any, x: Tensor) -> Tensor:
