@@ -15,6 +15,7 @@ except ModuleNotFoundError:  # the core was installed alone
 
 from saccade.cli.catalog import list_mechanisms, show
 from saccade.cli.compare import compare, report
+from saccade.cli.demo import demo
 from saccade.cli.doctor import doctor
 from saccade.cli.evaluate import evaluate
 from saccade.cli.export import export
@@ -45,6 +46,7 @@ def _add(command: Callable[..., None], panel: str, example: str, name: str | Non
 _add(list_mechanisms, _CATALOG, "list --domain spatial", name="list")
 _add(show, _CATALOG, "show cbam --channels 256")
 _add(sites, _CATALOG, "sites timm:resnet50 -a se --where residual")
+_add(demo, _EXPERIMENTS, "demo")
 _add(compare, _EXPERIMENTS, "compare white-patch -a none -a se -a cbam --seeds 3 --out runs/first")
 _add(train, _EXPERIMENTS, "train folder:photos,size=64 -a cbam --epochs 10 --out runs/cbam")
 _add(search, _EXPERIMENTS, "search folder:photos,size=64 --backbone timm:resnet18 --budget 2h")
@@ -70,6 +72,7 @@ def saccade(
 #: How an interrupted command is continued.
 _CONTINUE = {
     "compare": "; run the same command again to continue",
+    "demo": "; run the same command again to continue",
     "search": "; run the same command again to continue",
     "train": "; run the same command with --resume to continue",
 }
