@@ -25,7 +25,9 @@ def test_it_is_the_first_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(Asked) as stop:
         main()
     comparison, out = stop.value.args
-    assert comparison == Comparison.from_mapping({"task": "white-patch", "attentions": list(FIRST_EXPERIMENT)})
+    assert comparison == Comparison.from_mapping(
+        {"task": "white-patch", "attentions": list(FIRST_EXPERIMENT)}
+    )
     assert out == tmp_path / "demo"
 
 
