@@ -304,6 +304,13 @@ def test_filters_and_controls_of_the_gallery(folder: Path, show: Opener) -> None
     page = show(folder)
     shots = page.locator(".shots > li")
     expect(shots).to_have_count(gallery.MAX_IMAGES)
+    visible = page.locator(".shots > li:not([hidden])")
+    expect(visible).to_have_count(3)
+    more = page.locator("[data-more]")
+    expect(more).to_have_text(f"Show {gallery.MAX_IMAGES - 3} more")
+    more.click()
+    expect(visible).to_have_count(gallery.MAX_IMAGES)
+    expect(more).to_be_hidden()
     for name, attribute, value in (
         ("wrong", "wrong", "true"),
         ("with", "target", "with"),
@@ -312,7 +319,6 @@ def test_filters_and_controls_of_the_gallery(folder: Path, show: Opener) -> None
         button = page.locator(f'[data-filter="{name}"]')
         button.click()
         expect(button).to_have_attribute("aria-pressed", "true")
-        visible = page.locator(".shots > li:not([hidden])")
         expect(visible).to_have_count(int(button.locator("b").inner_text()))
         assert set(visible.evaluate_all(f"all => all.map(li => li.dataset.{attribute})")) == {value}
     page.locator('[data-filter="all"]').click()

@@ -175,16 +175,27 @@
   // ---- controls ----
   heatmap.controls(() => tiles.forEach(draw), () => tiles.forEach(mark));
   heatmap.control("outline", "change", (box) => { state.outline = box.checked; tiles.forEach(mark); });
+  const few = 3, shots = all(".shots > li"), more = one("[data-more]");
+  const shown = { filter: "all", count: few };
+  const list = () => {
+    const keep = { all: () => true, wrong: (item) => item.dataset.wrong === "true" }[shown.filter] ?? ((item) => item.dataset.target === shown.filter);
+    const kept = shots.filter(keep);
+    shots.forEach((item) => (item.hidden = !kept.slice(0, shown.count).includes(item)));
+    one("[data-empty]").hidden = kept.length > 0;
+    more.hidden = kept.length <= shown.count;
+    more.textContent = `Show ${kept.length - few} more`;
+  };
   all("[data-filter]").forEach((button, _, buttons) => {
     button.addEventListener("click", () => {
-      const filter = button.dataset.filter;
+      shown.filter = button.dataset.filter;
       buttons.forEach((other) => press(other, other === button));
-      const keep = { all: () => true, wrong: (item) => item.dataset.wrong === "true" }[filter] ?? ((item) => item.dataset.target === filter);
-      const items = all(".shots > li");
-      items.forEach((item) => (item.hidden = !keep(item)));
-      one("[data-empty]").hidden = items.some((item) => !item.hidden);
+      list();
     });
   });
+  if (more) {  // there is a gallery
+    more.addEventListener("click", () => { shown.count = Infinity; list(); });
+    list();
+  }
 
   window.saccade = { state, columns, layers, row: (layer, ...query) => heatmap.row(layers[layer].pairs, ...query) };
   heatmap.ready(sources, () => tiles.forEach(draw));
