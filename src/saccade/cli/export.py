@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 _ONE_LINE = 4  # names of outputs that are printed
+_LARGEST = 4096  # height and width of an example
 
 
 def export(
@@ -43,13 +44,13 @@ def export(
     The input of a run are pixels from 0 to 255. The file is written only if it gives the model's results.
     """
     announce()
-    from saccade.errors import check_positive
+    from saccade.errors import bad_option
     from saccade.exporting import SUFFIXES
     from saccade.exporting import export as export_model
     from saccade.sharing import load
 
-    if image_size is not None:
-        check_positive("export", image_size=image_size)
+    if image_size is not None and not 1 <= image_size <= _LARGEST:
+        raise bad_option("export", f"must be from 1 to {_LARGEST}", image_size=image_size)
     axes = tuple(name.strip() for name in dynamic.split(",") if name.strip())
     network = load(model)
     folder = model if model.is_dir() else model.parent

@@ -169,7 +169,7 @@ def export(
 
 def _checked_path(path: Path, to: str) -> Path:
     if path.suffix != SUFFIXES[to]:
-        message = f"export: the suffix of {path.name!r} must be {SUFFIXES[to]!r} for to={to!r}"
+        message = f"export: path={str(path)!r} must end in {SUFFIXES[to]!r} for to={to!r}"
         raise BadOption(message, owner="export", option="path", value=str(path), choices=(SUFFIXES[to],))
     if path.exists() and not path.is_file():
         raise bad_file(path, "cannot be written: it exists, and is not a regular file")

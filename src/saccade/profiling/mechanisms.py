@@ -41,7 +41,7 @@ def mechanism_cost(spec: Spec, channels: int = 64, size: int = 28) -> MechanismC
     Example:
         >>> from saccade import spec
         >>> mechanism_cost(spec("eca"))
-        MechanismCost(inputs='(1, 64, 28, 28)', parameters=3, flops=100740)
+        MechanismCost(inputs='(1, 64, 28, 28)', parameters=3, flops=100800)
     """
     check_positive("mechanism_cost", size=size)
     example = spec.examples[0]
