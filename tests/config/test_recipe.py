@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 import yaml
 from torch import nn
 
+from saccade.cli import main
 from saccade.config import Recipe, resolve
 from saccade.errors import BadOption, BadRecipe, BadRun, SaccadeError, UnknownName
 from saccade.training import (
@@ -322,12 +324,28 @@ def saccade(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
 
 
-def test_the_printed_recipe_is_whole_and_can_be_used(tmp_path: Path) -> None:
-    done = saccade(
-        "train", TASK, "--set", "optimizer=sgd", "--set", "grad_clip=0.5", "--epochs", "3", "--print-recipe"
-    )
-    assert done.returncode == 0, done.stderr
-    values = yaml.safe_load(done.stdout)
+@pytest.fixture
+def run_here(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Return a function that runs a command in this process: exit code, output, error."""
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["saccade", *arguments])
+        with pytest.raises(SystemExit) as stop:
+            main()
+        return (int(stop.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+def test_the_printed_recipe_is_whole_and_can_be_used(
+    tmp_path: Path, run_here: Callable[..., tuple[int, str, str]]
+) -> None:
+    options = ("--set", "optimizer=sgd", "--set", "grad_clip=0.5", "--epochs", "3", "--print-recipe")
+    code, printed, error = run_here("train", TASK, *options)
+    assert code == 0, error
+    values = yaml.safe_load(printed)
     assert set(values) == {"schema", *(field.name for field in fields(Recipe))}
     assert (values["task"], values["optimizer"], values["grad_clip"], values["epochs"]) == (
         TASK,
@@ -335,22 +353,21 @@ def test_the_printed_recipe_is_whole_and_can_be_used(tmp_path: Path) -> None:
         0.5,
         3,
     )
-    (tmp_path / "recipe.yaml").write_text(done.stdout)
-    again = saccade("train", "--recipe", str(tmp_path / "recipe.yaml"), "--print-recipe")
-    assert again.stdout == done.stdout
-    compared = saccade("compare", TASK, "-a", "none", "--set", "augment=flip", "--print-recipe")
-    assert yaml.safe_load(compared.stdout)["augment"] == "flip"
+    (tmp_path / "recipe.yaml").write_text(printed)
+    _, again, _ = run_here("train", "--recipe", str(tmp_path / "recipe.yaml"), "--print-recipe")
+    assert again == printed
+    _, compared, _ = run_here("compare", TASK, "-a", "none", "--set", "augment=flip", "--print-recipe")
+    assert yaml.safe_load(compared)["augment"] == "flip"
 
 
-def test_settings_that_are_none() -> None:
+def test_settings_that_are_none(run_here: Callable[..., tuple[int, str, str]]) -> None:
     for setting, said in (
         ("optimizer", "does not have the form KEY=VALUE"),
         ("optimiser=sgd", "did you mean 'optimizer'"),
     ):
-        done = saccade("train", TASK, "--set", setting, "--print-recipe")
-        assert done.returncode == 2
-        assert said in done.stderr
-        assert "Traceback" not in done.stderr
+        code, _, error = run_here("train", TASK, "--set", setting, "--print-recipe")
+        assert code == 2
+        assert said in error
 
 
 def test_lightning_is_given_what_the_recipe_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
