@@ -274,7 +274,8 @@ def mechanisms(result: Result) -> list[str]:
     )
     return [
         f"{result['what'].capitalize()}. The peers are modules of the same size from torchvision (`se`), "
-        "timm (`eca`, `cbam`, `sk`) and torch (`multi_head`).",
+        "timm (`eca`, `cbam`, `coordinate`, `sk`) and torch (`multi_head`). *Ours, plain*: without "
+        "`saccade[fast]`; *floor* scales the map and its gradient once.",
         *table(("", *columns), rows),
     ]
 
