@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.nn import functional as F
 
 from saccade.ops import loops
@@ -53,7 +53,7 @@ def test_derivatives_are_those_of_finite_differences(name: str) -> None:
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_torch_finds_nothing_wrong_with_the_operator(name: str) -> None:
-    torch.library.opcheck(OPERATORS[name][0], (*leaves(name),))
+    library.opcheck(OPERATORS[name][0], (*leaves(name),))
 
 
 @pytest.mark.parametrize("name", OPERATORS)

@@ -7,15 +7,14 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.library import custom_op
+from torch import Tensor, library
 from torch.nn import functional as F
 
 from saccade.ops import convolution_loops
 from saccade.ops.loops import run_loop
 
 
-@custom_op("saccade::convolution", mutates_args=(), device_types="cpu")
+@library.custom_op("saccade::convolution", mutates_args=(), device_types="cpu")
 def convolution(x: Tensor, weight: Tensor) -> Tensor:
     """Return the map (B, 1, ...) of maps (B, D, ...) and weights (1, D, ...) of odd size; padding is zero."""
     layout = _Layout.of(x.shape[2:], weight.shape[2:])
@@ -25,7 +24,7 @@ def convolution(x: Tensor, weight: Tensor) -> Tensor:
     return layout.map_of(y).contiguous()
 
 
-@custom_op("saccade::convolution_backward", mutates_args=(), device_types="cpu")
+@library.custom_op("saccade::convolution_backward", mutates_args=(), device_types="cpu")
 def convolution_backward(d_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of the maps and of the weights."""
     layout = _Layout.of(x.shape[2:], weight.shape[2:])

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.library import custom_op
+from torch import Tensor, library
 
 from saccade.ops import gate_loops
 from saccade.ops.loops import run_loop
@@ -19,7 +18,7 @@ from saccade.ops.loops import run_loop
 _BLOCK = 4096  # positions of a block: a row of each map that a loop touches stays in the cache
 
 
-@custom_op("saccade::place_statistics", mutates_args=(), device_types="cpu")
+@library.custom_op("saccade::place_statistics", mutates_args=(), device_types="cpu")
 def place_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean, maximum and its index over the positions of x, (B, C) each."""
     rows, integers = x.flatten(0, 1), torch.int32 if x.dtype == torch.float32 else torch.int64
@@ -36,14 +35,14 @@ def place_statistics(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return mean, maximum, index
 
 
-@custom_op("saccade::place_statistics_backward", mutates_args=("d_x",), device_types="cpu")
+@library.custom_op("saccade::place_statistics_backward", mutates_args=("d_x",), device_types="cpu")
 def place_statistics_backward(d_mean: Tensor, d_maximum: Tensor, index: Tensor, d_x: Tensor) -> None:
     """Add the gradient of x to d_x. d_mean is divided by P."""
     small = (d.contiguous().flatten() for d in (d_mean, d_maximum, index))
     run_loop(gate_loops.place_statistics_backward, index.numel(), *small, d_x.flatten(0, 1))
 
 
-@custom_op("saccade::channel_statistics", mutates_args=(), device_types="cpu")
+@library.custom_op("saccade::channel_statistics", mutates_args=(), device_types="cpu")
 def channel_statistics(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean, maximum and its index over the channels of scale * x, (B, P) each."""
     mean, maximum = torch.empty_like(x[:, 0]), torch.empty_like(x[:, 0])
@@ -53,7 +52,7 @@ def channel_statistics(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor
     return mean, maximum, index
 
 
-@custom_op("saccade::channel_statistics_backward", mutates_args=("d_x",), device_types="cpu")
+@library.custom_op("saccade::channel_statistics_backward", mutates_args=("d_x",), device_types="cpu")
 def channel_statistics_backward(
     d_mean: Tensor, d_maximum: Tensor, index: Tensor, x: Tensor, scale: Tensor, d_x: Tensor
 ) -> Tensor:
@@ -65,7 +64,7 @@ def channel_statistics_backward(
     return _sum_of_blocks(d_scale)
 
 
-@custom_op("saccade::gate", mutates_args=(), device_types="cpu")
+@library.custom_op("saccade::gate", mutates_args=(), device_types="cpu")
 def gate(x: Tensor, scale: Tensor, place: Tensor) -> Tensor:
     """Return y = place * (scale * x), for weights of the channels (B, C) and of the positions (B, P)."""
     y = torch.empty_like(x)
@@ -73,7 +72,7 @@ def gate(x: Tensor, scale: Tensor, place: Tensor) -> Tensor:
     return y
 
 
-@custom_op("saccade::gate_backward", mutates_args=(), device_types="cpu")
+@library.custom_op("saccade::gate_backward", mutates_args=(), device_types="cpu")
 def gate_backward(d_y: Tensor, x: Tensor, scale: Tensor, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x, of the scale and of the weights of the positions."""
     units, block = _blocks(x)
@@ -84,13 +83,13 @@ def gate_backward(d_y: Tensor, x: Tensor, scale: Tensor, place: Tensor) -> tuple
     return d_x, _sum_of_blocks(d_scale), d_place
 
 
-@custom_op("saccade::scale", mutates_args=(), device_types="cpu")
+@library.custom_op("saccade::scale", mutates_args=(), device_types="cpu")
 def scale(x: Tensor, weight: Tensor) -> Tensor:
     """Return weight * x, for rows x (N, P) and weights (N,)."""
     return x * weight.unsqueeze(1)
 
 
-@custom_op("saccade::scale_backward", mutates_args=(), device_types="cpu")
+@library.custom_op("saccade::scale_backward", mutates_args=(), device_types="cpu")
 def scale_backward(d_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of x and of the weights."""
     d_x, d_weight = torch.empty_like(x), x.new_empty(len(x))
