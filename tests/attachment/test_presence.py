@@ -360,3 +360,9 @@ def test_jit_script_is_refused() -> None:
         torch.jit.script(model)
     sc.detach(model)
     torch.jit.script(model)
+
+
+def test_what_is_no_module_is_refused() -> None:
+    wrong: Any = 5
+    with raises(sc.BadOption, owner="attached", option="model", value=5):
+        sc.attached(wrong)

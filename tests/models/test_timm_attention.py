@@ -183,14 +183,14 @@ def test_the_result_is_a_mechanism_of_its_own() -> None:
     ids=str,
 )
 def test_other_settings_are_refused(name: str, options: dict[str, Any], setting: str, value: Any) -> None:
-    with raises(sc.SaccadeError, option=setting, value=value):
+    with raises(sc.BadOption, option=setting, value=value):
         from_timm(factory(name, C, **options), C)
 
 
 def test_other_modules_and_missing_channels_are_refused() -> None:
-    with raises(sc.SaccadeError, owner="from_timm", option="module", value="torch.nn.modules.linear.Linear"):
+    with raises(sc.BadOption, owner="from_timm", option="module", value="torch.nn.modules.linear.Linear"):
         from_timm(nn.Linear(2, 2))
-    with raises(sc.SaccadeError, owner="from_timm", option="module"):
+    with raises(sc.BadOption, owner="from_timm", option="module"):
         from_timm(SqueezeExciteCl(C))
-    with raises(sc.SaccadeError, owner="from_timm", option="channels", value=None):
+    with raises(sc.BadOption, owner="from_timm", option="channels", value=None):
         from_timm(factory("eca", C))

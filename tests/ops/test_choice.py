@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import saccade as sc
 from saccade.ops import choice, explain, loops
+from support.errors import raises
 from support.parity import assert_close
 
 pytest.importorskip("numba")
@@ -114,3 +115,9 @@ def test_a_convolution_with_other_options_is_plain() -> None:
         assert reasons(conv, x) == ["it has no loop for these options"]
         plain = torch.nn.functional.conv2d(x, conv.weight, conv.bias, conv.stride, conv.padding)
         assert_close("the map", conv(x), plain)
+
+
+def test_what_is_no_module_is_refused() -> None:
+    wrong: Any = 5
+    with raises(sc.BadOption, owner="explain", option="module", value=5):
+        explain(wrong, torch.zeros(1, 2, 3, 3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from timm.layers.norm_act import convert_sync_batchnorm
 from torch import Tensor, nn
+from torch.ao.quantization import quantize_dynamic
 
 import saccade as sc
 from saccade._torch import tree_map
@@ -28,6 +30,8 @@ class RoundTrip:
         identical: Whether the output was the same bit for bit at initialization.
         trains: Whether gates changed in two steps.
         fused: Whether attention stayed when batch norms were folded, and the output but for rounding.
+        quantized: Whether attention ran after dynamic quantization, or a warning said otherwise and it was
+            repaired; None if the network itself does not run after it.
         converted: Whether attention was repaired after norms became `SyncBatchNorm`, with the same output.
         detached: Whether the original keys, and nothing else, were there after `detach`.
         reloaded: Whether a network attached anew computed the same with the saved weights.
@@ -39,6 +43,7 @@ class RoundTrip:
     identical: bool
     trains: bool
     fused: bool
+    quantized: bool | None
     converted: bool
     detached: bool
     reloaded: bool
@@ -64,6 +69,7 @@ def round_trip(case: Case) -> RoundTrip:
                 p.fill_(0.3)
     expected = outputs(model, inputs)
     fused = survives_fusion(model, inputs) or survives_fusion(model, inputs, torch.double)
+    quantized = survives_quantization(model, inputs)
     model = convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]  # torch's drops activations of timm's
     sc.repair(model)
     converted = same(outputs(model, inputs), expected) and runs(model) == len(attached)
@@ -73,7 +79,7 @@ def round_trip(case: Case) -> RoundTrip:
     model.load_state_dict(weights)
     reloaded = same(outputs(model, inputs), expected)
     return RoundTrip(
-        len(plan), len(attached), refusal, identical, trains, fused, converted, detached, reloaded
+        len(plan), len(attached), refusal, identical, trains, fused, quantized, converted, detached, reloaded
     )
 
 
@@ -111,6 +117,27 @@ def survives_fusion(model: nn.Module, inputs: Any, dtype: torch.dtype = torch.fl
     expected = outputs(folded, inputs)
     sc.fuse(folded, inputs)
     return close(outputs(folded, inputs), expected) and runs(folded) == runs(model)
+
+
+def survives_quantization(model: nn.Module, inputs: Any) -> bool | None:
+    """Return whether dynamic quantization of linear layers keeps attention, or a warning and `repair` do.
+
+    None: the network itself cannot be quantized, since it reads the weights of its layers.
+    """
+    bare = copy.deepcopy(model)
+    sc.detach(bare)
+    try:
+        outputs(quantize_dynamic(bare, {nn.Linear}), inputs)
+    except (AttributeError, RuntimeError, TypeError):
+        return None
+    quantized = quantize_dynamic(copy.deepcopy(model), {nn.Linear})
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        outputs(quantized, inputs)
+    told = any("no longer runs" in str(warning.message) for warning in caught)
+    kept = runs(quantized) == runs(model)
+    sc.repair(quantized)
+    return (kept or told) and runs(quantized) == runs(model)
 
 
 def outputs(model: nn.Module, inputs: Any, train: bool = False) -> list[Tensor]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from saccade.annotations import check_arguments
 from saccade.attachment.guard import guards, remove_guards
 from saccade.attachment.hooks import Attached, Place, add_hook, attached_to, check_model, is_called, remove
 from saccade.attachment.site import format_table
@@ -83,6 +84,7 @@ def attached(model: nn.Module) -> Attachments:
         >>> [attachment.runs for attachment in sc.attached(model)]
         [False]
     """
+    check_arguments(attached, locals())
     names = {spec.module: spec.name for spec in specs()}
 
     def describe(path: str, child: Attached, runs: bool) -> Attachment:

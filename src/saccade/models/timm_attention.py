@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import SaccadeError
+from saccade.errors import BadOption
 from saccade.layers.registry import create
 from saccade.models.timm_modules import CONVERTERS, Counterpart, difference
 
@@ -26,7 +26,7 @@ def from_timm(module: nn.Module, channels: int | None = None) -> nn.Module:
         The mechanism.
 
     Raises:
-        SaccadeError: The module is not one of timm's attention modules; it has a setting that no mechanism
+        BadOption: The module is not one of timm's attention modules; it has a setting that no mechanism
             has, such as another gate or a stride, which the message names; or `channels` is missing.
 
     Note:
@@ -43,13 +43,15 @@ def from_timm(module: nn.Module, channels: int | None = None) -> nn.Module:
     """
     path = f"{type(module).__module__}.{type(module).__qualname__}"
     if path not in CONVERTERS:
-        expected = "expected a module of timm.layers.create_attn"
-        raise SaccadeError.of("from_timm", f"{expected}, got", choices=CONVERTERS, module=path)
+        message = f"from_timm: module={path} must be of a class that timm.layers.create_attn builds"
+        raise BadOption(message, owner="from_timm", option="module", value=path, choices=tuple(CONVERTERS))
     equal = CONVERTERS[path](module)
     channels = equal.channels or channels
     if channels is None:
-        problem = f"timm's {type(module).__name__} does not hold the number of channels; give channels, not"
-        raise SaccadeError.of("from_timm", problem, channels=None)
+        message = (
+            f"from_timm: timm's {type(module).__name__} does not hold its number of channels; pass channels"
+        )
+        raise BadOption(message, owner="from_timm", option="channels", value=None)
     ours = create(equal.name, channels, **equal.options)
     parameter = next(module.parameters(), None)
     if parameter is not None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from saccade.errors import SaccadeError
+from saccade.errors import BadOption
 
 
 class Counterpart(NamedTuple):
@@ -19,11 +19,11 @@ class Counterpart(NamedTuple):
     layers: Mapping[str, str]
 
 
-def difference(module: nn.Module, name: str, setting: str, value: object) -> SaccadeError:
+def difference(module: nn.Module, name: str, setting: str, value: object) -> BadOption:
     """Return the error for a setting of timm's module that the mechanism does not have."""
     kind = type(module).__name__
     problem = f"{setting}={value} of timm's {kind} has no counterpart in {name!r}"
-    return SaccadeError(f"from_timm: {problem}", owner=kind, option=setting, value=value)
+    return BadOption(f"from_timm: {problem}", owner=kind, option=setting, value=value)
 
 
 def _check(module: nn.Module, name: str, **settings: object) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade._torch import is_transformed
+from saccade.annotations import check_arguments
 from saccade.ops.eager import is_eager
 from saccade.ops.loops import is_available
 
@@ -55,6 +56,7 @@ def explain(module: nn.Module, x: Tensor) -> list[Choice]:
         gate_by_pools (1, 32, 4, 4): plain, since the map is small
         convolution (1, 2, 4, 4): plain, since the map is small
     """
+    check_arguments(explain, locals())
     choices: list[Choice] = []
     token = _report.set(choices)
     try:
