@@ -19,7 +19,7 @@ from saccade.config import Recipe, read_yaml
 from saccade.data import load_task
 from saccade.files import write_json
 from saccade.results import COMPARISON, ComparisonResults, read_comparison, read_run_info, read_run_result
-from saccade.training import Recurrent, error_and_loss, restore
+from saccade.training import Recurrent, measure, restore
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = ("error", "loss", "localization", "parameters", "flops", "latency_ms", "train_seconds")
@@ -59,7 +59,7 @@ def one_look(folder: Path) -> float:
     classifier = restore(folder)
     assert isinstance(classifier, Recurrent)
     classifier.num_samples = 1
-    return error_and_loss(classifier, load_task(classifier.recipe.task).test)[0]
+    return measure(classifier, load_task(classifier.recipe.task).test).error
 
 
 def main() -> None:

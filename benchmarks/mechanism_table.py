@@ -4,14 +4,15 @@
 
 One image with 64 channels, or as many positions in a sequence, in float32; each measurement in a process of
 its own, since the peak of a process never falls. FLOPs and latency (median) are those of a forward pass in
-evaluation mode. Memory is the peak of the resident set in a forward and backward pass minus its size before;
-the output and the gradients are included, the input is not. The start compares the output of a new module
+evaluation mode. Memory is the peak of the resident set in a second forward and backward pass minus its size
+before; the output and the gradients are included, the input is not, nor is what the first pass loads. The start compares the output of a new module
 with its input. Writes benchmarks/results/catalog-cpu.json, from which `docs/results.py` makes the table.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import inspect
 import json
 import os
@@ -41,6 +42,8 @@ SIDES = (14, 28, 56)
 #: Options that hold the size of the map, and options without which a map of these sizes does not fit.
 SIZES = {"attention_pool": "size", "axial": "size", "bottleneck": "feat_size", "deformable": "size"}
 OPTIONS: dict[str, dict[str, Any]] = {"halo": {"block_size": 7}}
+#: Settings of the allocator of the C library under which freed tensors leave the resident set at once.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
 PEERS = ("timm", "torchvision")
 
 
@@ -81,14 +84,22 @@ def start(name: str, side: int) -> str | float | None:
     return "identity" if torch.equal(output, inputs[0]) else round((output.std() / inputs[0].std()).item(), 3)
 
 
-def measure(name: str, side: int, seconds: float) -> dict[str, float]:
-    """Measure one mechanism at one size. The process must be new."""
-    module, inputs = prepared(name, min(SIDES))
-    backward(module, inputs)  # what a first pass allocates once
+def measure_memory(name: str, side: int) -> dict[str, float]:
+    """Measure the peak of memory of one mechanism at one size. The process must be new."""
     module, inputs = prepared(name, side)
+    backward(module, inputs)  # loads and allocates what stays
+    module.zero_grad()
+    inputs = tuple(x.detach() for x in inputs)
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak becomes the present size
     before = resident("VmRSS")
     backward(module, inputs)
-    peak = max(0.0, resident("VmHWM") - before)
+    return {"megabytes": round(max(0.0, resident("VmHWM") - before), 1)}
+
+
+def measure(name: str, side: int, seconds: float) -> dict[str, float]:
+    """Measure FLOPs and latency of one mechanism at one size. The process must be new."""
+    module, inputs = prepared(name, side)
     begin = time.perf_counter()
     with torch.no_grad():
         module(*inputs)
@@ -97,7 +108,6 @@ def measure(name: str, side: int, seconds: float) -> dict[str, float]:
     return {
         "flops": flops(module, *inputs),
         "milliseconds": round(milliseconds, 4),
-        "megabytes": round(peak, 1),
     }
 
 
@@ -107,10 +117,14 @@ def backward(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
 
 
 def measure_in_new_process(name: str, side: int, seconds: float) -> dict[str, Any]:
-    command = [sys.executable, __file__, "--measure", name, str(side), "--seconds", str(seconds)]
-    run = subprocess.run(command, check=True, capture_output=True, text=True)
-    measured: dict[str, Any] = json.loads(run.stdout)
-    return {"side": side, **measured}
+    measured: dict[str, Any] = {"side": side}
+    for kind, environment in (("--measure", {}), ("--measure-memory", ALLOCATOR)):
+        command = [sys.executable, __file__, kind, name, str(side), "--seconds", str(seconds)]
+        run = subprocess.run(
+            command, check=True, capture_output=True, text=True, env={**os.environ, **environment}
+        )
+        measured |= json.loads(run.stdout)
+    return measured
 
 
 def sources() -> dict[str, list[str]]:
@@ -171,10 +185,15 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0, help="time of each measurement of latency")
     parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--measure", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--measure-memory", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
         name, side = arguments.measure
         print(json.dumps(measure(name, int(side), arguments.seconds)))
+        return
+    if arguments.measure_memory:
+        name, side = arguments.measure_memory
+        print(json.dumps(measure_memory(name, int(side))))
         return
     load, proven, rows = os.getloadavg()[0], sources(), []
     for name in arguments.only:

@@ -12,7 +12,7 @@ from saccade.data import TaskChoice, resolve_task
 from saccade.grammar import check_options, parse, parse_placed
 from saccade.layers.aliases import resolve_alias
 from saccade.layers.registry import spec
-from saccade.models import SOURCES
+from saccade.models import SOURCES, split_source
 
 
 @dataclass(frozen=True)
@@ -103,5 +103,5 @@ def _backbone(text: str) -> Choice:
     source, _, rest = text.partition(":")
     if source not in SOURCES:
         return Choice(*parse(text), text) if "=" in rest or not rest else Choice(text, {}, text)
-    name, options = parse(rest)
+    _, name, options = split_source(text)
     return Choice(f"{source}:{name}", options, text)

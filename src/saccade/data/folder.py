@@ -11,15 +11,9 @@ import numpy as np
 from saccade.data.checks import OnBadImage, ReadingOptions
 from saccade.data.decoding import Sample, load_split
 from saccade.data.images import image_files, read_image, resize_and_crop, resize_and_crop_mask
+from saccade.data.parts import part_folders
 from saccade.data.task import PARTS, Task
 from saccade.errors import BadData
-
-#: Names of the folders of each split, if the user has split the images.
-_PARTS = {
-    "train": ("train", "training"),
-    "validation": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
 
 
 class _Item(NamedTuple):
@@ -92,10 +86,7 @@ def _find_items(
     root: Path, val_fraction: float, rng: np.random.Generator
 ) -> tuple[tuple[str, ...], _Items, tuple[str, ...]]:
     """Return the classes, the images of each split, and notes on how the splits were chosen."""
-    folders, notes = _part_folders(root), []
-    if "test" not in folders and "validation" in folders:
-        folders["test"] = folders.pop("validation")
-        notes.append(f"{str(root)!r} has no folder test: {folders['test'].name} is the test split")
+    folders, notes = part_folders(root)
     folders = {"train": root} | folders
     by_part = {part: _files_by_class(folder) for part, folder in folders.items()}
     train = by_part.pop("train")
@@ -118,27 +109,7 @@ def _find_items(
                 items[part] += order[:count]
                 order = order[count:]
         items["train"] += order
-    return tuple(train), items, tuple(notes)
-
-
-def _part_folders(root: Path) -> dict[str, Path]:
-    """Return the folder of each part that the user has split; empty if the subfolders are classes.
-
-    Raises:
-        BadData: There is a folder of a part, but none for training.
-    """
-    entries = sorted(entry for entry in root.iterdir() if entry.is_dir())
-    folders = {
-        part: entry
-        for part, names in _PARTS.items()
-        for entry in reversed(entries)
-        if entry.name.lower() in names
-    }
-    if folders and "train" not in folders:
-        part = next(iter(folders.values())).name
-        message = f"{str(root)!r} has a folder {part!r}, which names a part, but no folder 'train'"
-        raise BadData(message, owner=str(root), option="classes", value=part)
-    return folders
+    return tuple(train), items, notes
 
 
 def _files_by_class(root: Path) -> dict[str, list[Path]]:

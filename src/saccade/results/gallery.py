@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -25,7 +25,7 @@ _MAP_BYTES = 48 << 20  # larger maps are stored as their saliency
 _MAX_BYTES = 1 << 30  # decompressed size of a file
 _MAX_SIDE = 4096  # of the heat map that a sampling map computes
 _HALF = 1 << 16  # tensors with at least this many values are stored in half precision
-_TENSORS = ("images", "labels", "predictions", "probabilities", "masks")
+_TENSORS = ("images", "labels", "predictions", "probabilities", "masks", "truth", "segments")
 _MAPS: dict[str, type[Any]] = {
     name: cls for name, cls in vars(maps).items() if isinstance(cls, type) and issubclass(cls, AttentionMap)
 }
@@ -56,6 +56,9 @@ class Gallery:
         predictions: Predicted classes, (K,).
         probabilities: Predicted probabilities, (K, classes).
         masks: Target masks (K, H, W) or (K, T, H, W), bool; None if the task has none.
+        truth: For segmentation, the true class of each pixel, (K, H, W), uint8, 255 without a class; `labels`
+            and `predictions` are then the classes of most pixels but the first class, the background.
+        segments: For segmentation, the predicted class of each pixel, (K, H, W), uint8.
         map: Attention map of the K images; None for a model without attention. The map is a `SpatialMap` of
             the saliency if its factors exceed the size limit or its type is not one of `saccade.maps`.
         kind: Kind of the map of the model.
@@ -66,6 +69,8 @@ class Gallery:
     predictions: Tensor
     probabilities: Tensor
     masks: Tensor | None = None
+    truth: Tensor | None = field(default=None, kw_only=True)
+    segments: Tensor | None = field(default=None, kw_only=True)
     map: AttentionMap | None = None
     kind: str | None = None
 
@@ -140,6 +145,8 @@ def _check(path: Path, arrays: Arrays) -> int:
         "predictions": ("i8", "K"),
         "probabilities": ("f4", "K classes"),
         "masks": ("b1", f"K {axes}"),
+        "truth": ("u1", f"K {axes}"),
+        "segments": ("u1", f"K {axes}"),
     }
     sizes = {"K": count}
     for name, (dtype, form) in forms.items():
@@ -197,17 +204,17 @@ def _decode_map(arrays: Mapping[str, NDArray[Any]]) -> AttentionMap:
     cls = _MAPS[name]
     hints = get_type_hints(cls)
     values: dict[str, Any] = {}
-    for field in fields(cls):
-        array = arrays.get(f"map.{field.name}")
+    for part in fields(cls):
+        array = arrays.get(f"map.{part.name}")
         if array is None:
             continue  # a missing field without a default is a TypeError
         if array.dtype.kind not in "biuf":
-            raise ValueError(f"{field.name} of type {array.dtype}")
-        if Tensor in (hints[field.name], *get_args(hints[field.name])):
+            raise ValueError(f"{part.name} of type {array.dtype}")
+        if Tensor in (hints[part.name], *get_args(hints[part.name])):
             dtype = np.float32 if array.dtype.kind == "f" else np.int64
-            values[field.name] = torch.from_numpy(array.astype(dtype))
+            values[part.name] = torch.from_numpy(array.astype(dtype))
         else:
-            values[field.name] = _tuple(array.tolist())
+            values[part.name] = _tuple(array.tolist())
     attention: AttentionMap = cls(**values)
     return attention
 

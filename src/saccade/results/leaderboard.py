@@ -68,7 +68,7 @@ def _row(attention: str, runs: Sequence[schema.Run], baseline: Mapping[int, floa
     localization = _join_localization([run["localization"] for run in runs if run["localization"]])
     errors = {run["seed"]: run["error"] for run in runs}
     paired = [] if attention == schema.BASELINE else paired_differences(errors, baseline)
-    return {
+    row: schema.Row = {
         "attention": attention,
         "seeds": len(runs),
         "error": confidence_interval([run["error"] for run in runs], least=0.0),
@@ -81,6 +81,13 @@ def _row(attention: str, runs: Sequence[schema.Run], baseline: Mapping[int, floa
         "latency_ms": statistics.median(run["latency_ms"] for run in runs),
         "train_seconds": statistics.median(run["train_seconds"] for run in runs),
     }
+    if scores := [run["segmentation"] for run in runs if "segmentation" in run]:
+        row["segmentation"] = {
+            "mean_iou": confidence_interval([score["mean_iou"] for score in scores], least=0.0),
+            "dice": confidence_interval([score["dice"] for score in scores], least=0.0),
+            "boundary_f1": confidence_interval([score["boundary_f1"] for score in scores], least=0.0),
+        }
+    return row
 
 
 def _join_localization(scores: Sequence[schema.MapLocalization]) -> schema.JoinedLocalization | None:

@@ -143,13 +143,25 @@ class RunScores(_RunMaps):
     center_prior: Annotated[Ranking, "Curves of the order from the center outwards."]
 
 
-class Run(TypedDict):
+class SegmentationScore(TypedDict):
+    """Metrics of a segmentation: means over the classes. All are fractions, and higher is better."""
+
+    mean_iou: Annotated[float, "Mean intersection over union of the pixels of all test images."]
+    dice: Annotated[float, "Mean Dice coefficient of the pixels of all test images."]
+    boundary_f1: Annotated[float, "Mean F-score of the boundaries over classes and images."]
+
+
+class _Segmentation(TypedDict, total=False):
+    segmentation: Annotated[SegmentationScore, "Metrics of the test images; absent for classification."]
+
+
+class Run(_Segmentation):
     """Measurements of one run."""
 
     attention: Annotated[str, "The attention, `NAME[:option=value,...][@PLACE]`."]
     seed: Annotated[int, "Seed of the run."]
-    error: Annotated[float, "Test error, a fraction."]
-    loss: Annotated[float, "Mean test loss (cross-entropy)."]
+    error: Annotated[float, "Test error, a fraction; for segmentation, one minus the mean IoU."]
+    loss: Annotated[float, "Mean test loss (cross-entropy; for segmentation, with the Dice loss)."]
     localization: Annotated[RunLocalization | None, "Localization; null without attention or masks."]
     parameters: Annotated[int, "Number of parameters of the model."]
     flops: Annotated[int, "FLOPs of one forward pass of one image."]
@@ -161,6 +173,7 @@ class Run(TypedDict):
 
 class _TaskNotes(TypedDict, total=False):
     notes: Annotated[list[str], "How the splits were chosen, if not by the names of the folders."]
+    segmentation: Annotated[bool, "Whether each pixel has a class; absent if each image has one."]
 
 
 class TaskSummary(_TaskNotes):
@@ -171,7 +184,7 @@ class TaskSummary(_TaskNotes):
     train: Annotated[int, "Number of training images."]
     validation: Annotated[int, "Number of validation images."]
     test: Annotated[int, "Number of test images."]
-    chance_error: Annotated[float, "Error of always predicting the most frequent class."]
+    chance_error: Annotated[float, "Error of always predicting the most frequent class, in every pixel."]
     masks: Annotated[bool, "Whether the test images have target masks."]
     skipped: Annotated[list[str], "Images that could not be read."]
 
@@ -221,12 +234,24 @@ class JoinedScores(TypedDict, total=False):
     grad_cam: Annotated[JoinedMap, "Grad-CAM; absent if the model has no layer with positions."]
 
 
-class Row(TypedDict):
+class JoinedSegmentation(TypedDict):
+    """Metrics of a segmentation over seeds."""
+
+    mean_iou: Annotated[Interval, "Mean intersection over union."]
+    dice: Annotated[Interval, "Mean Dice coefficient."]
+    boundary_f1: Annotated[Interval, "Mean F-score of the boundaries."]
+
+
+class _RowSegmentation(TypedDict, total=False):
+    segmentation: Annotated[JoinedSegmentation, "Metrics of the test images; absent for classification."]
+
+
+class Row(_RowSegmentation):
     """An attention of the leaderboard: means over seeds."""
 
     attention: Annotated[str, "The attention."]
     seeds: Annotated[int, "Number of runs."]
-    error: Annotated[Interval, "Test error, a fraction."]
+    error: Annotated[Interval, "Test error, a fraction; for segmentation, one minus the mean IoU."]
     difference: Annotated[
         Interval | None, "Error minus that of `none`, paired by seed; null for `none` or without pairs."
     ]
@@ -257,8 +282,10 @@ class ClassError(TypedDict):
     """Test error of one class."""
 
     name: Annotated[str, "Name of the class."]
-    images: Annotated[int, "Number of test images of the class."]
-    error: Annotated[float | None, "Error on these images; null if there are none."]
+    images: Annotated[int, "Number of test images of the class, or with pixels of it."]
+    error: Annotated[
+        float | None, "Error on these images, or one minus the IoU of the class; null without images."
+    ]
 
 
 class Evaluation(TypedDict):
@@ -269,10 +296,17 @@ class Evaluation(TypedDict):
     attention: Annotated[str, "The attention of the run."]
     task: Annotated[str, "Name of the task."]
     images: Annotated[int, "Number of test images."]
-    error: Annotated[Interval, "Test error with Wilson's 95% interval for a proportion."]
+    error: Annotated[
+        Interval,
+        "Test error with Wilson's 95% interval for a proportion; for segmentation, one minus the mean IoU, "
+        "without an interval.",
+    ]
     loss: Annotated[float, "Mean test loss (cross-entropy)."]
     chance_error: Annotated[float, "Error of always predicting the most frequent class."]
     classes: Annotated[list[ClassError], "Error per class."]
-    confusion: Annotated[list[list[int]], "Confusion matrix: a row per true class, a column per prediction."]
+    confusion: Annotated[
+        list[list[int]],
+        "Confusion matrix of images or pixels: a row per true class, a column per prediction.",
+    ]
     localization: Annotated[RunLocalization | None, "Localization; null without attention or masks."]
     skipped: Annotated[list[str], "Images that could not be read."]

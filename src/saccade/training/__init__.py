@@ -4,10 +4,11 @@ from saccade.training.augment.basic import augmentation
 from saccade.training.augment.simclr import Views
 from saccade.training.callbacks.history import Progress
 from saccade.training.checkpoint import examples, load_checkpoint, restore, stored_task
-from saccade.training.evaluate import error_and_loss, evaluate_run, record_attention
+from saccade.training.evaluate import evaluate_run, record_attention
 from saccade.training.hardware import Hardware
 from saccade.training.loader import Batches, make_loader
 from saccade.training.loggers import LoggerName, check_logger
+from saccade.training.measure import Measurement, measure
 from saccade.training.module import Classifier
 from saccade.training.network import attention_path, attention_paths, build
 from saccade.training.objectives.recurrent import Recurrent
@@ -20,6 +21,7 @@ __all__ = [
     "Classifier",
     "Hardware",
     "LoggerName",
+    "Measurement",
     "Progress",
     "Recurrent",
     "Views",
@@ -28,11 +30,11 @@ __all__ = [
     "augmentation",
     "build",
     "check_logger",
-    "error_and_loss",
     "evaluate_run",
     "examples",
     "load_checkpoint",
     "make_loader",
+    "measure",
     "prepare",
     "record_attention",
     "restore",

@@ -75,7 +75,8 @@ def restore(path: Path) -> Classifier:
         plan = resolve(Recipe.from_mapping(saved["recipe"]))
         # float32, whatever the precision of the training
         mean, std = (state[name].float().flatten() for name in ("mean", "std"))
-        task = TaskInfo(tuple(saved["classes"]), tuple(saved["shape"]), mean, std)
+        classes, shape = tuple(saved["classes"]), tuple(saved["shape"])
+        task = TaskInfo(classes, shape, mean, std, saved.get("segmentation", False))
         with torch.device("meta"):  # a damaged recipe may name a model that exceeds the memory
             expected = create_objective(plan, task).state_dict()
         if {name: value.shape for name, value in expected.items()} != {k: v.shape for k, v in state.items()}:

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
-from saccade.data import Split, Task, load_task
-from saccade.errors import BadData, BadRun, bad_run
+from saccade.data import IGNORED, Split, Task, load_task
+from saccade.errors import BadData, bad_run
 from saccade.maps import AttentionMap
-from saccade.metrics import Localization, LocalizationScore
+from saccade.metrics import Localization, LocalizationScore, iou
 from saccade.metrics import localize as localize_maps
 from saccade.recording import record
-from saccade.results import SCHEMA, Evaluation, Gallery, RunLocalization, proportion_interval
+from saccade.results import (
+    SCHEMA,
+    ClassError,
+    Evaluation,
+    Gallery,
+    Interval,
+    RunLocalization,
+    proportion_interval,
+)
 from saccade.training.checkpoint import restore, stored_task
+from saccade.training.measure import Measurement, batch_size, batches, measure, predict
 from saccade.training.module import Classifier
 from saccade.training.network import attention_path
 
-_BATCH = 100
 _GALLERY_IMAGES = 24
 
 
@@ -50,49 +56,40 @@ def evaluate_run(path: Path, task: str | None = None, *, trust: bool = False) ->
     classifier.to("cuda" if torch.cuda.is_available() else "cpu")
     data = load_task(task) if task else stored_task(path, classifier, trust=trust)
     _check(classifier, data, task or classifier.recipe.task)
-    logits = predict(classifier, data.test.images)
-    predictions, labels = logits.argmax(1), data.test.labels
-    confusion = multiclass_confusion_matrix(predictions, labels, num_classes=len(data.classes))
-    counts, correct = confusion.sum(1), confusion.diagonal()
+    measured = measure(classifier, data.test)
     return {
         "schema": SCHEMA,
         "network": str(path),
         "attention": classifier.recipe.attention,
         "task": data.name,
-        "images": len(labels),
-        "error": proportion_interval(int(len(labels) - correct.sum()), len(labels)),
-        "loss": F.cross_entropy(logits, labels).item(),
+        "images": len(data.test),
+        "error": _interval(measured, len(data.test)),
+        "loss": measured.loss,
         "chance_error": data.chance_error(),
-        "classes": [
-            {"name": name, "images": images, "error": 1 - hits / images if images else None}
-            for name, images, hits in zip(data.classes, counts.tolist(), correct.tolist(), strict=True)
-        ],
-        "confusion": confusion.tolist(),
+        "classes": _class_errors(measured, data),
+        "confusion": measured.confusion.tolist(),
         "localization": localize(classifier, data.test),
         "skipped": list(data.skipped),
     }
 
 
-@torch.inference_mode()
-def error_and_loss(classifier: Classifier, split: Split) -> tuple[float, float]:
-    """Return the error and the mean loss on a split.
-
-    Raises:
-        BadRun: The loss is not finite, because training diverged.
-    """
-    logits = predict(classifier, split.images)
-    wrong = (logits.argmax(1) != split.labels).double().mean()
-    loss = F.cross_entropy(logits, split.labels).item()
-    if not math.isfinite(loss):
-        message = f"training diverged: the test loss is {loss}; lower learning_rate or set grad_clip"
-        raise BadRun(message, owner="train", option="loss", value=loss)
-    return wrong.item(), loss
+def _interval(measured: Measurement, images: int) -> Interval:
+    if measured.segmentation is not None:  # the pixels of an image are not independent
+        return {"mean": measured.error, "low": None, "high": None}
+    return proportion_interval(images - int(measured.confusion.diagonal().sum()), images)
 
 
-@torch.inference_mode()
-def predict(classifier: Classifier, images: Tensor) -> Tensor:
-    """Return the logits of images, `(N, classes)`, on the CPU."""
-    return torch.cat([classifier(batch) for batch in _batches(classifier, images)]).cpu()
+def _class_errors(measured: Measurement, task: Task) -> list[ClassError]:
+    counts = measured.confusion.sum(1).tolist()
+    right = (measured.confusion.diagonal() / measured.confusion.sum(1)).tolist()
+    if measured.segmentation is not None:
+        classes = range(len(task.classes))
+        counts = [int((task.test.labels == number).flatten(1).any(1).sum()) for number in classes]
+        right = iou(measured.confusion).tolist()
+    return [
+        {"name": name, "images": images, "error": 1 - share if images else None}
+        for name, images, share in zip(task.classes, counts, right, strict=True)
+    ]
 
 
 def localize(classifier: Classifier, split: Split) -> RunLocalization | None:
@@ -102,7 +99,7 @@ def localize(classifier: Classifier, split: Split) -> RunLocalization | None:
     with_target = split.masks.flatten(1).any(1)
     images, masks = split.images[with_target], split.masks[with_target]
     scores, path, kind = [], "", ""
-    for batch, mask in zip(_batches(classifier, images), masks.split(_BATCH), strict=True):
+    for batch, mask in zip(batches(classifier, images), masks.split(batch_size(classifier)), strict=True):
         path, attention, _ = record_attention(classifier, batch)
         kind = attention.kind
         scores.append(localize_maps(*_on_one_grid(attention, mask)))
@@ -130,14 +127,34 @@ def record_attention(classifier: Classifier, images: Tensor) -> tuple[str, Atten
 @torch.inference_mode()
 def build_gallery(classifier: Classifier, split: Split) -> Gallery:
     """Return test images of each class with their predictions and the attention map, for the report."""
-    shown = split.select(_gallery_images(split.labels))
+    is_segmentation = split.labels.ndim > 1
+    labels = _main_class(split.labels) if is_segmentation else split.labels
+    chosen = _gallery_images(labels)
+    shown, labels = split.select(chosen), labels[chosen]
     images, attention = shown.images.to(classifier.device), None
     if attention_path(classifier.model) is None:
         logits = classifier(images)
     else:
         _, attention, logits = record_attention(classifier, images)
     predictions, probabilities = logits.argmax(1).cpu(), logits.softmax(1).float().cpu()
-    return Gallery(shown.images, shown.labels, predictions, probabilities, shown.masks, attention)
+    gallery = Gallery(shown.images, labels, predictions, probabilities, shown.masks, attention)
+    if not is_segmentation:
+        return gallery
+    return replace(
+        gallery,
+        predictions=_main_class(predictions),
+        probabilities=probabilities.mean((2, 3)),
+        truth=shown.labels,
+        segments=predictions.to(torch.uint8),
+    )
+
+
+def _main_class(labels: Tensor) -> Tensor:
+    """Return the class of most pixels of each image but the background, or the background; int64 `(N,)`."""
+    classes = int(labels[labels != IGNORED].max()) + 1
+    counts = [(labels == number).flatten(1).sum(1) for number in range(classes)]
+    counts[0] = counts[0] > 0  # one pixel of another class is more
+    return torch.stack(counts).argmax(0)
 
 
 def _on_one_grid(attention: AttentionMap, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,10 +174,6 @@ def _gallery_images(labels: Tensor) -> Tensor:
     classes = labels.unique()
     each = max(1, _GALLERY_IMAGES // len(classes))
     return torch.cat([(labels == label).nonzero()[:each, 0] for label in classes]).sort().values
-
-
-def _batches(classifier: Classifier, images: Tensor) -> Iterator[Tensor]:
-    return (part.to(classifier.device) for part in images.split(_BATCH))
 
 
 def _joined(scores: list[Localization]) -> Localization:

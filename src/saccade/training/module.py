@@ -54,7 +54,12 @@ class Classifier(lightning.LightningModule):
         super().__init__()
         recipe = plan.recipe
         self.save_hyperparameters(
-            {"recipe": asdict(recipe), "classes": list(task.classes), "shape": list(task.shape)}
+            {
+                "recipe": asdict(recipe),
+                "classes": list(task.classes),
+                "shape": list(task.shape),
+                "segmentation": task.segmentation,
+            }
         )
         self.plan, self.recipe = plan, recipe
         network = build(plan, len(task.classes), task.shape)
@@ -81,6 +86,14 @@ class Classifier(lightning.LightningModule):
     def forward_training(self, images: Tensor) -> Any:
         """Run the model, compiled if the recipe sets `compile`."""
         return (self._compiled[0] if self._compiled else self.model)(self.normalize(images))
+
+    def image_scores(self, images: Tensor) -> Tensor:
+        """Return one score for each class of each image, `(B, classes)`, by which maps are judged."""
+        return self(images).softmax(1)
+
+    def explained(self, logits: Tensor) -> Tensor:
+        """Return the score of each image that Grad-CAM explains, `(B,)`: that of the predicted class."""
+        return logits.max(1).values
 
     def normalize(self, images: Tensor) -> Tensor:
         """Normalize images with values from 0 to 255 for the model."""

@@ -15,7 +15,8 @@ from saccade.attachment import KINDS, Attached, attach
 from saccade.config import Choice, Plan
 from saccade.errors import BadOption, bad_recipe
 from saccade.grammar import check_options
-from saccade.models import ClipCNN, RecurrentAttention, SmallCNN, ViT, load_backbone, pools
+from saccade.layers.registry import spec
+from saccade.models import ClipCNN, RecurrentAttention, SmallCNN, UNet, ViT, load_backbone, pools
 
 
 def build(plan: Plan, classes: int, shape: tuple[int, ...]) -> nn.Module:
@@ -35,14 +36,16 @@ def build(plan: Plan, classes: int, shape: tuple[int, ...]) -> nn.Module:
     if backbone.name == "small":
         network = ClipCNN if len(shape) == 4 else SmallCNN
         return network(classes, attention=_slots(plan, network.pool, network.pooled))
+    gated = backbone.name == "unet" and attention is not None and takes_gating(attention.name)
     if is_built_in(backbone):
-        model = _built_in(backbone, classes, shape)
+        gate = {"gate": attention.name, "gate_options": attention.options} if attention and gated else {}
+        model = _built_in(backbone, classes, shape, **gate)
     else:
         model = load_backbone(backbone.name, classes=classes, **backbone.options)
     if recipe.cifar_stem:
         _use_cifar_stem(model, backbone.text)
-    if attention:
-        places = list(attention.places)
+    if attention and not gated:
+        places = list(attention.places or _PLACES.get(backbone.name, ()))
         kind = next((kind for kind in KINDS if places == [kind]), None)
         attach(
             model,
@@ -59,6 +62,8 @@ def attention_paths(model: nn.Module) -> list[str]:
     """Return the paths of all attention that was inserted into a network."""
     if isinstance(model, SmallCNN | ClipCNN):
         return [f"attention.{slot}" for slot in sorted(model.attention)]  # stages, then places and time
+    if isinstance(model, UNet) and model.gates:
+        return [f"gates.{step}" for step in range(len(model.gates))]
     return [path for path, module in model.named_modules() if isinstance(module, Attached)]
 
 
@@ -73,6 +78,15 @@ def attention_path(model: nn.Module) -> str | None:
     if isinstance(model, RecurrentAttention):
         return ""
     return f"blocks.{len(model.blocks) - 1}.attn" if isinstance(model, ViT) else None
+
+
+def takes_gating(name: str) -> bool:
+    """Return whether a mechanism takes a gating signal as its second input, as on the skips of a U-Net."""
+    return "gating_channels" in [option.name for option in spec(name).options]
+
+
+def _unet(classes: int, shape: tuple[int, ...], **options: Any) -> nn.Module:
+    return UNet(classes, shape[0], **options)
 
 
 def _ram(classes: int, _shape: tuple[int, ...], **options: Any) -> nn.Module:
@@ -93,8 +107,12 @@ def _vit(classes: int, shape: tuple[int, ...], **options: Any) -> nn.Module:
 BUILT_IN: Mapping[str, tuple[Callable[..., nn.Module], type[nn.Module]]] = {
     "ram": (_ram, RecurrentAttention),
     "vit": (_vit, ViT),
+    "unet": (_unet, UNet),
 }
-_FROM_TASK = ("classes", "image_size", "channels", "head")  # arguments that the task determines
+#: Arguments that the task or the attention determines.
+_FROM_PLAN = ("classes", "image_size", "channels", "head", "gate", "gate_options")
+#: Where attention goes in a model of this package, if neither `where` nor the attention names a place.
+_PLACES = {"unet": ("decoder.*",)}
 
 
 def is_built_in(backbone: Choice) -> bool:
@@ -102,11 +120,11 @@ def is_built_in(backbone: Choice) -> bool:
     return backbone.name in ("small", *BUILT_IN)
 
 
-def _built_in(backbone: Choice, classes: int, shape: tuple[int, ...]) -> nn.Module:
+def _built_in(backbone: Choice, classes: int, shape: tuple[int, ...], **more: Any) -> nn.Module:
     create, model_class = BUILT_IN[backbone.name]
-    known = [option for option in inspect.signature(model_class).parameters if option not in _FROM_TASK]
+    known = [option for option in inspect.signature(model_class).parameters if option not in _FROM_PLAN]
     check_options(backbone.name, backbone.options, known)
-    return create(classes, shape, **check_annotations(backbone.name, model_class, backbone.options))
+    return create(classes, shape, **check_annotations(backbone.name, model_class, backbone.options), **more)
 
 
 def _slots(plan: Plan, pool: str, shape: str) -> dict[Any, tuple[str, Mapping[str, Any]]]:

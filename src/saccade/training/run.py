@@ -36,11 +36,12 @@ from saccade.results import (
 from saccade.training.callbacks.history import History, Progress
 from saccade.training.callbacks.preemption import Preempted, Preemption, is_first_process, reraise_signal
 from saccade.training.checkpoint import BEST, CHECKPOINT, RECIPE, load_checkpoint
-from saccade.training.evaluate import build_gallery, error_and_loss, localize
+from saccade.training.evaluate import build_gallery, localize
 from saccade.training.hardware import ONE_DEVICE, Hardware
 from saccade.training.initial_weights import check_initial_weights, freeze, load_initial_weights
 from saccade.training.loader import Batches, free_bytes, make_loader, move_to_device_if_fits
 from saccade.training.loggers import TRACES, LoggerName, check_logger, logging_to
+from saccade.training.measure import measure
 from saccade.training.module import Classifier, check_optimizer
 from saccade.training.network import is_built_in
 from saccade.training.objectives.registry import create_objective
@@ -74,13 +75,17 @@ def prepare(recipe: Recipe) -> Plan:
         raise bad_recipe(f"is larger than the {count} training images", batch_size=recipe.batch_size)
     check_initial_weights(classifier)
     try:
-        classifier.eval()(torch.empty(2, *task.shape, device="meta"))
+        output = classifier.eval()(torch.empty(2, *task.shape, device="meta"))
     except SaccadeError:
         raise
     except Exception as error:  # models check their inputs in different ways
         reason = str(error).partition("\n")[0]
         problem = f"does not accept inputs of shape {task.shape}: {reason}"
         raise bad_recipe(problem, backbone=recipe.backbone) from error
+    expected = (2, len(task.classes), *(task.shape[1:] if task.segmentation else ()))
+    if output.shape != expected:
+        problem = f"returns an output of shape {tuple(output.shape)} for two images; expected {expected}"
+        raise bad_recipe(problem, backbone=recipe.backbone)
     if plan.attention and not recipe.identity and not is_built_in(plan.backbone):
         with torch.random.fork_rng(devices=[]):
             _untrained(plan, task)
@@ -88,7 +93,8 @@ def prepare(recipe: Recipe) -> Plan:
 
 
 def _untrained(plan: Plan, task: Task) -> Classifier:
-    return create_objective(plan, TaskInfo(task.classes, task.shape, torch.zeros(3), torch.ones(3)))
+    facts = task.classes, task.shape, torch.zeros(3), torch.ones(3), task.segmentation
+    return create_objective(plan, TaskInfo(*facts))
 
 
 def train(
@@ -246,19 +252,19 @@ def _fit(
 def _result(classifier: Classifier, task: Task, folder: Path, history: History) -> RunResult:
     """Test a trained model; return the content of result.json."""
     recipe = classifier.recipe
-    error, loss = error_and_loss(classifier, task.test)
+    measured = measure(classifier, task.test)
     write_gallery(folder, build_gallery(classifier, task.test))
-    measured = cost(classifier, task.test.images[:1].to(classifier.device))
-    return {
+    costs = cost(classifier, task.test.images[:1].to(classifier.device))
+    result: RunResult = {
         "schema": SCHEMA,
         "attention": recipe.attention,
         "seed": recipe.seed,
-        "error": error,
-        "loss": loss,
+        "error": measured.error,
+        "loss": measured.loss,
         "localization": localize(classifier, task.test),
-        "parameters": measured.parameters,
-        "flops": measured.flops,
-        "latency_ms": measured.latency_ms,
+        "parameters": costs.parameters,
+        "flops": costs.flops,
+        "latency_ms": costs.latency_ms,
         "train_seconds": history.seconds,
         "curves": history.curves(),
         "scores": None,
@@ -274,6 +280,10 @@ def _result(classifier: Classifier, task: Task, folder: Path, history: History) 
             "notes": list(task.notes),
         },
     }
+    if measured.segmentation is not None:
+        result["segmentation"] = measured.segmentation
+        result["task"]["segmentation"] = True
+    return result
 
 
 @contextmanager

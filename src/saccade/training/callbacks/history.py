@@ -15,6 +15,7 @@ from torch import Tensor
 
 from saccade.errors import BadRun
 from saccade.files import write_text
+from saccade.metrics import mean_iou
 
 COLUMNS = ("epoch", "train_loss", "train_error", "val_loss", "val_error")
 
@@ -44,16 +45,23 @@ class Progress:
 
 @dataclass
 class Sums:
-    """Sums of loss and errors over the batches of an epoch, kept on the device."""
+    """Sums of loss and errors over the batches of an epoch, kept on the device.
+
+    The errors are numbers of wrong answers or, for segmentation, the confusion matrix of the pixels.
+    """
 
     loss: Tensor = field(default_factory=lambda: torch.zeros(()))
     wrong: Tensor = field(default_factory=lambda: torch.zeros(()))
+    confusion: Tensor | None = None
     images: int = 0
     answers: int = 0
 
     def add(self, outputs: dict[str, Tensor], images: int) -> None:
         self.loss = self.loss + outputs["loss"].detach() * images
-        self.wrong = self.wrong + outputs["wrong"]
+        if (confusion := outputs.get("confusion")) is None:
+            self.wrong = self.wrong + outputs["wrong"]
+        else:
+            self.confusion = confusion if self.confusion is None else self.confusion + confusion
         self.images += images
         self.answers += int(outputs.get("answers", images))  # some objectives use only a part of the labels
 
@@ -64,9 +72,13 @@ class Sums:
             sums = torch.stack([self.loss, self.wrong, *counts])
             self.loss, self.wrong, images, answers = trainer.strategy.reduce(sums, reduce_op="sum").unbind()
             self.images, self.answers = int(images), int(answers)
+            if self.confusion is not None:
+                self.confusion = trainer.strategy.reduce(self.confusion, reduce_op="sum")
 
     def means(self) -> tuple[float, float]:
-        return float(self.loss) / max(self.images, 1), float(self.wrong) / max(self.answers, 1)
+        wrong = float(self.wrong) / max(self.answers, 1)
+        error = wrong if self.confusion is None else 1 - mean_iou(self.confusion)
+        return float(self.loss) / max(self.images, 1), error
 
 
 class History(lightning.Callback):

@@ -15,12 +15,14 @@ from saccade.training.module import Classifier
 from saccade.training.objectives.contrastive import Contrastive
 from saccade.training.objectives.hard import Hard, hard_items
 from saccade.training.objectives.recurrent import Recurrent
+from saccade.training.objectives.segment import Segment
 
 OBJECTIVES: Mapping[str, type[Classifier]] = {
     "classify": Classifier,
     "recurrent": Recurrent,
     "contrastive": Contrastive,
     "hard": Hard,
+    "segment": Segment,
 }
 
 
@@ -34,7 +36,8 @@ def create_objective(plan: Plan, task: TaskInfo) -> Classifier:
     Raises:
         UnknownName: The objective, or an option of it, does not exist.
         BadOption: An option is out of range.
-        BadRecipe: The objective ignores a key that the recipe sets, or does not train this attention.
+        BadRecipe: The objective ignores a key that the recipe sets, or does not train this attention or on
+            this task.
     """
     name, options = plan.objective.name, plan.objective.options
     objective = plugins.find("objective", name, OBJECTIVES, "saccade.objectives", owner="objective")
@@ -43,6 +46,11 @@ def create_objective(plan: Plan, task: TaskInfo) -> Classifier:
         value = getattr(plan.recipe, key)
         if value != getattr(Recipe, key):
             raise bad_recipe(f"has no effect on objective={name!r}", owner=name, **{key: value})
+    if task.segmentation and not issubclass(objective, Segment):
+        message = (
+            f"task={plan.task.text!r} has a class for each pixel; it needs objective='segment', not {name!r}"
+        )
+        raise BadRecipe(message, owner=name, option="objective", value=plan.objective.text)
     classifier = objective(plan, task, **check_annotations(name, objective, options))
     if hard_items(classifier.model) and not isinstance(classifier, Hard):
         message = f"attention={plan.recipe.attention!r} needs objective='hard', not {plan.objective.text!r}"
