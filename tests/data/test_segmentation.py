@@ -27,6 +27,7 @@ def test_images_and_masks_are_read_and_split_by_share(discs: Path) -> None:
     assert [len(split) for split in (task.train, task.validation, task.test)] == [6, 2, 2]
     seen = 0
     for split in (task.train, task.validation, task.test):
+        assert split.masks is not None
         for image, labels, mask in zip(split.images, split.labels, split.masks, strict=True):
             numbers = [n for n in range(10) if np.array_equal(image.permute(1, 2, 0), disc(n)[0])]
             assert len(numbers) == 1

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 import saccade as sc
 from saccade.errors import BadOption, BadShape
+from saccade.layers.spatial.attention_gate import AttentionGate
 from saccade.models import UNet
 from support.errors import raises
 
@@ -40,7 +41,7 @@ def _up(layer: torch.nn.Module, x: Tensor) -> Tensor:
     """A transposed 2 x 2 convolution with stride 2: each position becomes four."""
     batch, _, height, width = x.shape
     spread = torch.einsum("bchw,ckij->bkhiwj", x, layer.weight)
-    return spread.reshape(batch, -1, 2 * height, 2 * width) + layer.bias[:, None, None]  # type: ignore[index, operator]
+    return spread.reshape(batch, -1, 2 * height, 2 * width) + layer.bias[:, None, None]  # type: ignore[index]
 
 
 def test_values_and_gradients_equal_the_equations() -> None:
@@ -69,6 +70,8 @@ def test_the_output_has_the_size_of_the_input(size: tuple[int, int]) -> None:
 
 def test_gates_weight_the_skip_connections_and_are_recorded() -> None:
     model = UNet(classes=2, width=4, levels=2, gate="attention_gate").eval()
+    gate = model.gates[1]
+    assert isinstance(gate, AttentionGate)
     x = torch.randn(2, 3, 32, 32)
     with sc.record(model) as maps:
         model(x)
@@ -76,7 +79,8 @@ def test_gates_weight_the_skip_connections_and_are_recorded() -> None:
     assert [maps[path].saliency().shape for path in maps] == [(2, 16, 16), (2, 32, 32)]
     before = model(x)
     with torch.no_grad():
-        model.gates[1].psi.bias.fill_(-1e4)  # closes the skip connection of the first level
+        gate.psi.weight.fill_(0)
+        torch.nn.init.constant_(gate.psi.bias, -1e4)
     closed = model(x)
     assert not torch.allclose(before, closed)
     torch.testing.assert_close(closed, _without_first_skip(model, x))

@@ -129,7 +129,7 @@ def leaderboard_table(title: str, rows: Sequence[Row], width: int = 80) -> Table
     columns = _columns(rows)
     names = [printable(row["attention"], 200) for row in rows]
     longest = max(map(len, names), default=0)
-    for column in ("train", "ms", "MFLOPs", "params", "faithful\nsanity", "on target", "vs none"):
+    for column in ("train", "ms", "MFLOPs", "params", "faithful\nsanity", "on target", "Dice %", "vs none"):
         needed = sum(
             max(map(len, "\n".join([title, *cells]).split("\n"))) + 2 for title, cells in columns.items()
         )
@@ -139,6 +139,8 @@ def leaderboard_table(title: str, rows: Sequence[Row], width: int = 80) -> Table
     parts = ["brackets: 95% interval over seeds"]
     if "vs none" in columns:
         parts.append("vs none: paired difference in percentage points")
+    if any("segmentation" in row for row in rows):
+        parts.append("error: one minus the mean IoU")
     chance = [row["localization"]["chance"] for row in rows if row["localization"]]
     if chance and "on target" in columns:
         parts.append(f"on target: average precision of the map, chance {max(chance):.2f}")
@@ -155,6 +157,7 @@ def _columns(rows: Sequence[Row]) -> dict[str, list[str]]:
     columns = {
         "error %": [_percent(row["error"]) for row in rows],
         "vs none": [_percent(row["difference"], sign="+") for row in rows],
+        "Dice %": [_percent(row["segmentation"]["dice"]) if "segmentation" in row else "" for row in rows],
         "on target": [_on_target(row["localization"]) for row in rows],
         "faithful\nsanity": [_faithful(main_map(row)) for row in rows],
         "params": [f"{row['parameters'] / 1e3:.1f}k" for row in rows],
@@ -162,7 +165,8 @@ def _columns(rows: Sequence[Row]) -> dict[str, list[str]]:
         "ms": [f"{row['latency_ms']:.2f}" for row in rows],
         "train": [f"{row['train_seconds']:.0f}s" for row in rows],
     }
-    return {title: cells for title, cells in columns.items() if any(cells) or title != "faithful\nsanity"}
+    optional = ("Dice %", "faithful\nsanity")
+    return {title: cells for title, cells in columns.items() if any(cells) or title not in optional}
 
 
 def _on_target(localization: JoinedLocalization | None) -> str:

@@ -47,10 +47,12 @@ def evaluate(
         typer.echo(json.dumps(result, indent=1))
         return
     error = result["error"]
+    interval = "one minus the mean IoU; "
+    if error["low"] is not None:
+        interval = f"95% interval {error['low']:.2%} to {error['high']:.2%}; "
     echo(
         f"{result['task']}: test error {error['mean']:.2%} of {result['images']} images "
-        f"(95% interval {error['low']:.2%} to {error['high']:.2%}; chance {result['chance_error']:.2%}), "
-        f"loss {result['loss']:.4f}"
+        f"({interval}chance {result['chance_error']:.2%}), loss {result['loss']:.4f}"
     )
     terminal = console()
     if len(result["classes"]) <= _MAX_CLASSES:

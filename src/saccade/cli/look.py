@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from saccade.data import Photograph
+    from saccade.training import Classifier
 
     #: A model and its title, the inputs, the images to draw on and their names.
     Subject = tuple[nn.Module, str, Tensor, list[Photograph], list[str]]
@@ -128,6 +130,7 @@ def _trained_model(run: Path, images: list[Path] | None, count: int, trust: bool
     from saccade.data import contact_sheet
     from saccade.errors import BadOption
     from saccade.training import examples, restore
+    from saccade.viz import outline_classes
 
     classifier = restore(run)
     inputs, labels = examples(run, classifier, trust=trust)
@@ -145,6 +148,13 @@ def _trained_model(run: Path, images: list[Path] | None, count: int, trust: bool
         pictures = [*shown.permute(0, 2, 3, 1).contiguous().numpy()]
     with torch.inference_mode():
         probabilities, predictions = classifier(inputs).softmax(1).max(1)
+    if predictions.ndim == 3:
+        names = names if images else [str(number) for number in range(1, len(inputs) + 1)]
+        names = [f"{name}: {_shares(of, classes)}" for name, of in zip(names, predictions, strict=True)]
+        pictures = [outline_classes(*pair) for pair in zip(pictures, predictions.numpy(), strict=True)]
+        if images:
+            echo("\n".join(names))
+        return _subject(classifier, inputs, pictures, names)
     predicted = [classes[k] for k in predictions.tolist()]
     if images:
         for name, answer, probability in zip(names, predicted, probabilities.tolist(), strict=True):
@@ -155,6 +165,19 @@ def _trained_model(run: Path, images: list[Path] | None, count: int, trust: bool
             f"{number}: {label}" + ("" if answer == label else f", predicted {answer}")
             for number, (label, answer) in enumerate(zip(true, predicted, strict=True), start=1)
         ]
+    return _subject(classifier, inputs, pictures, names)
+
+
+def _shares(predictions: Tensor, classes: Sequence[str]) -> str:
+    """Return the predicted classes of the pixels of an image, but the background, with their shares."""
+    shares = [(name, (predictions == k).float().mean().item()) for k, name in enumerate(classes)]
+    found = [f"{name} {share:.0%}" for name, share in shares[1:] if share]
+    return ", ".join(found or [f"{classes[0]} alone"])
+
+
+def _subject(classifier: Classifier, inputs: Tensor, pictures: list[Photograph], names: list[str]) -> Subject:
+    import torch
+
     torch.manual_seed(classifier.recipe.seed)  # some models sample locations
     attention, task = classifier.recipe.attention, classifier.recipe.task.partition(":")[0]
     title = f"{type(classifier.model).__name__ if attention == 'none' else attention} on {task}"

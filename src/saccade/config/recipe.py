@@ -159,10 +159,11 @@ class Recipe:
             raise BadRecipe(message, option="attentions", value=values["attentions"])
         check_keys(values, [field.name for field in fields(cls)])
         segments = str(values.get("task", cls.task)).partition(":")[0] == "segmentation"
-        values = ({"objective": "segment"} if segments else {}) | dict(values)
-        objective = str(values.get("objective", cls.objective)).partition(":")[0]
+        keys: dict[str, Any] = {"objective": "segment"} if segments else {}
+        keys |= values
+        objective = str(keys.get("objective", cls.objective)).partition(":")[0]
         backbone = {"recurrent": "ram", "segment": "unet"}.get(objective, cls.backbone)
-        return cls(**{"backbone": backbone} | values)
+        return cls(**{"backbone": backbone} | keys)
 
     @classmethod
     def read(cls, path: Path) -> Recipe:

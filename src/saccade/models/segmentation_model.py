@@ -34,9 +34,9 @@ def load_segmentation_model(
             "load_backbone", f"must be false for smp:{name}, which has no files", pretrained=pretrained
         )
     architecture, _, encoder = name.partition(":")
-    architectures = {model.__name__.lower(): model for model in smp.MODEL_ARCHITECTURES}
+    architectures = smp.MODEL_ARCHITECTURES_MAPPING
     if architecture.lower() not in architectures:
-        choices = [model.__name__ for model in smp.MODEL_ARCHITECTURES]
+        choices = [model.__name__ for model in architectures.values()]
         raise UnknownName("network of smp", architecture, choices, owner="load_backbone")
     if encoder and encoder not in smp.encoders.encoders and not encoder.startswith("tu-"):
         raise UnknownName("encoder of smp", encoder, smp.encoders.encoders, owner="load_backbone")

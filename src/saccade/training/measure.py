@@ -45,7 +45,10 @@ def measure(classifier: Classifier, split: Split) -> Measurement:
     Raises:
         BadRun: The loss is not finite, because training diverged.
     """
-    measured = (_segmentation if isinstance(classifier, Segment) else _classification)(classifier, split)
+    if isinstance(classifier, Segment):
+        measured = _segmentation(classifier, split)
+    else:
+        measured = _classification(classifier, split)
     if not math.isfinite(measured.loss):
         problem = f"training diverged: the test loss is {measured.loss}; lower learning_rate or set grad_clip"
         raise BadRun(problem, owner="train", option="loss", value=measured.loss)

@@ -89,7 +89,8 @@ class Classifier(lightning.LightningModule):
 
     def image_scores(self, images: Tensor) -> Tensor:
         """Return one score for each class of each image, `(B, classes)`, by which maps are judged."""
-        return self(images).softmax(1)
+        logits: Tensor = self(images)
+        return logits.softmax(1)
 
     def explained(self, logits: Tensor) -> Tensor:
         """Return the score of each image that Grad-CAM explains, `(B,)`: that of the predicted class."""

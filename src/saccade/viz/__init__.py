@@ -2,7 +2,7 @@
 
 from saccade.viz.figure import look
 from saccade.viz.look_page import Look
-from saccade.viz.overlay import ALPHA, CMAPS
+from saccade.viz.overlay import ALPHA, CMAPS, outline_classes
 from saccade.viz.report import write_report
 
-__all__ = ["ALPHA", "CMAPS", "Look", "look", "write_report"]
+__all__ = ["ALPHA", "CMAPS", "Look", "look", "outline_classes", "write_report"]

@@ -42,6 +42,22 @@ def blend(
     return np.asarray(np.rint(mixed), dtype=np.uint8)
 
 
+def outline_classes(image: Photograph, classes: NDArray[np.integer]) -> Photograph:
+    """Return an image with the borders of all classes of its pixels but the first, in yellow.
+
+    Args:
+        image: The image, (H, W, 3).
+        classes: Class of each pixel, (H, W).
+    """
+    padded = np.pad(classes, 1, mode="edge")
+    inner = padded[1:-1, 1:-1]
+    neighbors = (padded[:-2, 1:-1], padded[2:, 1:-1], padded[1:-1, :-2], padded[1:-1, 2:])
+    border = np.any([inner != neighbor for neighbor in neighbors], axis=0) & (inner != 0)
+    outlined = image.copy()
+    outlined[border] = (255, 197, 61)
+    return outlined
+
+
 def grid_lines(attention: GridMap, image: int) -> tuple[list[Points], list[Points]]:
     """Return rows and columns of a sampling grid as polylines; a large grid is subsampled."""
     height, width = attention.grid.shape[1:3]

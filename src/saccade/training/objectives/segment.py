@@ -65,7 +65,8 @@ class Segment(Classifier):
         return scores_of(super().forward_training(images))
 
     def head(self) -> str:
-        paths = [path for path, module in self.model.named_modules() if isinstance(module, nn.Conv2d)]
+        modules = self.model.named_modules()
+        paths: list[str] = [path for path, module in modules if isinstance(module, nn.Conv2d)]
         return paths[-1]
 
     def training_subset(self, split: Split) -> Split:
@@ -87,7 +88,7 @@ class Segment(Classifier):
         The labels are moved as one plane of 0 and 255 for each class, the first for pixels without a class,
         which is also what a crop adds at the border.
         """
-        if not len(self.augment):
+        if self.recipe.augment == "none":
             return images, labels
         values = torch.arange(-1, self.classes, device=labels.device)
         classes = torch.where(labels == IGNORED, -1, labels.short())
@@ -108,7 +109,8 @@ class Segment(Classifier):
 
     def image_scores(self, images: Tensor) -> Tensor:
         """Return the mean probability of each class but the background over the pixels of an image."""
-        return self(images).softmax(1)[:, 1:].mean((2, 3))
+        logits: Tensor = self(images)
+        return logits.softmax(1)[:, 1:].mean((2, 3))
 
     def explained(self, logits: Tensor) -> Tensor:
         """Return the highest mean logit of a class but the background, `(B,)`."""

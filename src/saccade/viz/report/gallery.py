@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,12 +16,13 @@ from torch import Tensor
 from saccade.data import contact_sheet
 from saccade.files import bad_file
 from saccade.maps import AttentionMap
+from saccade.metrics import confusion_matrix, mean_iou
 from saccade.results import GALLERY, ComparisonResults, Gallery, read_gallery
 from saccade.viz.payload import encode_bytes, pack_maps, select_images, sheet_map
 
 MAX_IMAGES = 12
 _FACTOR_BYTES = 6 << 20  # factors of all attentions, before base64
-_IMAGE_SIDE, _MAP_SIDE = 256, 96  # pixels
+_IMAGE_SIDE, _MAP_SIDE, _SEGMENT_SIDE = 256, 96, 128  # pixels
 
 
 @dataclass(frozen=True)
@@ -91,11 +93,25 @@ def select(labels: NDArray[Any], right: NDArray[np.bool_], target: NDArray[np.bo
 
 
 def select_from(sources: Sequence[Source]) -> list[int]:
-    """Return the indices of the images that the page shows."""
+    """Return the indices of the images that the page shows.
+
+    For segmentation, these are the images whose IoU differs most between the attentions.
+    """
     gallery = sources[0].gallery
+    if gallery.truth is not None:
+        scores = np.array([image_iou(source.gallery) for source in sources])
+        return [int(k) for k in np.argsort(scores.min(0) - scores.max(0), kind="stable")[:MAX_IMAGES]]
     target = None if gallery.masks is None else gallery.masks.flatten(1).any(1).numpy()
     right = np.stack([source.gallery.predictions.eq(gallery.labels).numpy() for source in sources])
     return select(gallery.labels.numpy(), right, target)
+
+
+def image_iou(gallery: Gallery) -> list[float]:
+    """Return the mean IoU of the classes in each image of a segmentation; 1 for an image without any."""
+    pairs = zip(cast(Tensor, gallery.segments), cast(Tensor, gallery.truth), strict=True)
+    classes = gallery.probabilities.shape[1]
+    scores = [mean_iou(confusion_matrix(predicted.long(), true, classes)) for predicted, true in pairs]
+    return [1.0 if math.isnan(score) else score for score in scores]
 
 
 def pack_gallery(
@@ -103,7 +119,8 @@ def pack_gallery(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     """Return the images of the page, and the payload from which its script draws.
 
-    Each image has `number`, `source`, `width`, `height`, `label` (the true class), `target` (whether the
+    The columns of a segmentation have the IoU of each image in place of the predicted class. Each image has
+    `number`, `source`, `width`, `height`, `label` (the true class), `target` (whether the
     target is present; None without masks) and `wrong` (whether any attention misclassifies it).
 
     Args:
@@ -151,22 +168,42 @@ def pack_gallery(
             "number": k + 1,
             "label": _class_name(classes, int(labels[k])),
             "target": None if masks is None else bool(masks[k].any()),
-            "wrong": not all(column["right"][k] for column in columns),
+            "wrong": any(column["right"][k] is False for column in columns),
         }
         for k, image in enumerate(packed["images"])
     ]
-    return shown_images, {"masks": outlines, "columns": columns, "layers": packed["layers"]}
+    segments = _pack_segments(sources, chosen)
+    return shown_images, {
+        "masks": outlines,
+        "segments": segments,
+        "columns": columns,
+        "layers": packed["layers"],
+    }
+
+
+def _pack_segments(sources: Sequence[Source], chosen: list[int]) -> dict[str, Any] | None:
+    """Return the predicted class of each pixel for each column, reduced to the size of a tile."""
+    if any(source.gallery.segments is None for source in sources):
+        return None
+    values = []
+    for source in sources:
+        segments = cast(Tensor, source.gallery.segments)[chosen]
+        step = math.ceil(max(segments.shape[1:]) / _SEGMENT_SIDE)
+        values.append(segments[:, ::step, ::step].contiguous())
+    encoded = [encode_bytes(value.numpy().tobytes()) for value in values]
+    return {"shape": list(values[0].shape[1:]), "classes": encoded}
 
 
 def _column(source: Source, name: str, chosen: list[int], classes: Sequence[str]) -> dict[str, Any]:
     gallery = source.gallery
+    column = {"attention": source.attention, "name": name, "seed": source.seed, "kind": gallery.kind}
+    if gallery.segments is not None:
+        scores = image_iou(gallery)
+        predicted, unknown = [f"IoU {scores[k]:.2f}" for k in chosen], [None for _ in chosen]
+        return column | {"right": unknown, "predicted": predicted, "probability": unknown}
     predictions = gallery.predictions[chosen]
     probabilities = gallery.probabilities[chosen].gather(1, predictions[:, None])[:, 0]
-    return {
-        "attention": source.attention,
-        "name": name,
-        "seed": source.seed,
-        "kind": gallery.kind,
+    return column | {
         "right": predictions.eq(gallery.labels[chosen]).tolist(),
         "predicted": [_class_name(classes, prediction) for prediction in predictions.tolist()],
         "probability": [float(p) if p.isfinite() else None for p in probabilities],

@@ -69,6 +69,7 @@ def render_report(folder: Path) -> str:
         results=results,
         names=names,
         labels=labels,
+        segmented=results["task"].get("segmentation", False),
         sentences=[text for text in (finding(rows), consequence(rows), caution(rows)) if text],
         colors=_colors(names),
         removals=charts.removals(results),

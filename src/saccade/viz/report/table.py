@@ -49,6 +49,11 @@ def best(results: ComparisonResults) -> dict[str, float]:
     if localized := [row["localization"] for row in rows if row["localization"]]:
         values["precision"] = max(score["precision"]["mean"] for score in localized)
         values["pointing"] = max(score["pointing"]["mean"] for score in localized)
+    for key in ("dice", "boundary_f1"):
+        if scored := [
+            cast(Mapping[str, Interval], row["segmentation"]) for row in rows if "segmentation" in row
+        ]:
+            values[key] = max(score[key]["mean"] for score in scored)
     if maps := [scores for row in rows if (scores := main_map(row))]:
         values["faithfulness"] = max(scores["faithfulness"]["mean"] for scores in maps)
         values["spearman"] = min(scores["spearman"]["mean"] for scores in maps)

@@ -143,12 +143,13 @@ const heatmap = (() => {
   };
 
   // ---- marks: sampling grid, fixations, selected position, outline ----
-  const marks = (svg, [width, height], { layer, image, position, outline = "" }) => {
+  const marks = (svg, [width, height], { layer, image, position, outline = "", predicted = "" }) => {
     svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
     svg.replaceChildren();
     const twice = (path, kind) => ["under", "over"].forEach((half) => svg.append(shape("path", { d: path, class: `${kind} ${half}` })));
     const line = (points) => "M" + points.map(([x, y]) => `${(x * width).toFixed(1)} ${(y * height).toFixed(1)}`).join("L");
     if (outline) twice(outline, "outline");
+    if (predicted) twice(predicted, "predicted");
     const { grid, fixations, extents, sinks } = (settings.marks && layer) || {};
     if (grid) twice(grid[image].flat().map(line).join(""), "thin");
     if (sinks) sinks[image].forEach(([x, y]) => svg.append(shape("circle", { cx: x * width, cy: y * height, r: 7, class: "sink" })));

@@ -73,9 +73,9 @@
   });
 
   // ---- gallery: one tile per image and attention; a column without a drawable map has no layer ----
-  const { columns, layers, masks } = data.gallery ?? { columns: [], layers: [], masks: null };
+  const { columns, layers, masks, segments } = data.gallery ?? { columns: [], layers: [], masks: null, segments: null };
   const sources = all(".shots .original img");
-  const state = { query: null, head: columns.map(() => null), outline: true };
+  const state = { query: null, head: columns.map(() => null), outline: true, segments: true };
   const tiles = all(".shots [data-column]").map((tile) => {
     const item = tile.closest("li");
     const [column, image] = [Number(tile.dataset.column), Number(item.dataset.image)];
@@ -92,23 +92,31 @@
     const index = (image * height + y) * width + x;
     return Boolean(bits[index >> 3] & (128 >> (index & 7)));
   };
+  const predicted = segments && segments.classes.map(heatmap.bytes);
+  const classAt = (column, image, y, x) => {
+    const [height, width] = segments.shape;
+    return y < 0 || x < 0 || y >= height || x >= width ? 0 : predicted[column][(image * height + y) * width + x];
+  };
   const outlines = new Map();
-  const outline = (image, [width, height]) => {
-    if (!outlines.has(image)) {
-      const [rows, cols] = masks.shape;
+  // The border of every region; `at` returns the number of the region at a pixel, 0 for none.
+  const outline = (key, at, [rows, cols], [width, height]) => {
+    if (!outlines.has(key)) {
       const [sy, sx] = [height / rows, width / cols];
       let path = "";
       for (let y = 0; y < rows; y++) {
         for (let x = 0; x < cols; x++) {
-          if (!inMask(image, y, x)) continue;
+          const own = at(y, x);
+          if (!own) continue;
           const edges = [[y - 1, x, x, y, x + 1, y], [y + 1, x, x, y + 1, x + 1, y + 1], [y, x - 1, x, y, x, y + 1], [y, x + 1, x + 1, y, x + 1, y + 1]];
-          for (const [ny, nx, ax, ay, bx, by] of edges) if (!inMask(image, ny, nx)) path += `M${ax * sx} ${ay * sy}L${bx * sx} ${by * sy}`;
+          for (const [ny, nx, ax, ay, bx, by] of edges) if (at(ny, nx) !== own) path += `M${ax * sx} ${ay * sy}L${bx * sx} ${by * sy}`;
         }
       }
-      outlines.set(image, path);
+      outlines.set(key, path);
     }
-    return outlines.get(image);
+    return outlines.get(key);
   };
+  const targetOutline = (image, size) => (masks && state.outline ? outline(`${image}`, (y, x) => Number(inMask(image, y, x)), masks.shape, size) : "");
+  const predictedOutline = (column, image, size) => (segments && state.segments ? outline(`${column}/${image}`, (y, x) => classAt(column, image, y, x), segments.shape, size) : "");
 
   // The selected position holds for its tile and for all pairwise maps of the same image.
   const positionOf = ({ column, image, layer }) => {
@@ -116,8 +124,9 @@
     return query?.image === image && layer && (query.column === column || hasRows(layer, image)) ? query : null;
   };
   const mark = (each) => {
-    const { tile, image, layer, size } = each;
-    heatmap.marks(one("svg", tile), size, { layer, image, position: positionOf(each), outline: masks && state.outline ? outline(image, size) : "" });
+    const { tile, column, image, layer, size } = each;
+    const outlines = { outline: targetOutline(image, size), predicted: predictedOutline(column, image, size) };
+    heatmap.marks(one("svg", tile), size, { layer, image, position: positionOf(each), ...outlines });
   };
   const draw = (each) => {
     const { tile, column, image, layer } = each;
@@ -175,6 +184,7 @@
   // ---- controls ----
   heatmap.controls(() => tiles.forEach(draw), () => tiles.forEach(mark));
   heatmap.control("outline", "change", (box) => { state.outline = box.checked; tiles.forEach(mark); });
+  heatmap.control("segments", "change", (box) => { state.segments = box.checked; tiles.forEach(mark); });
   const few = 3, shots = all(".shots > li"), more = one("[data-more]");
   const shown = { filter: "all", count: few };
   const list = () => {
