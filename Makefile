@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
-DEMO := $(BIN)/saccade compare white-patch --out demo
+DEMO := $(BIN)/saccade demo --out demo
 # One test process per core; more threads in each process would only wait for one another.
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -n auto --dist=worksteal
 
@@ -38,7 +38,7 @@ browser: install
 	@sh tests/support/install_browser.sh $(BIN)/python
 
 demo: install
-	@echo "demo: which attention finds the white patch? $(DEMO)"
+	@echo "demo: which attention finds the white patch, and what a pretrained network sees: $(DEMO)"
 	@$(DEMO)
 
 test: install browser lint

@@ -108,6 +108,32 @@ def moving_digits(result: Result) -> list[str]:
     ]
 
 
+def membrane(result: Result) -> list[str]:
+    task = result["task"]
+
+    def score(name: str) -> Callable[[Result], str]:
+        return lambda row: interval(row["segmentation"][name])
+
+    columns = {
+        "Dice, %": score("dice"),
+        "boundaries, %": score("boundary_f1"),
+        "parameters": lambda row: f"{row['parameters']:,}",
+        "on target, %": on_target("precision"),
+    }
+    tested = {row["attention"]: row["p_value"] for row in result["leaderboard"] if row["p_value"] is not None}
+    return [
+        "Electron micrographs of 512 x 512 pixels with the membranes of cells (ISBI 2012), 20 for training, 4 "
+        f"for validation and 6 for the test, cut into tiles of 128 pixels: {task['train']} / "
+        f"{task['validation']} / {task['test']} tiles. A U-Net of width "
+        f"{result['recipe']['backbone'].partition('width=')[2].partition(',')[0]} is trained for "
+        f"{result['recipe']['epochs']} epochs; `attention_gate` is on its skip connections, the others are "
+        f"after each block of its decoder. Test error is 1 - mean IoU. "
+        f"{result['leaderboard'][0]['seeds']} seeds; {PROTOCOL}. *On target* is the average precision of the "
+        f"map of the last attention for the membranes. {holm(tested)}",
+        *board(result, columns),
+    ]
+
+
 def grid(description: str, *, localized: bool = False) -> Callable[[Result], list[str]]:
     """Return the section of a comparison, with a description of its task."""
 
@@ -513,6 +539,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
     ),
     "catalog-cpu": ("Every mechanism", catalog),
     "mechanisms-cpu": ("Speed on a CPU", mechanisms),
+    "membrane": ("Membranes: segmentation with a U-Net", membrane),
     "search": ("Runs that a search needs", search),
     "networks": ("Attention of other libraries", networks),
     "attach-networks": ("Attention in networks of other libraries", attach_networks),

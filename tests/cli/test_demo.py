@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 
 from saccade import experiments
 from saccade.cli import main
@@ -29,6 +31,27 @@ def test_it_is_the_first_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         {"task": "white-patch", "attentions": list(FIRST_EXPERIMENT)}
     )
     assert out == tmp_path / "demo"
+
+
+def test_it_looks_at_photographs_with_the_weights_of_imagenet(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from saccade.cli import app
+
+    command = typer.main.get_command(app)
+    compared: list[list[str]] = []
+
+    class Compare:
+        def main(self, arguments: list[str], **_: Any) -> None:
+            compared.append(arguments)
+
+    command.commands["compare"] = Compare()  # type: ignore[attr-defined]
+    command.main(["demo", "--out", str(tmp_path)], standalone_mode=False)
+    printed = capsys.readouterr().out
+    assert compared == [["white-patch", "--out", str(tmp_path)]]
+    assert re.search(r"^cat: (tabby|tiger cat|Egyptian cat)", printed, re.M)
+    assert "coffee: espresso" in printed
+    assert (tmp_path / "pretrained" / "look.html").exists()
 
 
 def test_a_path_that_cannot_be_used_is_one_sentence(

@@ -54,6 +54,30 @@ def test_clutter_adds_ink_outside_the_box() -> None:
     assert outside.flatten(1).sum(1).max() <= 8 * 64
 
 
+@pytest.mark.parametrize("variant", ["rotated", "translated", "cluttered"])
+def test_fresh_digits_are_drawn_by_seed_and_epoch(variant: Any) -> None:
+    task, again = (load_digits(variant, max_samples=40, fresh=True, seed=3) for _ in range(2))
+    assert task.train.redraw is not None
+    assert again.train.redraw is not None
+    first, second = task.train.redraw(0), task.train.redraw(1)
+    assert (first.shape, first.dtype) == (task.train.images.shape, torch.uint8)
+    assert not torch.equal(first, second)
+    assert torch.equal(again.train.redraw(1), second)
+    assert task.validation.redraw is task.test.redraw is None
+    other = load_digits(variant, max_samples=40, fresh=True, seed=4).train.redraw
+    assert other is not None
+    assert not torch.equal(other(0), first)
+    fixed = load_digits(variant, max_samples=40, seed=3)
+    assert fixed.train.redraw is None
+    assert torch.equal(fixed.train.images, task.train.images)
+    if variant == "translated":  # the same digits with the same labels, elsewhere
+        assert torch.equal(first.flatten(1).long().sum(1), second.flatten(1).long().sum(1))
+    index = torch.tensor([5, 2])
+    selected = task.train.select(index).redraw
+    assert selected is not None
+    assert torch.equal(selected(1), second[index])
+
+
 def test_rotated_digits_are_turned_about_their_center() -> None:
     assert torch.equal(load_digits("rotated", angle=0).train.images, load_digits().train.images)
     turned = load_digits("rotated", angle=90).train.images[:, 0].double()
@@ -73,6 +97,7 @@ def test_rotated_digits_are_turned_about_their_center() -> None:
         ({"variant": "cluttered", "clutter": -1}, "clutter"),
         ({"max_samples": 0}, "max_samples"),
         ({"source": "cifar10"}, "source"),
+        ({"fresh": True}, "fresh"),
         ({"seed": -1}, "seed"),
     ],
 )

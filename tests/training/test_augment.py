@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import TensorDataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
@@ -326,3 +327,23 @@ def test_a_contrastive_run_with_colors_repeats_itself(tmp_path: Path) -> None:
         for seed, name in ((0, "a"), (0, "b"), (1, "c"))
     ]
     assert curves[0] == curves[1] != curves[2]
+
+
+def test_images_are_drawn_anew_for_each_epoch() -> None:
+    def redraw(epoch: int) -> torch.Tensor:
+        return torch.arange(6, dtype=torch.uint8).view(6, 1, 1, 1) + 10 * epoch
+
+    split = Split(noise(6, 1, 1, 1), torch.arange(6), redraw=redraw)
+    batches = Batches(6, 2, seed=0)
+    loader = make_loader(split, batches)
+    for epoch in (0, 1, 4):
+        batches.set_epoch(epoch)
+        seen = [
+            (int(image) - 10 * epoch, int(label))
+            for images, labels in loader
+            for image, label in zip(images, labels, strict=True)
+        ]
+        assert sorted(seen) == [(k, k) for k in range(6)]
+    assert isinstance(make_loader(split, Batches(6, 2)).dataset, TensorDataset)  # not in evaluation
+    (moved,) = move_to_device_if_fits([split], torch.device("cpu"), 10**6)
+    assert moved.redraw is redraw

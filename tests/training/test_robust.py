@@ -80,6 +80,9 @@ RANDOM = replace(
 )
 
 
+FRESH = replace(SHORT, task="digits:variant=translated,fresh=true,max_samples=40,size=32", batch_size=10)
+
+
 @pytest.mark.parametrize(
     ("recipe", "place", "steps"),
     [
@@ -92,6 +95,7 @@ RANDOM = replace(
             4,
         ),  # the last step of an epoch, which is completed first
         (RANDOM, (1, 0), 3),  # between two batches of one optimizer step
+        (FRESH, (1, 1), 6),  # in an epoch with images of its own
     ],
 )
 def test_a_run_that_is_stopped_in_a_step_goes_on_after_it(

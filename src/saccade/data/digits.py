@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from saccade.data.checks import check_memory, check_not_negative, check_optional
 from saccade.data.folder import load_folder
@@ -31,6 +35,7 @@ def load_digits(
     angle: float = 90.0,
     clutter: int = 4,
     max_samples: int | None = None,
+    fresh: bool = False,
     root: str = "~/.cache/saccade",
     seed: int = 0,
 ) -> Task:
@@ -46,6 +51,8 @@ def load_digits(
         angle: Largest rotation in degrees.
         clutter: Number of patches of clutter.
         max_samples: Maximum number of images per split, drawn at random.
+        fresh: Whether the training images are transformed anew in each epoch, as in the paper, by a function
+            of `seed` and the epoch. The validation and test images stay the same.
         root: Folder of the data sets of torchvision.
         seed: Seed of the splits and of all random transformations.
 
@@ -72,26 +79,53 @@ def load_digits(
         raise bad_option("digits", f"must be {expected}", size=size)
     if not 0 <= angle <= 180:
         raise bad_option("digits", "must be between 0 and 180 degrees", angle=angle)
+    if fresh and variant == "plain":
+        raise bad_option("digits", "needs a variant that is drawn at random, not 'plain'", fresh=fresh)
+    draw = partial(_draw, variant, size, angle, clutter)
     splits = []
     for index, (images, labels) in enumerate(read_digits(source, root, seed).values()):
         rng = np.random.default_rng((seed, index))
         indices = rng.permutation(len(labels))[:max_samples] if max_samples else np.arange(len(labels))
         check_memory("digits", size, len(indices))
-        images, labels, masks = images[indices], labels[indices], None
-        if variant == "rotated":
-            images = _rotate(images, angle, rng)
-        elif on_canvas:
-            images, masks = _place_on_canvas(images, size, clutter if variant == "cluttered" else 0, rng)
-        splits.append(gray_split(images, labels, masks))
+        images, labels = images[indices], labels[indices]
+        drawn, masks = draw(images, rng)
+        split = gray_split(drawn, labels, masks)
+        if fresh and index == 0:
+            split = replace(split, redraw=partial(_draw_epoch, draw, images, seed))
+        splits.append(split)
     return Task(f"digits-{variant}", tuple(map(str, range(10))), *splits)
 
 
-def gray_split(
-    images: NDArray[np.uint8], labels: NDArray[np.int64], masks: NDArray[np.bool_] | None
-) -> Split:
+def _draw(
+    variant: Variant, size: int, angle: float, clutter: int, images: GrayImages, rng: np.random.Generator
+) -> tuple[GrayImages, NDArray[np.bool_] | None]:
+    """Return a variant of images at random, and the masks of those on a canvas."""
+    match variant:
+        case "plain":
+            return images, None
+        case "rotated":
+            return _rotate(images, angle, rng), None
+        case "translated" | "cluttered":
+            return _place_on_canvas(images, size, clutter if variant == "cluttered" else 0, rng)
+
+
+def _draw_epoch(
+    draw: Callable[[GrayImages, np.random.Generator], tuple[GrayImages, NDArray[np.bool_] | None]],
+    images: GrayImages,
+    seed: int,
+    epoch: int,
+) -> Tensor:
+    return _in_colors(draw(images, np.random.default_rng((seed, 4, epoch)))[0])
+
+
+def gray_split(images: GrayImages, labels: NDArray[np.int64], masks: NDArray[np.bool_] | None) -> Split:
     """Return a split of gray images (N, H, W) or clips (N, T, H, W)."""
-    in_colors = torch.from_numpy(images).unsqueeze(1).repeat_interleave(3, dim=1)
-    return Split(in_colors, torch.from_numpy(labels), None if masks is None else torch.from_numpy(masks))
+    in_masks = None if masks is None else torch.from_numpy(masks)
+    return Split(_in_colors(images), torch.from_numpy(labels), in_masks)
+
+
+def _in_colors(images: GrayImages) -> Tensor:
+    return torch.from_numpy(images).unsqueeze(1).repeat_interleave(3, dim=1)
 
 
 def read_digits(source: str, root: str, seed: int) -> dict[str, LabeledDigits]:

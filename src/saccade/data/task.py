@@ -5,6 +5,7 @@ The labels are one class per image or, for segmentation, one per pixel.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -30,20 +31,24 @@ class Split:
             where there is no class.
         masks: Masks of the target, bool (N, H, W), of clips (N, T, H, W), or None.
         moments: The result of the function `moments` for the images, if it is already known.
+        redraw: Function that returns the images of an epoch, if each epoch of training has images of its own
+            for the same labels. It depends on the epoch alone, so that a resumed run sees the same images.
     """
 
     images: Tensor
     labels: Tensor
     masks: Tensor | None = None
     moments: tuple[Tensor, Tensor] | None = field(default=None, kw_only=True)
+    redraw: Callable[[int], Tensor] | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def select(self, index: Tensor) -> Split:
         """Return the images with these indices, or those of a bool mask, with labels and masks."""
-        masks = None if self.masks is None else self.masks[index]
-        return Split(self.images[index], self.labels[index], masks)
+        masks, redraw = None if self.masks is None else self.masks[index], self.redraw
+        selected = None if redraw is None else lambda epoch: redraw(epoch)[index]
+        return Split(self.images[index], self.labels[index], masks, redraw=selected)
 
     def counted(self) -> Tensor:
         """Return all labels that count, of images or of pixels, in one dimension."""

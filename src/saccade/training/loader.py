@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler, TensorDataset
 
 from saccade.data import Split
 
@@ -62,8 +62,33 @@ def make_loader(split: Split, batches: Batches, device: torch.device = CPU) -> D
     Batches that go from memory to a GPU are pinned, so that the transfer is asynchronous.
     """
     pin_memory = device.type == "cuda" and split.images.device != device
-    images = TensorDataset(split.images, split.labels)  # indexed by whole batches
-    return DataLoader(images, sampler=batches, batch_size=None, pin_memory=pin_memory)
+    images: Dataset[tuple[Tensor, ...]] = TensorDataset(split.images, split.labels)
+    if split.redraw is not None and batches.seed is not None:
+        images = Redrawn(split, split.redraw, batches)
+    return DataLoader(images, sampler=batches, batch_size=None, pin_memory=pin_memory)  # of whole batches
+
+
+class Redrawn(Dataset[tuple[Tensor, ...]]):
+    """Images that are drawn anew for each epoch.
+
+    Args:
+        split: The split. Its images are those of no epoch.
+        redraw: Function that returns the images of an epoch.
+        batches: The sampler, which knows the epoch.
+    """
+
+    def __init__(self, split: Split, redraw: Callable[[int], Tensor], batches: Batches) -> None:
+        self.split, self.redraw, self.batches = split, redraw, batches
+        self.images, self.epoch = split.images, -1
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, indices: list[int]) -> tuple[Tensor, ...]:
+        if self.epoch != self.batches.epoch:
+            self.epoch = self.batches.epoch
+            self.images = self.redraw(self.epoch).to(self.split.images.device)
+        return self.images[indices], self.split.labels[indices]
 
 
 def move_to_device_if_fits(splits: Sequence[Split], device: torch.device, free: int) -> list[Split]:
@@ -83,7 +108,7 @@ def move_to_device_if_fits(splits: Sequence[Split], device: torch.device, free: 
     tensors = [tensor for split in splits for tensor in (split.images, split.labels)]
     if 2 * sum(tensor.nbytes for tensor in tensors) > free:
         return list(splits)
-    return [Split(split.images.to(device), split.labels.to(device)) for split in splits]
+    return [Split(s.images.to(device), s.labels.to(device), redraw=s.redraw) for s in splits]
 
 
 def free_bytes(device: torch.device) -> int:
