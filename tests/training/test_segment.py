@@ -140,7 +140,7 @@ def test_a_resumed_run_has_the_same_history(task: str, tmp_path: Path) -> None:
 
 def test_attention_that_takes_no_gating_follows_the_blocks_of_the_decoder(task: str) -> None:
     classifier = create_objective(prepare(recipe(task, attention="se:reduction=2")), INFO)
-    assert attention_paths(classifier.model) == ["decoder.0", "decoder.1"]
+    assert attention_paths(classifier.model) == ["decoder.0.5.attention", "decoder.1.5.attention"]
 
 
 class TestRefusals:
