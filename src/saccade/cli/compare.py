@@ -16,6 +16,7 @@ from saccade.cli.options import (
     attention_option,
     execution_option,
     folder_option,
+    output_option,
     print_notes,
     recipe_values,
     share_options,
@@ -57,6 +58,15 @@ def compare(
         bool,
         execution_option("--shared", help="All nodes can write to OUT: lost runs continue on other nodes."),
     ] = False,
+    serve: Annotated[
+        bool,
+        output_option(
+            "--serve",
+            help="Show the progress and the report so far on a page of a local server, until the comparison "
+            "ends. report.html remains.",
+        ),
+    ] = False,
+    port: Annotated[int | None, output_option(help="Port of `--serve`; default: a free one.")] = None,
     **options: Unpack[SharedOptions],
 ) -> None:
     """Train models with and without attention over several seeds; write a leaderboard and a report.
@@ -69,6 +79,7 @@ def compare(
 
     from saccade.cli.display import ComparisonDisplay
     from saccade.cli.folders import comparison_folder
+    from saccade.cli.live import LiveDisplay
     from saccade.config import read_recipe, resolve
     from saccade.errors import bad_option
     from saccade.experiments import FIRST_EXPERIMENT, Comparison, Executor, Local, Processes, Ray
@@ -99,9 +110,17 @@ def compare(
             raise bad_option("compare", expected, **{name: value})
     run_executor = create(**given)
     out = out or comparison_folder(comparison)
-    with ComparisonDisplay(comparison.training.task, to_stderr=options["as_json"]) as display:
+    if port is not None and not serve:
+        raise bad_option("compare", "applies to --serve", port=port)
+    to_stderr = options["as_json"]
+    display = (
+        LiveDisplay(comparison, out, port or 0, to_stderr=to_stderr)
+        if serve
+        else ComparisonDisplay(comparison.training.task, to_stderr=to_stderr)
+    )
+    with display:
         summary = run_comparison(comparison, out, display, run_executor, options["logger"])
-    page = write_report(out)
+        page = write_report(out)
     print_notes(summary["task"])
     if options["as_json"]:
         typer.echo(json.dumps(summary, indent=1))
