@@ -75,7 +75,7 @@ def look(
     ] = "magma",
     alpha: Annotated[
         float, typer.Option(min=0, max=1, help="Opacity of the heat maps in the PNG files.")
-    ] = 0.6,
+    ] = 0.45,
 ) -> None:
     """Draw attention maps: an interactive page, and a PNG per image and layer.
 

@@ -52,7 +52,7 @@ class LivePage:
         self.address = f"http://{HOST}:{self._server.server_address[1]}/"
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._server.serve_forever, name="saccade live page", daemon=True).start()
+        threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True).start()
         return self
 
     def __exit__(

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 from urllib.request import urlopen
 
 import pytest
@@ -51,7 +52,7 @@ class Viewer(threading.Thread):
                         if line.strip():
                             self.see(json.loads(line.removeprefix(b"data: ")))
                 return
-            except ConnectionRefusedError:
+            except URLError:  # it does not listen yet
                 time.sleep(0.01)
 
     def see(self, state: dict[str, Any]) -> None:
@@ -95,7 +96,9 @@ def test_a_port_that_is_taken_or_has_no_page_is_one_sentence(
 ) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        monkeypatch.setattr("sys.argv", ["saccade", *COMMAND, "--out", str(tmp_path / "out"), *options, str(port)])
+        monkeypatch.setattr(
+            "sys.argv", ["saccade", *COMMAND, "--out", str(tmp_path / "out"), *options, str(port)]
+        )
         with pytest.raises(SystemExit) as stop:
             main()
     printed = capsys.readouterr()

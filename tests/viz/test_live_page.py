@@ -136,7 +136,10 @@ def test_a_report_is_whole_while_it_is_replaced(live: LivePage, tmp_path: Path) 
 
 def test_a_port_that_cannot_be_used(live: LivePage, tmp_path: Path) -> None:
     port = int(live.address.rpartition(":")[2].strip("/"))
-    for value in (port, 65_536, -1):
+    with pytest.raises(BadOption, match="cannot be used: Address already in use") as raised:
+        LivePage("white-patch", tmp_path / "report.html", port)
+    assert (raised.value.option, raised.value.value) == ("port", port)
+    for value in (65_536, -1):
         with raises(BadOption, option="port", value=value):
             LivePage("white-patch", tmp_path / "report.html", value)
 
