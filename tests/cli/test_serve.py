@@ -134,7 +134,7 @@ def browser() -> Iterator[Browser]:
 
 def test_the_page_follows_a_comparison(tmp_path: Path, browser: Browser, server: ForkServer) -> None:
     port, out = free_port(), tmp_path / "out"
-    arguments = (*COMMAND, "--seeds", "3", "--out", str(out), "--serve", "--port", str(port))
+    arguments = (*COMMAND, "--seeds", "2", "--out", str(out), "--serve", "--port", str(port))
     outcomes: list[Outcome] = []
     folder = tmp_path / "work"
     folder.mkdir()
@@ -161,11 +161,11 @@ def test_the_page_follows_a_comparison(tmp_path: Path, browser: Browser, server:
             with suppress(BrowserError):  # the frame is loaded again
                 seen.update(report.locator(".partial").all_inner_texts())
         assert len(seen) >= 2
-        assert all(text.endswith("of 6 runs are done. The results are preliminary.") for text in seen)
+        assert all(text.endswith("of 4 runs are done. The results are preliminary.") for text in seen)
         command.join()
         assert outcomes[0].code == 0, outcomes[0].error
         expect(report.locator(".partial")).to_have_count(0)
         expect(report.locator(".board tbody tr")).to_have_count(2)
-        expect(page.get_by_role("status").first).to_contain_text("All 6 runs are done in 0:")
+        expect(page.get_by_role("status").first).to_contain_text("All 4 runs are done in ")
         assert page.locator("progress").evaluate("bar => bar.value") == 1
     assert said == []

@@ -531,6 +531,7 @@ def test_a_run_is_looked_at_over_its_test_images(
     assert len(list(tmp_path.glob("[123]-with*.attention.2.png"))) == 3
     page = (tmp_path / "look.html").read_text()
     assert "Attention of multi_head:heads=2 on white-patch" in page
+    assert re.search(r'"caption":"1: with(out)?, predicted with(out)? \(0\.\d\d\)"', html.unescape(page))
     island = re.search(r'id="data">(.*?)</script>', page, flags=re.DOTALL)
     assert island is not None
     heat = unpacked(json.loads(html.unescape(island[1]))["layers"][0]["heat"])
@@ -550,7 +551,8 @@ def test_a_checkpoint_is_looked_at_over_ones_own_images(
     checkpoint = run / "checkpoints" / "last.ckpt"
     options = ("--method", "grad_cam", "--layer", "stages.2", "--alpha", 0, "--out", tmp_path / "out")
     assert call(monkeypatch, checkpoint, tmp_path / "mine", *options) == 0
-    assert re.match(r"photo: with(out)? \(0\.\d\d\)\n", capsys.readouterr().out)
+    assert (answer := re.match(r"photo: with(out)? \(0\.\d\d\)\n", capsys.readouterr().out))
+    assert answer[0].strip() in (tmp_path / "out" / "look.html").read_text()
     written = np.asarray(Image.open(tmp_path / "out" / "photo.stages.2.png"))
     assert np.array_equal(written, picture[:, 15:65])  # what a square input shows of it, at its own size
 

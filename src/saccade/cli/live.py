@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 from saccade.cli.display import ComparisonDisplay, clock
 from saccade.cli.terminal import echo
@@ -42,13 +42,13 @@ class LiveDisplay(ComparisonDisplay):
         echo(f"live page: {self.page.address}", err=self.to_stderr)
         return super().__enter__()
 
-    def __exit__(self, kind: type[BaseException] | None, *rest: Any) -> None:
-        super().__exit__(kind, *rest)
-        if kind is None:
+    def __exit__(self, *raised: object) -> None:
+        super().__exit__(*raised)
+        if not any(raised):
             done = f"All {len(self.results)} runs are done in {clock(self.pace.elapsed)}."
             file = f"The server has ended; this page remains as {(self.out / 'report.html').resolve()}."
             self.page.finish(text=f"{done} {file}", report=len(self.results) + 1)
-        self.page.__exit__(kind, *rest)
+        self.page.__exit__(*raised)
 
     def started(self, recipe: Recipe, number: int, of: int) -> None:
         super().started(recipe, number, of)

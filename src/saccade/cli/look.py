@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from saccade.data import Photograph
 
-    #: A model and its title, the inputs, the images to draw on and their names.
-    Subject = tuple[nn.Module, str, Tensor, list[Photograph], list[str]]
+    #: A model and its title, the inputs, the images to draw on, their names, and names with answers.
+    Subject = tuple[nn.Module, str, Tensor, list[Photograph], list[str], list[str]]
 
 Method = Literal[
     "attention",
@@ -104,7 +104,7 @@ def look(
         raise BadOption.of("look", problem, **{flag: source})
     else:
         subject = _trained_model(Path(network).expanduser(), images, count, trust)
-    model, title, inputs, pictures, names = subject
+    model, title, inputs, pictures, names, captions = subject
     result = look_at(
         model,
         inputs,
@@ -114,7 +114,7 @@ def look(
         display_images=pictures,
         names=names,
     )
-    result = replace(result, title=title)
+    result = replace(result, title=title, captions=captions)
     files = result.save_png(out, cmap=cmap, alpha=alpha, overwrite=overwrite)
     page = result.save_html(out / "look.html", overwrite=overwrite)
     layers = ", ".join(path or "the model" for path in result.maps)
@@ -146,19 +146,23 @@ def _trained_model(run: Path, images: list[Path] | None, count: int, trust: bool
     with torch.inference_mode():
         probabilities, predictions = classifier(inputs).softmax(1).max(1)
     predicted = [classes[k] for k in predictions.tolist()]
+    answers = [f"{answer} ({p:.2f})" for answer, p in zip(predicted, probabilities.tolist(), strict=True)]
     if images:
-        for name, answer, probability in zip(names, predicted, probabilities.tolist(), strict=True):
-            echo(f"{name}: {answer} ({probability:.2f})")
+        captions = _with_answers(names, answers)
     else:
         true = [classes[k] for k in labels.tolist()]
         names = [
             f"{number}: {label}" + ("" if answer == label else f", predicted {answer}")
             for number, (label, answer) in enumerate(zip(true, predicted, strict=True), start=1)
         ]
+        captions = [
+            f"{number}: {label}, predicted {answer}"
+            for number, (label, answer) in enumerate(zip(true, answers, strict=True), start=1)
+        ]
     torch.manual_seed(classifier.recipe.seed)  # some models sample locations
     attention, task = classifier.recipe.attention, classifier.recipe.task.partition(":")[0]
     title = f"{type(classifier.model).__name__ if attention == 'none' else attention} on {task}"
-    return classifier.model, title, classifier.normalize(inputs).detach(), pictures, names
+    return classifier.model, title, classifier.normalize(inputs).detach(), pictures, names, captions
 
 
 def _library_model(name: str, images: list[Path] | None, pretrained: bool | str) -> Subject:
@@ -189,18 +193,27 @@ def _library_model(name: str, images: list[Path] | None, pretrained: bool | str)
         shape, reason = tuple(inputs.shape[1:]), str(error).partition("\n")[0]
         problem = f"{name!r} does not accept images of shape {shape}: {reason}"
         raise BadOption.of("look", problem, network=name) from error
-    if pretrained in (True, "wheel") and getattr(logits, "shape", ()) == (len(inputs), _IMAGENET_CLASSES):
-        _print_classes(names, logits)
-    return model, name if pretrained else f"{name} with random weights", inputs, pictures, names
+    is_classifier = getattr(logits, "shape", ()) == (len(inputs), _IMAGENET_CLASSES)
+    is_imagenet = is_classifier and pretrained in (True, "wheel")
+    captions = _with_answers(names, _imagenet_classes(logits)) if is_imagenet else names
+    return model, name if pretrained else f"{name} with random weights", inputs, pictures, names, captions
 
 
-def _print_classes(names: list[str], logits: Tensor) -> None:
+def _imagenet_classes(logits: Tensor) -> list[str]:
+    """Return the predicted class of each image, with its probability."""
     from timm.data.imagenet_info import ImageNetInfo
 
-    info = ImageNetInfo()
-    for name, probabilities in zip(names, logits.softmax(1), strict=True):
-        label = info.index_to_description(int(probabilities.argmax())).partition(",")[0]
-        echo(f"{name}: {label} ({probabilities.max():.2f})")
+    info, best = ImageNetInfo(), logits.softmax(1).max(1)
+    labels = [info.index_to_description(int(k)).partition(",")[0] for k in best.indices]
+    return [f"{label} ({p:.2f})" for label, p in zip(labels, best.values.tolist(), strict=True)]
+
+
+def _with_answers(names: list[str], answers: list[str]) -> list[str]:
+    """Print the answer for each image, and return what is printed."""
+    lines = [f"{name}: {answer}" for name, answer in zip(names, answers, strict=True)]
+    for line in lines:
+        echo(line)
+    return lines
 
 
 def _read(paths: list[Path]) -> tuple[list[Photograph], list[str]]:

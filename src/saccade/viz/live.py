@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from socketserver import ThreadingTCPServer
-from types import TracebackType
 from typing import Any, Self
 
 from saccade.errors import bad_option
@@ -55,10 +54,8 @@ class LivePage:
         threading.Thread(target=self._server.serve_forever, args=(0.1,), daemon=True).start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
-        if kind is not None:
+    def __exit__(self, *raised: object) -> None:
+        if any(raised):
             self.update(state="stopped", text="")
             time.sleep(2 * _INTERVAL if self.viewers else 0)  # the threads of the viewers send it
         self._server.shutdown()

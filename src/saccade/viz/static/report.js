@@ -207,6 +207,8 @@
     const hide = (node, index) => (node.hidden = column !== "" && String(index) !== column);
     all(".columns > li:not(.original)").forEach(hide);
     all(".shots [data-column]").forEach((tile) => hide(tile.closest("figure"), tile.dataset.column));
+    const attention = columns[column]?.attention;
+    all("[data-removal]").forEach((figure) => (figure.hidden = attention !== undefined && figure.dataset.removal !== String(attention)));
   };
   if (only) {
     only.addEventListener("change", pick);
