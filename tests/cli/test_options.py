@@ -44,6 +44,17 @@ def test_help_shows_an_example_and_explains_every_option(name: str) -> None:
             assert parameter.opts[-1] in text
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_a_screen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = output(name, "--help").splitlines()
+    assert len(lines) <= 50
+    assert max(map(len, lines)) <= 80
+    titles = [line.removesuffix(":") for line in lines if line.endswith(":") and not line.startswith(" ")]
+    panels = [getattr(option, "rich_help_panel", None) for option in COMMANDS[name].params]
+    assert {panel for panel in panels if panel} <= {*titles}
+
+
 @pytest.mark.usefixtures("wide")
 def test_brackets_in_help_are_text() -> None:
     assert "NAME[:option=value,...]" in output("train", "--help")

@@ -49,7 +49,12 @@ def look(
         typer.Option(help="Path of a layer; repeatable. Default: all layers with attention."),
     ] = None,
     method: Annotated[
-        Method | None, typer.Option(help="Default: attention if the model has any, otherwise grad_cam.")
+        Method | None,
+        typer.Option(
+            metavar="NAME",
+            help="attention, rollout, relevance, legrad, grad_cam, grad_cam++, hires_cam, layer_cam, "
+            "eigen_cam or guided_grad_cam. Default: attention if the model has any, otherwise grad_cam.",
+        ),
     ] = None,
     target: Annotated[
         int | None, typer.Option(min=0, help="Number of the class to explain; default: the predicted class.")
