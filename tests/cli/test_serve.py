@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -44,7 +47,7 @@ class Viewer(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             try:
                 with urlopen(self.address + "events", timeout=60) as events:
@@ -107,6 +110,30 @@ def test_a_port_that_is_taken_or_has_no_page_is_one_sentence(
     assert f"port={port}" in printed.err
     assert not printed.out
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGINT, "interrupted"), (signal.SIGTERM, "terminated")])
+def test_a_signal_ends_the_comparison_and_the_page(number: signal.Signals, said: str, tmp_path: Path) -> None:
+    port, out = free_port(), tmp_path / "out"
+    command = [sys.executable, "-m", "saccade", *COMMAND, "--set", "epochs=1000", "--out", str(out)]
+    process = subprocess.Popen(
+        [*command, "--serve", "--port", str(port)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    viewer = Viewer(port)
+    while not (out / "runs/none-seed0/metrics.csv").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    printed, error = process.communicate(timeout=120)
+    viewer.join()
+    assert process.returncode == 128 + number
+    assert error == f"saccade: {said}; run the same command again to continue\n"
+    assert printed == f"live page: http://127.0.0.1:{port}/\n"
+    assert viewer.states[-1]["state"] == "stopped"
+    assert viewer.reports == {}
 
 
 def test_runs_that_were_complete_before_do_not_count_for_the_time_left(

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypedDict, get_type_hints
 
 import typer
 
+from saccade.cli.completion import complete_mechanism
 from saccade.cli.terminal import echo, parse_path
 
 # Declarations of options, one for each panel of the help.
@@ -20,7 +21,7 @@ recipe_option = partial(typer.Option, rich_help_panel="Recipe")
 execution_option = partial(typer.Option, rich_help_panel="Execution")
 output_option = partial(typer.Option, rich_help_panel="Output")
 folder_option = partial(output_option, parser=parse_path, metavar="PATH")
-attention_option = partial(model_option, "-a", "--attention")
+attention_option = partial(model_option, "-a", "--attention", autocompletion=complete_mechanism)
 
 
 TaskName = Annotated[

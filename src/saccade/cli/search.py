@@ -11,6 +11,7 @@ import typer
 from saccade.cli.options import (
     Json,
     TaskName,
+    attention_option,
     data_option,
     execution_option,
     model_option,
@@ -30,9 +31,7 @@ def search(
     task: TaskName = None,
     attention: Annotated[
         list[str] | None,
-        model_option(
-            "-a",
-            "--attention",
+        attention_option(
             help="NAME[:option=value,...]; repeatable. Default: all.",
         ),
     ] = None,
