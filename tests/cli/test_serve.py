@@ -165,12 +165,14 @@ def test_the_page_follows_a_comparison(tmp_path: Path, browser: Browser, server:
     outcomes: list[Outcome] = []
     folder = tmp_path / "work"
     folder.mkdir()
-    command = threading.Thread(target=lambda: outcomes.append(server.run(arguments, folder, environment={})))
+    command = threading.Thread(
+        target=lambda: outcomes.append(server.run(arguments, folder, environment={}, timeout=240))
+    )
     command.start()
     said: list[str] = []
     with browser.new_page() as page:
         page.set_default_timeout(60_000)
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 240
         while True:
             try:
                 page.goto(f"http://127.0.0.1:{port}/")
@@ -185,6 +187,7 @@ def test_the_page_follows_a_comparison(tmp_path: Path, browser: Browser, server:
         seen: set[str] = set()
         while page.locator('html[data-state="finished"]').count() == 0:
             assert time.monotonic() < deadline
+            page.wait_for_timeout(50)
             with suppress(BrowserError):  # the frame is loaded again
                 seen.update(report.locator(".partial").all_inner_texts())
         assert len(seen) >= 2

@@ -586,10 +586,12 @@ def test_a_folder_of_frames_is_looked_at_in_their_order_and_in_batches(
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (32, 32), (8 * number, 0, 0)).save(folder / f"frame{number % 29}.png")
     batches: list[int] = []
-    monkeypatch.setattr(
-        "saccade.viz.look",
-        lambda *given, **options: batches.append(len(given[1])) or sc.look(*given, **options),
-    )
+
+    def look(model: nn.Module, images: Tensor, **options: Any) -> Look:
+        batches.append(len(images))
+        return sc.look(model, images, **options)
+
+    monkeypatch.setattr("saccade.viz.look", look)
     assert call(monkeypatch, "timm:test_resnet", frames, "--alpha", 0, "--out", out) == 0
     assert batches == [24, 6]
     printed = capsys.readouterr().out

@@ -234,6 +234,19 @@ def test_a_finger_is_told_about_taps_and_reads_a_chart(report: Path, show: Opene
     expect(page.locator("[data-state]")).to_contain_text("Image 1, ")
 
 
+def test_a_printed_page_is_whole_and_has_no_controls(
+    report: Path, page_of_look: Path, show: Opener
+) -> None:
+    for path in (report, page_of_look):
+        page = show(path)
+        page.emulate_media(media="print")
+        page.set_viewport_size({"width": 718, "height": 1000})  # A4 with margins
+        assert page.evaluate("document.documentElement.scrollWidth") <= 718
+        for part in (".tools", ".state", ".hint", "[data-more]"):
+            assert page.locator(f"{part}:visible").count() == 0
+        expect(page.locator(".tile canvas").first).to_be_visible()
+
+
 # ---- look -----------------------------------------------------------------------------------------------
 
 
