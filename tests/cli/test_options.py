@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,11 +40,22 @@ def output(*arguments: str) -> str:
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_shows_an_example_and_explains_every_option(name: str) -> None:
     text = output(name, "--help")
-    assert f"Example: saccade {name} " in text
+    assert f"Example: saccade {name}" in text
     for parameter in COMMANDS[name].params:
         assert parameter.help, parameter.name
         if parameter.param_type_name == "option":
             assert parameter.opts[-1] in text
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_a_screen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = output(name, "--help").splitlines()
+    assert len(lines) <= 50
+    assert max(map(len, lines)) <= 80
+    titles = [line.removesuffix(":") for line in lines if line.endswith(":") and not line.startswith(" ")]
+    panels = [getattr(option, "rich_help_panel", None) for option in COMMANDS[name].params]
+    assert {panel for panel in panels if panel} <= {*titles}
 
 
 @pytest.mark.usefixtures("wide")
@@ -65,6 +79,44 @@ def test_the_same_option_has_the_same_help_in_train_and_compare() -> None:
     for name in shared:
         assert train[name].help == compare[name].help
         assert train[name].rich_help_panel == compare[name].rich_help_panel
+
+
+@pytest.mark.parametrize(
+    ("words", "completed"),
+    [
+        ("saccade comp", ["compare"]),
+        ("saccade compare --ser", ["--serve"]),
+        ("saccade compare white-patch -a cba", ["cbam"]),
+        ("saccade show spatial_g", ["spatial_gate"]),
+    ],
+)
+def test_a_shell_completes_commands_options_and_mechanisms(words: str, completed: list[str]) -> None:
+    variables = {
+        "COMP_WORDS": words,
+        "COMP_CWORD": str(words.count(" ")),
+        "_SACCADE_COMPLETE": "complete_bash",
+    }
+    result = CliRunner().invoke(app, [], env=variables, prog_name="saccade")
+    assert result.output.split() == completed
+
+
+def test_completion_imports_no_torch() -> None:
+    code = (
+        "import sys; from saccade.cli.completion import complete_mechanism as complete\n"
+        "complete(''); print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False"]
+
+
+def test_what_is_piped_has_no_colors() -> None:
+    code = "from saccade.cli import main; main()"
+    for words in (["list"], ["compare", "--help"], ["compare", "--no-such-option"]):
+        environment = os.environ | {"TERM": "xterm-256color"}
+        done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, env=environment)
+        assert done.returncode == (2 if "--no-such-option" in words else 0)
+        assert len(done.stdout + done.stderr) > 100
+        assert b"\x1b" not in done.stdout + done.stderr
 
 
 def test_the_version() -> None:

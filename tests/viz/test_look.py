@@ -531,6 +531,7 @@ def test_a_run_is_looked_at_over_its_test_images(
     assert len(list(tmp_path.glob("[123]-with*.attention.2.png"))) == 3
     page = (tmp_path / "look.html").read_text()
     assert "Attention of multi_head:heads=2 on white-patch" in page
+    assert re.search(r'"caption":"1: with(out)?, predicted with(out)? \(0\.\d\d\)"', html.unescape(page))
     island = re.search(r'id="data">(.*?)</script>', page, flags=re.DOTALL)
     assert island is not None
     heat = unpacked(json.loads(html.unescape(island[1]))["layers"][0]["heat"])
@@ -550,7 +551,8 @@ def test_a_checkpoint_is_looked_at_over_ones_own_images(
     checkpoint = run / "checkpoints" / "last.ckpt"
     options = ("--method", "grad_cam", "--layer", "stages.2", "--alpha", 0, "--out", tmp_path / "out")
     assert call(monkeypatch, checkpoint, tmp_path / "mine", *options) == 0
-    assert re.match(r"photo: with(out)? \(0\.\d\d\)\n", capsys.readouterr().out)
+    assert (answer := re.match(r"photo: with(out)? \(0\.\d\d\)\n", capsys.readouterr().out))
+    assert answer[0].strip() in (tmp_path / "out" / "look.html").read_text()
     written = np.asarray(Image.open(tmp_path / "out" / "photo.stages.2.png"))
     assert np.array_equal(written, picture[:, 15:65])  # what a square input shows of it, at its own size
 
@@ -575,11 +577,42 @@ def test_a_network_of_a_library_is_looked_at(
     assert f"Attention of {network} with random weights" in page
 
 
+def test_a_folder_of_frames_is_looked_at_in_their_order_and_in_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    frames, out = tmp_path / "frames", tmp_path / "out"
+    for number in range(1, 31):
+        folder = frames / ("a" if number < 30 else "b")
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (8 * number, 0, 0)).save(folder / f"frame{number % 29}.png")
+    batches: list[int] = []
+
+    def look(model: nn.Module, images: Tensor, **options: Any) -> Look:
+        batches.append(len(images))
+        return sc.look(model, images, **options)
+
+    monkeypatch.setattr("saccade.viz.look", look)
+    assert call(monkeypatch, "timm:test_resnet", frames, "--alpha", 0, "--out", out) == 0
+    assert batches == [24, 6]
+    printed = capsys.readouterr().out
+    assert "look.html and 30 PNG files: " in printed
+    names = [*(f"frame{number}" for number in range(29)), "frame1-2"]
+    (layer,) = {path.name.split(".", 1)[1] for path in out.glob("*.png")}
+    assert {path.name for path in out.glob("*.png")} == {f"{name}.{layer}" for name in names}
+    assert np.asarray(Image.open(out / f"frame1-2.{layer}"))[0, 0, 0] == 240
+    page = html.unescape((out / "look.html").read_text())
+    shown = re.findall(r'"caption":"(frame\d+)"', page)
+    assert shown == names[:24]
+    (frames / "a" / "frame28.png").write_text("text")
+    assert call(monkeypatch, "timm:test_resnet", frames, "--out", tmp_path / "other") == 2
+    assert not (tmp_path / "other").exists()
+
+
 def test_a_network_of_a_library_is_given_what_its_weights_want(tmp_path: Path) -> None:
     Image.new("RGB", (50, 80), "white").save(tmp_path / "white.png")
-    given = _library_model("timm:vit_tiny_patch16_384", [tmp_path / "white.png"], pretrained=False)[2]
+    given = next(_library_model("timm:vit_tiny_patch16_384", [tmp_path / "white.png"], pretrained=False))[2]
     assert torch.equal(given, torch.ones(1, 3, 384, 384))  # (1 - 0.5) / 0.5
-    given = _library_model("resnet18", [tmp_path / "white.png"], pretrained=False)[2]
+    given = next(_library_model("resnet18", [tmp_path / "white.png"], pretrained=False))[2]
     expected = torch.tensor([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225])
     torch.testing.assert_close(given, expected[:, None, None].expand(1, 3, 224, 224))
 
@@ -597,7 +630,7 @@ def test_a_network_with_the_weights_of_a_file_is_looked_at(
     assert "Attention of timm:test_resnet" in page
     assert "random weights" not in page
     source = str(tmp_path / "weights.pth")
-    model = _library_model("timm:test_resnet", [tmp_path / "photo.png"], pretrained=source)[0]
+    model = next(_library_model("timm:test_resnet", [tmp_path / "photo.png"], pretrained=source))[0]
     assert all(torch.equal(weight, weights[name]) for name, weight in model.state_dict().items())
 
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from saccade.cli.completion import complete_mechanism
 from saccade.cli.terminal import console, echo
 
 
@@ -71,7 +72,10 @@ def list_mechanisms(
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="Name of a mechanism, see `saccade list`.")],
+    name: Annotated[
+        str,
+        typer.Argument(help="Name of a mechanism, see `saccade list`.", autocompletion=complete_mechanism),
+    ],
     channels: Annotated[int, typer.Option(help="Channels of the input whose cost is shown.")] = 64,
     size: Annotated[int, typer.Option(help="Height and width of this input.")] = 28,
 ) -> None:

@@ -19,6 +19,7 @@ from saccade.cli.demo import demo
 from saccade.cli.doctor import doctor
 from saccade.cli.evaluate import evaluate
 from saccade.cli.export import export
+from saccade.cli.help import HelpCommand
 from saccade.cli.look import look
 from saccade.cli.score import score
 from saccade.cli.search import search
@@ -40,14 +41,15 @@ _INSTALLATION = "Installation"
 
 
 def _add(command: Callable[..., None], panel: str, example: str, name: str | None = None) -> None:
-    app.command(name, rich_help_panel=panel, epilog=f"Example: `saccade {example}`")(command)
+    epilog = f"Example: `saccade {example}`"
+    app.command(name, cls=HelpCommand, rich_help_panel=panel, epilog=epilog)(command)
 
 
 _add(list_mechanisms, _CATALOG, "list --domain spatial", name="list")
 _add(show, _CATALOG, "show cbam --channels 256")
 _add(sites, _CATALOG, "sites timm:resnet50 -a se --where residual")
 _add(demo, _EXPERIMENTS, "demo")
-_add(compare, _EXPERIMENTS, "compare white-patch -a none -a se -a cbam --seeds 3 --out runs/first")
+_add(compare, _EXPERIMENTS, "compare white-patch -a none -a cbam --out runs/first")
 _add(train, _EXPERIMENTS, "train folder:photos,size=64 -a cbam --epochs 10 --out runs/cbam")
 _add(search, _EXPERIMENTS, "search folder:photos,size=64 --backbone timm:resnet18 --budget 2h")
 _add(report, _EXPERIMENTS, "report runs/first")

@@ -16,6 +16,7 @@ from saccade.cli.options import (
     attention_option,
     execution_option,
     folder_option,
+    output_option,
     print_notes,
     recipe_values,
     share_options,
@@ -29,46 +30,51 @@ def compare(
     task: TaskName = None,
     attention: Annotated[
         list[str] | None,
-        attention_option(help="Mechanism as NAME[:option=value,...][@PLACE+PLACE...], or none; repeatable."),
+        attention_option(help="NAME[:option=value,...][@PLACE+PLACE...], or none; repeatable."),
     ] = None,
     seeds: Annotated[int | None, training_option(help="Number of runs per mechanism.")] = None,
     out: Annotated[Path | None, folder_option(help="Folder of the comparison; default: runs/TASK.")] = None,
     *,
     executor: Annotated[
         Literal["local", "processes", "ray"],
-        execution_option(help="local: one run at a time; processes: several at a time; ray: a cluster."),
+        execution_option(
+            metavar="NAME", help="local, processes (several runs at a time) or ray (a cluster)."
+        ),
     ] = "local",
-    jobs: Annotated[
-        int | None, execution_option(help="Number of runs at a time with `--executor processes`; default: 2.")
-    ] = None,
+    jobs: Annotated[int | None, execution_option(help="Runs at a time of processes; default: 2.")] = None,
     address: Annotated[
-        str | None, execution_option(help="HOST:PORT of a Ray cluster; by default, Ray is started here.")
+        str | None, execution_option(help="HOST:PORT of a Ray cluster; default: a new one.")
     ] = None,
-    cpus_per_run: Annotated[
-        float | None, execution_option(help="CPUs per run with `--executor ray`; default: 1.")
-    ] = None,
+    cpus_per_run: Annotated[float | None, execution_option(help="CPUs per run with ray; default: 1.")] = None,
     gpus_per_run: Annotated[
         float | None,
-        execution_option(
-            help="GPUs per run with `--executor ray`; default: 0. With 0.25, four runs share one GPU."
-        ),
+        execution_option(help="GPUs per run with ray, also fractions; default: 0."),
     ] = None,
     shared: Annotated[
         bool,
-        execution_option("--shared", help="All nodes can write to OUT: lost runs continue on other nodes."),
+        execution_option("--shared", help="With ray: all nodes can write to OUT."),
     ] = False,
+    serve: Annotated[
+        bool,
+        output_option(
+            "--serve",
+            help="Serve the report so far, and the time left, on a local page until the comparison ends.",
+        ),
+    ] = False,
+    port: Annotated[int | None, output_option(help="Port of `--serve`; default: a free one.")] = None,
     **options: Unpack[SharedOptions],
 ) -> None:
     """Train models with and without attention over several seeds; write a leaderboard and a report.
 
-    Comparisons are incremental. Run the command again after an interruption, or with more seeds or
-    mechanisms, and only the missing runs are trained.
+    Run the command again after an interruption, or with more seeds or mechanisms, and only the missing runs
+    are trained.
     """
     announce()
     values = {"task": task, "attentions": attention or None, "seeds": seeds, **options}
 
     from saccade.cli.display import ComparisonDisplay
     from saccade.cli.folders import comparison_folder
+    from saccade.cli.live import LiveDisplay
     from saccade.config import read_recipe, resolve
     from saccade.errors import bad_option
     from saccade.experiments import FIRST_EXPERIMENT, Comparison, Executor, Local, Processes, Ray
@@ -99,9 +105,17 @@ def compare(
             raise bad_option("compare", expected, **{name: value})
     run_executor = create(**given)
     out = out or comparison_folder(comparison)
-    with ComparisonDisplay(comparison.training.task, to_stderr=options["as_json"]) as display:
+    if port is not None and not serve:
+        raise bad_option("compare", "applies to --serve", port=port)
+    to_stderr = options["as_json"]
+    display = (
+        LiveDisplay(comparison, out, port or 0, to_stderr=to_stderr)
+        if serve
+        else ComparisonDisplay(comparison.training.task, to_stderr=to_stderr)
+    )
+    with display:
         summary = run_comparison(comparison, out, display, run_executor, options["logger"])
-    page = write_report(out)
+        page = write_report(out)
     print_notes(summary["task"])
     if options["as_json"]:
         typer.echo(json.dumps(summary, indent=1))

@@ -59,7 +59,7 @@ class RunDisplay:
     def progressed(self, progress: RunProgress) -> None:
         """Show the progress of training."""
         numbers = (
-            f"{_clock(progress.seconds_left)} left  epoch {progress.epoch}/{progress.epochs}  error "
+            f"{clock(progress.seconds_left)} left  epoch {progress.epoch}/{progress.epochs}  error "
             f"{progress.error:.1%}  loss {progress.loss:.3f}  {progress.images_per_second:,.0f} images/s"
         )
         self.bar.update(self.task, completed=progress.fraction, numbers=numbers)
@@ -78,28 +78,70 @@ class RunDisplay:
             self.live.update(self.render(), refresh=True)
 
 
+class Pace:
+    """Estimates the time that the remaining runs take. Runs that were complete before cost no time."""
+
+    def __init__(self) -> None:
+        self.start = time.monotonic()
+        self.starts: dict[tuple[str, int], float] = {}
+        self.trained, self.fraction = 0, 0.0
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the first run started."""
+        return time.monotonic() - self.start
+
+    def started(self, recipe: Recipe) -> None:
+        """A run starts."""
+        if not self.starts:
+            self.start = time.monotonic()
+        self.starts[recipe.attention, recipe.seed] = time.monotonic()
+
+    def progressed(self, progress: RunProgress) -> None:
+        """The current run has progressed."""
+        self.fraction = progress.fraction
+
+    def finished(self, result: RunResult) -> bool:
+        """A run has finished; return whether it was trained now, and not before."""
+        start = self.starts.get((result["attention"], result["seed"]), self.start)
+        is_trained = time.monotonic() - start >= result["train_seconds"]
+        self.trained, self.fraction = self.trained + is_trained, 0.0
+        return is_trained
+
+    def seconds_left(self, runs: int) -> float | None:
+        """Return the seconds that the last `runs` runs take; None if nothing has been trained so far."""
+        done = self.trained + self.fraction
+        return self.elapsed / done * (runs - self.fraction) if done else None
+
+
 class ComparisonDisplay(RunDisplay):
     """Current leaderboard above the progress of the current run. Without a terminal: one line per run."""
 
     def __init__(self, title: str, *, to_stderr: bool = False) -> None:
         self.title, self.total = title, Text("")
         self.rows: list[Row] = []
-        self.start = time.monotonic()
+        self.pace = Pace()
         super().__init__(to_stderr=to_stderr)
 
     def started(self, recipe: Recipe, number: int, of: int) -> None:
         """Show that a run starts."""
         self.number, self.of = number, of
+        self.pace.started(recipe)
         description = f"run {number}/{of}: {recipe.attention}, seed {recipe.seed}"
         self.bar.reset(self.task, description=description, numbers="")
         self.refresh()
 
+    def progressed(self, progress: RunProgress) -> None:
+        self.pace.progressed(progress)
+        super().progressed(progress)
+
     def finished(self, results: list[RunResult]) -> None:
         """Show the leaderboard of the completed runs."""
         self.rows = compute_leaderboard(results)
-        elapsed, done = time.monotonic() - self.start, len(results)
-        left = elapsed / done * (self.of - done)
-        self.total = Text(f"{done}/{self.of} runs in {_clock(elapsed)}, about {_clock(left)} left")
+        self.pace.finished(results[-1])
+        done, left = len(results), self.pace.seconds_left(self.of - len(results))
+        about = "" if left is None else f", about {clock(left)} left"
+        self.total = Text(f"{done}/{self.of} runs in {clock(self.pace.elapsed)}{about}")
         self.refresh()
         if not self.console.is_terminal:
             last = results[-1]
@@ -223,5 +265,6 @@ def _percent(interval: Interval | None, sign: str = "") -> str:
     return f"{mean}\n[{100 * interval['low']:{sign}.1f}, {100 * interval['high']:{sign}.1f}]"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Format a duration in minutes and seconds."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"

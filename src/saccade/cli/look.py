@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -15,10 +17,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from saccade.data import Photograph
-    from saccade.training import Classifier
 
-    #: A model and its title, the inputs, the images to draw on and their names.
-    Subject = tuple[nn.Module, str, Tensor, list[Photograph], list[str]]
+    #: A model and its title, the inputs, the images to draw on, their names, and names with answers.
+    Subject = tuple[nn.Module, str, Tensor, list[Photograph], list[str], list[str]]
 
 Method = Literal[
     "attention",
@@ -35,6 +36,7 @@ Method = Literal[
 
 
 _IMAGENET_CLASSES = 1000
+_BATCH = 24  # images that the model sees at a time; the page shows the first of them
 
 
 def look(
@@ -44,14 +46,21 @@ def look(
     ],
     images: Annotated[
         list[Path] | None,
-        path_argument(metavar="IMAGE...", help="Images or folders; default: test images of the run."),
+        path_argument(
+            metavar="IMAGE...", help="Images, or folders of images or frames; default: test images."
+        ),
     ] = None,
     layer: Annotated[
         list[str] | None,
         typer.Option(help="Path of a layer; repeatable. Default: all layers with attention."),
     ] = None,
     method: Annotated[
-        Method | None, typer.Option(help="Default: attention if the model has any, otherwise grad_cam.")
+        Method | None,
+        typer.Option(
+            metavar="NAME",
+            help="attention, rollout, relevance, legrad, grad_cam, grad_cam++, hires_cam, layer_cam, "
+            "eigen_cam or guided_grad_cam. Default: attention if the model has any, otherwise grad_cam.",
+        ),
     ] = None,
     target: Annotated[
         int | None, typer.Option(min=0, help="Number of the class to explain; default: the predicted class.")
@@ -77,9 +86,9 @@ def look(
     ] = "magma",
     alpha: Annotated[
         float, typer.Option(min=0, max=1, help="Opacity of the heat maps in the PNG files.")
-    ] = 0.6,
+    ] = 0.45,
 ) -> None:
-    """Draw attention maps: an interactive page, and a PNG per image and layer.
+    """Draw attention maps: an interactive page of up to 24 images, and a PNG per image and layer.
 
     A model without attention is drawn with Grad-CAM of the predicted class. Other methods explain a class by
     attention and gradients.
@@ -99,32 +108,35 @@ def look(
     if not (Path(network).exists() or "/" in network):
         if pretrained and weights is not None:
             raise BadOption.of("look", "use either --pretrained or --weights", weights=weights)
-        subject = _library_model(network, images, pretrained if weights is None else weights)
+        subjects = _library_model(network, images, pretrained if weights is None else weights)
     elif pretrained or weights is not None:
         flag, source = ("weights", weights) if weights is not None else ("pretrained", True)
         problem = f"--{flag} applies to models of torchvision and timm, not to {network!r}"
         raise BadOption.of("look", problem, **{flag: source})
     else:
-        subject = _trained_model(Path(network).expanduser(), images, count, trust)
-    model, title, inputs, pictures, names = subject
-    result = look_at(
-        model,
-        inputs,
-        layers=layer or None,
-        method=method,
-        target=target,
-        display_images=pictures,
-        names=names,
-    )
-    result = replace(result, title=title)
-    files = result.save_png(out, cmap=cmap, alpha=alpha, overwrite=overwrite)
-    page = result.save_html(out / "look.html", overwrite=overwrite)
-    layers = ", ".join(path or "the model" for path in result.maps)
-    echo(f"{page.resolve()} and {len(files)} PNG files: {layers}")
+        subjects = _trained_model(Path(network).expanduser(), images, count, trust)
+    page, files, layers = out / "look.html", 0, ""
+    for model, title, inputs, pictures, names, captions in subjects:
+        result = look_at(
+            model,
+            inputs,
+            layers=layer or None,
+            method=method,
+            target=target,
+            display_images=pictures,
+            names=names,
+        )
+        result = replace(result, title=title, captions=captions)
+        is_first = not files
+        files += len(result.save_png(out, cmap=cmap, alpha=alpha, overwrite=overwrite))
+        if is_first:
+            result.save_html(page, overwrite=overwrite)
+            layers = ", ".join(path or "the model" for path in result.maps)
+    echo(f"{page.resolve()} and {files} PNG files: {layers}")
 
 
-def _trained_model(run: Path, images: list[Path] | None, count: int, trust: bool) -> Subject:
-    """Return the model of a run with images, by default test images; print the predictions for others."""
+def _trained_model(run: Path, images: list[Path] | None, count: int, trust: bool) -> Iterator[Subject]:
+    """Yield the model of a run with images, by default test images; print the predictions for others."""
     import torch
 
     from saccade.data import contact_sheet
@@ -139,33 +151,46 @@ def _trained_model(run: Path, images: list[Path] | None, count: int, trust: bool
     if images and is_clip:
         problem = f"{str(run)!r} classifies clips: IMAGE is not supported, only its test clips"
         raise BadOption.of("look", problem, images=None)
+    attention, task = classifier.recipe.attention, classifier.recipe.task.partition(":")[0]
+    title = f"{type(classifier.model).__name__ if attention == 'none' else attention} on {task}"
+
+    def predict(inputs: Tensor, pictures: list[Photograph]) -> tuple[list[str], list[str], list[Photograph]]:
+        """Return the predicted class of each image, the answer in words, and the picture to draw on."""
+        with torch.inference_mode():
+            probabilities, predictions = classifier(inputs).softmax(1).max(1)
+        torch.manual_seed(classifier.recipe.seed)  # some models sample locations
+        if predictions.ndim == 3:
+            shares = [_shares(of, classes) for of in predictions]
+            outlined = zip(pictures, predictions.numpy(), strict=True)
+            return shares, shares, [outline_classes(*pair) for pair in outlined]
+        predicted = [classes[k] for k in predictions.tolist()]
+        pairs = zip(predicted, probabilities.tolist(), strict=True)
+        return predicted, [f"{answer} ({p:.2f})" for answer, p in pairs], pictures
+
     if images:
-        photographs, names = _read(images)
-        inputs, pictures = _cropped(photographs, inputs.shape[-1])
-    else:
-        inputs, labels = inputs[:count], labels[:count]
-        shown = contact_sheet(inputs) if is_clip else inputs
-        pictures = [*shown.permute(0, 2, 3, 1).contiguous().numpy()]
-    with torch.inference_mode():
-        probabilities, predictions = classifier(inputs).softmax(1).max(1)
-    if predictions.ndim == 3:
-        names = names if images else [str(number) for number in range(1, len(inputs) + 1)]
-        names = [f"{name}: {_shares(of, classes)}" for name, of in zip(names, predictions, strict=True)]
-        pictures = [outline_classes(*pair) for pair in zip(pictures, predictions.numpy(), strict=True)]
-        if images:
-            echo("\n".join(names))
-        return _subject(classifier, inputs, pictures, names)
-    predicted = [classes[k] for k in predictions.tolist()]
-    if images:
-        for name, answer, probability in zip(names, predicted, probabilities.tolist(), strict=True):
-            echo(f"{name}: {answer} ({probability:.2f})")
+        for photographs, names in _batches(images):
+            cropped, pictures = _cropped(photographs, inputs.shape[-1])
+            _, answers, pictures = predict(cropped, pictures)
+            captions = _with_answers(names, answers)
+            yield classifier.model, title, classifier.normalize(cropped).detach(), pictures, names, captions
+        return
+    inputs, labels = inputs[:count], labels[:count]
+    shown = contact_sheet(inputs) if is_clip else inputs
+    pictures = [*shown.permute(0, 2, 3, 1).contiguous().numpy()]
+    predicted, answers, pictures = predict(inputs, pictures)
+    if classifier.hparams["segmentation"]:
+        names = captions = [f"{number}: {answer}" for number, answer in enumerate(answers, start=1)]
     else:
         true = [classes[k] for k in labels.tolist()]
         names = [
             f"{number}: {label}" + ("" if answer == label else f", predicted {answer}")
             for number, (label, answer) in enumerate(zip(true, predicted, strict=True), start=1)
         ]
-    return _subject(classifier, inputs, pictures, names)
+        captions = [
+            f"{number}: {label}, predicted {answer}"
+            for number, (label, answer) in enumerate(zip(true, answers, strict=True), start=1)
+        ]
+    yield classifier.model, title, classifier.normalize(inputs).detach(), pictures, names, captions
 
 
 def _shares(predictions: Tensor, classes: Sequence[str]) -> str:
@@ -175,17 +200,8 @@ def _shares(predictions: Tensor, classes: Sequence[str]) -> str:
     return ", ".join(found or [f"{classes[0]} alone"])
 
 
-def _subject(classifier: Classifier, inputs: Tensor, pictures: list[Photograph], names: list[str]) -> Subject:
-    import torch
-
-    torch.manual_seed(classifier.recipe.seed)  # some models sample locations
-    attention, task = classifier.recipe.attention, classifier.recipe.task.partition(":")[0]
-    title = f"{type(classifier.model).__name__ if attention == 'none' else attention} on {task}"
-    return classifier.model, title, classifier.normalize(inputs).detach(), pictures, names
-
-
-def _library_model(name: str, images: list[Path] | None, pretrained: bool | str) -> Subject:
-    """Return a model of torchvision or timm with images, preprocessed for its weights.
+def _library_model(name: str, images: list[Path] | None, pretrained: bool | str) -> Iterator[Subject]:
+    """Yield a model of torchvision or timm with images, preprocessed for its weights.
 
     The predictions of a classifier with the weights of ImageNet are printed.
     """
@@ -194,7 +210,7 @@ def _library_model(name: str, images: list[Path] | None, pretrained: bool | str)
     from saccade.errors import BadOption, UnknownName
     from saccade.models import input_of, load_backbone
 
-    photographs, names = _read(images or [])  # a mistake is found before the model is built
+    batches = _batches(images or [])  # a mistake is found before the model is built
     torch.manual_seed(0)  # reproducible random weights
     try:
         model = load_backbone(name, pretrained=pretrained).eval()
@@ -203,35 +219,63 @@ def _library_model(name: str, images: list[Path] | None, pretrained: bool | str)
     if not images:
         raise BadOption.of("look", f"{name!r} has no test images: expected an IMAGE", images=None)
     size, mean, std = input_of(model)
-    pixels, pictures = _cropped(photographs, size)
-    inputs = (pixels / 255 - mean) / std
-    try:
-        with torch.inference_mode():
-            logits = model(inputs if pretrained else inputs[:1])
-    except Exception as error:  # models of clips, of image pairs and others raise errors of any type
-        shape, reason = tuple(inputs.shape[1:]), str(error).partition("\n")[0]
-        problem = f"{name!r} does not accept images of shape {shape}: {reason}"
-        raise BadOption.of("look", problem, network=name) from error
-    if pretrained in (True, "wheel") and getattr(logits, "shape", ()) == (len(inputs), _IMAGENET_CLASSES):
-        _print_classes(names, logits)
-    return model, name if pretrained else f"{name} with random weights", inputs, pictures, names
+    title = name if pretrained else f"{name} with random weights"
+    for photographs, names in batches:
+        pixels, pictures = _cropped(photographs, size)
+        inputs = (pixels / 255 - mean) / std
+        try:
+            with torch.inference_mode():
+                logits = model(inputs if pretrained else inputs[:1])
+        except Exception as error:  # models of clips, of image pairs and others raise errors of any type
+            shape, reason = tuple(inputs.shape[1:]), str(error).partition("\n")[0]
+            problem = f"{name!r} does not accept images of shape {shape}: {reason}"
+            raise BadOption.of("look", problem, network=name) from error
+        is_classifier = getattr(logits, "shape", ()) == (len(inputs), _IMAGENET_CLASSES)
+        is_imagenet = is_classifier and pretrained in (True, "wheel")
+        captions = _with_answers(names, _imagenet_classes(logits)) if is_imagenet else names
+        yield model, title, inputs, pictures, names, captions
 
 
-def _print_classes(names: list[str], logits: Tensor) -> None:
+def _imagenet_classes(logits: Tensor) -> list[str]:
+    """Return the predicted class of each image, with its probability."""
     from timm.data.imagenet_info import ImageNetInfo
 
-    info = ImageNetInfo()
-    for name, probabilities in zip(names, logits.softmax(1), strict=True):
-        label = info.index_to_description(int(probabilities.argmax())).partition(",")[0]
-        echo(f"{name}: {label} ({probabilities.max():.2f})")
+    info, best = ImageNetInfo(), logits.softmax(1).max(1)
+    labels = [info.index_to_description(int(k)).partition(",")[0] for k in best.indices]
+    return [f"{label} ({p:.2f})" for label, p in zip(labels, best.values.tolist(), strict=True)]
 
 
-def _read(paths: list[Path]) -> tuple[list[Photograph], list[str]]:
-    """Return the images of files and folders, and their names."""
+def _with_answers(names: list[str], answers: list[str]) -> list[str]:
+    """Print the answer for each image, and return what is printed."""
+    lines = [f"{name}: {answer}" for name, answer in zip(names, answers, strict=True)]
+    for line in lines:
+        echo(line)
+    return lines
+
+
+def _batches(paths: list[Path]) -> Iterator[tuple[list[Photograph], list[str]]]:
+    """Return batches of the images of files and folders, with distinct names.
+
+    The images of a folder are in the order of their numbers: frame 2 comes before frame 10. All are read
+    once before the first batch, so that an unreadable one is found before anything is written.
+    """
     from saccade.data import image_files, read_image
 
-    files = [file for path in paths for file in (image_files(path) if path.is_dir() else [path])]
-    return [read_image(file) for file in files], [file.stem for file in files]
+    def order(file: Path) -> list[str | int]:
+        return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(file))]
+
+    files = [f for path in paths for f in (sorted(image_files(path), key=order) if path.is_dir() else [path])]
+    seen: Counter[str] = Counter()
+    names = []
+    for file in files:
+        read_image(file)
+        seen[file.stem] += 1
+        names.append(file.stem if seen[file.stem] == 1 else f"{file.stem}-{seen[file.stem]}")
+    starts = range(0, len(files), _BATCH)
+    return (
+        ([read_image(file) for file in files[start : start + _BATCH]], names[start : start + _BATCH])
+        for start in starts
+    )
 
 
 def _cropped(photographs: list[Photograph], size: int) -> tuple[Tensor, list[Photograph]]:

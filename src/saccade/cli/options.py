@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypedDict, get_type_hints
 
 import typer
 
+from saccade.cli.completion import complete_mechanism
 from saccade.cli.terminal import echo, parse_path
 
 # Declarations of options, one for each panel of the help.
@@ -20,14 +21,13 @@ recipe_option = partial(typer.Option, rich_help_panel="Recipe")
 execution_option = partial(typer.Option, rich_help_panel="Execution")
 output_option = partial(typer.Option, rich_help_panel="Output")
 folder_option = partial(output_option, parser=parse_path, metavar="PATH")
-attention_option = partial(model_option, "-a", "--attention")
+attention_option = partial(model_option, "-a", "--attention", autocompletion=complete_mechanism)
 
 
 TaskName = Annotated[
     str | None,
     typer.Argument(
-        help="Task as NAME[:option=value,...], for example white-patch, cifar10, folder:PATH, "
-        "python:MODULE.CLASS or huggingface:PATH. Default: the task of the recipe.",
+        help="NAME[:option=value,...], such as white-patch or folder:PATH. Default: that of the recipe.",
         show_default=False,
     ),
 ]
@@ -50,39 +50,33 @@ class RecipeOptions(TypedDict):
         str | None,
         recipe_option(
             "--recipe",
-            help="YAML file, or a built-in recipe (see `saccade list --recipes`). Options override its keys.",
+            help="YAML file or built-in recipe; options override it.",
         ),
     ]
     epochs: Annotated[int | None, training_option(help="Number of passes over the training images.")]
     stage: Annotated[
         int | None,
-        model_option(help="Stage of the small network after which attention is inserted, 1 to 3."),
+        model_option(help="Stage of the small network, 1 to 3."),
     ]
     batch_size: Annotated[int | None, training_option(help="Number of images per batch.")]
     learning_rate: Annotated[float | None, training_option(help="Peak learning rate.")]
-    precision: Annotated[
-        str | None, training_option(help="Precision of Lightning, for example 32-true or bf16-mixed.")
-    ]
+    precision: Annotated[str | None, training_option(help="Precision of Lightning, such as bf16-mixed.")]
     compile: Annotated[
         bool | None, training_option("--compile/--no-compile", help="Compile the model with torch.compile.")
     ]
     early_stopping_patience: Annotated[
-        int | None, training_option(help="Stop after this many epochs without a lower validation error.")
+        int | None, training_option(help="Stop after N epochs without a lower val. error.")
     ]
-    image_size: Annotated[
-        int | None, data_option(help="Height and width of the images (task option `size`).")
-    ]
-    max_samples: Annotated[
-        int | None, data_option(help="Maximum number of images per split (task option `max_samples`).")
-    ]
-    data_root: Annotated[str | None, data_option(help="Folder of downloaded data sets (task option `root`).")]
+    image_size: Annotated[int | None, data_option(help="Height and width of images (task option `size`).")]
+    max_samples: Annotated[int | None, data_option(help="Images per split (task option `max_samples`).")]
+    data_root: Annotated[str | None, data_option(help="Folder of data sets (task option `root`).")]
     download: Annotated[
         bool | None,
-        data_option("--download/--no-download", help="Download a missing data set (task option `download`)."),
+        data_option("--download/--no-download", help="Download a missing data set (option `download`)."),
     ]
     on_bad_image: Annotated[
         Literal["fail", "skip"] | None,
-        data_option(help="Stop at an unreadable image, or skip and report it (task option `on_bad_image`)."),
+        data_option(help="Stop at an unreadable image, or skip it."),
     ]
 
 
@@ -92,8 +86,8 @@ class SharedOptions(RecipeOptions):
     logger: Annotated[
         Literal["auto", "none", "csv", "tensorboard", "wandb", "mlflow"],
         output_option(
-            help="Logger of the curves, in addition to metrics.csv. auto: TensorBoard files if a writer is "
-            "installed; none, csv: no other logger."
+            metavar="NAME",
+            help="auto (TensorBoard if installed), none, csv, tensorboard, wandb or mlflow.",
         ),
     ]
     settings: Annotated[

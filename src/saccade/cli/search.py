@@ -11,6 +11,7 @@ import typer
 from saccade.cli.options import (
     Json,
     TaskName,
+    attention_option,
     data_option,
     execution_option,
     model_option,
@@ -22,7 +23,7 @@ from saccade.cli.options import (
 )
 from saccade.cli.terminal import announce, echo, parse_path
 
-_LIMIT = "as a number or, over the model without attention, as '+10%'."
+_LIMIT = "or such as +10%, over none."
 _PER_STUDY = ("attention", "attentions", "seed", "seeds")
 
 
@@ -30,36 +31,28 @@ def search(
     task: TaskName = None,
     attention: Annotated[
         list[str] | None,
-        model_option(
-            "-a",
-            "--attention",
-            help="Mechanism as NAME[:option=value,...]; repeatable. Default: all that fit.",
+        attention_option(
+            help="NAME[:option=value,...]; repeatable. Default: all.",
         ),
     ] = None,
     where: Annotated[
         list[str] | None,
         model_option(
-            help="Place: input, stem, residual, stage, head, or PATH[+PATH...] as `saccade sites` lists "
-            "them; repeatable. A kind includes its parts. Default: all kinds."
+            help="input, stem, residual, stage, head, or PATH[+PATH...] as `saccade sites` lists them; "
+            "repeatable. Default: all."
         ),
     ] = None,
     backbone: Annotated[
         str | None,
-        model_option(help="Model of torchvision or timm, or small (key `backbone` of the recipe)."),
+        model_option(help="Model of torchvision or timm, or small."),
     ] = None,
     max_parameters: Annotated[str | None, model_option(help=f"Most parameters, {_LIMIT}")] = None,
-    max_flops: Annotated[str | None, model_option(help=f"Most FLOPs per image, {_LIMIT}")] = None,
-    max_latency: Annotated[
-        str | None, model_option(help=f"Highest latency of one image on this machine, in ms, {_LIMIT}")
-    ] = None,
-    max_memory: Annotated[
-        str | None, model_option(help=f"Most memory of a training step, estimated, {_LIMIT}")
-    ] = None,
+    max_flops: Annotated[str | None, model_option(help=f"Most FLOPs, {_LIMIT}")] = None,
+    max_latency: Annotated[str | None, model_option(help=f"Highest latency in ms, {_LIMIT}")] = None,
+    max_memory: Annotated[str | None, model_option(help=f"Most bytes of a step, {_LIMIT}")] = None,
     budget: Annotated[
         str,
-        execution_option(
-            help="Training time, such as 2h or 45m, or runs, such as 40runs, with those of the finalists."
-        ),
+        execution_option(help="Training time, such as 2h, or runs, such as 40runs."),
     ] = "1h",
     finalists: Annotated[int, execution_option(help="Candidates that are trained anew and tested.")] = 3,
     seeds: Annotated[int, execution_option(help="Seeds of each finalist.")] = 5,
@@ -67,16 +60,16 @@ def search(
     batch_size: Annotated[int | None, training_option(help="Number of images per batch.")] = None,
     learning_rate: Annotated[float | None, training_option(help="Peak learning rate.")] = None,
     image_size: Annotated[
-        int | None, data_option(help="Height and width of the images (task option `size`).")
+        int | None, data_option(help="Height and width of images (task option `size`).")
     ] = None,
     max_samples: Annotated[
-        int | None, data_option(help="Maximum number of images per split (task option `max_samples`).")
+        int | None, data_option(help="Images per split (task option `max_samples`).")
     ] = None,
     recipe: Annotated[
         str | None,
         recipe_option(
             "--recipe",
-            help="YAML file, or a built-in recipe (see `saccade list --recipes`). Options override its keys.",
+            help="YAML file or built-in recipe; options override it.",
         ),
     ] = None,
     settings: Annotated[

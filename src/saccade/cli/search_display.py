@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import time
-
 from rich.console import Group, RenderableType
 from rich.text import Text
 
 from saccade.cli.display import ComparisonDisplay
 from saccade.cli.terminal import echo
-from saccade.config import Recipe
 from saccade.results import BASELINE, SearchResults, SearchRun
 from saccade.search import Budget, Study, format_amount
 
@@ -47,12 +44,6 @@ class SearchDisplay(ComparisonDisplay):
             reason = f": {run['reason']}" if run["reason"] else ""
             line = f"{run['attention']}: {run['state']} after {run['epochs']} epochs{error}{reason}"
             self.console.print(line, style=None)
-
-    def started(self, recipe: Recipe, number: int, of: int) -> None:
-        """Show that a run of a finalist starts."""
-        if not self.rows:
-            self.start = time.monotonic()  # of the time left, which counts these runs alone
-        super().started(recipe, number, of)
 
     def render(self) -> RenderableType:
         return super().render() if self.rows else Group(self.total, *self._bar())

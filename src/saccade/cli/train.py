@@ -27,20 +27,16 @@ from saccade.cli.terminal import announce, echo
 def train(
     task: TaskName = None,
     attention: Annotated[
-        str | None, attention_option(help="Mechanism as NAME[:option=value,...][@PLACE+PLACE...], or none.")
+        str | None, attention_option(help="NAME[:option=value,...][@PLACE+PLACE...], or none.")
     ] = None,
     seed: Annotated[int | None, training_option(help="Seed of all random numbers of the run.")] = None,
     out: Annotated[Path | None, folder_option(help="Folder of the run; default: a new one in runs/.")] = None,
     resume: Annotated[bool, execution_option("--resume", help="Continue an interrupted run.")] = False,
     *,
-    workers: Annotated[
-        int | None, data_option(help="Number of threads that decode images (task option `workers`).")
-    ] = None,
-    devices: Annotated[int, execution_option(help="Number of GPUs, or of CPU processes, per node.")] = 1,
+    workers: Annotated[int | None, data_option(help="Threads that decode images (option `workers`).")] = None,
+    devices: Annotated[int, execution_option(help="GPUs, or CPU processes, per node.")] = 1,
     nodes: Annotated[int, execution_option(help="Number of nodes. Run the same command on each.")] = 1,
-    strategy: Annotated[
-        str, execution_option(help="Strategy of Lightning for several devices: auto, ddp or fsdp.")
-    ] = "auto",
+    strategy: Annotated[str, execution_option(help="Strategy of Lightning: auto, ddp or fsdp.")] = "auto",
     **options: Unpack[SharedOptions],
 ) -> None:
     """Train one model, test it, and save its attention maps.

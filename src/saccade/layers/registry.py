@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import importlib
-import pkgutil
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any, get_args
 
 from torch import nn
@@ -15,24 +13,13 @@ from saccade import plugins
 from saccade.annotations import check_annotations, check_arguments
 from saccade.errors import BadOption, SaccadeError, UnknownName, bad_option, check_choice, check_positive
 from saccade.grammar import check_options, merge_options
-from saccade.layers import __path__ as _FOLDERS
 from saccade.layers.aliases import ALIASES, resolve_alias
+from saccade.layers.built_in import built_in_mechanisms
 from saccade.layers.spec import Domain, Spec
 
 _GROUP = "saccade.mechanisms"
 _MOST_CHANNELS = 2**20
 _registered: dict[str, Spec] = {}
-
-
-@functools.cache
-def _built_in() -> Mapping[str, str]:
-    """Map the name of each built-in mechanism to its domain, without importing any."""
-    return {
-        module.name: package.name
-        for package in pkgutil.iter_modules(_FOLDERS)
-        if package.ispkg
-        for module in pkgutil.iter_modules([f"{folder}/{package.name}" for folder in _FOLDERS])
-    }
 
 
 def mechanisms(domain: Domain | None = None) -> list[str]:
@@ -52,11 +39,11 @@ def mechanisms(domain: Domain | None = None) -> list[str]:
         >>> sc.mechanisms(domain="hard")
         ['fixation', 'hard_item']
     """
-    added = {*_registered, *plugins.names(_GROUP, _built_in())}
+    added = {*_registered, *plugins.names(_GROUP, built_in_mechanisms())}
     if domain is None:
-        return sorted({*_built_in(), *added})
+        return sorted({*built_in_mechanisms(), *added})
     check_choice("mechanisms", "domain", domain, get_args(Domain))
-    built_in = [name for name, folder in _built_in().items() if folder == domain]
+    built_in = [name for name, folder in built_in_mechanisms().items() if folder == domain]
     return sorted([*built_in, *(spec.name for spec in _loadable(added) if spec.domain == domain)])
 
 
@@ -101,8 +88,8 @@ def spec(name: str) -> Spec:
     name, _ = resolve_alias(name, {})
     if name in _registered:
         return _registered[name]
-    if name in _built_in():
-        module = importlib.import_module(f"saccade.layers.{_built_in()[name]}.{name}")
+    if name in built_in_mechanisms():
+        module = importlib.import_module(f"saccade.layers.{built_in_mechanisms()[name]}.{name}")
         built_in: Spec = module.SPEC
         return built_in
     if name not in plugins.names(_GROUP):

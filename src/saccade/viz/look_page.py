@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import html
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
@@ -21,7 +19,7 @@ from saccade.maps import AttentionMap, SpatialMap
 from saccade.viz.html import MARKER, render_page
 from saccade.viz.inputs import PreparedInputs
 from saccade.viz.methods import Method
-from saccade.viz.overlay import ALPHA, CMAPS, blend, draw_marks, palette
+from saccade.viz.overlay import ALPHA, CMAPS, blend, draw_marks, enlarge, palette
 from saccade.viz.payload import pack_maps, select_images
 
 MAX_IMAGES = 24  # images on a page
@@ -55,6 +53,7 @@ class Look:
         maps: Attention maps by path.
         saliency: Saliency of each map, (B, h, w), in the units of the map, on the CPU.
         left_out: Reasons, by path, why other maps cannot be drawn.
+        captions: What the page says above each image; by default, its name.
     """
 
     title: str
@@ -63,6 +62,7 @@ class Look:
     maps: Mapping[str, AttentionMap]
     saliency: Mapping[str, Tensor]
     left_out: Mapping[str, str]
+    captions: Sequence[str] = ()
 
     def __repr__(self) -> str:
         count = len(self.inputs.names)
@@ -81,15 +81,20 @@ class Look:
         return [SpatialMap(heat[None]).heatmap(image.shape[:2])[0] for heat, image in pairs]
 
     def overlay(self, path: str, image: int = 0, *, cmap: str = CMAPS[0], alpha: float = ALPHA) -> Photograph:
-        """Return an image with the heat map and marks of a layer on it, (h, w, 3) uint8."""
-        heat: NDArray[np.floating] = self.heatmaps(path)[image].numpy()
-        blended = blend(self.inputs.display_images[image], heat, palette(cmap), alpha)
-        return draw_marks(blended, self.maps[path], image)
+        """Return an image with the heat map and marks of a layer on it, (h, w, 3) uint8.
+
+        Marks, such as numbered fixations, do not fit on a small image: it is enlarged by a whole factor.
+        """
+        if path not in self.maps:
+            raise UnknownName("layer", path, self.maps, owner="look")
+        below = enlarge(self.inputs.display_images[image], self.maps[path])
+        heat = SpatialMap(self.saliency[path][image][None]).heatmap(below.shape[:2])[0].numpy()
+        return draw_marks(blend(below, heat, palette(cmap), alpha), self.maps[path], image)
 
     def save_png(
         self, folder: str | Path, *, cmap: str = CMAPS[0], alpha: float = ALPHA, overwrite: bool = False
     ) -> list[Path]:
-        """Write one PNG per image and layer, `NAME.LAYER.png`, at the size of the image.
+        """Write one PNG per image and layer, `NAME.LAYER.png`, at the size of the image, see `overlay`.
 
         Images with a shorter side of more than 1,200 pixels are reduced.
 
@@ -154,12 +159,16 @@ class Look:
             budget,
         )
         images, layers = data["images"], data["layers"]
+        captions = self.captions or self.inputs.names
         return render_page(
             "look",
             data={
                 "title": self.title,
                 "about": EXPLANATIONS.get(self.method),
-                "images": [{key: image[key] for key in ("name", "width", "height")} for image in images],
+                "images": [
+                    {key: image[key] for key in ("name", "width", "height")} | {"caption": caption}
+                    for image, caption in zip(images, captions, strict=False)
+                ],
                 "layers": layers,
             },
             look=self,

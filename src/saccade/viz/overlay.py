@@ -14,10 +14,12 @@ from saccade.maps import AttentionMap, FixationMap, GridMap, PairwiseMap
 #: Color maps, perceptually uniform; the first is the default. cividis also suits color-vision deficiency.
 CMAPS = ("magma", "viridis", "cividis")
 #: Default opacity of the heat map.
-ALPHA = 0.6
+ALPHA = 0.45
 _MAX_LINES = 16  # lines of a sampling grid along each axis
 _SUPERSAMPLING, _LARGE = 3, 1 << 21  # marks are supersampled, except on images with this many pixels
 _LINE_COLOR = "#ffffffd0"
+_MARKED = (GridMap, FixationMap)
+_SMALLEST = 224  # shorter side of an image with marks
 
 Points = NDArray[np.float64]  # (..., 2): x and y as fractions of the image
 
@@ -88,9 +90,15 @@ def sink_points(attention: PairwiseMap) -> tuple[list[Points], list[float]]:
     return [points / (columns, rows) for points in centers], sinks.share.tolist()
 
 
+def enlarge(image: Photograph, attention: AttentionMap) -> Photograph:
+    """Return a small image on which marks will be drawn enlarged by a whole factor, with sharp pixels."""
+    factor = -(-_SMALLEST // min(image.shape[:2])) if isinstance(attention, _MARKED) else 1
+    return image.repeat(factor, 0).repeat(factor, 1)
+
+
 def draw_marks(image: Photograph, attention: AttentionMap, index: int) -> Photograph:
     """Draw the sampling grid of a `GridMap` or the path of a `FixationMap`; other maps have no marks."""
-    if not isinstance(attention, GridMap | FixationMap):
+    if not isinstance(attention, _MARKED):
         return image
     below = Image.fromarray(image)
     factor = _SUPERSAMPLING if image.size < 3 * _LARGE else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -12,7 +13,7 @@ from saccade.results import ComparisonResults, Ranking, Row, Run, main_map, numb
 from saccade.viz.report.table import bounds, count
 
 _LOG_RANGE = 12  # positive values whose ratio exceeds this get a logarithmic axis
-_LABEL = 34  # maximum characters of a label
+_LABEL = 26  # maximum characters of a line of a label
 _LETTER, _LINE, _SPOT = 9.5, 18, 5  # character width, label height and point radius on a phone
 
 #: What a template draws: the frame, the ticks of the axes, and the marks, in drawing units.
@@ -105,11 +106,12 @@ def scatter(
 ) -> Chart:
     """Lay out test error in percent versus one column of the leaderboard."""
     errors = [max(0.0, 100 * bound) for row in rows for bound in bounds(row["error"])]
-    x = _fit([float(row[key]) for row in rows], WIDE.x, margin=0.12)
+    x = _fit([float(row[key]) for row in rows], WIDE.x, from_zero=True, margin=0.12)
     y = _fit(errors, WIDE.y, from_zero=True, logarithmic=False)
     spots = [(x(float(row[key])), y(100 * row["error"]["mean"])) for row in rows]
     points = []
-    for row, spot, label, place in zip(rows, spots, labels, _place_labels(spots, labels), strict=True):
+    wrapped = [_wrap(label) for label in labels]
+    for row, spot, lines, place in zip(rows, spots, wrapped, _place_labels(spots, wrapped), strict=True):
         has_interval = row["error"]["low"] is not None
         points.append(
             {
@@ -118,7 +120,7 @@ def scatter(
                 "interval": [y(max(0.0, 100 * e)) for e in bounds(row["error"])] if has_interval else None,
                 "label": place,
                 "anchor": "end" if spot[0] > WIDE.width / 2 else "start",
-                "text": label if len(label) <= _LABEL else f"{label[: _LABEL - 1]}…",
+                "lines": lines,
             }
         )
     return {
@@ -126,6 +128,7 @@ def scatter(
         "title": title,
         "frame": WIDE,
         "log": x.log,
+        "line_height": _LINE,
         "x_ticks": x.ticks("{:g}".format if key == "latency_ms" else count),
         "y_ticks": y.ticks("{:g}%".format),
         "points": points,
@@ -229,24 +232,42 @@ def _path(points: Sequence[tuple[float, float]]) -> str:
     return "M" + "L".join(f"{x:g},{y:g}" for x, y in points)
 
 
-def _place_labels(spots: Sequence[tuple[float, float]], labels: Sequence[str]) -> list[tuple[float, float]]:
-    """Place each label next to its point, toward the center; shift labels that overlap points or labels."""
+def _wrap(label: str) -> list[str]:
+    """Break a label after commas, colons and other separators into lines of limited length."""
+    lines = [""]
+    for part in re.findall(rf"[^ ,:@+.]{{1,{_LABEL - 1}}}[ ,:@+.]?|[ ,:@+.]", label):
+        if len(lines[-1]) + len(part) > _LABEL:
+            lines.append("")
+        lines[-1] += part
+    return lines
+
+
+def _place_labels(
+    spots: Sequence[tuple[float, float]], labels: Sequence[Sequence[str]]
+) -> list[tuple[float, float]]:
+    """Place the lines of each label next to its point, toward the center; shift labels that would overlap.
+
+    Returns:
+        The position of the first line of each label.
+    """
     bottom, top = WIDE.y
-    taken = [(x - _SPOT, x + _SPOT, y, _LINE / 2 + _SPOT) for x, y in spots]  # left, right, height, clearance
+    taken = [(x - _SPOT, x + _SPOT, y - _SPOT, y + _SPOT) for x, y in spots]  # left, right, top, bottom
     places = {}
     for index in sorted(range(len(spots)), key=lambda index: spots[index][1]):
-        x, y = spots[index]
-        room = _LETTER * min(len(labels[index]), _LABEL)
+        (x, y), height = spots[index], _LINE * len(labels[index])
+        room = _LETTER * max(map(len, labels[index]))
         inward = x > WIDE.width / 2
         left = x - room - 2 * _SPOT if inward else x + 2 * _SPOT
-        near = [(at, gap) for start, end, at, gap in taken if start < left + room and end > left]
+        near = [(high, low) for start, end, high, low in taken if start < left + room and end > left]
         shifts = sorted((step * _LINE / 4 for step in range(-80, 81)), key=abs)
         free = (
-            y + shift
-            for shift in shifts
-            if top <= y + shift <= bottom and all(abs(y + shift - at) >= gap for at, gap in near)
+            start
+            for start in (y + shift - _LINE / 2 for shift in shifts)
+            if top <= start
+            and start + height <= bottom
+            and all(start >= low or start + height <= high for high, low in near)
         )
-        place = next(free, y)
-        taken.append((left, left + room, place, _LINE))
-        places[index] = round(x - 2 * _SPOT if inward else x + 2 * _SPOT, 2), round(place + 4, 2)
+        place = next(free, y - _LINE / 2)
+        taken.append((left, left + room, place, place + height))
+        places[index] = round(x - 2 * _SPOT if inward else x + 2 * _SPOT, 2), round(place + _LINE / 2 + 4, 2)
     return [places[index] for index in range(len(spots))]

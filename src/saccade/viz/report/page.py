@@ -9,6 +9,7 @@ from saccade.files import atomic_write
 from saccade.grammar import shorten, split_options
 from saccade.results import (
     BASELINE,
+    ComparisonResults,
     caution,
     consequence,
     finding,
@@ -22,13 +23,15 @@ from saccade.viz.html import render_page
 from saccade.viz.report import charts, gallery, table
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: Path, results: ComparisonResults | None = None, planned: int = 0) -> Path:
     """Write `report.html`, one self-contained page, next to `results.json`.
 
     The page is replaced atomically.
 
     Args:
-        folder: Folder of a finished comparison.
+        folder: Folder of a comparison.
+        results: Results of the runs so far; by default, those of `results.json`.
+        planned: Number of runs of the complete comparison. If there are fewer so far, the page says so.
 
     Returns:
         Path of the page.
@@ -37,15 +40,14 @@ def write_report(folder: Path) -> Path:
         BadRun: The results cannot be read, or the page cannot be written.
     """
     target = folder / "report.html"
-    page = render_report(folder)
+    page = render_report(folder, read_comparison(folder) if results is None else results, planned)
     with atomic_write(target) as file:
         file.write(page.encode("utf-8", "replace"))  # names may hold lone surrogates
     return target
 
 
-def render_report(folder: Path) -> str:
-    """Return the report of a comparison as HTML."""
-    results = read_comparison(folder)
+def render_report(folder: Path, results: ComparisonResults, planned: int = 0) -> str:
+    """Return the report of a comparison as HTML, see `write_report`."""
     rows = results["leaderboard"]
     names = [row["attention"] for row in rows]
     labels = shorten(names)
@@ -65,8 +67,18 @@ def render_report(folder: Path) -> str:
             "curves": [{key: chart[key] for key in ("unit", "epochs", "lines")} for chart in curves],
             "gallery": packed,
         },
-        filters=(number, signed, table.count, table.duration, split_options, verdict, main_map),
+        filters=(
+            number,
+            signed,
+            table.count,
+            table.duration,
+            table.pointing_words,
+            split_options,
+            verdict,
+            main_map,
+        ),
         results=results,
+        planned=planned,
         names=names,
         labels=labels,
         segmented=results["task"].get("segmentation", False),
@@ -76,6 +88,7 @@ def render_report(folder: Path) -> str:
         best=table.best(results),
         strips=table.strips(results),
         curves=curves,
+        relative=table.relative_costs(rows),
         scatters=[
             charts.scatter("flops", "FLOPs per image", rows, labels),
             charts.scatter("latency_ms", "Latency, ms", rows, labels),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
 
-from saccade.results import ComparisonResults, Interval, main_map
+from saccade.results import BASELINE, ComparisonResults, Interval, JoinedLocalization, Row, main_map
+
+_WEAK = 0.25  # average precision below which a map hardly points at the target
 
 
 def count(value: float) -> str:
@@ -92,3 +94,28 @@ def bounds(interval: Interval) -> tuple[float, float]:
     """Return both ends of an interval; the mean twice if there is a single value."""
     mean, low, high = interval["mean"], interval["low"], interval["high"]
     return (mean, mean) if low is None or high is None else (low, high)
+
+
+def pointing_words(localization: JoinedLocalization) -> str:
+    """Say in words how a map marks the target.
+
+    Example:
+        >>> one = {"mean": 0.7, "low": None, "high": None}
+        >>> pointing_words({"polarity": "negative", "chance": 0.02, "precision": one})
+        'low on the target'
+    """
+    precision = localization["precision"]["mean"]
+    if precision < max(_WEAK, 2 * localization["chance"]):
+        return "hardly points at the target"
+    return "high on the target" if localization["polarity"] == "positive" else "low on the target"
+
+
+def relative_costs(rows: Sequence[Row]) -> dict[str, Any]:
+    """Return the costs of each row as multiples of those of `none`, or of the cheapest row without it."""
+    base = next((row for row in rows if row["attention"] == BASELINE), None)
+    least = base or min(rows, key=lambda row: row["flops"])
+    keys: tuple[Literal["flops", "latency_ms", "parameters"], ...] = ("flops", "latency_ms", "parameters")
+    return {
+        "to": least["attention"],
+        "ratios": [[row[key] / least[key] if least[key] else None for key in keys] for row in rows],
+    }

@@ -15,27 +15,33 @@
   };
   const mark = () => {
     const box = stage.getBoundingClientRect();
+    const { width, height } = images[state.image];
+    const enlarged = box.width >= 1.5 * width;
+    one("[data-size]").textContent = `${width} × ${height} pixels${enlarged ? ", enlarged" : ""}`;
+    stage.classList.toggle("tiny", enlarged && width < 200);
     heatmap.marks(one("svg", stage), [box.width, box.height], { layer: layers[state.layer], image: state.image, position: state.position });
   };
 
   // ---- text ----
+  const touch = matchMedia("(hover: none)").matches;
+  const CLICK = touch ? "Tap" : "Click";
   const ABOUT = {
     spatial: "One weight per position.",
-    channel: "One weight per channel. A channel gate has no spatial extent; the map shows the energy of the weighted features.",
-    branch: "One weight per branch, not per position. The map shows the energy of the weighted branches.",
+    channel: "One weight per channel, not per position. The map shows how strong the weighted features are at each position.",
+    branch: "One weight per branch, not per position. The map shows how strong the weighted branches are at each position.",
     pairwise: "Attention between all pairs of positions. The map shows the attention that each position receives.",
     "class token": "The map shows the attention of the class token, which feeds the classifier.",
     window: "Attention between the positions of each window. The map shows the attention that each position receives.",
     grid: "Samples the image at the points of a grid. The map shows the density of the samples.",
     fixation: "Fixates a sequence of locations, numbered in order. The map shows how often each pixel is covered.",
-    temporal: "One weight per channel and frame. The map shows the energy of the weighted frames.",
+    temporal: "One weight per channel and frame. The map shows how strong the weighted frames are at each position.",
   };
   const about = ({ kind, variant, pairs, sinks, sink_share }) => {
     if (data.about) return data.about;
     const share = sinks && Math.round(100 * sink_share[state.image]);
     const text = (ABOUT[variant ?? kind] ?? "") + (sinks ? ` Attention sinks (circled) receive ${share}% of the attention.` : "");
     if (!pairs) return text;
-    return text + (pairs.images > state.image ? " Click a position to see where it attends." : " Positions of this image cannot be selected; see below.");
+    return text + (pairs.images > state.image ? ` ${CLICK} a position to see where it attends.` : " Positions of this image cannot be selected; see below.");
   };
   const describe = () => {
     const [layer, image] = [layers[state.layer], state.image];
@@ -46,8 +52,8 @@
     }
     const head = state.head[state.layer];
     if (state.position) return `${heatmap.describe(layer, image, state.position, head)}.`;
-    if (!hasRows(layer, image)) return "Click a position to read its value.";
-    return `Click a position, or use the arrow keys (${heatmap.headName(layer.pairs.heads, head)}).`;
+    if (!hasRows(layer, image)) return `${CLICK} a position to read its value.`;
+    return `${CLICK} a position${touch ? "" : ", or use the arrow keys"} (${heatmap.headName(layer.pairs.heads, head)}).`;
   };
 
   // ---- elements ----
@@ -184,7 +190,8 @@
   };
   const choose = ({ image = state.image, layer = state.layer }) => {
     Object.assign(state, { image, layer, channel: null });
-    const { width, height, name } = images[image];
+    const { width, height, name, caption } = images[image];
+    one("[data-subject]").textContent = caption;
     Object.assign(one("img", stage), { src: source(image), width, height, alt: name });
     stage.style.setProperty("--aspect", width / height);
     all("[data-layer] img").forEach((thumbnail) => (thumbnail.src = source(image)));

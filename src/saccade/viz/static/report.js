@@ -24,6 +24,13 @@
     });
   });
 
+  // ---- tables that are wider than the screen say so ----
+  all(".scroll").forEach((box) => {
+    const cut = () => box.classList.toggle("cut", box.scrollLeft + box.clientWidth < box.scrollWidth - 1);
+    box.addEventListener("scroll", cut);
+    new ResizeObserver(cut).observe(box);
+  });
+
   // ---- charts: hide attentions, read values, choose the cost ----
   const off = new Set();
   all("[data-toggle]").forEach((button) => {
@@ -39,8 +46,8 @@
     const [svg, rule, readout] = [one("svg", figure), one(".rule", figure), one(".readout", figure)];
     const places = [...new Set(chart.lines.flatMap((line) => line.points.map((point) => point[0])))].sort((a, b) => a - b);
     const hide = () => { readout.hidden = true; rule.setAttribute("visibility", "hidden"); };
-    svg.addEventListener("pointerleave", hide);
-    svg.addEventListener("pointermove", (event) => {
+    svg.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && hide()); // a finger leaves after a tap
+    const read = (event) => {
       const box = svg.getBoundingClientRect();
       const width = svg.viewBox.baseVal.width;
       const pointer = ((event.clientX - box.left) / box.width) * width;
@@ -66,7 +73,8 @@
       const right = at > box.width / 2;
       readout.style.left = right ? "auto" : `${at + 28}px`;
       readout.style.right = right ? `${box.width - at + 28}px` : "auto";
-    });
+    };
+    ["pointerdown", "pointermove"].forEach((name) => svg.addEventListener(name, read));
   });
   one("[data-scatter]").addEventListener("change", (event) => {
     all("[data-axis]").forEach((svg) => svg.toggleAttribute("hidden", svg.dataset.axis !== event.target.value));
@@ -202,6 +210,21 @@
       list();
     });
   });
+  // On a narrow screen, the reader picks one attention.
+  const only = one("[data-only]"), narrow = matchMedia("screen and (max-width: 820px)");
+  const pick = () => {
+    const column = narrow.matches ? only.value : "";
+    const hide = (node, index) => (node.hidden = column !== "" && String(index) !== column);
+    all(".columns > li:not(.original)").forEach(hide);
+    all(".shots [data-column]").forEach((tile) => hide(tile.closest("figure"), tile.dataset.column));
+    const attention = columns[column]?.attention;
+    all("[data-removal]").forEach((figure) => (figure.hidden = attention !== undefined && figure.dataset.removal !== String(attention)));
+  };
+  if (only) {
+    only.addEventListener("change", pick);
+    narrow.addEventListener("change", pick);
+    pick();
+  }
   if (more) {  // there is a gallery
     more.addEventListener("click", () => { shown.count = Infinity; list(); });
     list();

@@ -1,0 +1,30 @@
+(() => {
+  const { one } = heatmap;
+  const [frame, text, bar] = [one("iframe"), one("[data-state]"), one("progress")];
+  let shown = 0;
+  // Load the report again where it was scrolled to, unless the reader has selected a position in a map.
+  const load = ({ report, state }) => {
+    const view = frame.contentWindow;
+    if (report === shown || (shown && state === "running" && view.saccade?.state.query)) return;
+    const top = shown ? view.scrollY : 0;
+    shown = report;
+    frame.hidden = false;
+    one("[data-waiting]").hidden = true;
+    frame.addEventListener("load", () => view.scrollTo({ top, behavior: "instant" }), { once: true });
+    view.location.replace(new URL("report.html", location));
+  };
+  const events = new EventSource("events");
+  events.addEventListener("message", ({ data }) => {
+    const state = JSON.parse(data);
+    bar.value = state.fraction;
+    text.textContent = state.text;
+    load(state);
+    document.documentElement.dataset.state = state.state;
+    if (state.state !== "running") events.close();
+    if (state.state === "stopped") text.textContent = "The comparison was stopped. Run the same command again to continue.";
+    if (state.state === "finished") document.title = document.title.replace(/: running$/, ": finished");
+  });
+  events.addEventListener("error", () => {
+    if (events.readyState !== EventSource.CLOSED) text.textContent = "The comparison does not answer: it has ended, or the connection is interrupted.";
+  });
+})();
