@@ -31,12 +31,16 @@ from saccade.recording.operations import (
     Weights,
     change_logits,
 )
+from saccade.recording.positions import CUTS, Route, Routes
+from saccade.recording.windows import Partition
 
 #: Parameters of `F.scaled_dot_product_attention`, which is built in and has no signature.
 _FUSED = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 _FUNCTIONAL = inspect.signature(F.multi_head_attention_forward)
 _HEADS = ("num_heads", "heads", "num_attention_heads", "n_heads", "nhead")  # attributes of modules
 _MOST_WEIGHTS = 1 << 26  # larger matrices of weights are kept as their column means
+
+_WATCHED = STARTS | CUTS
 
 _NAME = re.compile("attention|attn|attend", re.IGNORECASE)
 
@@ -71,6 +75,7 @@ class Capture(TorchFunctionMode):
         self.stack: list[nn.Module] = []
         self.calls: dict[str, int] = {}
         self.tags: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self.routes = Routes(features)
         self.batch = 0
         self.guards: list[tuple[nn.Module, Any]] = []
         self.failed: dict[str, None] = {}  # paths in order
@@ -124,13 +129,14 @@ class Capture(TorchFunctionMode):
     ) -> Any:
         output = func(*args, **(kwargs or {}))
         if (
-            (self.tags or func in STARTS)
+            (self.tags or self.routes or func in _WATCHED)
             and self.stack
             and not torch.compiler.is_compiling()
             and self.known.isdisjoint(self.stack)
         ):
             try:
                 with torch.no_grad():
+                    self.routes.follow(func, args, kwargs or {}, output, self.batch)
                     self._follow(func, args, kwargs or {}, output)
             except (RuntimeError, ValueError, TypeError, IndexError, KeyError):
                 self.failed[self._owner()] = None  # an unusual call; the model goes on
@@ -186,7 +192,7 @@ class Capture(TorchFunctionMode):
             elif isinstance(tag, Weights) and self._mixes_weights(func, args):
                 self.tag_weights(output, None)
             elif isinstance(tag, Logits) and tagged is not None:
-                changed = change_logits(tag, tagged, func, args, kwargs)
+                changed = change_logits(tag, tagged, func, args, kwargs, output)
                 if changed is not None:
                     self.tags[output] = changed
                 elif output is args[0]:  # changed in place, in an unknown way
@@ -206,7 +212,7 @@ class Capture(TorchFunctionMode):
 
     def tag_weights(self, weights: Tensor, logits: Logits | None) -> None:
         """Tag a tensor as attention weights, of these logits if they are known."""
-        self.tags[weights] = Weights(weights.detach(), logits)
+        self.tags[weights] = Weights(weights.detach(), logits, self.routes.of_weights(weights))
 
     def _publish(self, build: Callable[[AttentionSite], AttentionMap]) -> None:
         """Publish the map of the innermost module with parameters that runs."""
@@ -234,15 +240,24 @@ class Capture(TorchFunctionMode):
             key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
         scale = given.get("scale")
         scale = query.shape[-1] ** -0.5 if scale is None else scale
-        return self._map(site, Logits(query, key, scale, bias), None, given["value"])
+        routes = self.routes.get(given["query"])[:1] + self.routes.get(given["key"])[:1]
+        return self._map(site, Logits(query, key, scale, bias), None, given["value"], routes)
 
     def _softmax_map(self, site: AttentionSite, tag: Weights, values: Tensor) -> AttentionMap:
-        return self._map(site, tag.logits, tag.weights, values)
+        return self._map(site, tag.logits, tag.weights, values, tag.routes)
 
     def _map(
-        self, site: AttentionSite, logits: Logits | None, weights: Tensor | None, values: Tensor
+        self,
+        site: AttentionSite,
+        logits: Logits | None,
+        weights: Tensor | None,
+        values: Tensor,
+        routes: tuple[Route, ...],
     ) -> AttentionMap:
         """Return the map of an attention from its factors or, if these are unknown, from its weights."""
+        partition = Partition.find(*routes, self.batch) if len(routes) == 2 and self.batch else None
+        if partition is not None and (weights is None or weights.numel() <= _MOST_WEIGHTS):
+            return partition.build_map(logits, weights)
         attention: PairwiseMap | None = None
         operand = weights if logits is None else logits.queries
         has_windows = operand is not None and self.has_windows(operand, site.module)
