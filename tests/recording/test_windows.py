@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 import pytest
-import timm
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 import saccade as sc
 from saccade.maps import PairwiseMap, TokenMap, WindowMap
-from saccade.ops.windows import cut_windows
-from support.external_networks import NETWORKS, inputs_of, run
+from support.external_networks import CORE, NETWORKS, inputs_of, run
 
 HEIGHT, WIDTH, CHANNELS, HEADS = 7, 8, 12, 3
 SHIFT = 2
@@ -103,10 +97,18 @@ class Windowed(nn.Module):
 
     def attend_axes(self, maps: Tensor) -> Tensor:
         """As Twins does: an axis of windows before that of heads."""
-        x = F.pad(maps.permute(0, 2, 3, 1), (0, 0, 0, 0, 0, 1)).reshape(-1, 2, 4, 2, 4, CHANNELS).transpose(2, 3)
+        x = (
+            F.pad(maps.permute(0, 2, 3, 1), (0, 0, 0, 0, 0, 1))
+            .reshape(-1, 2, 4, 2, 4, CHANNELS)
+            .transpose(2, 3)
+        )
         q, k, v = self.qkv(x).reshape(-1, 4, 16, 3, HEADS, 4).permute(3, 0, 1, 4, 2, 5).unbind(0)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias, scale=0.5)
-        x = self.out(x.transpose(2, 3).reshape(-1, 2, 2, 4, 4, CHANNELS)).transpose(2, 3).reshape(-1, 8, 8, 12)
+        x = (
+            self.out(x.transpose(2, 3).reshape(-1, 2, 2, 4, 4, CHANNELS))
+            .transpose(2, 3)
+            .reshape(-1, 8, 8, 12)
+        )
         return x[:, :HEIGHT].permute(0, 3, 1, 2)
 
 
@@ -175,6 +177,94 @@ def test_windows_are_on_the_whole_grid(form: str, batch: int) -> None:
     torch.testing.assert_close(attention.weights(), dense_weights(model, images), atol=1e-12, rtol=1e-9)
     assert attention.heatmap().shape == (batch, HEIGHT, WIDTH)
     if form == "patches":  # the second layer
-        torch.testing.assert_close(
-            maps["#2"].weights().gt(0), attention.weights().gt(0)
-        )
+        torch.testing.assert_close(maps["#2"].weights().gt(0), attention.weights().gt(0))
+
+
+def test_windows_that_were_cut_unseen_stay_windows() -> None:
+    """The rows of a map of windows are no image, even if it has the shape of one."""
+
+    class Unseen(Windowed):
+        def attend_axes(self, maps: Tensor) -> Tensor:
+            windows = F.unfold(F.pad(maps, (0, 0, 0, 1)), (4, 2), stride=(4, 2))  # nothing follows this
+            x = windows.unflatten(1, (CHANNELS, 8)).permute(0, 3, 2, 1)
+            q, k, v = self.qkv(x.reshape(-1, 8, CHANNELS)).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+            F.scaled_dot_product_attention(q, k, v)
+            return maps
+
+    model = Unseen("axes").eval()
+    with torch.no_grad(), sc.record(model) as maps:
+        model(torch.randn(2, 3, 32, 32))
+    assert type(maps[""]) is TokenMap
+    assert maps[""].query_shape == (8,)
+    with pytest.raises(sc.BadShape):
+        sc.look(model, torch.randn(2, 3, 32, 32), method="attention")
+
+
+def test_a_sum_of_different_places_is_nowhere() -> None:
+    class Sum(Windowed):
+        def attend_axes(self, maps: Tensor) -> Tensor:
+            x = F.pad(maps.permute(0, 2, 3, 1), (0, 0, 0, 0, 0, 1))
+            x = x + x.roll(1, 1)
+            x = x.reshape(-1, 2, 4, 2, 4, CHANNELS).transpose(2, 3)
+            q, k, v = self.qkv(x).reshape(-1, 4, 16, 3, HEADS, 4).permute(3, 0, 1, 4, 2, 5).unbind(0)
+            F.scaled_dot_product_attention(q, k, v)
+            return maps
+
+    model = Sum("axes").eval()
+    with torch.no_grad(), sc.record(model) as maps:
+        model(torch.randn(2, 3, 28, 32))
+    assert type(maps[""]) is TokenMap
+
+
+def changed_place(attention: PairwiseMap, other: PairwiseMap) -> tuple[float, float]:
+    """Return where the keys of two maps differ most, as shares of height and width."""
+    difference = (attention.keys - other.keys).square()
+    if isinstance(attention, WindowMap):
+        of_places = difference[0].sum((0, 3))
+        heat = torch.zeros(attention.key_shape).flatten()
+        heat[attention.places[attention.places >= 0]] = of_places[attention.places >= 0]
+    else:
+        heat = difference[0].sum((0, 2))
+    y, x = divmod(int(heat.argmax()), attention.key_shape[1])
+    return (y + 0.5) / attention.key_shape[0], (x + 0.5) / attention.key_shape[1]
+
+
+#: Networks that attend within windows, and how many of their maps are on the grid of the image.
+PLACED = {
+    "timm maxvit_nano_rw_256": 14,
+    "timm davit_tiny": 6,
+    "timm hiera_tiny_224": 10,
+    "timm mobilevit_xxs": 6,
+    "torchvision maxvit_t": 22,
+    "transformers Swin": 2,
+    "transformers SwinV2": 2,
+    "transformers MobileViT": 6,
+    "monai SwinUNETR": 8,
+}
+
+
+@pytest.mark.parametrize(
+    "name", [n if n in CORE else pytest.param(n, marks=pytest.mark.slow) for n in PLACED]
+)
+def test_keys_change_where_the_image_changes(name: str) -> None:
+    library = name.partition(" ")[0]
+    pytest.importorskip(library, reason=f"{library} is not installed")
+    torch.manual_seed(0)
+    model, side = NETWORKS[name]()
+    inputs = inputs_of(name, side, batch=1)
+    ((key, images),) = inputs.items()
+    changed, start, size = images.clone(), (side // 5, 5 * side // 7), side // 16
+    changed[..., start[0] : start[0] + size, start[1] : start[1] + size] += 3
+    recorded = []
+    for of_pass in (inputs, {key: changed}):
+        with sc.record(model.eval()) as maps:
+            run(model, of_pass)
+        recorded.append([m for m in maps.values() if isinstance(m, PairwiseMap) and len(m.key_shape) == 2])
+    placed = [pair for pair in zip(*recorded, strict=True) if min(pair[0].key_shape) > 3]
+    assert len(placed) == PLACED[name]
+    expected = [(n + size / 2) / side for n in start]
+    for attention, other in placed:
+        for found, of_axis, extent in zip(
+            changed_place(attention, other), expected, attention.key_shape, strict=True
+        ):
+            assert found == pytest.approx(of_axis, abs=0.5 / extent + 0.06)

@@ -3,6 +3,7 @@
 from saccade.recording.adapters import ADAPTERS, Adapter, AttentionSite, FeatureShapes
 from saccade.recording.capture import Capture, is_within
 from saccade.recording.operations import Logits, Weights
+from saccade.recording.positions import Route
 from saccade.recording.recorder import Maps, record
 
 __all__ = [
@@ -13,6 +14,7 @@ __all__ = [
     "FeatureShapes",
     "Logits",
     "Maps",
+    "Route",
     "Weights",
     "is_within",
     "record",

@@ -27,38 +27,12 @@ _MOVED = _SHIFTED | {
     *(Tensor.tensor_split, torch.tensor_split, Tensor.select, torch.select, torch.narrow),
     *(Tensor.amax, torch.amax, Tensor.max, torch.max),  # the pooling of blocks: the last place stands for all
 }
-_ELEMENTWISE = (
-    PASS
-    | SCALE
-    | DIVIDE
-    | ADD
-    | FILL
-    | SOFTMAX
-    | {
-        *(
-            Tensor.sub,
-            torch.sub,
-            Tensor.__sub__,
-            Tensor.neg,
-            torch.neg,
-            Tensor.__neg__,
-            Tensor.relu,
-            torch.relu,
-        ),
-        *(
-            torch.sigmoid,
-            Tensor.sigmoid,
-            torch.tanh,
-            Tensor.tanh,
-            F.relu,
-            F.gelu,
-            F.silu,
-            F.mish,
-            F.hardswish,
-        ),
-        *(F.leaky_relu, F.elu, F.layer_norm, F.rms_norm, F.group_norm, F.batch_norm, F.normalize),
-    }
-)
+_ELEMENTWISE = {
+    *(*PASS, *SCALE, *DIVIDE, *ADD, *FILL, *SOFTMAX, Tensor.sub, torch.sub, Tensor.__sub__, Tensor.neg),
+    *(torch.neg, Tensor.__neg__, Tensor.relu, torch.relu, torch.sigmoid, Tensor.sigmoid, torch.tanh),
+    *(Tensor.tanh, F.relu, F.gelu, F.silu, F.mish, F.hardswish, F.leaky_relu, F.elu, F.layer_norm),
+    *(F.rms_norm, F.group_norm, F.batch_norm, F.normalize),
+}
 #: Operations that begin a route, if their shapes show a partition.
 CUTS = ORDERED | _SHIFTED
 _UNKNOWN = -2  # a label of values of two places
@@ -149,7 +123,7 @@ class Routes:
             del self.of[first]
 
     def _start(self, shape: torch.Size, cut: torch.Size) -> tuple[Route, ...]:
-        """Begin a route at feature maps, if it is known which axes are those of the image: a cut keeps channels."""
+        """Begin a route at feature maps, if their shape, or the cut, shows which axis is that of channels."""
         last, first = shape[1:-1], shape[2:]
         is_last, is_first = self.features.holds(last), self.features.holds(first)
         if is_last and is_first:
@@ -159,7 +133,7 @@ class Routes:
         return (Route(partial(_numbers, shape, is_last), grid=tuple(last if is_last else first)),)
 
     def _follow_elementwise(self, args: tuple[Any, ...], output: Tensor) -> None:
-        """Operands of one route must agree; an operand without a route, such as a bias, counts for nothing."""
+        """Operands with routes have to agree; one without a route, such as a bias, changes no position."""
         operands = [self.get(x) for x in args[:2] if isinstance(x, Tensor) and x.shape == output.shape]
         operands = [routes for routes in operands if routes]
         if len(operands) == 2:
@@ -220,7 +194,7 @@ def _move(
         return partial(_replay, func, args[1:], kwargs)
     if func is F.linear:
         return partial(_row_labels, shape)
-    if func is F.conv2d and set(args[1].shape[2:]) == {1} and args[0].shape[2:] == shape[2:]:
+    if func in (F.conv2d, F.conv3d) and args[0].shape[2:] == shape[2:]:  # padded alike on both sides
         return partial(_channel_labels, shape)
     return None
 
@@ -259,6 +233,7 @@ def _row_labels(shape: torch.Size, labels: Tensor) -> Tensor:
 
 
 def _channel_labels(shape: torch.Size, labels: Tensor) -> Tensor:
+    """The labels of a convolution, whose window is centered at each position."""
     return labels[:, :1].expand(shape) if bool((labels == labels[:, :1]).all()) else _unknown(shape)
 
 

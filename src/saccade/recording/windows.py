@@ -19,7 +19,9 @@ _LEAST = -1e4  # stands for the logarithm of a weight of 0
 
 @dataclass(frozen=True, eq=False)
 class Places:
-    """Where a model has put the positions of its feature maps: groups of tokens, one for each window and head.
+    """Where a model has put the positions of its feature maps: in groups of tokens.
+
+    There is one group for each image, window and head.
 
     Args:
         order: Numbers of the groups, sorted by image, window and head, (B * windows * heads,).
@@ -33,7 +35,7 @@ class Places:
 
     @classmethod
     def find(cls, route: Route, batch: int) -> Places | None:
-        """Return the places of tokens (..., n, D), or None unless every position is in one window of its image."""
+        """Return the places of tokens (..., n, D), or None unless each position is in one window."""
         labels = _labels_of_tokens(route)
         if labels is None:
             return None
@@ -96,12 +98,19 @@ class Partition:
         return attention if attention and self._agrees(attention, known) else self._map_of_weights(known)
 
     @property
+    def is_plain(self) -> bool:
+        """Return whether all positions attend to all, in their order in the image."""
+        return self._is_whole and all(
+            bool((x.inside[0].diff() == 1).all()) for x in (self.queries, self.keys)
+        )
+
+    @property
     def _is_whole(self) -> bool:
         """Return whether all positions attend to all."""
         return len(self.queries.inside) == 1 and all(_is_full(x) for x in (self.queries, self.keys))
 
     def _rows(self, x: Tensor, places: Places) -> Tensor:
-        """Return tokens (..., n, D) as (B, heads, windows, n, D), all positions in their order in the image."""
+        """Return tokens (..., n, D) as (B, heads, windows, n, D); one window is sorted by position."""
         groups = x.flatten(0, -3)[places.order.to(x.device)]
         tokens = groups.unflatten(0, (self.batch, len(places.inside), -1)).transpose(1, 2)
         return tokens[:, :, :, places.inside[0].argsort().to(x.device)] if self._is_whole else tokens
