@@ -3,6 +3,7 @@
 from saccade.recording.adapters import ADAPTERS, Adapter, AttentionSite, FeatureShapes
 from saccade.recording.capture import Capture, is_within
 from saccade.recording.operations import Logits, Weights
+from saccade.recording.outliers import outlying_tokens
 from saccade.recording.positions import Route
 from saccade.recording.recorder import Maps, record
 
@@ -17,5 +18,6 @@ __all__ = [
     "Route",
     "Weights",
     "is_within",
+    "outlying_tokens",
     "record",
 ]

@@ -22,10 +22,11 @@ from saccade.recording.operations import ADD, DIVIDE, EINSUM, FILL, MATMUL, ORDE
 _SHIFTED = {Tensor.roll, torch.roll, F.pad}
 _MOVED = _SHIFTED | {
     *(Tensor.transpose, torch.transpose, Tensor.permute, torch.permute, Tensor.swapaxes, torch.swapaxes),
-    *(Tensor.movedim, torch.movedim, Tensor.mT.__get__, Tensor.__getitem__, Tensor.flip, torch.flip),
-    *(Tensor.unbind, torch.unbind, Tensor.chunk, torch.chunk, Tensor.split, torch.split, Tensor.narrow),
-    *(Tensor.tensor_split, torch.tensor_split, Tensor.select, torch.select, torch.narrow),
+    *(Tensor.movedim, torch.movedim, Tensor.flip, torch.flip, Tensor.__getitem__, Tensor.narrow),
+    *(Tensor.unbind, torch.unbind, Tensor.chunk, torch.chunk, Tensor.split, torch.split, torch.narrow),
+    *(Tensor.tensor_split, torch.tensor_split, Tensor.select, torch.select),
     *(Tensor.amax, torch.amax, Tensor.max, torch.max),  # the pooling of blocks: the last place stands for all
+    Tensor.mT.__get__,  # type: ignore[attr-defined]
 }
 _ELEMENTWISE = {
     *(*PASS, *SCALE, *DIVIDE, *ADD, *FILL, *SOFTMAX, Tensor.sub, torch.sub, Tensor.__sub__, Tensor.neg),
@@ -97,7 +98,7 @@ class Routes:
         """Pass the routes of the inputs of an operation on to its output, or begin one."""
         first = args[0] if args else None
         routes = self.get(first)
-        if not routes and func in CUTS and _cuts(func, first, output, batch):
+        if not routes and func in CUTS and isinstance(first, Tensor) and _cuts(func, first, output, batch):
             routes = self._start(first.shape, output.shape)
         if func in EINSUM:
             self._follow_einsum(args, output)
@@ -160,9 +161,9 @@ class Routes:
             self.of[output] = found + (more if len(rows) == 1 else ())
 
 
-def _cuts(func: Any, x: Any, output: Any, batch: int) -> bool:
+def _cuts(func: Any, x: Tensor, output: Any, batch: int) -> bool:
     """Return whether an operation on a map pads or shifts it, or cuts it into parts."""
-    if not isinstance(x, Tensor) or not isinstance(output, Tensor) or x.ndim < 4 or len(x) != batch:
+    if not isinstance(output, Tensor) or x.ndim < 4 or len(x) != batch:
         return False
     return func in _SHIFTED or output.ndim > 5 or len(output) != batch
 

@@ -112,7 +112,7 @@ class Partition:
     def _rows(self, x: Tensor, places: Places) -> Tensor:
         """Return tokens (..., n, D) as (B, heads, windows, n, D); one window is sorted by position."""
         groups = x.flatten(0, -3)[places.order.to(x.device)]
-        tokens = groups.unflatten(0, (self.batch, len(places.inside), -1)).transpose(1, 2)
+        tokens: Tensor = groups.unflatten(0, (self.batch, len(places.inside), -1)).transpose(1, 2)
         return tokens[:, :, :, places.inside[0].argsort().to(x.device)] if self._is_whole else tokens
 
     def _pairs(self, x: Tensor) -> Tensor:

@@ -55,6 +55,8 @@ class Look:
         maps: Attention maps by path.
         saliency: Saliency of each map, (B, h, w), in the units of the map, on the CPU.
         left_out: Reasons, by path, why other maps cannot be drawn.
+        outliers: Whether each token of an attention layer has an outlying norm, (B, N), tokens without a
+            position first, by path, for the layers that have such tokens. The page marks them.
     """
 
     title: str
@@ -63,6 +65,7 @@ class Look:
     maps: Mapping[str, AttentionMap]
     saliency: Mapping[str, Tensor]
     left_out: Mapping[str, str]
+    outliers: Mapping[str, Tensor]
 
     def __repr__(self) -> str:
         count = len(self.inputs.names)
@@ -152,6 +155,7 @@ class Look:
             self.inputs.display_images[first],
             self.inputs.names[first],
             budget,
+            outliers={path: tokens[first] for path, tokens in self.outliers.items()},
         )
         images, layers = data["images"], data["layers"]
         return render_page(
