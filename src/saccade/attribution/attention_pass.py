@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from saccade.attribution.forward import ForwardPass
 from saccade.errors import BadShape, NothingRecorded
 from saccade.maps import AttentionMap, PairwiseMap, chunks
-from saccade.recording import AttentionSite, Capture, FeatureShapes, Logits, Weights
+from saccade.recording import AttentionSite, Capture, FeatureShapes, Logits, Route, Weights
 
 _SIGNATURE = inspect.signature(F.multi_head_attention_forward)
 
@@ -86,6 +86,7 @@ class AttentionPass(Capture):
         self.windows: dict[str, None] = {}  # paths of attention within windows, in order
         self.seen: list[str] = []  # paths of all attention, also between channels
         self.images = forward.batch
+        self._is_cut = False
         super().__init__(forward.model, (), FeatureShapes(), self._keep)
 
     def has_fast_path(self, _module: nn.Module, /) -> bool:
@@ -106,6 +107,11 @@ class AttentionPass(Capture):
             self._live = _functional(args, kwargs, output)
         super()._follow(func, args, kwargs, output)
 
+    def find_partition(self, routes: tuple[Route, ...]) -> None:
+        """Note that the tokens are in windows or in another order; the map keeps the tokens of the model."""
+        partition = super().find_partition(routes)
+        self._is_cut = partition is not None and not partition.is_plain
+
     def tag_weights(self, weights: Tensor, logits: Logits | None) -> None:
         super().tag_weights(weights, logits)
         self._softmax[self.tags[weights]] = weights
@@ -122,7 +128,7 @@ class AttentionPass(Capture):
             return
         values, output, projection = live
         owner = self.model.get_submodule(path.partition("#")[0])
-        if projection is None and self.has_windows(output, owner):
+        if projection is None and (self._is_cut or self.has_windows(output, owner)):
             self.windows[path] = None
         self.layers.append(
             AttentionLayer(path, attention.tokens(), attention.key_shape, values, output, projection)

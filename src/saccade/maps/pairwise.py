@@ -160,7 +160,22 @@ class PairwiseMap(AttentionMap):
         """
         received = self.tokens().attention_received()
         tokens = received > ratio * received.mean(1, keepdim=True)
-        return Sinks(tokens, (received * tokens).sum(1) / received.sum(1))
+        return Sinks(tokens, self.share(tokens))
+
+    def share(self, tokens: Tensor) -> Tensor:
+        """Return the share of all attention that some tokens receive, (B,).
+
+        Args:
+            tokens: Whether a token counts, (B, N); tokens without a position come first.
+
+        Example:
+            >>> import torch
+            >>> pairs = PairwiseMap(torch.ones(1, 1, 16, 1), torch.ones(1, 1, 16, 1), 1.0, (4, 4), (4, 4))
+            >>> pairs.share(torch.arange(16)[None] < 4).tolist()
+            [0.25]
+        """
+        received = self.tokens().attention_received()
+        return (received * tokens).sum(1) / received.sum(1)
 
     def propagate(self, relevance: Tensor, head: int | None = None) -> Tensor:
         """Return relevance @ A: relevance of queries, distributed over keys by the weights A.

@@ -3,6 +3,8 @@
 from saccade.recording.adapters import ADAPTERS, Adapter, AttentionSite, FeatureShapes
 from saccade.recording.capture import Capture, is_within
 from saccade.recording.operations import Logits, Weights
+from saccade.recording.outliers import outlying_tokens
+from saccade.recording.positions import Route
 from saccade.recording.recorder import Maps, record
 
 __all__ = [
@@ -13,7 +15,9 @@ __all__ = [
     "FeatureShapes",
     "Logits",
     "Maps",
+    "Route",
     "Weights",
     "is_within",
+    "outlying_tokens",
     "record",
 ]

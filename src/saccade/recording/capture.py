@@ -17,8 +17,16 @@ from torch.overrides import TorchFunctionMode
 
 from saccade._torch import FEATURE_LAYERS, WeakTensorKeyDictionary, has_torch_fast_path, tensors_in
 from saccade.maps import AttentionMap, PairwiseMap, SpatialMap
-from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes, mask_to_bias
-from saccade.recording.captured_maps import agrees, channel_map, functional_map, window_map
+from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes
+from saccade.recording.captured_maps import (
+    agrees,
+    channel_map,
+    factors_of,
+    functional_map,
+    fused_logits,
+    grouped_bias,
+    window_map,
+)
 from saccade.recording.operations import (
     ADD,
     DIVIDE,
@@ -31,12 +39,16 @@ from saccade.recording.operations import (
     Weights,
     change_logits,
 )
+from saccade.recording.positions import CUTS, Route, Routes
+from saccade.recording.windows import Partition
 
 #: Parameters of `F.scaled_dot_product_attention`, which is built in and has no signature.
 _FUSED = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 _FUNCTIONAL = inspect.signature(F.multi_head_attention_forward)
 _HEADS = ("num_heads", "heads", "num_attention_heads", "n_heads", "nhead")  # attributes of modules
 _MOST_WEIGHTS = 1 << 26  # larger matrices of weights are kept as their column means
+
+_WATCHED = STARTS | CUTS
 
 _NAME = re.compile("attention|attn|attend", re.IGNORECASE)
 
@@ -71,6 +83,7 @@ class Capture(TorchFunctionMode):
         self.stack: list[nn.Module] = []
         self.calls: dict[str, int] = {}
         self.tags: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+        self.routes = Routes(features)
         self.batch = 0
         self.guards: list[tuple[nn.Module, Any]] = []
         self.failed: dict[str, None] = {}  # paths in order
@@ -124,13 +137,14 @@ class Capture(TorchFunctionMode):
     ) -> Any:
         output = func(*args, **(kwargs or {}))
         if (
-            (self.tags or func in STARTS)
+            (self.tags or self.routes or func in _WATCHED)
             and self.stack
             and not torch.compiler.is_compiling()
             and self.known.isdisjoint(self.stack)
         ):
             try:
                 with torch.no_grad():
+                    self.routes.follow(func, args, kwargs or {}, output, self.batch)
                     self._follow(func, args, kwargs or {}, output)
             except (RuntimeError, ValueError, TypeError, IndexError, KeyError):
                 self.failed[self._owner()] = None  # an unusual call; the model goes on
@@ -186,7 +200,7 @@ class Capture(TorchFunctionMode):
             elif isinstance(tag, Weights) and self._mixes_weights(func, args):
                 self.tag_weights(output, None)
             elif isinstance(tag, Logits) and tagged is not None:
-                changed = change_logits(tag, tagged, func, args, kwargs)
+                changed = change_logits(tag, tagged, func, args, kwargs, output)
                 if changed is not None:
                     self.tags[output] = changed
                 elif output is args[0]:  # changed in place, in an unknown way
@@ -206,7 +220,7 @@ class Capture(TorchFunctionMode):
 
     def tag_weights(self, weights: Tensor, logits: Logits | None) -> None:
         """Tag a tensor as attention weights, of these logits if they are known."""
-        self.tags[weights] = Weights(weights.detach(), logits)
+        self.tags[weights] = Weights(weights.detach(), logits, self.routes.of_weights(weights))
 
     def _publish(self, build: Callable[[AttentionSite], AttentionMap]) -> None:
         """Publish the map of the innermost module with parameters that runs."""
@@ -225,24 +239,24 @@ class Capture(TorchFunctionMode):
         return self.paths[next(owners, self.stack[0])]
 
     def _fused_map(self, site: AttentionSite, given: dict[str, Any]) -> AttentionMap:
-        query, key = given["query"].detach(), given["key"].detach()
-        bias = mask_to_bias(given.get("attn_mask"), query.dtype, visible=True)
-        if given.get("is_causal"):
-            extents = query.shape[-2], key.shape[-2]
-            bias = torch.full(extents, -torch.inf, dtype=query.dtype, device=query.device).triu(1)
-        if given.get("enable_gqa") and key.shape[-3] != query.shape[-3]:
-            key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
-        scale = given.get("scale")
-        scale = query.shape[-1] ** -0.5 if scale is None else scale
-        return self._map(site, Logits(query, key, scale, bias), None, given["value"])
+        routes = self.routes.get(given["query"])[:1] + self.routes.get(given["key"])[:1]
+        return self._map(site, fused_logits(given), None, given["value"], routes)
 
     def _softmax_map(self, site: AttentionSite, tag: Weights, values: Tensor) -> AttentionMap:
-        return self._map(site, tag.logits, tag.weights, values)
+        return self._map(site, tag.logits, tag.weights, values, tag.routes)
 
     def _map(
-        self, site: AttentionSite, logits: Logits | None, weights: Tensor | None, values: Tensor
+        self,
+        site: AttentionSite,
+        logits: Logits | None,
+        weights: Tensor | None,
+        values: Tensor,
+        routes: tuple[Route, ...],
     ) -> AttentionMap:
         """Return the map of an attention from its factors or, if these are unknown, from its weights."""
+        partition = self.find_partition(routes)
+        if partition is not None and (weights is None or weights.numel() <= _MOST_WEIGHTS):
+            return partition.build_map(logits, weights)
         attention: PairwiseMap | None = None
         operand = weights if logits is None else logits.queries
         has_windows = operand is not None and self.has_windows(operand, site.module)
@@ -250,7 +264,7 @@ class Capture(TorchFunctionMode):
         if logits is not None:
             queries, keys = (self._heads(x) for x in (logits.queries, logits.keys))
             if queries.shape[:2] == keys.shape[:2] and queries.shape[-1] == keys.shape[-1]:
-                bias = None if logits.bias is None else self._bias(logits, queries)
+                bias = None if logits.bias is None else grouped_bias(logits, queries)
                 attention = build(queries, keys, logits.scale, bias)
         if weights is not None:
             known = self._heads(weights)
@@ -260,14 +274,14 @@ class Capture(TorchFunctionMode):
                     if has_windows:
                         extra, grid = 0, known.shape[3:]
                     return SpatialMap(known.mean((1, 2))[:, extra:].reshape(-1, *grid))
-                empty = (
-                    known.new_zeros(()).expand(*known.shape[:3], 1),
-                    known.new_zeros(()).expand(*known.shape[:2], known.shape[3], 1),
-                )
-                attention = build(*empty, 1.0, known.log())  # softmax(0 + log a) = a
+                attention = build(*factors_of(known))
         if attention is None:
             raise ValueError("queries and keys do not fit together")
         return channel_map(attention, values, site) or attention
+
+    def find_partition(self, routes: tuple[Route, ...]) -> Partition | None:
+        """Return how the tokens of an attention with these routes cover the image, if this is known."""
+        return Partition.find(*routes, self.batch) if len(routes) == 2 and self.batch else None
 
     def has_windows(self, x: Tensor, module: Any) -> bool:
         """Return whether queries, or weights, (..., N, D) hold several groups of tokens for each image."""
@@ -284,13 +298,3 @@ class Capture(TorchFunctionMode):
             return x[None, None]
         batch = self.batch if self.batch and x.shape[0] % self.batch == 0 else x.shape[0]
         return x.reshape(batch, -1, *x.shape[-2:])
-
-    def _bias(self, logits: Logits, queries: Tensor) -> Tensor:
-        """Return the bias of logits so that it is broadcast over (B, heads, Nq, Nk)."""
-        leading, bias = logits.queries.shape[:-2], logits.bias
-        if bias is None:
-            raise ValueError("the logits have no bias")
-        bias = bias.detach().reshape((1,) * (len(leading) + 2 - bias.ndim) + bias.shape)
-        if leading == queries.shape[:2]:
-            return bias
-        return bias.expand(*leading, *bias.shape[-2:]).reshape(*queries.shape[:2], *bias.shape[-2:])

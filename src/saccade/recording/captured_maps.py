@@ -10,7 +10,8 @@ from torch import Tensor
 
 from saccade.maps import AttentionMap, ChannelMap, PairwiseMap, TokenMap
 from saccade.recording.adapters.multihead import multihead_map
-from saccade.recording.adapters.tokens import AttentionSite
+from saccade.recording.adapters.tokens import AttentionSite, mask_to_bias
+from saccade.recording.operations import Logits
 
 _TOLERANCE = 1e-2  # of factors, relative to the largest weight of a row
 
@@ -19,6 +20,15 @@ def window_map(queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None)
     """Return the map of windows, whose places in the image are unknown: one row of positions per window."""
     shapes = queries.shape[2:3], keys.shape[2:3]
     return TokenMap(queries, keys, scale, *shapes, queries[:, :, :0], keys[:, :, :0], bias)
+
+
+def factors_of(weights: Tensor) -> tuple[Tensor, Tensor, float, Tensor]:
+    """Return queries, keys, scale and bias of weights (B, heads, Nq, Nk): softmax(0 + log a) = a."""
+    queries, keys = (
+        weights.new_zeros(()).expand_as(weights)[..., :1],
+        weights.new_zeros(()).expand_as(weights.mT),
+    )
+    return queries, keys[..., :1], 1.0, weights.log()
 
 
 def agrees(attention: PairwiseMap, weights: Tensor) -> bool:
@@ -46,6 +56,30 @@ def channel_map(attention: PairwiseMap, values: Tensor, site: AttentionSite) -> 
     received = torch.stack([tokens.attention_received(head) for head in range(heads)], 1)
     features = values.detach().reshape(batch, heads * channels, *site.features.grid(positions))
     return ChannelMap.of(received.reshape(batch, -1).to(features), features)
+
+
+def fused_logits(given: dict[str, Any]) -> Logits:
+    """Return the logits of a call of `F.scaled_dot_product_attention`, from its arguments."""
+    query, key = given["query"].detach(), given["key"].detach()
+    bias = mask_to_bias(given.get("attn_mask"), query.dtype, visible=True)
+    if given.get("is_causal"):
+        extents = query.shape[-2], key.shape[-2]
+        bias = torch.full(extents, -torch.inf, dtype=query.dtype, device=query.device).triu(1)
+    if given.get("enable_gqa") and key.shape[-3] != query.shape[-3]:
+        key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
+    scale = given.get("scale")
+    return Logits(query, key, query.shape[-1] ** -0.5 if scale is None else scale, bias)
+
+
+def grouped_bias(logits: Logits, queries: Tensor) -> Tensor:
+    """Return the bias of logits so that it is broadcast over the queries as (B, heads, Nq, Nk)."""
+    leading, bias = logits.queries.shape[:-2], logits.bias
+    if bias is None:
+        raise ValueError("the logits have no bias")
+    bias = bias.detach().reshape((1,) * (len(leading) + 2 - bias.ndim) + bias.shape)
+    if leading == queries.shape[:2]:
+        return bias
+    return bias.expand(*leading, *bias.shape[-2:]).reshape(*queries.shape[:2], *bias.shape[-2:])
 
 
 def functional_map(site: AttentionSite, given: dict[str, Any]) -> AttentionMap:

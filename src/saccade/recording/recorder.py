@@ -100,9 +100,11 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
     `F.multi_head_attention_forward`, and every softmax over keys whose result is multiplied with values by a
     matrix product. Its map has the path of the innermost module with parameters; a second attention of the
     same module has the path with "#2". Queries and keys are kept where they are known, otherwise the weights.
-    Windows that the model folds into the batch become heads; their places in the image are not known, so that
-    the map has one axis of positions and no picture. Attention between channels is a `ChannelMap`. A linear
-    layer that mixes the weights of heads is not applied.
+    Windows that the model cuts out of a feature map by reshapes, shifts and padding are put back on the whole
+    grid, as a `WindowMap`, and tokens in another order than that of the image are sorted. If a window cannot
+    be traced to its place, or its queries are fewer than its keys, windows become heads, and the map has one
+    axis of positions and no picture. Attention between channels is a `ChannelMap`. A linear layer that mixes
+    the weights of heads is not applied.
 
     The model computes the same result inside the block and outside. When the block ends, normally or by an
     exception, the model is restored. A compiled model of the mechanisms of this package is compiled once more

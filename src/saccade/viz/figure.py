@@ -84,14 +84,15 @@ def look(
     )
     inputs = prepared.inputs if isinstance(images, Tensor) else _to_model(model, prepared.inputs)
     paths = [layers] if isinstance(layers, str) else layers
-    method, maps = maps_of(
+    made = maps_of(
         model, inputs, method, layers=paths, target=target, adapters=adapters, model_kwargs=model_kwargs
     )
+    maps = made.maps
     if inputs.ndim == 5:
         frames = tuple(inputs.shape[2:])
         maps = {path: sheet_map(attention, frames) for path, attention in maps.items()}
     title = type(getattr(model, "_orig_mod", model)).__name__
-    return Look(title, method, prepared, *_drawable(maps, len(inputs)))
+    return Look(title, made.method, prepared, *_drawable(maps, len(inputs)), made.outliers)
 
 
 def _to_model(model: nn.Module, inputs: Tensor) -> Tensor:

@@ -53,6 +53,8 @@ class Look:
         maps: Attention maps by path.
         saliency: Saliency of each map, (B, h, w), in the units of the map, on the CPU.
         left_out: Reasons, by path, why other maps cannot be drawn.
+        outliers: Whether each token of an attention layer has an outlying norm, (B, N), tokens without a
+            position first, by path, for the layers that have such tokens. The page marks them.
         captions: What the page says above each image; by default, its name.
     """
 
@@ -62,6 +64,7 @@ class Look:
     maps: Mapping[str, AttentionMap]
     saliency: Mapping[str, Tensor]
     left_out: Mapping[str, str]
+    outliers: Mapping[str, Tensor]
     captions: Sequence[str] = ()
 
     def __repr__(self) -> str:
@@ -157,6 +160,7 @@ class Look:
             self.inputs.display_images[first],
             self.inputs.names[first],
             budget,
+            outliers={path: tokens[first] for path, tokens in self.outliers.items()},
         )
         images, layers = data["images"], data["layers"]
         captions = self.captions or self.inputs.names

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
 from saccade.data import Photograph
 from saccade.errors import bad_option, check_choice
@@ -83,11 +84,15 @@ def fixation_points(attention: FixationMap, image: int) -> Points:
 def sink_points(attention: PairwiseMap) -> tuple[list[Points], list[float]]:
     """Return the centers of the attention sinks of each image, (n, 2), and the share that they receive."""
     sinks = attention.sinks()
+    return token_points(attention, sinks.tokens), sinks.share.tolist()
+
+
+def token_points(attention: PairwiseMap, tokens: Tensor) -> list[Points]:
+    """Return the centers of those tokens (B, N) of each image that have a place in it, (n, 2)."""
     rows, columns = attention.key_shape
-    extra = sinks.tokens.shape[1] - rows * columns
-    placed = sinks.tokens[:, extra:].reshape(-1, rows, columns).cpu()
+    placed = tokens[:, tokens.shape[1] - rows * columns :].reshape(-1, rows, columns).cpu()
     centers = [of_image.nonzero().double().numpy()[:, ::-1] + 0.5 for of_image in placed]
-    return [points / (columns, rows) for points in centers], sinks.share.tolist()
+    return [points / (columns, rows) for points in centers]
 
 
 def enlarge(image: Photograph, attention: AttentionMap) -> Photograph:

@@ -50,6 +50,7 @@ def pack_maps(
     image_side: int = 800,
     map_side: int = 256,
     with_channels: bool = True,
+    outliers: Mapping[str, Tensor] | None = None,
 ) -> Payload:
     """Return images and maps as JSON values: per layer the heat map and the data of its kind.
 
@@ -65,11 +66,18 @@ def pack_maps(
         image_side: Maximum side of an image in pixels; larger images are reduced.
         map_side: Maximum side of a heat map; larger maps are averaged.
         with_channels: Whether to include the features of the strongest channels.
+        outliers: Tokens of outlying norm by path, (B, N).
     """
     layers = [
         _layer(path, attention, saliency[path].detach().float().cpu(), map_side)
         for path, attention in attentions.items()
     ]
+    for layer, (path, attention) in zip(layers, attentions.items(), strict=True):
+        tokens = (outliers or {}).get(path)
+        if tokens is not None and isinstance(attention, maps.PairwiseMap) and len(attention.key_shape) == 2:
+            layer["outliers"] = [_round(points) for points in overlay.token_points(attention, tokens)]
+            layer["outlier_count"] = tokens.sum(1).tolist()
+            layer["outlier_share"] = [round(value, 3) for value in attention.share(tokens).tolist()]
     costs = [_cost(attention, with_channels) for attention in attentions.values()]
     spent, packed = 0, [0] * len(costs)
     for image in range(len(names)):

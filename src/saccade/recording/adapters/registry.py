@@ -38,8 +38,8 @@ Only the factors are stored, with fused attention or without.
 The grid of the tokens is that of a feature map of the model (the output of a convolution or a pooling) with
 the same number of positions; a square if the model computed no feature map; else a row. The model announces
 tokens without a place by `num_prefix_tokens` or a class token, and they come first. If nothing is announced,
-one token more than a feature map has positions is a class token. A model that folds parts of an image into
-the batch (MobileViT) has maps of as many images.
+one token more than a feature map has positions is a class token. Adapters do not know parts of an image that
+a model has folded into the batch (MobileViT). There the capture by operations publishes the map.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from saccade.maps import ClassTokenMap, PairwiseMap, TokenMap
 from saccade.model_state import Handle
 
 _MORE_TOKENS = ("register_tokens", "distillation_token", "dist_token")  # (1, number of tokens, channels)
+_STEPS = (1, 2, 4, 8, 16, 32)
 _CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 
 
@@ -42,6 +43,11 @@ class FeatureShapes(dict[int, tuple[int, ...]]):
         shape, count = tuple(output.shape[2:]), math.prod(output.shape[2:])
         if count > 1 and (len(shape) > 1 or count not in self):  # a sequence may be a flattened image
             self[count] = shape
+
+    def holds(self, grid: tuple[int, ...]) -> bool:
+        """Return whether a grid is that of a feature map, or that of one halved several times."""
+        reduced = {tuple(-(-n // step) for n in shape) for shape in self.values() for step in _STEPS}
+        return len(grid) > 1 and tuple(grid) in reduced
 
     def grid(self, count: int) -> tuple[int, ...]:
         """Return the grid of `count` places: that of a feature map, or a square if all maps are, or a row."""

@@ -150,9 +150,10 @@ const heatmap = (() => {
     const line = (points) => "M" + points.map(([x, y]) => `${(x * width).toFixed(1)} ${(y * height).toFixed(1)}`).join("L");
     if (outline) twice(outline, "outline");
     if (predicted) twice(predicted, "predicted");
-    const { grid, fixations, extents, sinks } = (settings.marks && layer) || {};
+    const { grid, fixations, extents, sinks, outliers } = (settings.marks && layer) || {};
     if (grid) twice(grid[image].flat().map(line).join(""), "thin");
     if (sinks) sinks[image].forEach(([x, y]) => svg.append(shape("circle", { cx: x * width, cy: y * height, r: 7, class: "sink" })));
+    if (outliers) outliers[image].forEach(([x, y]) => svg.append(shape("rect", { x: x * width - 9, y: y * height - 9, width: 18, height: 18, class: "sink" })));
     if (fixations) {
       const points = fixations[image];
       const footprints = extents.flatMap(([high, wide]) => points.map(([x, y]) => [[-1, -1], [1, -1], [1, 1], [-1, 1], [-1, -1]].map(([dx, dy]) => [x + (dx * wide) / 2, y + (dy * high) / 2])));

@@ -36,10 +36,14 @@
     fixation: "Fixates a sequence of locations, numbered in order. The map shows how often each pixel is covered.",
     temporal: "One weight per channel and frame. The map shows how strong the weighted frames are at each position.",
   };
-  const about = ({ kind, variant, pairs, sinks, sink_share }) => {
+  const about = ({ kind, variant, pairs, sinks, sink_share, outliers, outlier_count, outlier_share }) => {
     if (data.about) return data.about;
-    const share = sinks && Math.round(100 * sink_share[state.image]);
-    const text = (ABOUT[variant ?? kind] ?? "") + (sinks ? ` Attention sinks (circled) receive ${share}% of the attention.` : "");
+    const share = (shares) => Math.round(100 * shares[state.image]);
+    const number = outliers ? outlier_count[state.image] : 0;
+    const tokens = number === 1 ? "1 token of outlying norm receives" : `${number} tokens of outlying norm receive`;
+    const text = (ABOUT[variant ?? kind] ?? "")
+      + (sinks ? ` Attention sinks (circled) receive ${share(sink_share)}% of the attention.` : "")
+      + (number ? ` ${tokens} ${share(outlier_share)}% of the attention; squares mark those with a place in the image.` : "");
     if (!pairs) return text;
     return text + (pairs.images > state.image ? ` ${CLICK} a position to see where it attends.` : " Positions of this image cannot be selected; see below.");
   };
@@ -195,11 +199,11 @@
     Object.assign(one("img", stage), { src: source(image), width, height, alt: name });
     stage.style.setProperty("--aspect", width / height);
     all("[data-layer] img").forEach((thumbnail) => (thumbnail.src = source(image)));
-    const { path, grid, fixations, sinks } = layers[layer];
+    const { path, grid, fixations, sinks, outliers } = layers[layer];
     one("[data-layer-name]").textContent = path || data.title;
     one("[data-about]").textContent = about(layers[layer]);
-    one("[data-marks]").hidden = !(grid || fixations || sinks);
-    one("[data-marks] span").textContent = grid ? "grid" : sinks ? "sinks" : "path";
+    one("[data-marks]").hidden = !(grid || fixations || sinks || outliers);
+    one("[data-marks] span").textContent = grid ? "grid" : fixations ? "path" : "sinks";
     detail();
     update();
   };

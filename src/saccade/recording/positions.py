@@ -1,0 +1,269 @@
+"""Positions of tokens: from which place of a feature map a model has taken them, to put windows back.
+
+A model cuts a map into windows by operations that move values and change none: reshapes, shifts, padding.
+Repeated with the numbers of the positions in place of the features, they tell where each token comes from.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from saccade._torch import WeakTensorKeyDictionary
+from saccade.recording.adapters.tokens import FeatureShapes
+from saccade.recording.operations import ADD, DIVIDE, EINSUM, FILL, MATMUL, ORDERED, PASS, SCALE, SOFTMAX
+
+_SHIFTED = {Tensor.roll, torch.roll, F.pad}
+_MOVED = _SHIFTED | {
+    *(Tensor.transpose, torch.transpose, Tensor.permute, torch.permute, Tensor.swapaxes, torch.swapaxes),
+    *(Tensor.movedim, torch.movedim, Tensor.flip, torch.flip, Tensor.__getitem__, Tensor.narrow),
+    *(Tensor.unbind, torch.unbind, Tensor.chunk, torch.chunk, Tensor.split, torch.split, torch.narrow),
+    *(Tensor.tensor_split, torch.tensor_split, Tensor.select, torch.select),
+    *(Tensor.amax, torch.amax, Tensor.max, torch.max),  # the pooling of blocks: the last place stands for all
+    Tensor.mT.__get__,  # type: ignore[attr-defined]
+}
+_ELEMENTWISE = {
+    *(*PASS, *SCALE, *DIVIDE, *ADD, *FILL, *SOFTMAX, Tensor.sub, torch.sub, Tensor.__sub__, Tensor.neg),
+    *(torch.neg, Tensor.__neg__, Tensor.relu, torch.relu, torch.sigmoid, Tensor.sigmoid, torch.tanh),
+    *(Tensor.tanh, F.relu, F.gelu, F.silu, F.mish, F.hardswish, F.leaky_relu, F.elu, F.layer_norm),
+    *(F.rms_norm, F.group_norm, F.batch_norm, F.normalize),
+}
+#: Operations that begin a route, if their shapes show a partition.
+CUTS = ORDERED | _SHIFTED
+_UNKNOWN = -2  # a label of values of two places
+
+
+class Route:
+    """The label of each value of a tensor, computed when it is needed.
+
+    A label is the number of a position in the batch of feature maps where the route starts: b H W + y W + x
+    for row y and column x of image b. It is -1 for padding.
+
+    Args:
+        move: Computes the labels from those of the sources.
+        sources: Routes of the tensors that the operation takes; none at the start.
+        grid: Shape of the feature maps where the route starts.
+    """
+
+    def __init__(self, move: Callable[..., Tensor], *sources: Route, grid: tuple[int, ...]) -> None:
+        self.move, self.sources, self.grid = move, sources, grid
+        self.start: Route = sources[0].start if sources else self
+        self._labels: Tensor | None = None
+
+    def labels(self) -> Tensor:
+        if self._labels is not None:
+            return self._labels
+        labels = self.move(*(source.labels() for source in self.sources))
+        if len(self.sources) != 1:
+            self.keep(labels)
+        return labels
+
+    def keep(self, labels: Tensor) -> None:
+        """Keep the labels for the routes that go on from here, and forget how they were computed."""
+        self._labels, self.sources = labels, ()
+
+
+class Routes:
+    """The routes of tensors: one for their rows and, after a product of queries and keys, one for columns.
+
+    Args:
+        features: Shapes of the feature maps that the model has computed.
+    """
+
+    def __init__(self, features: FeatureShapes) -> None:
+        self.features = features
+        self.of: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+    def __bool__(self) -> bool:
+        return bool(self.of)
+
+    def get(self, x: Any) -> tuple[Route, ...]:
+        routes: tuple[Route, ...] = self.of.get(x, ()) if isinstance(x, Tensor) else ()
+        return routes
+
+    def of_weights(self, weights: Tensor) -> tuple[Route, ...]:
+        """Return the routes of the queries and of the keys of attention weights (..., Nq, Nk)."""
+        rows, columns = self.get(weights)[:1], self.get(weights)[1:]
+        return rows + _then(columns, partial(torch.transpose, dim0=-2, dim1=-1))
+
+    def follow(
+        self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, batch: int
+    ) -> None:
+        """Pass the routes of the inputs of an operation on to its output, or begin one."""
+        first = args[0] if args else None
+        routes = self.get(first)
+        if not routes and func in CUTS and isinstance(first, Tensor) and _cuts(func, first, output, batch):
+            routes = self._start(first.shape, output.shape)
+        if func in EINSUM:
+            self._follow_einsum(args, output)
+        elif func is F.scaled_dot_product_attention and routes:
+            values = self.get(args[2] if len(args) > 2 else kwargs.get("value"))
+            self.of[output] = _mix(routes, values, output)
+        elif func in MATMUL and routes and len(args) > 1:
+            right = self.get(args[1])
+            columns = _then(right[:1], _column_labels, output) if len(routes) == 1 else ()
+            self.of[output] = _mix(routes, right, output) + columns
+        elif func in _ELEMENTWISE and isinstance(output, Tensor):
+            self._follow_elementwise(args, output)
+        elif routes and func in _MOVED and not isinstance(output, Tensor):
+            for number, part in enumerate(output):
+                self.of[part] = _then(routes, partial(_replay_part, number, func, args[1:], kwargs))
+        elif routes and isinstance(output, Tensor):
+            move = _move(func, args, kwargs, output)
+            if move is not None:
+                self.of[output] = _then(routes, move)
+            elif output is first:  # changed in place, in an unknown way
+                del self.of[output]
+        elif routes and func in (Tensor.__setitem__, Tensor.copy_):
+            del self.of[first]
+
+    def _start(self, shape: torch.Size, cut: torch.Size) -> tuple[Route, ...]:
+        """Begin a route at feature maps, if their shape, or the cut, shows which axis is that of channels."""
+        last, first = shape[1:-1], shape[2:]
+        is_last, is_first = self.features.holds(last), self.features.holds(first)
+        if is_last and is_first:
+            is_last, is_first = cut[-1] == shape[-1], cut[1] == shape[1]
+        if is_last == is_first:
+            return ()
+        return (Route(partial(_numbers, shape, is_last), grid=tuple(last if is_last else first)),)
+
+    def _follow_elementwise(self, args: tuple[Any, ...], output: Tensor) -> None:
+        """Operands with routes have to agree; one without a route, such as a bias, changes no position."""
+        operands = [self.get(x) for x in args[:2] if isinstance(x, Tensor) and x.shape == output.shape]
+        operands = [routes for routes in operands if routes]
+        if len(operands) == 2:
+            pairs = zip(*operands, strict=False)
+            agreed = tuple(
+                a if a is b else Route(_agreed, a, b, grid=a.grid) for a, b in pairs if a.start is b.start
+            )
+            operands = [agreed]
+        if operands and operands[0]:
+            self.of[output] = operands[0]
+        elif output in self.of:
+            del self.of[output]
+
+    def _follow_einsum(self, args: tuple[Any, ...], output: Tensor) -> None:
+        equation, *operands = args
+        if len(operands) != 2 or not isinstance(equation, str) or "->" not in equation or "." in equation:
+            return
+        inputs, _, result = equation.replace(" ", "").partition("->")
+        terms = inputs.split(",")
+        rows, columns = (self.get(x) for x in operands)
+        if rows:
+            found = _then(rows[:1], partial(_einsum_labels, terms[0], result), output)
+            more = _then(columns[:1], partial(_einsum_labels, terms[1], result), output)
+            self.of[output] = found + (more if len(rows) == 1 else ())
+
+
+def _cuts(func: Any, x: Tensor, output: Any, batch: int) -> bool:
+    """Return whether an operation on a map pads or shifts it, or cuts it into parts."""
+    if not isinstance(output, Tensor) or x.ndim < 4 or len(x) != batch:
+        return False
+    return func in _SHIFTED or output.ndim > 5 or len(output) != batch
+
+
+def _mix(routes: tuple[Route, ...], values: tuple[Route, ...], output: Tensor) -> tuple[Route, ...]:
+    """Return the route of a product of rows and values."""
+    if not values or values[0].start is not routes[0].start:
+        return _then(routes[:1], _row_labels, output)
+    return (Route(partial(_mixed, output.shape), routes[0], values[0], grid=routes[0].grid),)
+
+
+def _then(
+    routes: tuple[Route, ...], move: Callable[..., Tensor], output: Tensor | None = None
+) -> tuple[Route, ...]:
+    move = move if output is None else partial(move, output.shape)
+    return tuple(Route(move, route, grid=route.grid) for route in routes)
+
+
+def _move(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+) -> Callable[..., Tensor] | None:
+    """Return what an operation does with labels, or None if this is not known."""
+    shape = output.shape
+    if func in ORDERED:
+        return partial(torch.reshape, shape=shape)
+    if func in (Tensor.expand, Tensor.expand_as):
+        return partial(_expand, shape)
+    if func in _MOVED:
+        return partial(_replay, func, args[1:], kwargs)
+    if func is F.linear:
+        return partial(_row_labels, shape)
+    if func in (F.conv2d, F.conv3d) and args[0].shape[2:] == shape[2:]:  # padded alike on both sides
+        return partial(_channel_labels, shape)
+    return None
+
+
+def _numbers(shape: torch.Size, channels_last: bool) -> Tensor:
+    """The labels of feature maps, equal in all channels."""
+    axis = -1 if channels_last else 1
+    places = [extent for number, extent in enumerate(shape) if number != axis % len(shape)]
+    numbers = torch.arange(math.prod(places), dtype=torch.int32).reshape(places)
+    return numbers.unsqueeze(axis).expand(shape)
+
+
+def _replay(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], labels: Tensor) -> Any:
+    if func is F.pad:
+        names = dict(zip(("pad", "mode", "value"), args, strict=False)) | kwargs
+        is_constant = names.get("mode", "constant") == "constant"
+        return F.pad(labels, **(names | {"value": -1} if is_constant else names))
+    return func(labels, *args, **kwargs)
+
+
+def _replay_part(
+    number: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], labels: Tensor
+) -> Tensor:
+    part: Tensor = _replay(func, args, kwargs, labels)[number]
+    return part
+
+
+def _expand(shape: torch.Size, labels: Tensor) -> Tensor:
+    return labels.expand(shape)
+
+
+def _row_labels(shape: torch.Size, labels: Tensor) -> Tensor:
+    """The labels of sums over the last axis, such as those of a linear layer of the channels."""
+    first = labels[..., :1]
+    return first.expand(shape) if bool((labels == first).all()) else _unknown(shape)
+
+
+def _channel_labels(shape: torch.Size, labels: Tensor) -> Tensor:
+    """The labels of a convolution, whose window is centered at each position."""
+    return labels[:, :1].expand(shape) if bool((labels == labels[:, :1]).all()) else _unknown(shape)
+
+
+def _column_labels(shape: torch.Size, labels: Tensor) -> Tensor:
+    first = labels[..., :1, :]
+    return first.expand(shape) if bool((labels == first).all()) else _unknown(shape)
+
+
+def _mixed(shape: torch.Size, queries: Tensor, values: Tensor) -> Tensor:
+    """The labels of the output of an attention: those of the queries or, between channels, of the values."""
+    rows = _row_labels(shape, queries)
+    return _column_labels(shape, values) if bool((rows == _UNKNOWN).any()) else rows
+
+
+def _unknown(shape: torch.Size) -> Tensor:
+    return torch.full((1,), _UNKNOWN, dtype=torch.int32).expand(shape)
+
+
+def _einsum_labels(term: str, result: str, shape: torch.Size, labels: Tensor) -> Tensor:
+    """The labels of an operand on the axes of the result; sums keep the first value."""
+    kept = [axis for axis in term if axis in result]
+    first = labels[tuple(slice(None) if axis in result else slice(1) for axis in term)]
+    if bool((labels != first).any()):
+        return _unknown(shape)
+    first = first[tuple(slice(None) if axis in result else 0 for axis in term)]
+    first = first.permute([kept.index(axis) for axis in result if axis in kept])
+    return first[tuple(slice(None) if axis in kept else None for axis in result)].expand(shape)
+
+
+def _agreed(a: Tensor, b: Tensor) -> Tensor:
+    """The labels of a sum of two tensors, whose values have to come from the same places."""
+    return a if torch.equal(a, b) else _unknown(a.shape)
