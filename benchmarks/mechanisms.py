@@ -21,7 +21,6 @@ import sys
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
-from unittest import mock
 
 import torch
 import torchvision
@@ -34,7 +33,7 @@ from torch.nn import functional as F
 
 import saccade as sc
 from saccade.files import write_json
-from saccade.ops import choice, explain
+from saccade.ops import explain, implementation
 from saccade.results import hardware_info
 
 RESULTS = Path(__file__).parent / "results"
@@ -175,11 +174,11 @@ def step(call: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> Callable[
     return run
 
 
-def without_loops(call: Callable[[], object]) -> Callable[[], object]:
-    """Return the call as it is where Numba is not installed."""
+def in_plain_form(call: Callable[[], object]) -> Callable[[], object]:
+    """Return the call in plain operations."""
 
     def run() -> None:
-        with mock.patch.object(choice, "is_available", return_value=False):
+        with implementation("plain"):
             call()
 
     return run
@@ -212,7 +211,7 @@ def measure(names: Collection[str], repeats: int, device: torch.device) -> list[
         calls: dict[str, Callable[[], object]] = {
             key: step(form, x, grad) for key, form in (forms | compiled).items()
         }
-        calls["ours, plain"] = without_loops(calls["ours"])
+        calls["ours, plain"] = in_plain_form(calls["ours"])
         calls["floor"] = scalings(x.detach(), grad)
         times = milliseconds(calls, repeats, device)
         rows.append(

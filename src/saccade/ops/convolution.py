@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saccade.ops.choice import is_native
+from saccade.ops.choice import choose
 from saccade.ops.eager import is_eager
 
 
@@ -17,11 +17,14 @@ class _MapConv:
 
     def forward(self: Any, input: Tensor) -> Tensor:
         if is_eager():
-            reason = "" if self._has_loop() else "it has no loop for these options"
+            missing = "" if self._has_loop() else "it has no loop for these options"
             if torch.is_autocast_enabled("cpu"):
-                reason = "autocast sets the type"
+                missing = "autocast sets the type"
             products = input.numel() * self.weight[0, 0].numel()
-            if is_native("convolution", input, self.weight, work=products, reason=reason):
+            form = choose(
+                "convolution", input, self.weight, work=products, has_kernel=False, missing=missing
+            )
+            if form == "native":
                 from saccade.ops import native_convolution
 
                 native: Tensor = native_convolution.convolution(input, self.weight)
