@@ -121,7 +121,7 @@ def _tiles() -> Iterator[None]:
 
 @needs_device
 @pytest.mark.usefixtures("_tiles")
-@quick(max_examples=60)
+@quick(max_examples=25)
 @given(**CASES)
 def test_statistics(**options: Any) -> None:
     x, scale, _ = case(**options)
@@ -138,7 +138,7 @@ def test_statistics(**options: Any) -> None:
 
 @needs_device
 @pytest.mark.usefixtures("_tiles")
-@quick(max_examples=60)
+@quick(max_examples=25)
 @given(layout_of_grad=st.sampled_from(LAYOUTS[:-1]), **CASES)
 def test_gates(layout_of_grad: str, **options: Any) -> None:
     x, scale, place = case(**options)
@@ -159,7 +159,7 @@ def test_gates(layout_of_grad: str, **options: Any) -> None:
 
 @needs_device
 @pytest.mark.usefixtures("_tiles")
-@quick(max_examples=60)
+@quick(max_examples=25)
 @given(**CASES)
 def test_gradients_of_statistics_are_added_in_place(**options: Any) -> None:
     x, scale, place = case(**options)
@@ -194,7 +194,7 @@ VALUES = st.sampled_from([FINITE, FINITE[:2], INFINITE[1:], FINITE + INFINITE, F
 
 @needs_device
 @pytest.mark.usefixtures("_tiles")
-@quick(max_examples=100)
+@quick(max_examples=60)
 @given(
     numbers=VALUES, axis=st.sampled_from([1, 2]), repeats=st.integers(1, 3), programs=st.sampled_from([1, 512])
 )
@@ -223,7 +223,7 @@ def gradients(module: nn.Module, x: Tensor, grad: Tensor) -> list[Tensor]:
 
 @needs_device
 @pytest.mark.parametrize("name", MECHANISMS)
-@quick(max_examples=8)
+@quick(max_examples=5)
 @given(
     shape=st.tuples(*(st.integers(1, largest) for largest in (3, 9, 6, 6))),
     layout=st.sampled_from(["contiguous", "channels last", "transposed", "expanded"]),
@@ -240,7 +240,7 @@ def test_mechanisms(
         x = x.to(memory_format=torch.channels_last)
     elif layout == "transposed":
         x = x.mT.contiguous().mT
-    if name == "coordinate" and not x.is_contiguous():
+    if name in ("coordinate", "ela") and not x.is_contiguous():
         x = x.contiguous()  # its products of rows and columns have no other kernel
     if batch * height * width == 1 or channels == 1:
         module.eval()  # batch norm has no statistics
@@ -283,10 +283,10 @@ def test_the_same_input_gives_the_same_bits(name: str) -> None:
 
 
 OPERATORS: dict[str, tuple[Any, list[tuple[int, ...]]]] = {
-    "place_statistics": (native_gates.place_statistics, [(2, 3, 5)]),
-    "channel_statistics": (native_gates.channel_statistics, [(2, 3, 5), (2, 3)]),
-    "gate": (native_gates.gate, [(2, 3, 5), (2, 3), (2, 5)]),
-    "scale": (native_gates.scale, [(2, 3, 5), (2, 3)]),
+    "place_statistics": (native_gates.place_statistics, [(1, 3, 4)]),
+    "channel_statistics": (native_gates.channel_statistics, [(1, 3, 4), (1, 3)]),
+    "gate": (native_gates.gate, [(1, 3, 4), (1, 3), (1, 4)]),
+    "scale": (native_gates.scale, [(1, 3, 4), (1, 3)]),
 }
 
 
@@ -387,7 +387,7 @@ def test_the_kernels_compile_for_a_gpu(
     triton_gates.gate_backward(x, x, scale, place)
     triton_gates.scale_backward(x, x, scale)
     assert len(compiled) == 7
-    assert not any("atom." in code or "red." in code for code in compiled)
+    assert not any(re.search(r"\b(atom|red)\.", code) for code in compiled)
 
 
 @pytest.mark.skipif(INTERPRETED or torch.cuda.is_available(), reason="the tests above run in this process")

@@ -83,7 +83,7 @@ def gate_backward(d_y: Tensor, x: Tensor, scale: Tensor, place: Tensor) -> tuple
     return d_x, _sum_of_blocks(d_scale), d_place
 
 
-@library@library.custom_op("saccade::scale", mutates_args=(), device_types=("cpu", "cuda"))
+@library.custom_op("saccade::scale", mutates_args=(), device_types=("cpu", "cuda"))
 def scale(x: Tensor, weight: Tensor) -> Tensor:
     """Return weight * x, for weights of the channels (B, C)."""
     return x * weight.unsqueeze(2)
