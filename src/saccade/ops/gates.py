@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from saccade.maps import ChannelMap, Tap
-from saccade.ops import plain_gates
+from saccade.ops import compiled_gates, plain_gates
 from saccade.ops.choice import choose
-from saccade.ops.eager import is_eager
+from saccade.ops.eager import is_compiling, is_eager
 
 
 def scale(x: Tensor, gate: Tensor) -> Tensor:
@@ -83,7 +83,10 @@ def gate_by_pools(
         return _gate_by_pools(x.flatten(2), x.shape, channel, spatial)
     if channel is not None:
         weights = channel(*plain_gates.mean_and_maximum(x.flatten(2), 2))
-        x = plain_gates.scale(x, weights.reshape(*weights.shape, *[1] * (x.ndim - 2)))
+        weights = weights.reshape(*weights.shape, *[1] * (x.ndim - 2))
+        if spatial is not None and is_compiling():
+            return x * weights * spatial(*compiled_gates.channel_statistics(x, weights))
+        x = plain_gates.scale(x, weights)
     return x if spatial is None else plain_gates.scale(x, spatial(*plain_gates.mean_and_maximum(x, 1)))
 
 
