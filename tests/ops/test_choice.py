@@ -18,7 +18,7 @@ from support.parity import assert_close
 
 pytest.importorskip("numba")
 
-SHAPE = (2, 32, 40, 40)
+SHAPE = (2, 32, 128, 130)
 
 
 def reasons(module: nn.Module, x: Tensor) -> list[str]:

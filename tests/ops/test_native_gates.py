@@ -33,7 +33,7 @@ ANY_RANK = ("channel_gate", "se", "eca", "ese")
 @pytest.fixture(autouse=True)
 def _native_at_any_size(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run the loops for the smallest maps and in float64, in memory that is filled with NaN."""
-    monkeypatch.setattr(choice, "_SMALLEST", 0)
+    monkeypatch.setattr(choice, "_SMALLEST", dict.fromkeys(choice._SMALLEST, 0))
     monkeypatch.setitem(choice._TYPES, "native", (torch.float32, torch.float64))
     monkeypatch.setattr(loops, "_VALUES", 1)  # as many threads as there are
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -64,9 +64,9 @@ def _memory_filled_with_nan(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def values(*shape: int, dtype: torch.dtype, seed: int = 0) -> Tensor:
     """Random values; in low precision such that products of two are exact."""
     x = normal(*shape, seed=seed)
-    return (torch.where(x > 0, 2.0, 0.5) if dtype in LOW and seed else (2 * x).round() / 2 if dtype in LOW else x).to(
-        DEVICE, dtype
-    )
+    return (
+        torch.where(x > 0, 2.0, 0.5) if dtype in LOW and seed else (2 * x).round() / 2 if dtype in LOW else x
+    ).to(DEVICE, dtype)
 
 
 def laid_out(x: Tensor, layout: str) -> Tensor:
@@ -187,16 +187,19 @@ def test_gradients_of_statistics_are_added_in_place(**options: Any) -> None:
 FINITE = [0.0, -0.0, 1.0, -1.0, 2.0, 1e-45, -1e-45]
 INFINITE = [float("inf"), float("-inf")]
 NAN = [float("nan"), -float("nan")]
-VALUES = st.sampled_from([FINITE, FINITE[:2], INFINITE[1:], FINITE + INFINITE, FINITE + INFINITE + NAN]).flatmap(
-    lambda choices: st.lists(st.sampled_from(choices), min_size=1, max_size=40)
-)
+VALUES = st.sampled_from(
+    [FINITE, FINITE[:2], INFINITE[1:], FINITE + INFINITE, FINITE + INFINITE + NAN]
+).flatmap(lambda choices: st.lists(st.sampled_from(choices), min_size=1, max_size=40))
 
 
 @needs_device
 @pytest.mark.usefixtures("_tiles")
 @quick(max_examples=60)
 @given(
-    numbers=VALUES, axis=st.sampled_from([1, 2]), repeats=st.integers(1, 3), programs=st.sampled_from([1, 512])
+    numbers=VALUES,
+    axis=st.sampled_from([1, 2]),
+    repeats=st.integers(1, 3),
+    programs=st.sampled_from([1, 512]),
 )
 def test_equal_values_and_values_that_are_not_finite(
     numbers: list[float], axis: int, repeats: int, programs: int

@@ -20,7 +20,16 @@ from saccade.ops.eager import is_eager
 #: Plain operations of PyTorch, native loops on the CPU, or Triton kernels on a GPU.
 Form = Literal["plain", "native", "triton"]
 
-_SMALLEST = 1 << 16  # products from which on another form is faster than the plain one
+#: Products of an operation from which on another form is faster than the plain one on the CPU, as measured by
+#: benchmarks/mechanisms.py. It was not measured on a GPU.
+_SMALLEST = {
+    "convolution": 1 << 16,
+    "gate_by_means": 1 << 20,
+    "gate_by_pools": 1 << 16,
+    "mean_and_maximum": 1 << 16,
+    "scale": 1 << 20,
+    "scale_rows_and_columns": 1 << 20,
+}
 _DEVICES = {"native": "cpu", "triton": "cuda"}
 _TYPES: dict[str, tuple[torch.dtype, ...]] = {
     "native": (torch.float32,),  # the loops can run in float64 as well, which saves nothing that matters
@@ -139,7 +148,7 @@ def choose(
         reason = "it was chosen"
     elif missing:
         reason = missing
-    elif wanted == "auto" and (x.numel() if work is None else work) < _SMALLEST:
+    elif wanted == "auto" and (x.numel() if work is None else work) < _SMALLEST[operation]:
         reason = "the map is small"
     else:
         reason = _reason(form, x, others, strided)

@@ -12,7 +12,7 @@ from saccade.ops.choice import choose
 from saccade.ops.eager import is_compiling, is_eager
 from saccade.ops.loops import is_available
 
-_has_loops = torch.compiler.assume_constant_result(is_available)
+_HAS_LOOPS = is_available()  # a compiler does not trace the cached function
 
 
 class _MapConv:
@@ -29,9 +29,7 @@ class _MapConv:
             if torch.is_autocast_enabled("cpu"):
                 missing = "autocast sets the type"
             products = input.numel() * self.weight[0, 0].numel()
-            form = choose(
-                "convolution", input, self.weight, work=products, has_kernel=False, missing=missing
-            )
+            form = choose("convolution", input, self.weight, work=products, has_kernel=False, missing=missing)
             if form == "native":
                 from saccade.ops import native_convolution
 
@@ -50,7 +48,7 @@ class _MapConv:
             and input.dtype == self.weight.dtype == torch.float32
             and not torch.is_autocast_enabled("cpu")
             and self._has_loop()
-            and _has_loops()
+            and _HAS_LOOPS
         )
 
     def _has_loop(self: Any) -> bool:

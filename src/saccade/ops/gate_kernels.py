@@ -13,6 +13,7 @@ As in `torch.max`, the index of a maximum is the first among equal values, and a
 from __future__ import annotations
 
 from contextlib import suppress
+
 with suppress(ImportError):  # PyTorch for CPUs does not bring Triton: then no kernel runs
     import triton.language as tl
 

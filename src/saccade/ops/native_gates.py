@@ -129,16 +129,16 @@ def _gradients(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     return (torch.empty_like(x), *(t.new_empty(t.shape) for t in weights))
 
 
+# PyTorch binds the arguments of a function with `setup_context` at each call, which takes as long as a small map.
+
+
 class PlaceMean(torch.autograd.Function):
     """Mean over the positions, and x, as in `PlaceStatistics`."""
 
     @staticmethod
-    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.positions = x.shape[2]
         return x.mean(2), x.view_as(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], _: tuple[Tensor, ...]) -> None:
-        ctx.positions = inputs[0].shape[2]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
@@ -154,11 +154,13 @@ class PlaceStatistics(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return (*place_statistics(x), x.view_as(x))
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, ...]:
+        output = (*place_statistics(x), x.view_as(x))
+        PlaceStatistics.save(ctx, (x,), output)
+        return output
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
+    def save(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
         ctx.shape = inputs[0].shape
         ctx.save_for_backward(output[2])
         ctx.mark_non_differentiable(output[2])
@@ -179,11 +181,13 @@ class ChannelStatistics(torch.autograd.Function):
     """Mean, maximum, its index, and x, as in `PlaceStatistics`."""
 
     @staticmethod
-    def forward(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return (*channel_statistics(x, scale), x.view_as(x))
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
+        output = (*channel_statistics(x, scale), x.view_as(x))
+        ChannelStatistics.save(ctx, (x, scale), output)
+        return output
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, ...]) -> None:
+    def save(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, ...]) -> None:
         ctx.save_for_backward(*inputs, output[2])
         ctx.mark_non_differentiable(output[2])
 
@@ -224,9 +228,9 @@ def _scale_gradients(ctx: Any, d_y: Tensor) -> tuple[Tensor, ...]:
 
 gate.register_autograd(_gate_gradients, setup_context=_save)
 scale.register_autograd(_scale_gradients, setup_context=_save)
-place_statistics.register_autograd(PlaceStatistics.backward, setup_context=PlaceStatistics.setup_context)
+place_statistics.register_autograd(PlaceStatistics.backward, setup_context=PlaceStatistics.save)
 channel_statistics.register_autograd(
-    ChannelStatistics.backward, setup_context=ChannelStatistics.setup_context
+    ChannelStatistics.backward, setup_context=ChannelStatistics.save
 )
 
 
