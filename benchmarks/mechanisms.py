@@ -1,6 +1,7 @@
 """Time each mechanism, its textbook form, its best peer and the memory floor in one process.
 
-    python benchmarks/mechanisms.py [--repeats 15] [--threads 2] [--only cbam ...] [--out FILE]
+    python benchmarks/mechanisms.py [--repeats 15] [--threads 2] [--only cbam ...] [--dtype float32]
+        [--layout contiguous] [--out FILE]
 
 Writes benchmarks/results/mechanisms-DEVICE.json. Times are medians of interleaved repeats, with the least in
 brackets. Compare the columns of one row with each other, not with those of another machine. *Ours* has
@@ -47,6 +48,8 @@ from textbook import (
 RESULTS = Path(__file__).parent / "results"
 KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000"}  # of glibc
 LARGE, MIDDLE, SMALL = (8, 256, 56, 56), (32, 64, 32, 32), (32, 512, 7, 7)
+HUGE = (64, 256, 56, 56)
+GATES = ("se", "eca", "cbam", "coordinate")
 SHAPES = {
     "se": (LARGE, MIDDLE, SMALL),
     "eca": (LARGE, MIDDLE, SMALL),
@@ -131,13 +134,19 @@ def milliseconds(
     return times
 
 
-def measure(names: Collection[str], repeats: int, device: torch.device) -> list[dict[str, object]]:
+def measure(
+    names: Collection[str],
+    repeats: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    layout: torch.memory_format,
+) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    for mechanism, shape in ((key, shape) for key in names for shape in SHAPES[key]):
+    for mechanism, shape in ((key, shape) for key in names for shape in shapes(key, device)):
         torch.compiler.reset()
-        x = torch.randn(shape, device=device, requires_grad=True)
-        grad = torch.randn(shape, device=device)
-        forms = {key: form.to(device) for key, form in implementations(shape[1])[mechanism].items()}
+        x, grad = (torch.randn(shape, device=device, dtype=dtype).to(memory_format=layout) for _ in range(2))
+        x.requires_grad_()
+        forms = {key: form.to(device, dtype) for key, form in implementations(shape[1])[mechanism].items()}
         compiled = {f"{key}, compiled": torch.compile(form) for key, form in forms.items()}
         calls: dict[str, Callable[[], object]] = {
             key: step(form, x, grad) for key, form in (forms | compiled).items()
@@ -159,9 +168,14 @@ def measure(names: Collection[str], repeats: int, device: torch.device) -> list[
     return rows
 
 
+def shapes(mechanism: str, device: torch.device) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of the map. A GPU also has a map that fills it."""
+    return (*SHAPES[mechanism], HUGE) if device.type == "cuda" and mechanism in GATES else SHAPES[mechanism]
+
+
 def scalings(x: Tensor, grad: Tensor) -> Callable[[], object]:
     """Return the least work of a gate: the map and its gradient are read, scaled and written."""
-    gate = torch.rand(*x.shape[:2], 1, 1, device=x.device)
+    gate = torch.rand(*x.shape[:2], 1, 1, device=x.device, dtype=x.dtype)
 
     def run() -> None:
         torch.mul(x, gate)
@@ -177,19 +191,26 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", nargs="+", choices=SHAPES, default=[*SHAPES])
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--layout", choices=["contiguous", "channels_last"], default="contiguous")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if not KEEPING_MEMORY.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEPING_MEMORY})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(options.threads)
+    dtype, layout = (
+        getattr(torch, options.dtype),
+        getattr(torch, f"{options.layout}_format", torch.channels_last),
+    )
     result = {
-        "command": f"python benchmarks/mechanisms.py --repeats {options.repeats}",
+        "command": f"python benchmarks/mechanisms.py --repeats {options.repeats} --dtype {options.dtype} "
+        f"--layout {options.layout}",
         "hardware": hardware_info(),
-        "what": "forward + backward, float32, median milliseconds, in memory that the allocator keeps; "
-        "floor: two scalings",
+        "what": f"forward + backward, {options.dtype}, {options.layout}, median milliseconds, in memory that the "
+        "allocator keeps; floor: two scalings",
         "threads": options.threads,
-        "rows": measure(options.only, options.repeats, device),
+        "rows": measure(options.only, options.repeats, device, dtype, layout),
     }
     path = options.out or RESULTS / f"mechanisms-{device.type}.json"
     write_json(path, result)

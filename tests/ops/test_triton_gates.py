@@ -26,7 +26,7 @@ from saccade.ops import choice, explain, implementation
 from support.errors import raises
 from support.parity import assert_close, build, normal
 
-triton = pytest.importorskip("triton", reason="triton is not installed; PyTorch for CUDA brings it")
+pytest.importorskip("triton", reason="triton is not installed; PyTorch for CUDA brings it")
 
 from saccade.ops import kernels, native_gates, triton_gates
 
@@ -365,6 +365,7 @@ def test_the_kernels_compile_for_a_gpu(
     dtype: torch.dtype, layout: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The interpreter takes types that the compiler refuses."""
+    import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
@@ -396,7 +397,7 @@ def test_the_kernels_compile_for_a_gpu(
 @pytest.mark.skipif(INTERPRETED or torch.cuda.is_available(), reason="the tests above run in this process")
 def test_the_kernels_in_the_interpreter() -> None:
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__],
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,

@@ -223,7 +223,7 @@ def _gate_by_pools(
     channel: Callable[[Tensor, Tensor], Tensor] | None,
     spatial: Callable[[Tensor, Tensor], Tensor] | None,
 ) -> Tensor:
-    """The native or Triton form, for maps (B, C, P). The statistics return x, so that its gradients form a chain."""
+    """The other forms, for maps (B, C, P). The statistics return x, so that its gradients form a chain."""
     from saccade.ops import native_gates
 
     if channel is None:

@@ -1,7 +1,7 @@
-"""Gates and their statistics in native loops on the CPU and Triton kernels on a GPU, as operators with gradients.
+"""Gates and their statistics as operators of PyTorch: native loops on the CPU, Triton kernels on a GPU.
 
-Maps are (B, C, P), of P positions; on the CPU they are contiguous. A backward pass keeps x and small maps alone. Where the
-gradient is differentiated again, it is the formula in plain operations.
+Maps are (B, C, P), of P positions; on the CPU they are contiguous. A backward pass keeps x and small maps
+alone. Where the gradient is differentiated again, it is the formula in plain operations.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ def _gradients(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
     return (torch.empty_like(x), *(t.new_empty(t.shape) for t in weights))
 
 
-# PyTorch binds the arguments of a function with `setup_context` at each call, which takes as long as a small map.
+# Without `setup_context`: PyTorch would bind the arguments at each call, which takes as long as a small map.
 
 
 class PlaceMean(torch.autograd.Function):
@@ -229,9 +229,7 @@ def _scale_gradients(ctx: Any, d_y: Tensor) -> tuple[Tensor, ...]:
 gate.register_autograd(_gate_gradients, setup_context=_save)
 scale.register_autograd(_scale_gradients, setup_context=_save)
 place_statistics.register_autograd(PlaceStatistics.backward, setup_context=PlaceStatistics.save)
-channel_statistics.register_autograd(
-    ChannelStatistics.backward, setup_context=ChannelStatistics.save
-)
+channel_statistics.register_autograd(ChannelStatistics.backward, setup_context=ChannelStatistics.save)
 
 
 def register_triton(device_type: str) -> None:

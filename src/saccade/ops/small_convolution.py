@@ -16,9 +16,9 @@ def convolve(conv: nn.Module, x: Tensor) -> Tensor:
     """Return conv(x), for the small maps from which a gate is computed.
 
     On the CPU, `torch.compile` converts all maps of a graph with a convolution to channels_last: the features
-    are copied, and the copy is kept for the backward pass. Under compilation, a 1 x 1 convolution is therefore
-    a matrix product, and one of a single channel along one axis a sum of shifted products. Other convolutions
-    and modules, and those with hooks, are called.
+    are copied, and the copy is kept for the backward pass. Under compilation, a 1 x 1 convolution is
+    therefore a matrix product, and one of a single channel along one axis a sum of shifted products. Other
+    convolutions and modules, and those with hooks, are called.
 
     Args:
         conv: Any module.
