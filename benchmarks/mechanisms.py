@@ -48,6 +48,7 @@ from textbook import (
 RESULTS = Path(__file__).parent / "results"
 KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000"}  # of glibc
 LARGE, MIDDLE, SMALL = (8, 256, 56, 56), (32, 64, 32, 32), (32, 512, 7, 7)
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 HUGE = (64, 256, 56, 56)
 GATES = ("se", "eca", "cbam", "coordinate")
 SHAPES = {
@@ -192,23 +193,20 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", nargs="+", choices=SHAPES, default=[*SHAPES])
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
-    parser.add_argument("--layout", choices=["contiguous", "channels_last"], default="contiguous")
+    parser.add_argument("--layout", choices=LAYOUTS, default="contiguous")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if not KEEPING_MEMORY.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEPING_MEMORY})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(options.threads)
-    dtype, layout = (
-        getattr(torch, options.dtype),
-        getattr(torch, f"{options.layout}_format", torch.channels_last),
-    )
+    dtype, layout = getattr(torch, options.dtype), LAYOUTS[options.layout]
     result = {
         "command": f"python benchmarks/mechanisms.py --repeats {options.repeats} --dtype {options.dtype} "
         f"--layout {options.layout}",
         "hardware": hardware_info(),
-        "what": f"forward + backward, {options.dtype}, {options.layout}, median milliseconds, in memory that the "
-        "allocator keeps; floor: two scalings",
+        "what": f"forward + backward, {options.dtype}, {options.layout}, median milliseconds, in memory "
+        "that the allocator keeps; floor: two scalings",
         "threads": options.threads,
         "rows": measure(options.only, options.repeats, device, dtype, layout),
     }
