@@ -7,7 +7,7 @@ DEMO := $(BIN)/saccade demo --out demo
 # One test process per core; more threads in each process would only wait for one another.
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -n auto --dist=worksteal
 
-.PHONY: help install browser demo test soak test-fast coverage lint bench docs clean
+.PHONY: help install browser demo test soak test-fast test-gpu coverage lint bench bench-gpu gpu docs clean
 
 help:
 	@echo "make install    create .venv with all dependencies, at the tested versions"
@@ -20,6 +20,8 @@ help:
 	@echo "make browser    find Chromium for the page tests, or install it"
 	@echo "make docs       build the documentation site in build/site"
 	@echo "make bench      run the benchmarks; results are written to benchmarks/results/"
+	@echo "make test-gpu   run the tests of the GPU kernels on a GPU"
+	@echo "make bench-gpu  run the benchmarks of the gates on a GPU"
 	@echo "make clean      remove everything that the other targets write, except .venv"
 
 install: $(INSTALLED)
@@ -67,6 +69,21 @@ lint: install
 bench: install
 	@echo "bench: speed compared with textbook implementations, into benchmarks/results/"
 	@$(BIN)/python benchmarks/mechanisms.py
+
+# Both need a GPU, and fail in one sentence where there is none.
+gpu: install
+	@$(BIN)/python -c 'import sys, torch; sys.exit(not torch.cuda.is_available())' || { \
+	  echo "PyTorch finds no CUDA GPU here"; exit 1; }
+
+test-gpu: gpu
+	@echo "test-gpu: the kernels on the GPU"
+	@$(BIN)/pytest tests/ops/test_triton_gates.py
+
+bench-gpu: gpu
+	@echo "bench-gpu: speed of the gates in two types and layouts, into benchmarks/results/"
+	@for layout in contiguous channels_last; do for dtype in float32 bfloat16; do \
+	  $(BIN)/python benchmarks/mechanisms.py --dtype $$dtype --layout $$layout \
+	    --out benchmarks/results/mechanisms-cuda-$$dtype-$$layout.json || exit 1; done; done
 
 docs: install
 	@echo "docs: the site, into build/site"

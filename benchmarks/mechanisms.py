@@ -1,6 +1,7 @@
 """Time each mechanism, its textbook form, its best peer and the memory floor in one process.
 
-    python benchmarks/mechanisms.py [--repeats 15] [--threads 2] [--only cbam ...] [--out FILE]
+    python benchmarks/mechanisms.py [--repeats 15] [--threads 2] [--only cbam ...] [--dtype float32]
+        [--layout contiguous] [--out FILE]
 
 Writes benchmarks/results/mechanisms-DEVICE.json. Times are medians of interleaved repeats, with the least in
 brackets. Compare the columns of one row with each other, not with those of another machine. *Ours* has
@@ -21,7 +22,6 @@ import sys
 import time
 from collections.abc import Callable, Collection
 from pathlib import Path
-from unittest import mock
 
 import torch
 import torchvision
@@ -29,109 +29,38 @@ from timm.layers.cbam import CbamModule
 from timm.layers.coord_attn import CoordAttn
 from timm.layers.eca import EcaModule
 from timm.layers.selective_kernel import SelectiveKernel
+from timm.layers.split_attn import SplitAttn
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 import saccade as sc
 from saccade.files import write_json
-from saccade.ops import choice, explain
+from saccade.ops import explain, implementation
 from saccade.results import hardware_info
+from textbook import (
+    PeerMultiHead,
+    TextbookBAM,
+    TextbookCBAM,
+    TextbookCoordinate,
+    TextbookMultiHead,
+    TextbookSE,
+)
 
 RESULTS = Path(__file__).parent / "results"
 KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000"}  # of glibc
 LARGE, MIDDLE, SMALL = (8, 256, 56, 56), (32, 64, 32, 32), (32, 512, 7, 7)
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+HUGE = (64, 256, 56, 56)
+GATES = ("se", "eca", "cbam", "coordinate")
 SHAPES = {
     "se": (LARGE, MIDDLE, SMALL),
     "eca": (LARGE, MIDDLE, SMALL),
     "cbam": (LARGE, MIDDLE, SMALL),
+    "bam": (LARGE, MIDDLE, SMALL),
     "coordinate": (LARGE, MIDDLE, SMALL),
+    "split_attention": (LARGE, MIDDLE, SMALL),
     "sk": (LARGE,),
     "multi_head": ((8, 64, 28, 28),),
 }
-
-
-class TextbookSE(nn.Module):
-    """Squeeze-and-excitation as commonly implemented: adaptive pooling and two linear layers."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(channels, channels // 16),
-            nn.ReLU(),
-            nn.Linear(channels // 16, channels),
-            nn.Sigmoid(),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        weights: Tensor = self.layers(x)
-        return x * weights[:, :, None, None]
-
-
-class TextbookCoordinate(nn.Module):
-    """Coordinate attention as commonly implemented: adaptive pooling of both axes, a concatenation."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        hidden = max(8, channels // 32)
-        self.reduce = nn.Sequential(nn.Conv2d(channels, hidden, 1), nn.BatchNorm2d(hidden), nn.Hardswish())
-        self.rows, self.columns = nn.Conv2d(hidden, channels, 1), nn.Conv2d(hidden, channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = F.adaptive_avg_pool2d(x, (None, 1))
-        columns = F.adaptive_avg_pool2d(x, (1, None)).permute(0, 1, 3, 2)
-        by_row, by_column = self.reduce(torch.cat([rows, columns], 2)).split([*x.shape[2:]], 2)
-        gate = torch.sigmoid(self.columns(by_column.permute(0, 1, 3, 2)))
-        return x * gate * torch.sigmoid(self.rows(by_row))
-
-
-class TextbookCBAM(nn.Module):
-    """CBAM as commonly implemented: adaptive pooling, `amax`, a concatenation."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Conv2d(channels, channels // 16, 1), nn.ReLU(), nn.Conv2d(channels // 16, channels, 1)
-        )
-        self.conv = nn.Sequential(nn.Conv2d(2, 1, 7, padding=3, bias=False), nn.BatchNorm2d(1, momentum=0.01))
-
-    def forward(self, x: Tensor) -> Tensor:
-        pooled = self.mlp(F.adaptive_avg_pool2d(x, 1)) + self.mlp(F.adaptive_max_pool2d(x, 1))
-        x = x * torch.sigmoid(pooled)
-        return x * torch.sigmoid(self.conv(torch.cat([x.amax(1, keepdim=True), x.mean(1, keepdim=True)], 1)))
-
-
-class TextbookMultiHead(nn.Module):
-    """Multi-head attention over pixels with materialized weights."""
-
-    def __init__(self, channels: int, heads: int = 8) -> None:
-        super().__init__()
-        self.heads, self.qkv, self.out = (
-            heads,
-            nn.Linear(channels, 3 * channels),
-            nn.Linear(channels, channels),
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = x.flatten(2).transpose(1, 2)
-        q, k, v = (p.unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in self.qkv(tokens).chunk(3, -1))
-        weights = (q @ k.transpose(-2, -1) * q.shape[-1] ** -0.5).softmax(-1)
-        y: Tensor = self.out((weights @ v).transpose(1, 2).flatten(2))
-        return y.transpose(1, 2).reshape(x.shape)
-
-
-class PeerMultiHead(nn.Module):
-    """torch.nn.MultiheadAttention over pixels."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.attention = nn.MultiheadAttention(channels, 8, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        tokens = x.flatten(2).transpose(1, 2)
-        y: Tensor = self.attention(tokens, tokens, tokens, need_weights=False)[0]
-        return y.transpose(1, 2).reshape(x.shape)
 
 
 def implementations(channels: int) -> dict[str, dict[str, nn.Module]]:
@@ -147,6 +76,11 @@ def implementations(channels: int) -> dict[str, dict[str, nn.Module]]:
             "ours": sc.create("cbam", channels),
             "textbook": TextbookCBAM(channels),
             "peer": CbamModule(channels),
+        },
+        "bam": {"ours": sc.create("bam", channels), "textbook": TextbookBAM(channels)},
+        "split_attention": {
+            "ours": sc.create("split_attention", channels),
+            "peer": SplitAttn(channels, norm_layer=nn.BatchNorm2d),
         },
         "coordinate": {
             "ours": sc.create("coordinate", channels),
@@ -175,11 +109,11 @@ def step(call: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> Callable[
     return run
 
 
-def without_loops(call: Callable[[], object]) -> Callable[[], object]:
-    """Return the call as it is where Numba is not installed."""
+def in_plain_form(call: Callable[[], object]) -> Callable[[], object]:
+    """Return the call in plain operations."""
 
     def run() -> None:
-        with mock.patch.object(choice, "is_available", return_value=False):
+        with implementation("plain"):
             call()
 
     return run
@@ -201,18 +135,24 @@ def milliseconds(
     return times
 
 
-def measure(names: Collection[str], repeats: int, device: torch.device) -> list[dict[str, object]]:
+def measure(
+    names: Collection[str],
+    repeats: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    layout: torch.memory_format,
+) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    for mechanism, shape in ((key, shape) for key in names for shape in SHAPES[key]):
+    for mechanism, shape in ((key, shape) for key in names for shape in shapes(key, device)):
         torch.compiler.reset()
-        x = torch.randn(shape, device=device, requires_grad=True)
-        grad = torch.randn(shape, device=device)
-        forms = {key: form.to(device) for key, form in implementations(shape[1])[mechanism].items()}
+        x, grad = (torch.randn(shape, device=device, dtype=dtype).to(memory_format=layout) for _ in range(2))
+        x.requires_grad_()
+        forms = {key: form.to(device, dtype) for key, form in implementations(shape[1])[mechanism].items()}
         compiled = {f"{key}, compiled": torch.compile(form) for key, form in forms.items()}
         calls: dict[str, Callable[[], object]] = {
             key: step(form, x, grad) for key, form in (forms | compiled).items()
         }
-        calls["ours, plain"] = without_loops(calls["ours"])
+        calls["ours, plain"] = in_plain_form(calls["ours"])
         calls["floor"] = scalings(x.detach(), grad)
         times = milliseconds(calls, repeats, device)
         rows.append(
@@ -229,9 +169,14 @@ def measure(names: Collection[str], repeats: int, device: torch.device) -> list[
     return rows
 
 
+def shapes(mechanism: str, device: torch.device) -> tuple[tuple[int, ...], ...]:
+    """Return the shapes of the map. A GPU also has a map that fills it."""
+    return (*SHAPES[mechanism], HUGE) if device.type == "cuda" and mechanism in GATES else SHAPES[mechanism]
+
+
 def scalings(x: Tensor, grad: Tensor) -> Callable[[], object]:
     """Return the least work of a gate: the map and its gradient are read, scaled and written."""
-    gate = torch.rand(*x.shape[:2], 1, 1, device=x.device)
+    gate = torch.rand(*x.shape[:2], 1, 1, device=x.device, dtype=x.dtype)
 
     def run() -> None:
         torch.mul(x, gate)
@@ -247,19 +192,23 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", nargs="+", choices=SHAPES, default=[*SHAPES])
+    parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--layout", choices=LAYOUTS, default="contiguous")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if not KEEPING_MEMORY.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEPING_MEMORY})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(options.threads)
+    dtype, layout = getattr(torch, options.dtype), LAYOUTS[options.layout]
     result = {
-        "command": f"python benchmarks/mechanisms.py --repeats {options.repeats}",
+        "command": f"python benchmarks/mechanisms.py --repeats {options.repeats} --dtype {options.dtype} "
+        f"--layout {options.layout}",
         "hardware": hardware_info(),
-        "what": "forward + backward, float32, median milliseconds, in memory that the allocator keeps; "
-        "floor: two scalings",
+        "what": f"forward + backward, {options.dtype}, {options.layout}, median milliseconds, in memory "
+        "that the allocator keeps; floor: two scalings",
         "threads": options.threads,
-        "rows": measure(options.only, options.repeats, device),
+        "rows": measure(options.only, options.repeats, device, dtype, layout),
     }
     path = options.out or RESULTS / f"mechanisms-{device.type}.json"
     write_json(path, result)

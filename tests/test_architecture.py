@@ -24,8 +24,14 @@ PYPROJECT: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())
 CONTRACTS = {contract["id"]: contract for contract in PYPROJECT["tool"]["importlinter"]["contracts"]}
 CORE = {re.split(r"[><=~! ]", requirement)[0] for requirement in PYPROJECT["project"]["dependencies"]}
 EXTRAS: dict[str, list[str]] = PYPROJECT["project"]["optional-dependencies"]
-#: Modules whose distribution has another name.
-DISTRIBUTIONS = {"PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+#: Modules whose distribution has another name. PyTorch for CUDA brings Triton, which nothing needs on a CPU.
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "skimage": "scikit-image",
+    "sklearn": "scikit-learn",
+    "triton": "torch",
+    "yaml": "pyyaml",
+}
 
 #: The extra that a package or a file needs, by its path in the source; all others need torch alone.
 NEEDED = {

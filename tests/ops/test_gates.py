@@ -33,6 +33,12 @@ PAIRS: dict[str, Pair] = {
 }
 
 
+@pytest.fixture(params=[1, plain_gates._PRODUCTS], ids=["image by image", "at once"], autouse=True)
+def _products(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hold the products of one image, or of maps so small that the formulas are used."""
+    monkeypatch.setattr(plain_gates, "_PRODUCTS", request.param)
+
+
 def leaves(shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
     generator = torch.Generator().manual_seed(0)
     return [
@@ -41,8 +47,7 @@ def leaves(shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("name", PAIRS)
-def test_values_and_gradients_are_those_of_the_formula(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plain_gates, "_PRODUCTS", 1)  # one image at a time
+def test_values_and_gradients_are_those_of_the_formula(name: str) -> None:
     ours, plain, shapes = PAIRS[name]
     inputs = leaves(shapes)
     y, expected = ours(*inputs), plain(*inputs)

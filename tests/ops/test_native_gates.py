@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 import saccade as sc
 from saccade.layers.mixed.cbam import CBAM
-from saccade.ops import choice, loops
+from saccade.ops import choice, implementation, loops
 from support.parity import assert_close, build, normal
 
 pytest.importorskip("numba")
@@ -34,20 +33,12 @@ ANY_RANK = ("channel_gate", "se", "eca", "ese")
 @pytest.fixture(autouse=True)
 def _native_at_any_size(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Run the loops for the smallest maps and in float64, in memory that is filled with NaN."""
-    monkeypatch.setattr(choice, "_SMALLEST", 0)
-    monkeypatch.setattr(choice, "_TYPES", (torch.float32, torch.float64))
+    monkeypatch.setattr(choice, "_SMALLEST", dict.fromkeys(choice._SMALLEST, 0))
+    monkeypatch.setitem(choice._TYPES, "native", (torch.float32, torch.float64))
     monkeypatch.setattr(loops, "_VALUES", 1)  # as many threads as there are
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
-
-
-@contextmanager
-def plain() -> Iterator[None]:
-    """Run no loops."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(choice, "is_available", lambda: False)
-        yield
 
 
 def gradients(module: nn.Module, x: Tensor, grad: Tensor) -> list[Tensor]:
@@ -98,7 +89,7 @@ def test_values_and_gradients_are_those_of_the_plain_form(
     grad = torch.ones((), dtype=x.dtype) if scalar else normal(*shape, seed=1)
     sent, twin = grad.clone(), copy.deepcopy(module)
     got = gradients(module, x, grad)
-    with plain():
+    with implementation("plain"):
         expected = gradients(twin, x, sent)
     largest = max(value.abs().max().item() for value in expected)
     for i, (value, reference) in enumerate(zip(got, expected, strict=True)):
@@ -114,7 +105,7 @@ def test_maps_of_other_ranks(name: str, shape: tuple[int, ...]) -> None:
     module = build(name, 8, **OPTIONS.get(name, {}))
     x, grad = normal(*shape).requires_grad_(), normal(*shape, seed=1)
     got = gradients(module, x, grad)
-    with plain():
+    with implementation("plain"):
         expected = gradients(module, x, grad)
     for i, (value, reference) in enumerate(zip(got, expected, strict=True)):
         assert_close(f"result {i}", value, reference)
@@ -125,7 +116,7 @@ def test_cbam_of_any_rank(dims: int) -> None:
     shape = (3, 8, 5, 4, 6)[: 2 + dims]
     module, x, grad = build("cbam", 8, reduction=2, dims=dims), normal(*shape), normal(*shape, seed=1)
     got = gradients(copy.deepcopy(module), x.requires_grad_(), grad)
-    with plain():
+    with implementation("plain"):
         expected = gradients(module, x, grad)
     for i, (value, reference) in enumerate(zip(got, expected, strict=True)):
         assert_close(f"result {i}", value, reference)
@@ -161,7 +152,7 @@ def test_a_value_that_is_not_finite_spreads_as_in_the_plain_form(name: str, valu
     module, x = build(name, 8, reduction=2).eval(), normal(2, 8, 5, 6)
     x[0, 3, 2, 2] = value
     got = module(x)
-    with plain():
+    with implementation("plain"):
         expected = module(x)
     torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9, equal_nan=True)
 
@@ -253,7 +244,7 @@ def test_second_derivatives(name: str) -> None:
         return second
 
     got = penalty()
-    with plain():
+    with implementation("plain"):
         assert_close("the second derivative", got, penalty())
 
 
@@ -276,7 +267,7 @@ def test_autocast_sets_the_types_of_the_plain_form() -> None:
     module, x = sc.create("cbam", 16).eval(), torch.randn(2, 16, 9, 9)
     with torch.autocast("cpu", torch.bfloat16):
         got = module(x)
-        with plain():
+        with implementation("plain"):
             expected = module(x)
     assert got.dtype == expected.dtype
     torch.testing.assert_close(got, expected, rtol=1e-2, atol=1e-2)
@@ -293,5 +284,5 @@ def test_layers_in_place_and_checkpoints(name: str) -> None:
 
     got, recomputed = gradient(False), gradient(True)
     assert torch.equal(got, recomputed)
-    with plain():
+    with implementation("plain"):
         assert_close("the gradient", got, gradient(False))

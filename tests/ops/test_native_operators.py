@@ -24,7 +24,7 @@ OPERATORS: dict[str, tuple[Any, list[tuple[int, ...]]]] = {
     "place_statistics": (native_gates.place_statistics, [(2, 3, 5)]),
     "channel_statistics": (native_gates.channel_statistics, [(2, 3, 5), (2, 3)]),
     "gate": (native_gates.gate, [(2, 3, 5), (2, 3), (2, 5)]),
-    "scale": (native_gates.scale, [(6, 5), (6,)]),
+    "scale": (native_gates.scale, [(2, 3, 5), (2, 3)]),
     "convolution 1": (native_convolution.convolution, [(2, 2, 5), (1, 2, 3)]),
     "convolution 2": (native_convolution.convolution, [(2, 2, 4, 5), (1, 2, 3, 5)]),
     "convolution 3": (native_convolution.convolution, [(1, 3, 3, 4, 2), (1, 3, 3, 3, 3)]),

@@ -8,26 +8,48 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saccade.ops.choice import is_native
-from saccade.ops.eager import is_eager
+from saccade.ops.choice import choose
+from saccade.ops.eager import is_compiling, is_eager
+from saccade.ops.loops import is_available
+
+_HAS_LOOPS = is_available()  # a compiler does not trace the cached function
 
 
 class _MapConv:
     """The forward pass of the classes below."""
 
     def forward(self: Any, input: Tensor) -> Tensor:
+        if is_compiling() and self._is_opaque(input):
+            from saccade.ops import native_convolution
+
+            opaque: Tensor = native_convolution.convolution(input, self.weight)
+            return opaque
         if is_eager():
-            reason = "" if self._has_loop() else "it has no loop for these options"
+            missing = "" if self._has_loop() else "it has no loop for these options"
             if torch.is_autocast_enabled("cpu"):
-                reason = "autocast sets the type"
+                missing = "autocast sets the type"
             products = input.numel() * self.weight[0, 0].numel()
-            if is_native("convolution", input, self.weight, work=products, reason=reason):
+            form = choose("convolution", input, self.weight, work=products, has_kernel=False, missing=missing)
+            if form == "native":
                 from saccade.ops import native_convolution
 
                 native: Tensor = native_convolution.convolution(input, self.weight)
                 return native
         y: Tensor = super().forward(input)  # type: ignore[misc]
         return y
+
+    def _is_opaque(self: Any, input: Tensor) -> bool:
+        """Return whether the operator around the native loop is compiled, in place of a convolution.
+
+        See `saccade.ops.small_convolution.convolve` for what a convolution does to the other maps of a graph.
+        """
+        return (
+            input.device.type == "cpu"
+            and input.dtype == self.weight.dtype == torch.float32
+            and not torch.is_autocast_enabled("cpu")
+            and self._has_loop()
+            and _HAS_LOOPS
+        )
 
     def _has_loop(self: Any) -> bool:
         """Return whether it is a convolution to one map of the same extents, without a bias."""

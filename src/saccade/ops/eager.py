@@ -13,3 +13,13 @@ def is_eager() -> bool:
         True
     """
     return not torch.compiler.is_compiling() and torch._C._get_tracing_state() is None
+
+
+def is_compiling() -> bool:
+    """Return whether `torch.compile` records the operations, which it fuses: not an export, not a trace.
+
+    Example:
+        >>> is_compiling()
+        False
+    """
+    return torch.compiler.is_compiling() and not torch.compiler.is_exporting()

@@ -2,8 +2,8 @@
 
 A gate needs little arithmetic; the cost of its plain backward pass is the allocation of large temporary
 tensors. These functions have the values and gradients of their formulas. Under compilation, export or
-tracing, they are the plain formulas. On the CPU they run as native loops where `saccade.ops.choice` finds it
-faster.
+tracing, they are the plain formulas. Elsewhere they run as native loops on the CPU, or as Triton kernels on
+a GPU, where `saccade.ops.choice` finds it faster.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from saccade.maps import ChannelMap, Tap
-from saccade.ops import plain_gates
-from saccade.ops.choice import is_native
-from saccade.ops.eager import is_eager
+from saccade.ops import compiled_gates, plain_gates
+from saccade.ops.choice import choose
+from saccade.ops.eager import is_compiling, is_eager
 
 
 def scale(x: Tensor, gate: Tensor) -> Tensor:
@@ -40,10 +40,13 @@ def scale(x: Tensor, gate: Tensor) -> Tensor:
     """
     if is_eager() and torch.is_grad_enabled():
         rows = _rows(x, gate) if x.requires_grad else 0
-        if is_native("scale", x, gate, reason="" if rows else "one product needs no loop"):
+        of_channels = gate.shape[:2] == x.shape[:2] and rows == x.shape[0] * x.shape[1]
+        missing = "" if rows else "one product needs no loop"
+        if choose("scale", x, gate, strided=of_channels, missing=missing) != "plain":
             from saccade.ops import native_gates
 
-            y: Tensor = native_gates.scale(x.reshape(rows, -1), gate.flatten())
+            maps = x.flatten(2) if of_channels else x.reshape(1, rows, -1)
+            y: Tensor = native_gates.scale(maps, gate.reshape(maps.shape[:2]))
             return y.view_as(x)
     return plain_gates.scale(x, gate)
 
@@ -57,8 +60,8 @@ def gate_by_pools(
 
         x' = s x,   s = channel(mean_p x, max_p x)        y = g x',   g = spatial(mean_c x', max_c x')
 
-    The native form reads x three times, keeps neither x' nor a product of the size of x, and in the backward
-    pass adds all gradients of x in one tensor.
+    The native and the Triton form read x three times, keep neither x' nor a product of the size
+    of x, and in the backward pass add all gradients of x in one tensor.
 
     Args:
         x: Features, (B, C, ...).
@@ -76,11 +79,14 @@ def gate_by_pools(
         tensor([[[ 1.,  3.],
                  [ 6., 24.]]])
     """
-    if is_native("gate_by_pools", x):
+    if choose("gate_by_pools", x) != "plain":
         return _gate_by_pools(x.flatten(2), x.shape, channel, spatial)
     if channel is not None:
         weights = channel(*plain_gates.mean_and_maximum(x.flatten(2), 2))
-        x = plain_gates.scale(x, weights.reshape(*weights.shape, *[1] * (x.ndim - 2)))
+        weights = weights.reshape(*weights.shape, *[1] * (x.ndim - 2))
+        if spatial is not None and is_compiling():
+            return x * weights * spatial(*compiled_gates.channel_statistics(x, weights))
+        x = plain_gates.scale(x, weights)
     return x if spatial is None else plain_gates.scale(x, spatial(*plain_gates.mean_and_maximum(x, 1)))
 
 
@@ -101,19 +107,18 @@ def gate_by_means(x: Tensor, channel: Callable[[Tensor], Tensor], tap: Tap) -> T
             tap.publish(ChannelMap.of(gate, x))
         return gate
 
-    if not is_native("gate_by_means", x):
+    if choose("gate_by_means", x) == "plain":
         gate = publish(plain_gates.mean(x.flatten(2)))
         return plain_gates.scale(x, gate.reshape(*gate.shape, *[1] * (x.ndim - 2)))
     from saccade.ops import native_gates
 
     average, positions = native_gates.PlaceMean.apply(x.flatten(2))
-    gate = publish(average).to(x.dtype)
-    y: Tensor = native_gates.scale(positions.flatten(0, 1), gate.flatten())
+    y: Tensor = native_gates.scale(positions, publish(average).to(x.dtype))
     return y.view_as(x)
 
 
 def scale_rows_and_columns(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """Return rows * columns * x. The native form keeps no product.
+    """Return rows * columns * x. The other forms keep no product.
 
     Args:
         x: Features, (B, C, H, W).
@@ -126,7 +131,7 @@ def scale_rows_and_columns(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         >>> scale_rows_and_columns(torch.ones(1, 1, 2, 2), rows, columns).tolist()
         [[[[1.0, 10.0], [2.0, 20.0]]]]
     """
-    if not is_native("scale_rows_and_columns", x, rows, columns):
+    if choose("scale_rows_and_columns", x, rows, columns, strided=False) == "plain":
         return plain_gates.scale(plain_gates.scale(x, columns), rows)
     from saccade.ops import native_gates
 
@@ -171,13 +176,14 @@ def mean_and_maximum(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         >>> mean_and_maximum(torch.tensor([[1.0, 3.0]]), 1)
         (tensor([2.]), tensor([3.]))
     """
-    if is_native(
-        "mean_and_maximum", x, reason="" if dim in (1, x.ndim - 1) else "it has no loop for the axis"
-    ):
+    missing = "" if dim in (1, x.ndim - 1) else "it has no loop for the axis"
+    if choose("mean_and_maximum", x, missing=missing) != "plain":
         from saccade.ops import native_gates
 
         if dim == x.ndim - 1:
-            average, maximum, _ = native_gates.place_statistics(x.reshape(1, -1, x.shape[-1]))
+            average, maximum, _ = native_gates.place_statistics(
+                x if x.ndim == 3 else x.reshape(1, -1, x.shape[-1])
+            )
             return average.view(x.shape[:-1]), maximum.view(x.shape[:-1])
         average, maximum, _ = native_gates.channel_statistics(x.flatten(2), x.new_ones(x.shape[:2]))
         return average.view_as(x[:, 0]), maximum.view_as(x[:, 0])
@@ -217,7 +223,7 @@ def _gate_by_pools(
     channel: Callable[[Tensor, Tensor], Tensor] | None,
     spatial: Callable[[Tensor, Tensor], Tensor] | None,
 ) -> Tensor:
-    """The native form, for maps (B, C, P). The statistics return x, so that its gradients form a chain."""
+    """The other forms, for maps (B, C, P). The statistics return x, so that its gradients form a chain."""
     from saccade.ops import native_gates
 
     if channel is None:
@@ -226,7 +232,7 @@ def _gate_by_pools(
         average, maximum, _, x = native_gates.PlaceStatistics.apply(x)
         weights = channel(average, maximum).to(x.dtype)
     if spatial is None:
-        y: Tensor = native_gates.scale(x.flatten(0, 1), weights.flatten())
+        y: Tensor = native_gates.scale(x, weights)
         return y.view(shape)
     average, maximum, _, x = native_gates.ChannelStatistics.apply(x, weights)
     extents = (shape[0], *shape[2:])

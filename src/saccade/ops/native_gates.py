@@ -1,12 +1,12 @@
-"""Gates and their statistics in native loops on the CPU, as operators of PyTorch with gradients.
+"""Gates and their statistics as operators of PyTorch: native loops on the CPU, Triton kernels on a GPU.
 
-Maps are contiguous, (B, C, P), of P positions. A backward pass keeps x and small maps alone. Where the
-gradient is differentiated again, it is the formula in plain operations.
+Maps are (B, C, P), of P positions; on the CPU they are contiguous. A backward pass keeps x and small maps
+alone. Where the gradient is differentiated again, it is the formula in plain operations.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -83,18 +83,19 @@ def gate_backward(d_y: Tensor, x: Tensor, scale: Tensor, place: Tensor) -> tuple
     return d_x, _sum_of_blocks(d_scale), d_place
 
 
-@library.custom_op("saccade::scale", mutates_args=(), device_types="cpu")
+@library.custom_op("saccade::scale", mutates_args=(), device_types=("cpu", "cuda"))
 def scale(x: Tensor, weight: Tensor) -> Tensor:
-    """Return weight * x, for rows x (N, P) and weights (N,)."""
-    return x * weight.unsqueeze(1)
+    """Return weight * x, for weights of the channels (B, C)."""
+    return x * weight.unsqueeze(2)
 
 
 @library.custom_op("saccade::scale_backward", mutates_args=(), device_types="cpu")
 def scale_backward(d_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of x and of the weights."""
-    d_x, d_weight = torch.empty_like(x), x.new_empty(len(x))
-    given = (d_y.contiguous(), x, weight.contiguous())
-    run_loop(gate_loops.scale_backward, len(x), *given, d_x, d_weight, reassociate=True)
+    x = x.contiguous()
+    d_x, d_weight = torch.empty_like(x), x.new_empty(x.shape[:2])
+    rows = (t.flatten(0, 1) for t in (d_y.contiguous(), x, weight.contiguous(), d_x, d_weight))
+    run_loop(gate_loops.scale_backward, d_weight.numel(), *rows, reassociate=True)
     return d_x, d_weight
 
 
@@ -115,25 +116,29 @@ place_statistics_backward.register_fake(lambda *_: None)
 channel_statistics.register_fake(lambda x, _: _statistics(x, (x.shape[0], x.shape[2]), torch.int32))
 channel_statistics_backward.register_fake(lambda *inputs: inputs[4].new_empty(inputs[4].shape))
 gate.register_fake(lambda x, *_: torch.empty_like(x))
-gate_backward.register_fake(lambda _, *inputs: tuple(t.new_empty(t.shape) for t in inputs))
-scale.register_fake(lambda x, _: torch.empty_like(x))
-scale_backward.register_fake(lambda _, *inputs: tuple(t.new_empty(t.shape) for t in inputs))
+gate_backward.register_fake(lambda _, *inputs: _gradients(*inputs))
+scale.register_fake(lambda x, weight: x * weight.unsqueeze(2))
+scale_backward.register_fake(lambda _, *inputs: _gradients(*inputs))
 
 
 def _statistics(x: Tensor, shape: Sequence[int], index: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
     return x.new_empty(shape), x.new_empty(shape), x.new_empty(shape, dtype=index)
 
 
+def _gradients(x: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    return (torch.empty_like(x), *(t.new_empty(t.shape) for t in weights))
+
+
+# Without `setup_context`: PyTorch would bind the arguments at each call, which takes as long as a small map.
+
+
 class PlaceMean(torch.autograd.Function):
     """Mean over the positions, and x, as in `PlaceStatistics`."""
 
     @staticmethod
-    def forward(x: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.positions = x.shape[2]
         return x.mean(2), x.view_as(x)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], _: tuple[Tensor, ...]) -> None:
-        ctx.positions = inputs[0].shape[2]
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
@@ -149,11 +154,13 @@ class PlaceStatistics(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return (*place_statistics(x), x.view_as(x))
+    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, ...]:
+        output = (*place_statistics(x), x.view_as(x))
+        PlaceStatistics.save(ctx, (x,), output)
+        return output
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
+    def save(ctx: Any, inputs: tuple[Tensor], output: tuple[Tensor, ...]) -> None:
         ctx.shape = inputs[0].shape
         ctx.save_for_backward(output[2])
         ctx.mark_non_differentiable(output[2])
@@ -162,7 +169,7 @@ class PlaceStatistics(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         d_mean, d_maximum, _, *further = gradients
         (index,), d_mean = ctx.saved_tensors, d_mean / ctx.shape[2]
-        d_x = further[0] if further else torch.zeros(ctx.shape, dtype=d_mean.dtype)
+        d_x = further[0] if further else d_mean.new_zeros(ctx.shape)
         if torch.is_grad_enabled():
             d_x = (d_x + d_mean[..., None]).scatter_add(2, index[..., None], d_maximum[..., None])
         else:
@@ -174,11 +181,13 @@ class ChannelStatistics(torch.autograd.Function):
     """Mean, maximum, its index, and x, as in `PlaceStatistics`."""
 
     @staticmethod
-    def forward(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return (*channel_statistics(x, scale), x.view_as(x))
+    def forward(ctx: Any, x: Tensor, scale: Tensor) -> tuple[Tensor, ...]:
+        output = (*channel_statistics(x, scale), x.view_as(x))
+        ChannelStatistics.save(ctx, (x, scale), output)
+        return output
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, ...]) -> None:
+    def save(ctx: Any, inputs: tuple[Tensor, Tensor], output: tuple[Tensor, ...]) -> None:
         ctx.save_for_backward(*inputs, output[2])
         ctx.mark_non_differentiable(output[2])
 
@@ -212,14 +221,39 @@ def _gate_gradients(ctx: Any, d_y: Tensor) -> tuple[Tensor, ...]:
 def _scale_gradients(ctx: Any, d_y: Tensor) -> tuple[Tensor, ...]:
     x, weight = ctx.saved_tensors
     if torch.is_grad_enabled():
-        return d_y * weight[:, None], (d_y * x).sum(1)
+        return d_y * weight[..., None], (d_y * x).sum(2)
     gradients: tuple[Tensor, ...] = scale_backward(d_y, x, weight)
     return gradients
 
 
 gate.register_autograd(_gate_gradients, setup_context=_save)
 scale.register_autograd(_scale_gradients, setup_context=_save)
-place_statistics.register_autograd(PlaceStatistics.backward, setup_context=PlaceStatistics.setup_context)
-channel_statistics.register_autograd(
-    ChannelStatistics.backward, setup_context=ChannelStatistics.setup_context
-)
+place_statistics.register_autograd(PlaceStatistics.backward, setup_context=PlaceStatistics.save)
+channel_statistics.register_autograd(ChannelStatistics.backward, setup_context=ChannelStatistics.save)
+
+
+def register_triton(device_type: str) -> None:
+    """Let the operators run in Triton kernels for tensors of a device type."""
+    for name, operator in _OPERATORS.items():
+        operator.register_kernel(device_type)(_in_triton(name))
+
+
+def _in_triton(name: str) -> Callable[..., Any]:
+    def run(*tensors: Tensor) -> Any:
+        from saccade.ops import triton_gates  # imports Triton, which takes long
+
+        return getattr(triton_gates, name)(*tensors)
+
+    return run
+
+
+_OPERATORS: dict[str, Any] = {
+    "place_statistics": place_statistics,
+    "place_statistics_backward": place_statistics_backward,
+    "channel_statistics": channel_statistics,
+    "channel_statistics_backward": channel_statistics_backward,
+    "gate": gate,
+    "gate_backward": gate_backward,
+    "scale_backward": scale_backward,
+}
+register_triton("cuda")

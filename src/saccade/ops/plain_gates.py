@@ -14,13 +14,13 @@ _PRODUCTS = 1 << 20  # products held at a time while they are summed
 
 def scale(x: Tensor, gate: Tensor) -> Tensor:
     """Return gate * x."""
-    result: Tensor = _Scale.apply(x, gate) if _eager() else x * gate
+    result: Tensor = _Scale.apply(x, gate) if _saves_memory(x) else x * gate
     return result
 
 
 def mean_and_maximum(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Return the mean and the maximum over one axis."""
-    if not _eager():
+    if not _has_custom_passes():
         return x.mean(dim), x.amax(dim)
     average, maximum, _ = _MeanAndMaximum.apply(x, dim)
     return average, maximum
@@ -28,13 +28,18 @@ def mean_and_maximum(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 def mean(x: Tensor) -> Tensor:
     """Return the mean over the last axis."""
-    result: Tensor = _Mean.apply(x) if _eager() else x.mean(-1)
+    result: Tensor = _Mean.apply(x) if _saves_memory(x) else x.mean(-1)
     return result
 
 
-def _eager() -> bool:
+def _has_custom_passes() -> bool:
     """Return whether to use the custom backward passes: a compiler fuses the plain formulas by itself."""
     return torch.is_grad_enabled() and is_eager()
+
+
+def _saves_memory(x: Tensor) -> bool:
+    """Return whether a custom pass holds less than the formula. Its call takes longer than a small map."""
+    return _has_custom_passes() and x.numel() > _PRODUCTS
 
 
 class _Scale(torch.autograd.Function):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -14,9 +15,10 @@ from saccade.layers.spec import Example, Paper, Spec
 from saccade.layers.widths import make_divisible
 from saccade.maps import ChannelMap, Tap
 from saccade.ops.gates import gate_by_means, mean
+from saccade.ops.small_convolution import convolve
 
 
-def eca(x: Tensor, conv: nn.Module) -> Tensor:
+def eca(x: Tensor, conv: Callable[[Tensor], Tensor]) -> Tensor:
     """Return the channel weights sigma(conv(z)), where z holds the channel means of x.
 
     Args:
@@ -29,7 +31,7 @@ def eca(x: Tensor, conv: nn.Module) -> Tensor:
     return _weights(mean(x.flatten(2)), conv)
 
 
-def _weights(means: Tensor, conv: nn.Module) -> Tensor:
+def _weights(means: Tensor, conv: Callable[[Tensor], Tensor]) -> Tensor:
     """Return the channel weights from the channel means, (B, C)."""
     return torch.sigmoid(conv(means.unsqueeze(1))).squeeze(1)
 
@@ -110,8 +112,10 @@ class ECA(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         check_shape("eca", x, "B C ...", C=self.channels)
-        weights = partial(_weights, conv=nn.Sequential(self.mlp, self.conv))
-        return gate_by_means(x, weights, self.tap)
+        return gate_by_means(x, partial(_weights, conv=self._convolve), self.tap)
+
+    def _convolve(self, means: Tensor) -> Tensor:
+        return convolve(self.conv, self.mlp(means))
 
 
 SPEC = Spec(

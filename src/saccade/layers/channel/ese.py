@@ -11,6 +11,7 @@ from saccade.errors import check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, Tap
 from saccade.ops.gates import gate_by_means, mean
+from saccade.ops.small_convolution import convolve
 
 
 def ese(x: Tensor, conv: nn.Module) -> Tensor:
@@ -28,7 +29,7 @@ def ese(x: Tensor, conv: nn.Module) -> Tensor:
 
 def _weights(means: Tensor, conv: nn.Module) -> Tensor:
     """Return the channel weights from the channel means, (B, C)."""
-    logits: Tensor = conv(means[:, :, None, None])
+    logits = convolve(conv, means[:, :, None, None])
     return F.relu6(logits.flatten(1) + 3) / 6  # F.hardsigmoid rounds 1/6 to float32 in its gradient
 
 

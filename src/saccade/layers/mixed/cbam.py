@@ -14,7 +14,7 @@ from saccade.layers.dims import AXES, Dims, check_dims
 from saccade.layers.spatial.spatial_gate import SpatialGate
 from saccade.layers.spec import Example, Spec
 from saccade.maps import ChannelMap, SpatialMap
-from saccade.ops.eager import is_eager
+from saccade.ops.eager import is_compiling, is_eager
 from saccade.ops.gates import gate_by_pools
 
 
@@ -97,7 +97,7 @@ class CBAM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_shape("cbam", x, AXES[self.dims], C=self.channels)
         channel, spatial = self.channel, self.spatial
-        if spatial is not None and is_eager() and _are_as_defined(channel, spatial):
+        if spatial is not None and (is_eager() or is_compiling()) and _are_as_defined(channel, spatial):
             return gate_by_pools(x, partial(channel.weigh, x), partial(spatial.weigh, x))
         return cbam(x, channel, spatial)
 

@@ -12,6 +12,7 @@ from saccade.errors import check_choice, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import SpatialMap, Tap
 from saccade.ops.gates import mean, mean_of_products, scale, scale_rows_and_columns
+from saccade.ops.small_convolution import convolve
 
 
 def coordinate(
@@ -33,7 +34,7 @@ def coordinate(
     height, width = x.shape[2:]
     means = torch.cat([mean(x), mean(x.mT)], dim=2).unsqueeze(-1)
     by_row, by_column = encode(means).split([height, width], dim=2)
-    return rows(by_row), columns(by_column.mT)
+    return convolve(rows, by_row), convolve(columns, by_column.mT)
 
 
 class Coordinate(nn.Module):
@@ -116,7 +117,7 @@ class Coordinate(nn.Module):
         return scale_rows_and_columns(x, a_h, a_w)
 
     def _encode(self, means: Tensor) -> Tensor:
-        encoded: Tensor = self.activation(self.norm(self.reduce(means)))
+        encoded: Tensor = self.activation(self.norm(convolve(self.reduce, means)))
         return encoded
 
 

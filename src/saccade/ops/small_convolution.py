@@ -1,0 +1,69 @@
+"""Convolutions of small maps beside a large one, in a form that leaves the large one alone when compiled."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from saccade._torch import runs_as_defined
+from saccade.ops.eager import is_compiling
+
+_LONGEST = 15  # weights of a kernel that are written out as a sum
+
+
+def convolve(conv: nn.Module, x: Tensor) -> Tensor:
+    """Return conv(x), for the small maps from which a gate is computed.
+
+    On the CPU, `torch.compile` converts all maps of a graph with a convolution to channels_last: the features
+    are copied, and the copy is kept for the backward pass. Under compilation, a 1 x 1 convolution is
+    therefore a matrix product, and one of a single channel along one axis a sum of shifted products. Other
+    convolutions and modules, and those with hooks, are called.
+
+    Args:
+        conv: Any module.
+        x: Its input.
+
+    Example:
+        >>> import torch
+        >>> conv = nn.Conv2d(3, 5, 1)
+        >>> convolve(conv, torch.zeros(2, 3, 7, 1)).shape
+        torch.Size([2, 5, 7, 1])
+    """
+    if is_compiling() and not torch.is_autocast_enabled(x.device.type):
+        if isinstance(conv, nn.Conv2d) and _is_pointwise(conv) and runs_as_defined(conv, nn.Conv2d):
+            y = (conv.weight.flatten(1) @ x.flatten(2)).unflatten(2, x.shape[2:])
+            return y if conv.bias is None else y + conv.bias[:, None, None]
+        if isinstance(conv, nn.Conv1d) and _is_short(conv) and runs_as_defined(conv, nn.Conv1d):
+            return _sum_of_shifts(conv, x)
+    result: Tensor = conv(x)
+    return result
+
+
+def _sum_of_shifts(conv: nn.Conv1d, x: Tensor) -> Tensor:
+    length, border = x.shape[2], conv.kernel_size[0] // 2
+    mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
+    padded = F.pad(x, (border, border), mode=mode) if border else x
+    y = sum(
+        (weight * padded[:, :, i : i + length] for i, weight in enumerate(conv.weight[0, 0].unbind())),
+        start=torch.zeros((), dtype=x.dtype, device=x.device),
+    )
+    return y if conv.bias is None else y + conv.bias[:, None]
+
+
+def _is_pointwise(conv: nn.Conv2d) -> bool:
+    sizes = (*conv.kernel_size, *conv.stride, conv.groups)
+    return {*sizes} == {1} and conv.padding == (0, 0)
+
+
+def _is_short(conv: nn.Conv1d) -> bool:
+    """Return whether it is a convolution of one channel to one of the same length, with few weights."""
+    (size,) = conv.kernel_size
+    return (
+        conv.in_channels == conv.out_channels == 1
+        and conv.stride == conv.dilation == (1,)
+        and size % 2 == 1
+        and size <= _LONGEST
+        and conv.padding == (size // 2,)
+        and conv.padding_mode in ("zeros", "circular")
+    )
