@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Unpack
+from typing import Annotated, Literal, Unpack
 
 import typer
 
 from saccade.cli.options import (
+    Address,
+    CpusPerRun,
+    GpusPerRun,
+    Shared,
     SharedOptions,
+    Stage,
     TaskName,
     attention_option,
     execution_option,
@@ -33,6 +36,7 @@ def compare(
     ] = None,
     seeds: Annotated[int | None, training_option(help="Number of runs per mechanism.")] = None,
     out: Annotated[Path | None, folder_option(help="Folder of the comparison; default: runs/TASK.")] = None,
+    stage: Stage = None,
     *,
     executor: Annotated[
         Literal["local", "processes", "ray"],
@@ -41,22 +45,10 @@ def compare(
     jobs: Annotated[
         int | None, execution_option(help="Number of runs at a time with `--executor processes`; default: 2.")
     ] = None,
-    address: Annotated[
-        str | None, execution_option(help="HOST:PORT of a Ray cluster; by default, Ray is started here.")
-    ] = None,
-    cpus_per_run: Annotated[
-        float | None, execution_option(help="CPUs per run with `--executor ray`; default: 1.")
-    ] = None,
-    gpus_per_run: Annotated[
-        float | None,
-        execution_option(
-            help="GPUs per run with `--executor ray`; default: 0. With 0.25, four runs share one GPU."
-        ),
-    ] = None,
-    shared: Annotated[
-        bool,
-        execution_option("--shared", help="All nodes can write to OUT: lost runs continue on other nodes."),
-    ] = False,
+    address: Address = None,
+    cpus_per_run: CpusPerRun = None,
+    gpus_per_run: GpusPerRun = None,
+    shared: Shared = False,
     **options: Unpack[SharedOptions],
 ) -> None:
     """Train models with and without attention over several seeds; write a leaderboard and a report.
@@ -65,13 +57,13 @@ def compare(
     mechanisms, and only the missing runs are trained.
     """
     announce()
-    values = {"task": task, "attentions": attention or None, "seeds": seeds, **options}
+    values = {"task": task, "attentions": attention or None, "seeds": seeds, "stage": stage, **options}
 
     from saccade.cli.display import ComparisonDisplay
+    from saccade.cli.executors import create_executor
     from saccade.cli.folders import comparison_folder
     from saccade.config import read_recipe, resolve
-    from saccade.errors import bad_option
-    from saccade.experiments import FIRST_EXPERIMENT, Comparison, Executor, Local, Processes, Ray
+    from saccade.experiments import FIRST_EXPERIMENT, Comparison
     from saccade.experiments import compare as run_comparison
     from saccade.results import caution, finding
     from saccade.viz import write_report
@@ -83,21 +75,15 @@ def compare(
     if options["print_recipe"]:
         typer.echo(comparison.to_yaml(), nl=False)
         return
-    create: Callable[..., Executor] = {"local": Local, "processes": Processes, "ray": Ray}[executor]
-    given: dict[str, Any] = {
-        "jobs": jobs,
-        "address": address,
-        "cpus": cpus_per_run,
-        "gpus": gpus_per_run,
-        "shared": shared or None,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    for name, value in given.items():
-        if name not in inspect.signature(create).parameters:
-            other = "processes" if name == "jobs" else "ray"
-            expected = f"applies to --executor {other}, not to --executor {executor}"
-            raise bad_option("compare", expected, **{name: value})
-    run_executor = create(**given)
+    run_executor = create_executor(
+        "compare",
+        executor,
+        jobs=jobs,
+        address=address,
+        cpus=cpus_per_run,
+        gpus=gpus_per_run,
+        shared=shared,
+    )
     out = out or comparison_folder(comparison)
     with ComparisonDisplay(comparison.training.task, to_stderr=options["as_json"]) as display:
         summary = run_comparison(comparison, out, display, run_executor, options["logger"])

@@ -1,4 +1,4 @@
-"""Options that `saccade train` and `saccade compare` share, and how they change a recipe."""
+"""Options that `saccade train`, `compare` and `search` share, and how they change a recipe."""
 
 from __future__ import annotations
 
@@ -32,6 +32,26 @@ TaskName = Annotated[
     ),
 ]
 
+Stage = Annotated[
+    int | None,
+    model_option(help="Stage of the small network after which attention is inserted, 1 to 3."),
+]
+
+Address = Annotated[
+    str | None, execution_option(help="HOST:PORT of a Ray cluster; by default, Ray is started here.")
+]
+CpusPerRun = Annotated[float | None, execution_option(help="CPUs per run with `--executor ray`; default: 1.")]
+GpusPerRun = Annotated[
+    float | None,
+    execution_option(
+        help="GPUs per run with `--executor ray`; default: 0. With 0.25, four runs share one GPU."
+    ),
+]
+Shared = Annotated[
+    bool,
+    execution_option("--shared", help="All nodes can write to OUT: lost runs continue on other nodes."),
+]
+
 Trust = Annotated[
     bool,
     typer.Option(
@@ -54,10 +74,6 @@ class RecipeOptions(TypedDict):
         ),
     ]
     epochs: Annotated[int | None, training_option(help="Number of passes over the training images.")]
-    stage: Annotated[
-        int | None,
-        model_option(help="Stage of the small network after which attention is inserted, 1 to 3."),
-    ]
     batch_size: Annotated[int | None, training_option(help="Number of images per batch.")]
     learning_rate: Annotated[float | None, training_option(help="Peak learning rate.")]
     precision: Annotated[
@@ -87,7 +103,7 @@ class RecipeOptions(TypedDict):
 
 
 class SharedOptions(RecipeOptions):
-    """Options that `train` and `compare` share."""
+    """Options that `train`, `compare` and `search` share."""
 
     logger: Annotated[
         Literal["auto", "none", "csv", "tensorboard", "wandb", "mlflow"],
