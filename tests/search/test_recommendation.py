@@ -210,8 +210,8 @@ def test_a_network_that_has_not_learned_the_task_answers_nothing() -> None:
     advice = advice_on(errors, replace(BASIS, chance_error=0.7))
     assert (advice["attention"], advice["winners"], advice["code"]) == (None, [], None)
     assert advice["sentence"].startswith(
-        "No answer: no network has learned the task, since the lowest test error, 75.0%, is not below that of "
-        "guessing, 70.0%"
+        "No answer: no network has learned the task, since the lowest test error, 75.0%, is not below that "
+        "of guessing, 70.0%"
     )
 
 

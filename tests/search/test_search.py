@@ -174,7 +174,7 @@ def test_a_candidate_that_diverges_is_reported_and_the_search_goes_on(
             raise BadRun("the training loss is nan", option="loss", value=float("nan"))
         train_candidate(plan, *rest)
 
-    monkeypatch.setattr("saccade.search.procedure.train_candidate", diverging)
+    monkeypatch.setattr("saccade.search.execution.train_candidate", diverging)
     results = search(RECIPE, tmp_path, Budget.parse("20runs"), **SEARCH)
     states = {run["attention"]: (run["state"], run["reason"]) for run in results["runs"]}
     assert states["se@2"] == states["se@3"] == ("failed", "the training loss is nan")

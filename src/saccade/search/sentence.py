@@ -63,7 +63,7 @@ class Finalist:
 
     def gain(self) -> str:
         """Describe the difference: `1.2 points fewer errors [0.7, 1.7]`, `... more errors`, or none."""
-        mean, low, high = (self.difference[key] for key in ("mean", "low", "high"))
+        mean, low, high = self.difference["mean"], self.difference["low"], self.difference["high"]
         if abs(mean) < _SMALLEST:
             text, sign = "the same test error", -1
         else:

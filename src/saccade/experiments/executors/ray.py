@@ -118,7 +118,8 @@ class Cluster:
     def __init__(self, options: Ray, slots: int) -> None:
         self.slots = slots
         self.running: dict[Any, Path] = {}
-        self._options, self._task = options, None
+        self._options = options
+        self._task: Any = None  # the function as a task of Ray, once it is needed
 
     def submit(self, folder: Path, function: Callable[..., Any], *arguments: Any) -> None:
         """Call `function(folder, *arguments)` on a node. If its worker dies, it is called again.
