@@ -46,6 +46,7 @@ MARKED = {
         "tests/hostile/test_damaged_files.py",
         "tests/experiments/",
         "tests/search/test_cluster.py::test_a_search_on_a_cluster",
+        "tests/search/test_photographs.py",
         "tests/search/test_search.py",
         "tests/search/test_study.py",
         "tests/training/",
