@@ -6,14 +6,10 @@ python docs/one_study.py
 from __future__ import annotations
 
 import json
-import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import results  # noqa: E402  (a script beside this one)
+import results  # a script beside this one
 
 PAGE = Path(__file__).parent / "search.md"
 FILE = results.FILES / "search-cifar10.json"
@@ -26,19 +22,19 @@ def section(study: dict[str, Any]) -> str:
     recipe, task, machine = study["recipe"], study["task"], study["hardware"]
     candidates = [run for run in study["runs"] if run["attention"] != "none"]
     states = {name: sum(run["state"] == name for run in candidates) for name in ("complete", "stopped")}
-    hours = statistics.fsum(run["seconds"] for run in study["runs"]) / 60
+    minutes = sum(run["seconds"] for run in study["runs"]) / 60
     rows = sorted(study["leaderboard"], key=lambda row: row["error"]["mean"])
     lines = [
         "```",
         study["command"],
         "```",
         "",
-        f"The {recipe['backbone']} network on {task['train']:,} training, {task['validation']:,} validation and "
-        f"{task['test']:,} test images, {recipe['epochs']} epochs. {study['candidates']} candidates are within "
-        f"the limits, and {study['refused']} are not. In {hours:.0f} minutes, {len(candidates)} were tried: "
-        f"{states['complete']} to the end, and {states['stopped']} were stopped. {machine['cpu']}, "
-        f"{machine['cores']} cores with other work, one thread: the search took longer than it would alone, and "
-        "latencies are not shown.",
+        f"The {recipe['backbone']} network on {task['train']:,} training, {task['validation']:,} validation "
+        f"and {task['test']:,} test images, {recipe['epochs']} epochs. {study['candidates']} candidates are "
+        f"within the limits, and {study['refused']} are not. In {minutes:.0f} minutes, {len(candidates)} were "
+        f"tried: {states['complete']} to the end, and {states['stopped']} were stopped. {machine['cpu']}, "
+        f"{machine['cores']} cores with much other work, one thread: alone, the search would have tried more. "
+        "Latencies were not comparable and are left out, but for the answer.",
         *results.table(
             ["finalist", "test error %", "vs none", "parameters", "FLOPs"],
             (

@@ -7,13 +7,13 @@ import json
 import sys
 from pathlib import Path
 
+from saccade.results import SearchResults
+from saccade.results.io import validate
+
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
 
 import one_study  # noqa: E402  (a script beside the package)
-
-from saccade.results import SearchResults  # noqa: E402
-from saccade.results.io import validate  # noqa: E402
 
 STUDY = json.loads(one_study.FILE.read_text())
 
