@@ -31,10 +31,10 @@ def section(study: dict[str, Any]) -> str:
         "",
         f"The {recipe['backbone']} network on {task['train']:,} training, {task['validation']:,} validation "
         f"and {task['test']:,} test images, {recipe['epochs']} epochs. {study['candidates']} candidates are "
-        f"within the limits, and {study['refused']} are not. In {minutes:.0f} minutes, {len(candidates)} were "
-        f"tried: {states['complete']} to the end, and {states['stopped']} were stopped. {machine['cpu']}, "
-        f"{machine['cores']} cores with much other work, one thread: alone, the search would have tried more. "
-        "Latencies were not comparable and are left out, but for the answer.",
+        f"within the limits, and {study['refused']} are not. In {minutes:.0f} minutes, {len(candidates)} "
+        f"were tried: {states['complete']} to the end, and {states['stopped']} were stopped. "
+        f"{machine['cpu']}, {machine['cores']} cores with much other work, one thread: alone, the search "
+        "would have tried more. Latencies were not comparable and are left out, but for the answer.",
         *results.table(
             ["finalist", "test error %", "vs none", "parameters", "FLOPs"],
             (

@@ -25,9 +25,9 @@ from saccade.search import FINALISTS, Budget, open_study, search
 from saccade.search.candidate import train_candidate, train_to_rung, validation_errors
 from saccade.search.execution import Candidates
 from saccade.training import prepare
-from search.test_study import make_space
 from support.cluster import all_pids, command
 from support.errors import raises
+from support.spaces import make_space
 
 TASK = "white-patch:size=32,train=100,validation=60,test=60"
 RECIPE = Recipe(task=TASK, epochs=9, attention=BASELINE)

@@ -215,11 +215,15 @@ def test_a_network_that_has_not_learned_the_task_answers_nothing() -> None:
     )
 
 
-def test_one_seed_answers_nothing() -> None:
+def test_too_few_seeds_answer_nothing() -> None:
     advice = advice_on({BASELINE: [0.2], "se@stage": [0.1]})
     assert advice["attention"] is None
-    assert advice["sentence"].startswith("No answer: one seed per finalist cannot tell a difference from ")
+    assert advice["sentence"].startswith("No answer: one seed is too few to tell a difference from chance")
     assert "10.0 points fewer errors (12 of" in advice["sentence"]
+    advice = advice_on({BASELINE: [0.2, 0.25], "se@stage": [0.1, 0.2]})  # not even 0 errors are excluded
+    assert advice["sentence"].startswith("No answer: 2 seeds are too few to tell a difference from chance")
+    advice = advice_on({BASELINE: [0.0, 0.0], "se@stage": [0.0, 0.1]})  # but nothing can help this network
+    assert advice["sentence"].startswith("Nothing helped: ")
 
 
 def test_holm_counts_all_finalists() -> None:

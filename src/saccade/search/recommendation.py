@@ -75,7 +75,8 @@ def advise(rows: Sequence[Row], runs: Sequence[Run], basis: Basis, codes: Mappin
                 finalists[chosen], [finalists[name] for name in others], equal, described
             )
         else:
-            sentence = nothing_sentence([*finalists.values()], seeds, described)
+            baseline_error = by_name[BASELINE]["error"]["mean"]
+            sentence = nothing_sentence([*finalists.values()], seeds, baseline_error, described)
     return {
         "attention": chosen,
         "sentence": sentence,

@@ -96,17 +96,21 @@ def winner_sentence(
     return f"{'; '.join(parts)} ({basis})."
 
 
-def nothing_sentence(finalists: Sequence[Finalist], seeds: int, basis: str) -> str:
-    """Say that no finalist wins, and which gain the nearest one can still have."""
+def nothing_sentence(finalists: Sequence[Finalist], seeds: int, baseline_error: float, basis: str) -> str:
+    """Say that no finalist wins, and which gain the nearest one can still have.
+
+    If not even a network without errors is excluded, the seeds are too few for an answer.
+    """
     nearest = min(finalists, key=lambda one: one.difference["mean"])
     closest = f"the nearest, {nearest.name}, has {nearest.gain()}"
-    if seeds < 2:
-        problem = "No answer: one seed per finalist cannot tell a difference from chance, use more --seeds"
+    low, high = nearest.difference["low"], nearest.difference["high"]
+    if low is None or high is None or 0 < baseline_error <= -low:
+        few = "one seed is too few" if seeds == 1 else f"{seeds} seeds are too few"
+        problem = f"No answer: {few} to tell a difference from chance, use more --seeds"
         return f"{problem}; {closest} ({basis})."
     count = len(finalists)
     subject = f"none of the {count} finalists has" if count > 1 else "the finalist has not"
     tested = f"{subject} significantly fewer test errors than the network without attention"
-    low, high = nearest.difference["low"] or 0.0, nearest.difference["high"] or 0.0
     rest = ""
     if high < 0:
         rest = f", which is not significant among {_count(count, 'finalist')}"
