@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from support.cluster import two_nodes
 from support.forked import ForkServer
 
 # A shell's background jobs ignore Ctrl-C, and so would the processes that the tests start and interrupt.
@@ -20,6 +21,7 @@ MARKED = {
         "experiments/test_executors.py::test_a_cluster",
         "experiments/test_executors.py::test_files_of_a_node",
         "experiments/test_executors.py::test_an_address",
+        "search/test_cluster.py::test_a_search_on_a_cluster",
     ),
     "process": (
         "experiments/test_executors.py",
@@ -34,6 +36,7 @@ MARKED = {
         "data/test_decoding.py",
         "attachment/test_survival.py",
         "ops/test_triton_gates.py::test_the_kernels_in_the_interpreter",
+        "search/test_cluster.py::test_a_search_on_a_cluster",
         "search/test_search.py",
         "search/test_study.py::test_a_trial_of_a_process",
         "search/test_study.py::test_a_process_takes",
@@ -47,6 +50,8 @@ MARKED = {
         "tests/hostile/test_command_lines.py",
         "tests/hostile/test_damaged_files.py",
         "tests/experiments/",
+        "tests/search/test_cluster.py::test_a_search_on_a_cluster",
+        "tests/search/test_photographs.py",
         "tests/search/test_search.py",
         "tests/search/test_study.py",
         "tests/training/",
@@ -95,6 +100,15 @@ def server() -> Iterator[ForkServer]:
     server = ForkServer()
     yield server
     server.close()
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a Ray cluster with two nodes, to which this process and its children can connect."""
+    with two_nodes() as (address, access):
+        for name, value in access.items():
+            monkeypatch.setenv(name, value)
+        yield address
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -70,15 +70,21 @@ def test_the_example_of_a_command_is_a_valid_command_line(name: str) -> None:
     COMMANDS[name].make_context(name, words[1:])
 
 
-def test_the_same_option_has_the_same_help_in_train_and_compare() -> None:
-    train, compare = (
-        {option.name: option for option in COMMANDS[name].params} for name in ("train", "compare")
-    )
-    shared = (train.keys() & compare.keys()) - {"attention", "out"}
+@pytest.mark.parametrize(
+    ("first", "second", "own"),
+    [
+        ("train", "compare", {"attention", "out"}),
+        ("train", "search", {"attention", "out"}),
+        ("compare", "search", {"attention", "out", "seeds", "executor"}),
+    ],
+)
+def test_the_same_option_has_the_same_help_in_all_commands(first: str, second: str, own: set[str]) -> None:
+    one, other = ({option.name: option for option in COMMANDS[name].params} for name in (first, second))
+    shared = (one.keys() & other.keys()) - own
     assert len(shared) > 15
     for name in shared:
-        assert train[name].help == compare[name].help
-        assert train[name].rich_help_panel == compare[name].rich_help_panel
+        assert one[name].help == other[name].help
+        assert one[name].rich_help_panel == other[name].rich_help_panel
 
 
 @pytest.mark.parametrize(

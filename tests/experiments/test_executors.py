@@ -6,15 +6,12 @@ import importlib.util
 import json
 import os
 import pickle
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +25,7 @@ from saccade.experiments.executors import ray as over_ray
 from saccade.experiments.executors.processes import blocked_signals
 from saccade.results import LOCK
 from saccade.training import load_checkpoint
+from support.cluster import command
 from support.errors import raises
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
@@ -78,13 +76,6 @@ def kill_a_run(out: Path, watch: Watch) -> None:
     pid, _ = (found[0].parents[1] / LOCK).read_text().split()
     os.kill(int(pid), signal.SIGKILL)
     watch.killed = True
-
-
-def command(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode()
-    except OSError:
-        return ""
 
 
 def test_processes_of_which_one_is_killed_give_the_local_leaderboard(local: Any, tmp_path: Path) -> None:
@@ -231,47 +222,6 @@ def test_the_processes_of_a_comparison_that_is_killed_stop_as_well(tmp_path: Pat
 # ------------------------------------------------------------------------------------------------- Ray
 
 
-def ray(*arguments: str, env: dict[str, str]) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "ray.scripts.scripts", *arguments],
-        env=env, capture_output=True, text=True, timeout=90, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-
-
-def started_since(before: set[int], temporary: Path) -> list[int]:
-    """Return the processes of the test's cluster: those that are new and name its folder."""
-    pids = {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()} - before
-    return [pid for pid in pids if str(temporary) in command(pid)]
-
-
-@pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Start two nodes of one CPU each on this machine; only their processes are killed afterwards."""
-    temporary = Path(tempfile.mkdtemp(prefix="ray-"))  # the paths of its sockets must be short
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(temporary / "token"))
-    (temporary / "token").write_text("0123456789abcdef0123456789abcdef")
-    before = {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()}
-    with socket.socket() as free:
-        free.bind(("127.0.0.2", 0))
-        port = free.getsockname()[1]
-    address = f"127.0.0.2:{port}"
-    size = ("--num-cpus=1", "--num-gpus=0", "--object-store-memory=100000000")
-    head = ("--head", "--node-ip-address=127.0.0.2", f"--port={port}", f"--temp-dir={temporary}")
-    try:
-        ray("start", *head, *size, "--include-dashboard=false", "--disable-usage-stats", env=dict(os.environ))
-        ray("start", f"--address={address}", "--node-ip-address=127.0.0.3", *size, env=dict(os.environ))
-        yield address
-    finally:
-        for pid in started_since(before, temporary):
-            try:
-                os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
 class KillWorker(Watch):
     """Kills one worker of the cluster while it trains."""
 
@@ -281,7 +231,7 @@ class KillWorker(Watch):
             deadline = time.monotonic() + 20
             while not self.killed and time.monotonic() < deadline:
                 for entry in Path("/proc").iterdir():
-                    if entry.name.isdigit() and command(int(entry.name)).startswith("ray::_train_remote"):
+                    if entry.name.isdigit() and command(int(entry.name)).startswith("ray::call_in_folder"):
                         os.kill(int(entry.name), signal.SIGKILL)
                         self.killed = True
                         break
@@ -305,17 +255,45 @@ def test_a_cluster_of_which_a_worker_is_killed_gives_the_local_leaderboard(
 
 
 def test_files_of_a_node_of_its_own_come_back_and_those_on_a_shared_disk_stay(tmp_path: Path) -> None:
-    job = Job(resolve(replace(COMPARISON.training, epochs=1)), tmp_path / "run")
-    files = over_ray._train_remote(job, shared=False)
+    job, folder = Job(resolve(replace(COMPARISON.training, epochs=1)), Path("unused")), tmp_path / "run"
+    result, files = over_ray.call_in_folder(over_ray._train, folder, {}, [job])
     assert {"result.json", "checkpoints/last.ckpt", "metrics.csv"} <= files.keys()
-    assert not job.folder.exists()
-    assert over_ray._train_remote(job, shared=True) == {}
-    assert (job.folder / "result.json").exists()
-    before = (job.folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns
-    (job.folder / "result.json").unlink()  # a worker that died before the end
-    assert over_ray._train_remote(job, shared=True) == {}
-    assert (job.folder / "result.json").exists()
-    assert (job.folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before  # it was not restarted
+    assert not folder.exists()
+    assert over_ray.call_in_folder(over_ray._train, folder, None, [job])[1] == {}
+    assert (folder / "result.json").exists()
+    before = (folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns
+    (folder / "result.json").unlink()  # a worker that died before the end
+    again, files = over_ray.call_in_folder(over_ray._train, folder, None, [job])
+    assert (again["error"], again["curves"]) == (result["error"], result["curves"])
+    assert (folder / "checkpoints" / "last.ckpt").stat().st_mtime_ns == before  # it was not restarted
+
+
+def test_a_temporary_folder_has_the_files_of_the_folder(tmp_path: Path) -> None:
+    (tmp_path / "run" / "x").mkdir(parents=True)
+    (tmp_path / "run" / "x" / "a").write_text("old")
+
+    def extend(folder: Path, text: str) -> str:
+        assert folder != tmp_path / "run"
+        (folder / "b").write_text(text)
+        return (folder / "x" / "a").read_text()
+
+    files = over_ray.read_files(tmp_path / "run")
+    value, files = over_ray.call_in_folder(extend, tmp_path / "run", files, ["new"])
+    assert (value, files) == ("old", {"x/a": b"old", "b": b"new"})
+    assert over_ray.read_files(tmp_path / "nowhere") == {}
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "slots"), [(1, 0, 6), (2, 0, 3), (0.1, 0, 60), (1, 0.25, 2), (1, 1, 1), (4, 0, 1)]
+)
+def test_slots_are_the_runs_that_fit_on_the_nodes(cpus: float, gpus: float, slots: int) -> None:
+    nodes = [{"CPU": 2.0, "GPU": 1.0}, {"CPU": 4.0}, {"memory": 1.0}]
+    assert Ray(cpus=cpus, gpus=gpus)._slots(nodes) == slots
+
+
+def test_what_fits_on_no_node_has_no_slot() -> None:
+    with raises(BadOption, owner="ray", option="cpus", value=1):
+        Ray(gpus=2)._slots([{"CPU": 2.0, "GPU": 1.0}, {"CPU": 4.0}])
 
 
 def test_an_address_where_no_cluster_answers(tmp_path: Path) -> None:
@@ -343,20 +321,7 @@ def test_files_arrive_with_the_result_last(tmp_path: Path, monkeypatch: pytest.M
         return atomic_write(path)
 
     monkeypatch.setattr(over_ray, "atomic_write", noted)
-    costs = {"parameters": 1, "flops": 1, "latency_ms": 1.0, "train_seconds": 1.0, "curves": {}}
-    counts = {"train": 1, "validation": 1, "test": 1, "chance_error": 0.5, "masks": False, "skipped": []}
-    expected = {
-        "schema": 2,
-        "attention": "none",
-        "seed": 0,
-        "error": 0.0,
-        "loss": 0.0,
-        "localization": None,
-        "scores": None,
-        **costs,
-        "task": {"name": "digits", "classes": ["0", "1"], **counts},
-    }
-    files = {"result.json": json.dumps(expected).encode(), "x/last.ckpt": b"1", "a.csv": b"2"}
-    result: Any = over_ray._write(files, tmp_path)
-    assert result == expected
-    assert order == ["last.ckpt", "a.csv", "result.json"]
+    files = {"result.json": b"0", "x/last.ckpt": b"1", "metrics.csv": b"2"}
+    over_ray.write_files(tmp_path, files)
+    assert over_ray.read_files(tmp_path) == files
+    assert order == ["metrics.csv", "last.ckpt", "result.json"]

@@ -6,10 +6,12 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ from saccade.cli import main
 from saccade.config import Recipe
 from saccade.errors import BadOption, BadRecipe, BadRun
 from saccade.results import BASELINE, SearchResults, read_comparison, read_search, read_space
-from saccade.search import FINALISTS, Budget, Limit, search
+from saccade.search import FINALISTS, Budget, Limit, open_study, search
 from saccade.search.candidate import train_candidate, validation_errors
 from saccade.training import prepare
 from support.errors import raises
@@ -140,6 +142,21 @@ def test_a_study_of_another_space_in_the_folder(finished: Path, change: dict[str
         search(out=finished, budget=Budget.parse("20runs"), **arguments)
 
 
+def test_a_locked_storage_ends_the_search(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "search"
+    shutil.copytree(finished, out)
+    monkeypatch.setattr("saccade.search.procedure.open_study", partial(open_study, timeout=0.2))
+    with sqlite3.connect(out / "study.db") as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with raises(BadRun, owner=str(out / "study.db"), option="storage", value="locked"):
+            search(RECIPE, out, Budget.parse("20runs"), **SEARCH)
+        other.rollback()
+    other.close()
+    assert search(RECIPE, out, Budget.parse("20runs"), **SEARCH)["finalists"]
+
+
 def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("")
     with raises(BadRun, owner=str(tmp_path), option="out", value="thesis.tex"):
@@ -174,7 +191,7 @@ def test_a_candidate_that_diverges_is_reported_and_the_search_goes_on(
             raise BadRun("the training loss is nan", option="loss", value=float("nan"))
         train_candidate(plan, *rest)
 
-    monkeypatch.setattr("saccade.search.procedure.train_candidate", diverging)
+    monkeypatch.setattr("saccade.search.execution.train_candidate", diverging)
     results = search(RECIPE, tmp_path, Budget.parse("20runs"), **SEARCH)
     states = {run["attention"]: (run["state"], run["reason"]) for run in results["runs"]}
     assert states["se@2"] == states["se@3"] == ("failed", "the training loss is nan")

@@ -16,10 +16,11 @@ import optuna
 import pytest
 
 from saccade.errors import BadRun
-from saccade.results import BASELINE, SCHEMA, SearchRun, SearchSpace
+from saccade.results import BASELINE, SearchRun
 from saccade.search import Budget, Study, open_study
 from saccade.search.finalists import best_candidates
 from support.errors import raises
+from support.spaces import make_space
 
 EPOCHS = 9
 ROOT = Path(__file__).parents[2]
@@ -34,28 +35,6 @@ KILLED = """
         study.ask()
         os.kill(os.getpid(), 9)
 """
-
-
-def make_space(mechanisms: int, places: int) -> SearchSpace:
-    return {
-        "schema": SCHEMA,
-        "recipe": {},
-        "mechanisms": [],
-        "places": [],
-        "limits": {},
-        "baseline": {"parameters": 1, "flops": 1, "latency_ms": None, "memory": None},
-        "candidates": [
-            {
-                "attention": f"m{m}@{p}",
-                "mechanism": f"m{m}",
-                "place": str(p),
-                "costs": {"parameters": 1, "flops": 1 + m, "latency_ms": None, "memory": None},
-                "refused": "too slow" if m == 0 else None,
-            }
-            for m in range(mechanisms)
-            for p in range(places)
-        ],
-    }
 
 
 def error_of(name: str) -> float:
@@ -233,6 +212,17 @@ def test_a_locked_storage_is_one_sentence(tmp_path: Path) -> None:
     other.close()
     with open_study(tmp_path, make_space(2, 2), EPOCHS, timeout=0.2) as study:
         assert study.ask() is not None
+
+
+def test_a_storage_that_is_locked_while_a_candidate_trains_is_one_sentence(tmp_path: Path) -> None:
+    with open_study(tmp_path, make_space(2, 2), EPOCHS, timeout=0.2) as study:
+        number, _ = study.ask() or (0, "")
+        other = sqlite3.connect(tmp_path / "study.db")
+        other.execute("BEGIN EXCLUSIVE")
+        with raises(BadRun, owner=str(tmp_path / "study.db"), option="storage", value="locked"):
+            study.report(number, 1, 0.5, 1.0)
+        other.close()
+        assert not study.report(number, 1, 0.5, 1.0)
 
 
 def test_a_storage_that_is_released_in_time_is_waited_for(tmp_path: Path) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, Literal, Unpack
+from typing import Annotated, Literal, Unpack
 
 import typer
 
 from saccade.cli.options import (
+    Address,
+    CpusPerRun,
+    GpusPerRun,
+    Shared,
     SharedOptions,
+    Stage,
     TaskName,
     attention_option,
     execution_option,
@@ -34,6 +37,7 @@ def compare(
     ] = None,
     seeds: Annotated[int | None, training_option(help="Number of runs per mechanism.")] = None,
     out: Annotated[Path | None, folder_option(help="Folder of the comparison; default: runs/TASK.")] = None,
+    stage: Stage = None,
     *,
     executor: Annotated[
         Literal["local", "processes", "ray"],
@@ -42,18 +46,10 @@ def compare(
         ),
     ] = "local",
     jobs: Annotated[int | None, execution_option(help="Runs at a time of processes; default: 2.")] = None,
-    address: Annotated[
-        str | None, execution_option(help="HOST:PORT of a Ray cluster; default: a new one.")
-    ] = None,
-    cpus_per_run: Annotated[float | None, execution_option(help="CPUs per run with ray; default: 1.")] = None,
-    gpus_per_run: Annotated[
-        float | None,
-        execution_option(help="GPUs per run with ray, also fractions; default: 0."),
-    ] = None,
-    shared: Annotated[
-        bool,
-        execution_option("--shared", help="With ray: all nodes can write to OUT."),
-    ] = False,
+    address: Address = None,
+    cpus_per_run: CpusPerRun = None,
+    gpus_per_run: GpusPerRun = None,
+    shared: Shared = False,
     serve: Annotated[
         bool,
         output_option(
@@ -70,14 +66,15 @@ def compare(
     are trained.
     """
     announce()
-    values = {"task": task, "attentions": attention or None, "seeds": seeds, **options}
+    values = {"task": task, "attentions": attention or None, "seeds": seeds, "stage": stage, **options}
 
     from saccade.cli.display import ComparisonDisplay
+    from saccade.cli.executors import create_executor
     from saccade.cli.folders import comparison_folder
     from saccade.cli.live import LiveDisplay
     from saccade.config import read_recipe, resolve
     from saccade.errors import bad_option
-    from saccade.experiments import FIRST_EXPERIMENT, Comparison, Executor, Local, Processes, Ray
+    from saccade.experiments import FIRST_EXPERIMENT, Comparison
     from saccade.experiments import compare as run_comparison
     from saccade.results import caution, finding
     from saccade.viz import write_report
@@ -89,21 +86,15 @@ def compare(
     if options["print_recipe"]:
         typer.echo(comparison.to_yaml(), nl=False)
         return
-    create: Callable[..., Executor] = {"local": Local, "processes": Processes, "ray": Ray}[executor]
-    given: dict[str, Any] = {
-        "jobs": jobs,
-        "address": address,
-        "cpus": cpus_per_run,
-        "gpus": gpus_per_run,
-        "shared": shared or None,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    for name, value in given.items():
-        if name not in inspect.signature(create).parameters:
-            other = "processes" if name == "jobs" else "ray"
-            expected = f"applies to --executor {other}, not to --executor {executor}"
-            raise bad_option("compare", expected, **{name: value})
-    run_executor = create(**given)
+    run_executor = create_executor(
+        "compare",
+        executor,
+        jobs=jobs,
+        address=address,
+        cpus=cpus_per_run,
+        gpus=gpus_per_run,
+        shared=shared,
+    )
     out = out or comparison_folder(comparison)
     if port is not None and not serve:
         raise bad_option("compare", "applies to --serve", port=port)

@@ -1,4 +1,4 @@
-"""Options that `saccade train` and `saccade compare` share, and how they change a recipe."""
+"""Options that `saccade train`, `compare` and `search` share, and how they change a recipe."""
 
 from __future__ import annotations
 
@@ -32,6 +32,22 @@ TaskName = Annotated[
     ),
 ]
 
+Stage = Annotated[
+    int | None,
+    model_option(help="Stage of the small network after which attention is inserted, 1 to 3."),
+]
+
+Address = Annotated[str | None, execution_option(help="HOST:PORT of a Ray cluster; default: a new one.")]
+CpusPerRun = Annotated[float | None, execution_option(help="CPUs per run with ray; default: 1.")]
+GpusPerRun = Annotated[
+    float | None,
+    execution_option(help="GPUs per run with ray, also fractions; default: 0."),
+]
+Shared = Annotated[
+    bool,
+    execution_option("--shared", help="With ray: all nodes can write to OUT."),
+]
+
 Trust = Annotated[
     bool,
     typer.Option(
@@ -54,10 +70,6 @@ class RecipeOptions(TypedDict):
         ),
     ]
     epochs: Annotated[int | None, training_option(help="Number of passes over the training images.")]
-    stage: Annotated[
-        int | None,
-        model_option(help="Stage of the small network, 1 to 3."),
-    ]
     batch_size: Annotated[int | None, training_option(help="Number of images per batch.")]
     learning_rate: Annotated[float | None, training_option(help="Peak learning rate.")]
     precision: Annotated[str | None, training_option(help="Precision of Lightning, such as bf16-mixed.")]
@@ -81,7 +93,7 @@ class RecipeOptions(TypedDict):
 
 
 class SharedOptions(RecipeOptions):
-    """Options that `train` and `compare` share."""
+    """Options that `train`, `compare` and `search` share."""
 
     logger: Annotated[
         Literal["auto", "none", "csv", "tensorboard", "wandb", "mlflow"],

@@ -10,6 +10,7 @@ import typer
 
 from saccade.cli.options import (
     SharedOptions,
+    Stage,
     TaskName,
     attention_option,
     data_option,
@@ -31,6 +32,7 @@ def train(
     ] = None,
     seed: Annotated[int | None, training_option(help="Seed of all random numbers of the run.")] = None,
     out: Annotated[Path | None, folder_option(help="Folder of the run; default: a new one in runs/.")] = None,
+    stage: Stage = None,
     resume: Annotated[bool, execution_option("--resume", help="Continue an interrupted run.")] = False,
     *,
     workers: Annotated[int | None, data_option(help="Threads that decode images (option `workers`).")] = None,
@@ -45,7 +47,14 @@ def train(
     remains. `--resume` continues from the checkpoint and ends with the same weights as an uninterrupted run.
     """
     announce()
-    values = {"task": task, "attention": attention, "seed": seed, "workers": workers, **options}
+    values = {
+        "task": task,
+        "attention": attention,
+        "seed": seed,
+        "stage": stage,
+        "workers": workers,
+        **options,
+    }
 
     from saccade.cli.display import RunDisplay
     from saccade.cli.folders import run_folder

@@ -59,7 +59,13 @@ from saccade.results.search_schema import (
     SpaceCandidate,
 )
 from saccade.results.signature import is_signed, sign
-from saccade.results.statistics import confidence_interval, proportion_interval, significant
+from saccade.results.statistics import (
+    confidence_interval,
+    p_value,
+    paired_differences,
+    proportion_interval,
+    significant,
+)
 
 __all__ = [
     "BASELINE",
@@ -109,6 +115,8 @@ __all__ = [
     "lock_folder",
     "main_map",
     "number",
+    "p_value",
+    "paired_differences",
     "proportion_interval",
     "read_comparison",
     "read_gallery",

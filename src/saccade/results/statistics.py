@@ -13,12 +13,16 @@ from saccade.results.schema import Interval
 ALPHA = 0.05
 
 
-def confidence_interval(values: Sequence[float], least: float = -1.0) -> Interval:
+def confidence_interval(
+    values: Sequence[float], least: float = -1.0, most: float = 1.0, step: float = 0.0
+) -> Interval:
     """Compute the mean of some values and its 95% confidence interval (Student's t).
 
     Args:
         values: One value per seed.
-        least: Smallest possible value. The interval is clipped to [`least`, 1].
+        least: Smallest possible value. The interval is clipped to [`least`, `most`].
+        most: Largest possible value.
+        step: Distance of two possible values, see `p_value`.
 
     Returns:
         The interval. Its bounds are None for a single value.
@@ -30,9 +34,9 @@ def confidence_interval(values: Sequence[float], least: float = -1.0) -> Interva
     mean, count = statistics.fmean(values), len(values)
     if count < 2:
         return {"mean": mean, "low": None, "high": None}
-    error = statistics.stdev(values) / count**0.5
+    error = _deviation(values, step) / count**0.5
     low, high = stats.t.interval(1 - ALPHA, count - 1, mean, error) if error else (mean, mean)
-    return {"mean": mean, "low": max(float(low), least), "high": min(float(high), 1.0)}
+    return {"mean": mean, "low": max(float(low), least), "high": min(float(high), most)}
 
 
 def proportion_interval(count: int, total: int) -> Interval:
@@ -55,8 +59,14 @@ def paired_differences(values: Mapping[int, float], baseline: Mapping[int, float
     return [value - baseline[seed] for seed, value in values.items() if seed in baseline]
 
 
-def p_value(differences: Sequence[float]) -> float | None:
+def p_value(differences: Sequence[float], step: float = 0.0) -> float | None:
     """Test whether the mean of paired differences is zero (Student's t, two-sided).
+
+    Args:
+        differences: One difference per seed.
+        step: Distance of two possible values of what is subtracted: 1 / images for a test error. A deviation
+            below that of rounding, step / sqrt(6), cannot be observed, and counts as this one. Otherwise, two
+            seeds with the same difference by chance would be significant.
 
     Returns:
         The p-value, or None for a single difference.
@@ -68,11 +78,15 @@ def p_value(differences: Sequence[float]) -> float | None:
     count = len(differences)
     if count < 2:
         return None
-    mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
+    mean, deviation = statistics.fmean(differences), _deviation(differences, step)
     if not deviation:
         return float(mean == 0)
     # The formula of ttest_1samp, with an exact deviation: it warns if all differences are almost equal.
     return float(2 * stats.t.sf(abs(mean) / deviation * count**0.5, count - 1))
+
+
+def _deviation(values: Sequence[float], step: float) -> float:
+    return max(statistics.stdev(values), step / 6**0.5)
 
 
 def significant(p_values: Mapping[str, float]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Train one candidate for a study: stop between epochs when it says so, and never test."""
+"""Train one candidate: until a pruner stops it, or from one rung to the next. It is never tested."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from saccade.training import Progress, train
 
 
 class _StoppedError(Exception):
-    """Raised from the report of an epoch, to leave the training loop."""
+    """Raised from the report of an epoch, to leave the training loop before the test images are used."""
 
 
 def train_candidate(
@@ -25,8 +25,7 @@ def train_candidate(
 ) -> None:
     """Train a candidate, or resume it, until all epochs are completed or a pruner stops it.
 
-    The test images are not used: training is left before they would be. Checkpoints are removed at the end,
-    because a candidate is never continued and a finalist is trained anew.
+    Checkpoints are removed at the end, because a candidate is never continued and a finalist is trained anew.
 
     Args:
         plan: The plan.
@@ -51,7 +50,35 @@ def train_candidate(
 
     with suppress(_StoppedError):
         train(plan, folder, resume=True, report=observe, logger="none")
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    remove_checkpoints(folder)
+
+
+def train_to_rung(folder: Path, plan: Plan, rung: int) -> tuple[list[float], float]:
+    """Train a candidate from its checkpoint until it has completed a number of epochs.
+
+    The next call continues from the checkpoint of this epoch, with the same errors as one longer call.
+
+    Args:
+        folder: Folder of the run.
+        plan: The plan.
+        rung: Number of epochs.
+
+    Returns:
+        The validation errors of these epochs, and the seconds of training in this call.
+
+    Raises:
+        BadRun: The loss is not finite (`option="loss"`), or the folder cannot be written.
+    """
+    start = time.monotonic()
+
+    def observe(progress: Progress) -> None:
+        # The first report of the next epoch follows the checkpoint of the last one.
+        if progress.epoch > rung or len(validation_errors(folder)) == plan.recipe.epochs:
+            raise _StoppedError
+
+    with suppress(_StoppedError):
+        train(plan, folder, resume=True, report=observe, logger="none")
+    return validation_errors(folder)[:rung], time.monotonic() - start
 
 
 def validation_errors(folder: Path) -> list[float]:
@@ -61,3 +88,8 @@ def validation_errors(folder: Path) -> list[float]:
         return []
     with path.open(newline="") as file:
         return [float(row["val_error"]) for row in csv.DictReader(file)]
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Remove the weights of a candidate that has ended."""
+    shutil.rmtree(folder / "checkpoints", ignore_errors=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from saccade.config import Comparison, Plan, Recipe, folder_name
 from saccade.errors import BadRun
-from saccade.experiments import Observer, compare
+from saccade.experiments import Executor, Observer, compare
 from saccade.results import (
     BASELINE,
     RUN_RESULT,
@@ -48,10 +48,12 @@ def train_finalists(
     folder: Path,
     observer: Observer | None = None,
     logger: LoggerName = "auto",
+    executor: Executor | None = None,
 ) -> ComparisonResults:
     """Train and test the finalists and the model without attention, as a comparison.
 
-    Several processes share the runs: each trains one that no other process trains.
+    Several processes share the runs: each trains one that no other process trains. With an executor, one
+    process trains all of them.
 
     Args:
         recipe: Recipe of all runs.
@@ -60,11 +62,21 @@ def train_finalists(
         folder: Folder of the comparison.
         observer: Receives the progress.
         logger: Where the curves go, see `saccade.training.train`.
+        executor: Where the runs are trained; by default, in this process.
 
     Returns:
         The content of the results.json of the comparison.
     """
     comparison = Comparison((BASELINE, *finalists), seeds, recipe)
+    if executor is None:
+        _share_runs(comparison, folder, observer, logger)
+    with waiting_lock(folder.with_name(f".{folder.name}")):
+        return compare(comparison, folder, observer if executor else None, executor, logger)
+
+
+def _share_runs(comparison: Comparison, folder: Path, observer: Observer | None, logger: LoggerName) -> None:
+    """Train the runs of a comparison that other processes do not train, and wait for those that they do."""
+    recipe = comparison.training
     plans = {name: prepare(replace(recipe, attention=name)) for name in comparison.attentions}
     runs = [
         (plans[run.attention].with_seed(run.seed), folder / "runs" / folder_name(run))
@@ -74,8 +86,6 @@ def train_finalists(
         trained = [_train(number, runs, observer, logger) for number in range(len(runs))]
         if not any(trained):
             time.sleep(PAUSE)  # other processes train what is missing
-    with waiting_lock(folder.with_name(f".{folder.name}")):
-        return compare(comparison, folder, logger=logger)
 
 
 @contextmanager

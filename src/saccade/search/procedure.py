@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 import saccade
-from saccade.config import Comparison, Recipe, folder_name, resolve
+from saccade.config import Comparison, Recipe, resolve
 from saccade.data import load
-from saccade.errors import BadOption, BadRun, SaccadeError, check_positive
-from saccade.experiments import Observer as ComparisonObserver
+from saccade.errors import BadOption, BadRun, check_positive
+from saccade.experiments import Ray
 from saccade.files import check_folder
 from saccade.results import (
     BASELINE,
     SCHEMA,
     SPACE,
     SearchResults,
-    SearchRun,
     SearchSpace,
     check_unused,
     hardware_info,
@@ -29,36 +26,20 @@ from saccade.results import (
     write_search,
     write_space,
 )
-from saccade.search.candidate import train_candidate
+from saccade.search.execution import Candidates, Observer
 from saccade.search.finalists import (
     CANDIDATE_SEED,
     FINALISTS,
-    PAUSE,
     best_candidates,
     train_finalists,
     waiting_lock,
 )
 from saccade.search.limits import Budget, Limit
 from saccade.search.recommendation import advise, code_for, contributions
+from saccade.search.sentence import Basis
 from saccade.search.space import default_mechanisms, explore, shared_recipe
-from saccade.search.study import Study, open_study
+from saccade.search.study import open_study
 from saccade.training import LoggerName, prepare
-
-
-class Observer(ComparisonObserver, Protocol):
-    """Receives the progress of a search; the inherited methods receive that of the finalists."""
-
-    def exploring(self, step: str, fraction: float) -> None:
-        """The cost of candidates is measured."""
-
-    def opened(self, study: Study, budget: Budget) -> None:
-        """The study has been opened."""
-
-    def chosen(self, attention: str) -> None:
-        """A candidate starts."""
-
-    def trained(self, run: SearchRun) -> None:
-        """A candidate has ended."""
 
 
 def search(
@@ -73,6 +54,7 @@ def search(
     seeds: int = 5,
     observer: Observer | None = None,
     logger: LoggerName = "auto",
+    executor: Ray | None = None,
 ) -> SearchResults:
     """Find the attention that helps a network on a task, and where.
 
@@ -96,13 +78,14 @@ def search(
         seeds: Number of seeds of each finalist.
         observer: Receives the progress.
         logger: Where the curves of the finalists go, see `saccade.training.train`.
+        executor: The Ray cluster on which candidates and finalists are trained; by default, this process.
 
     Returns:
         The content of search.json.
 
     Raises:
-        BadOption: The budget does not cover the finalists, no mechanism meets the limits, or a number is not
-            positive.
+        BadOption: The budget does not cover the finalists, no mechanism meets the limits, a number is not
+            positive, or no cluster answers.
         BadRecipe: There are more seeds than a comparison can have.
         BadRun: The folder belongs to another search, or its storage is locked.
         SaccadeError: The network cannot be trained on this task.
@@ -118,14 +101,18 @@ def search(
     with open_study(out, space, recipe.epochs) as study:
         if observer:
             observer.opened(study, budget)
-        while True:
+
+        def may_start() -> bool:
             reserved = runs if budget.unit == "runs" else study.seconds_of_finalists(finalists, seeds)
             if not best_candidates(study.runs(), study.candidates):
                 budget.check(reserved, 2 * reserved / runs, purpose)
-            if not study.is_within(budget, reserved) or not _train_next(study, base, out, observer):
-                if not study.others_train():
-                    break
-                time.sleep(PAUSE)  # what they train may become a finalist
+            return study.is_within(budget, reserved)
+
+        candidates = Candidates(study, base, out, may_start, observer)
+        if executor:
+            candidates.train_on(executor)
+        else:
+            candidates.train()
         chosen = study.finalists(finalists)
         trained, spent = study.runs(), study.spent(budget.unit)
     if not chosen:
@@ -134,9 +121,17 @@ def search(
         raise BadOption(
             f"search: no candidate could be trained; {reason}", owner="search", option="attention"
         )
-    tested = train_finalists(recipe, chosen, seeds, out / FINALISTS, observer, logger)
+    tested = train_finalists(recipe, chosen, seeds, out / FINALISTS, observer, logger, executor)
     codes = {name: code_for(resolve(replace(recipe, attention=name)), name) for name in chosen}
-    candidates = {candidate["attention"]: candidate for candidate in space["candidates"]}
+    by_name = {candidate["attention"]: candidate for candidate in space["candidates"]}
+    allowed = sum(candidate["refused"] is None for candidate in by_name.values())
+    basis = Basis(
+        tried=sum(run["epochs"] > 0 and run["attention"] != BASELINE for run in trained),
+        candidates=allowed,
+        epochs=recipe.epochs,
+        images=tested["task"]["test"],
+        chance_error=tested["task"]["chance_error"],
+    )
     results: SearchResults = {
         "schema": SCHEMA,
         "saccade": saccade.__version__,
@@ -148,13 +143,13 @@ def search(
         "spent": spent,
         "seeds": seeds,
         "limits": space["limits"],
-        "candidates": sum(candidate["refused"] is None for candidate in space["candidates"]),
-        "refused": sum(candidate["refused"] is not None for candidate in space["candidates"]),
+        "candidates": allowed,
+        "refused": len(by_name) - allowed,
         "runs": trained,
         "finalists": chosen,
-        "factors": contributions(trained, candidates),
+        "factors": contributions(trained, by_name),
         "leaderboard": tested["leaderboard"],
-        "advice": advise(tested["leaderboard"], tested["runs"], tested["task"]["test"], codes),
+        "advice": advise(tested["leaderboard"], tested["runs"], basis, codes),
     }
     write_search(out, results)
     return results
@@ -198,39 +193,3 @@ def _space(
 
 def _silent(_step: str, _fraction: float) -> None:
     """Report nothing."""
-
-
-def _train_next(study: Study, base: Recipe, out: Path, observer: Observer | None) -> bool:
-    """Train the next candidate; return False if there is none."""
-    trial = study.ask()
-    if trial is None:
-        return False
-    number, attention = trial
-    if observer:
-        observer.chosen(attention)
-    recipe = replace(base, attention=attention)
-    try:
-        plan = prepare(recipe)
-    except SaccadeError as error:
-        if attention == BASELINE:
-            raise
-        run = study.finish(number, str(error), refused=True)
-    else:
-        report = observer.progressed if observer else None
-        try:
-            train_candidate(plan, out / "candidates" / folder_name(recipe), _reporter(study, number), report)
-            run = study.finish(number)
-        except BadRun as error:
-            if error.option != "loss" or attention == BASELINE:
-                raise
-            run = study.finish(number, str(error))
-    if observer:
-        observer.trained(run)
-    return True
-
-
-def _reporter(study: Study, number: int) -> Callable[[int, float, float], bool]:
-    def report(epoch: int, error: float, seconds: float) -> bool:
-        return study.report(number, epoch, error, seconds)
-
-    return report

@@ -13,48 +13,75 @@ from saccade.results import (
     Advice,
     CostName,
     FactorLevel,
+    Interval,
     Row,
     Run,
     SearchRun,
     SpaceCandidate,
     confidence_interval,
-    number,
+    p_value,
+    paired_differences,
     significant,
+)
+from saccade.search.sentence import (
+    Basis,
+    Finalist,
+    chance_sentence,
+    nothing_sentence,
+    relative_latency,
+    winner_sentence,
 )
 
 _COSTS: tuple[CostName, ...] = ("latency_ms", "parameters", "flops")
-_ALPHA = "5%"
 
 
-def advise(rows: Sequence[Row], runs: Sequence[Run], images: int, codes: Mapping[str, str]) -> Advice:
+def advise(rows: Sequence[Row], runs: Sequence[Run], basis: Basis, codes: Mapping[str, str]) -> Advice:
     """Draw the conclusion from the tests of the finalists.
 
     A finalist wins if its mean test error is below that of `none` and the paired difference is significant at
-    5% after Holm's correction for all finalists. Of the winners, those are equivalent to the most accurate
-    one whose paired difference to it has an interval that contains 0; the one with the fewest FLOPs is
-    recommended.
+    5% after Holm's correction for all finalists. Of the winners that no winner clearly beats, so that the
+    interval of their paired difference is above 0, the one with the fewest FLOPs is recommended. Nothing is
+    recommended if no network is better than guessing.
 
     Args:
         rows: The leaderboard of `none` and the finalists.
         runs: Their runs.
-        images: Number of test images.
+        basis: What the answer rests on.
         codes: The code that inserts each finalist.
     """
     by_name = {row["attention"]: row for row in rows}
-    p_values = {name: row["p_value"] for name, row in by_name.items() if row["p_value"] is not None}
-    better = [name for name in significant(p_values) if _mean(by_name[name]) < 0]
-    winners = sorted(better, key=lambda name: by_name[name]["error"]["mean"])
-    chosen = _cheapest_equivalent(winners, by_name, runs) if winners else None
+    errors = _by_seed(runs, "error")
+    names = [name for name in by_name if name != BASELINE]
+    step = 1 / basis.images
+    paired = {name: paired_differences(errors[name], errors[BASELINE]) for name in names}
+    differences = {name: confidence_interval(paired[name], step=step) for name in names}
     seeds = min(row["seeds"] for row in rows)
-    if chosen is None:
-        sentence = _nothing(rows, len(p_values), seeds, images)
+    described = basis.describe(len(names), seeds)
+    lowest = min(row["error"]["mean"] for row in rows)
+    winners: list[str] = []
+    chosen = None
+    if lowest >= basis.chance_error:
+        sentence = chance_sentence(lowest, basis.chance_error, described)
     else:
-        sentence = _sentence(chosen, winners, by_name, len(p_values), seeds, images)
+        finalists = _finalists(names, by_name, runs, differences)
+        p_values = {name: p for name in names if (p := p_value(paired[name], step)) is not None}
+        better = [name for name in significant(p_values) if differences[name]["mean"] < 0]
+        winners = sorted(better, key=lambda name: by_name[name]["error"]["mean"])
+        if winners:
+            chosen = _cheapest_unbeaten(winners, by_name, errors, step)
+            others = [name for name in winners if name != chosen]
+            equal = [name for name in others if not _beats(errors[chosen], errors[name], step)]
+            sentence = winner_sentence(
+                finalists[chosen], [finalists[name] for name in others], equal, described
+            )
+        else:
+            baseline_error = by_name[BASELINE]["error"]["mean"]
+            sentence = nothing_sentence([*finalists.values()], seeds, baseline_error, described)
     return {
         "attention": chosen,
         "sentence": sentence,
         "winners": winners,
-        "difference": by_name[chosen]["difference"] if chosen else None,
+        "difference": differences[chosen] if chosen else None,
         "code": codes[chosen] if chosen else None,
         "pareto": {cost: pareto_front(rows, cost) for cost in _COSTS},
     }
@@ -125,88 +152,47 @@ def contributions(runs: Sequence[SearchRun], candidates: Mapping[str, SpaceCandi
     return levels
 
 
-def _mean(row: Row) -> float:
-    return row["difference"]["mean"] if row["difference"] else 0.0
-
-
-def _cheapest_equivalent(winners: Sequence[str], rows: Mapping[str, Row], runs: Sequence[Run]) -> str:
-    """Return the winner with the fewest FLOPs of those that the most accurate one does not clearly beat."""
-    errors: dict[str, dict[int, float]] = {}
+def _by_seed(runs: Sequence[Run], key: str) -> dict[str, dict[int, float]]:
+    """Return a value of each run by attention and seed."""
+    values: dict[str, dict[int, float]] = {}
     for run in runs:
-        errors.setdefault(run["attention"], {})[run["seed"]] = run["error"]
-    best = errors[winners[0]]
-
-    def is_equivalent(name: str) -> bool:
-        interval = confidence_interval([errors[name][seed] - best[seed] for seed in best])
-        return name == winners[0] or interval["low"] is None or interval["low"] <= 0
-
-    equivalent = [name for name in winners if is_equivalent(name)]
-    return min(equivalent, key=lambda name: (rows[name]["flops"], rows[name]["parameters"]))
+        value: Any = run[key]  # type: ignore[literal-required]
+        values.setdefault(run["attention"], {})[run["seed"]] = value
+    return values
 
 
-def _sentence(
-    chosen: str, winners: Sequence[str], rows: Mapping[str, Row], tests: int, seeds: int, images: int
+def _finalists(
+    names: Sequence[str],
+    rows: Mapping[str, Row],
+    runs: Sequence[Run],
+    differences: Mapping[str, Interval],
+) -> dict[str, Finalist]:
+    latency, parameters = _by_seed(runs, "latency_ms"), rows[BASELINE]["parameters"]
+    return {
+        name: Finalist(
+            name,
+            differences[name],
+            relative_latency(latency[name], latency[BASELINE]),
+            rows[name]["parameters"] / parameters,
+        )
+        for name in names
+    }
+
+
+def _beats(errors: Mapping[int, float], others: Mapping[int, float], step: float) -> bool:
+    """Return whether the interval of the paired difference of others to these errors is above 0."""
+    low = confidence_interval(paired_differences(others, errors), step=step)["low"]
+    return low is not None and low > 0
+
+
+def _cheapest_unbeaten(
+    winners: Sequence[str],
+    rows: Mapping[str, Row],
+    errors: Mapping[str, Mapping[int, float]],
+    step: float,
 ) -> str:
-    first = f"{_named(chosen)}: {_points(rows[chosen])} for {_cost(rows[chosen], rows[BASELINE])}"
-    others = [
-        f"{_named(name)}: {_points(rows[name])} for {_cost(rows[name], rows[BASELINE])}"
-        for name in winners
-        if name != chosen
+    """Return the winner with the fewest FLOPs of those that no winner clearly beats."""
+    unbeaten = [
+        name for name in winners if not any(_beats(errors[other], errors[name], step) for other in winners)
     ]
-    also = f"; also better than none, {'; '.join(others)}" if others else ""
-    return f"{first}{also} ({_basis(tests, seeds, images)})."
-
-
-def _nothing(rows: Sequence[Row], tests: int, seeds: int, images: int) -> str:
-    finalists = [row for row in rows if row["attention"] != BASELINE]
-    if not finalists:
-        return "Nothing helped: no candidate could be trained."
-    nearest = min(finalists, key=_mean)
-    count = f"none of the {len(finalists)} finalists has" if len(finalists) > 1 else "the finalist has not"
-    tested = f"{count} significantly fewer test errors than the network without attention"
-    if not tests:
-        tested = "one seed per finalist tests no difference"
-    closest = f"the nearest, {_named(nearest['attention'])}, has {_points(nearest)}"
-    return f"Nothing helped: {tested}; {closest} ({_basis(tests, seeds, images)})."
-
-
-def _basis(tests: int, seeds: int, images: int) -> str:
-    finalists = f"{tests} finalist{'s' if tests != 1 else ''}"
-    return f"{seeds} seeds, {images:,} test images; 95% intervals over seeds; Holm, {finalists}, {_ALPHA}"
-
-
-def _named(text: str) -> str:
-    """Name an attention in a sentence; places that are numbers are stages of a small CNN."""
-    mechanism, _, place = text.partition("@")
-    return f"{mechanism} at {'stage ' if place[:1].isdigit() else ''}{place}"
-
-
-def _points(row: Row) -> str:
-    """Describe a difference of errors: `1.2 points fewer errors [0.7, 1.7]`, or `more errors`."""
-    difference = row["difference"]
-    if difference is None:
-        return f"a test error of {number(100 * row['error']['mean'], 1)}%"
-    sign = 1 if difference["mean"] > 0 else -1
-    text = f"{number(100 * abs(difference['mean']), 1)} points {'more' if sign > 0 else 'fewer'} errors"
-    if difference["low"] is None or difference["high"] is None:
-        return text
-    low, high = sorted(100 * sign * bound for bound in (difference["low"], difference["high"]))
-    return f"{text} [{number(low, 1)}, {number(high, 1)}]"
-
-
-def _cost(row: Row, baseline: Row) -> str:
-    latency = 100 * (row["latency_ms"] / baseline["latency_ms"] - 1)
-    parameters = 100 * (row["parameters"] / baseline["parameters"] - 1)
-    return f"{_percent(latency)} latency and {_percent(parameters)} parameters"
-
-
-def _percent(value: float) -> str:
-    """Return a change in percent, without a sign if it rounds to zero.
-
-    Example:
-        >>> _percent(3.2), _percent(-0.01), _percent(0.24)
-        ('+3%', '+0%', '+0.2%')
-    """
-    digits = 0 if abs(value) >= 1 else 1
-    text = f"{value:+.{digits}f}%"
-    return "+0%" if float(text[:-1]) == 0 else text.replace("-", "\N{MINUS SIGN}")
+    return min(unbeaten, key=lambda name: (rows[name]["flops"], rows[name]["parameters"]))

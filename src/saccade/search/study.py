@@ -167,12 +167,19 @@ class Study:
                 return float(sum(trial.user_attrs.get("seconds", 0.0) for trial in self._trials()))
             return sum(run["epochs"] for run in self._runs()) / self.epochs
 
+    def rung_after(self, epochs: int) -> int:
+        """Return the next rung of a candidate, or all epochs after the last one."""
+        return next((rung for rung in self.rungs if rung > epochs), self.epochs)
+
     def is_within(self, budget: Budget, reserved: float) -> bool:
-        """Return whether the budget covers another candidate, besides what is reserved for the finalists."""
+        """Return whether the budget covers the running candidates, another one, and what is reserved."""
         runs, spent = self.runs(), self.spent(budget.unit)
-        expected = 1 / self.epochs * self.first_rung
+        running = [run["epochs"] for run in runs if run["state"] == "running"]
         if budget.unit == "seconds":
-            expected = spent / max(1, len(runs))
+            expected = (1 + len(running)) * spent / max(1, len(runs))
+        else:
+            ahead = sum(self.rung_after(epochs) - epochs for epochs in running)
+            expected = (self.first_rung + ahead) / self.epochs
         return spent + expected + reserved <= budget.amount
 
     def seconds_of_finalists(self, finalists: int, seeds: int) -> float:
@@ -230,21 +237,15 @@ class Study:
             name = trial.user_attrs.get("attention")
             if name is not None:
                 seconds[name] = seconds.get(name, 0.0) + trial.user_attrs.get("seconds", 0.0)
-                is_released = trial.state == TrialState.FAIL and not {"refused", "failed"} & {
-                    *trial.user_attrs
-                }
-                if not is_released:
+                has_reason = {"refused", "failed"} & {*trial.user_attrs}
+                if trial.state != TrialState.FAIL or has_reason:
                     runs[name] = self._run(trial)
         return [run | {"seconds": seconds[name]} for name, run in runs.items()]
 
     def _run(self, trial: FrozenTrial) -> SearchRun:
         values, attributes = trial.intermediate_values, trial.user_attrs
-        states = {
-            TrialState.COMPLETE: "complete",
-            TrialState.PRUNED: "stopped",
-            TrialState.RUNNING: "running",
-        }
-        state: Any = states.get(trial.state, "refused" if "refused" in attributes else "failed")
+        states = {"COMPLETE": "complete", "PRUNED": "stopped", "RUNNING": "running"}
+        state: Any = states.get(trial.state.name, "refused" if "refused" in attributes else "failed")
         return {
             "attention": attributes["attention"],
             "state": state,

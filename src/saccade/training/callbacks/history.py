@@ -90,7 +90,8 @@ class History(lightning.Callback):
 
     Args:
         csv: Path of metrics.csv.
-        report: Called with the progress, at most every 0.2 seconds and after every epoch.
+        report: Called with the progress: after the first batch of an epoch, then at most every 0.2 seconds,
+            and after every epoch.
 
     Raises:
         BadRun: The training loss is not finite.
@@ -123,7 +124,7 @@ class History(lightning.Callback):
 
     def on_train_epoch_start(self, *_: Any) -> None:
         self._train, self._validation = Sums(), Sums()
-        self._started = time.perf_counter()
+        self._started, self._reported = time.perf_counter(), 0.0
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, _module: Any, outputs: Any, batch: Any, index: int
