@@ -46,7 +46,7 @@ def test_a_module_imports_alone_by_its_path() -> None:
     """Each is imported in a fork of a process that has loaded nothing of saccade."""
     code = f"""
 import os, sys, types
-import matplotlib, numpy, torch, PIL.Image
+import jinja2, numpy, scipy.stats, torch, PIL.Image
 for name in {ALONE}:
     assert not [loaded for loaded in sys.modules if loaded.split(".")[0] == "saccade"]
     child = os.fork()
