@@ -102,40 +102,59 @@ def lint(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize(
-    ("file", "line", "contract"),
-    [
-        ("errors.py", "from saccade.maps import SpatialMap", "layers"),
-        ("grammar.py", "from saccade.maps import Tap", "layers"),
-        ("maps/tap.py", "import saccade", "layers"),
-        ("ops/gates.py", "from saccade.layers.registry import create", "layers"),
-        ("layers/registry.py", "from saccade.recording import record", "layers"),
-        ("models/small_cnn.py", "from saccade.recording import record", "layers"),
-        ("models/small_cnn.py", "from ..data import Task", "layers"),
-        ("metrics/checks.py", "def f():\n    from saccade import data", "layers"),
-        ("recording/recorder.py", "from saccade.testing import check_mechanism", "layers"),
-        ("data/task.py", "if TYPE_CHECKING:\n    from saccade.training import train", "layers"),
-        ("training/run.py", "from saccade.viz import look", "layers"),
-        ("helpers.py", "", "layers"),
-        ("maps/tap.py", "import numpy", "core"),
-        ("layers/channel/se.py", "import scipy.stats", "core"),
-        ("experiments/grid.py", "import lightning.pytorch", "lightning"),
-        ("training/run.py", "import ray", "ray"),
-        ("metrics/checks.py", "from captum.attr import LayerGradCam", "captum"),
-        ("experiments/grid.py", "import optuna", "search"),
-        ("viz/html.py", "import onnxruntime", "onnx"),
-        ("experiments/grid.py", "from saccade.search import search", "layers"),
-    ],
+#: A file, the lines to add to it, and the contract that they violate.
+VIOLATIONS = (
+    ("errors.py", "from saccade.maps import SpatialMap", "layers"),
+    ("grammar.py", "from saccade.maps import Tap", "layers"),
+    ("maps/tap.py", "import saccade", "layers"),
+    ("ops/gates.py", "from saccade.layers.registry import create", "layers"),
+    ("layers/registry.py", "from saccade.recording import record", "layers"),
+    ("models/small_cnn.py", "from saccade.recording import record", "layers"),
+    ("models/small_cnn.py", "from ..data import Task", "layers"),
+    ("metrics/checks.py", "def f():\n    from saccade import data", "layers"),
+    ("recording/recorder.py", "from saccade.testing import check_mechanism", "layers"),
+    ("data/task.py", "if TYPE_CHECKING:\n    from saccade.training import train", "layers"),
+    ("training/run.py", "from saccade.viz import look", "layers"),
+    ("helpers.py", "", "layers"),
+    ("maps/tap.py", "import numpy", "core"),
+    ("layers/channel/se.py", "import scipy.stats", "core"),
+    ("experiments/grid.py", "import lightning.pytorch", "lightning"),
+    ("training/run.py", "import ray", "ray"),
+    ("metrics/checks.py", "from captum.attr import LayerGradCam", "captum"),
+    ("experiments/grid.py", "import optuna", "search"),
+    ("viz/html.py", "import onnxruntime", "onnx"),
+    ("experiments/grid.py", "from saccade.search import search", "layers"),
 )
-def test_the_contract_sees_a_violation(file: str, line: str, contract: str, tmp_path: Path) -> None:
-    shutil.copytree(SOURCE, tmp_path / "saccade", ignore=shutil.ignore_patterns("__pycache__"))
-    with (tmp_path / "saccade" / file).open("a") as code:
-        code.write(f"\n{line}\n")
-    result = lint(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def violated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A package with all violations, and what is reported of it, by contract."""
+    folder = tmp_path_factory.mktemp("violations")
+    shutil.copytree(SOURCE, folder / "saccade", ignore=shutil.ignore_patterns("__pycache__"))
+    for file, line, _ in VIOLATIONS:
+        with (folder / "saccade" / file).open("a") as code:
+            code.write(f"\n{line}\n")
+    result = lint(folder)
     assert result.returncode == 1
-    broken = {name for name, each in CONTRACTS.items() if f"{each['name']} BROKEN" in result.stdout}
-    missing_layer = file == "helpers.py" and "saccade.helpers" in result.stdout
-    assert missing_layer or contract in broken, result.stdout
+    ids = {each["name"]: name for name, each in CONTRACTS.items()}
+    titles = "|".join(map(re.escape, ids))
+    _, *parts = re.split(rf"^({titles})$", result.stdout, flags=re.MULTILINE)
+    return folder / "saccade", {ids[title]: text for title, text in zip(parts[::2], parts[1::2], strict=True)}
+
+
+@pytest.mark.parametrize(("file", "line", "contract"), VIOLATIONS)
+def test_the_contract_sees_a_violation(
+    file: str, line: str, contract: str, violated: tuple[Path, dict[str, str]]
+) -> None:
+    """The report names the module and the number of the line that was added."""
+    source, reports = violated
+    module = f"saccade.{file.removesuffix('.py').replace('/', '.')}"
+    if not line:
+        assert f"- {module}\n" in reports[contract]
+        return
+    number = (source / file).read_text().splitlines().index(line.splitlines()[-1]) + 1
+    assert re.search(rf"{re.escape(module)}( -> \S+)? \(l\.{number}\)", reports[contract]), reports[contract]
 
 
 def test_the_package_keeps_the_contracts() -> None:

@@ -31,10 +31,35 @@ def test_a_path_leads_to_its_module(name: str) -> None:
     assert value is module, f"{name} is hidden by {value!r}"
 
 
-@pytest.mark.parametrize("name", ["saccade.maps.rollout", "saccade.recording.recorder", "saccade.viz.figure"])
-def test_modules_are_imported_by_path_in_a_new_process(name: str) -> None:
-    code = f"import {name} as module; import types; assert type(module) is types.ModuleType, module"
-    subprocess.run([sys.executable, "-c", code], check=True)
+ALONE = (
+    "saccade.maps.rollout",
+    "saccade.recording.recorder",
+    "saccade.viz.figure",
+    "saccade.viz.html",
+    "saccade.viz.look_page",
+    "saccade.viz.payload",
+    "saccade.viz.report.page",
+)
+
+
+def test_a_module_imports_alone_by_its_path() -> None:
+    """Each is imported in a fork of a process that has loaded nothing of saccade."""
+    code = f"""
+import os, sys, types
+import jinja2, numpy, scipy.stats, torch, PIL.Image
+for name in {ALONE}:
+    assert not [loaded for loaded in sys.modules if loaded.split(".")[0] == "saccade"]
+    child = os.fork()
+    if not child:
+        exec(f"import {{name}} as module")
+        assert type(module) is types.ModuleType, module
+        break
+    assert os.waitpid(child, 0)[1] == 0, name
+else:
+    print("done")
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout == "done\n", run.stderr
 
 
 @pytest.mark.parametrize("folder", PACKAGES, ids=lambda folder: str(folder.relative_to(ROOT.parent)))

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ import pytest
 from saccade import plugins
 from saccade.errors import BadOption
 from support.errors import raises
+from support.forked import COMMAND, ForkServer
 
 PLUGIN = Path(__file__).parent / "support" / "plugin"
 Run = Callable[..., str]
@@ -21,25 +22,24 @@ pytestmark = [pytest.mark.slow, pytest.mark.process]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Run a new Python process in which the plugin is installed."""
-    site, folder = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("work")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Run the command line, or other code, in a process of an environment that has the plugin."""
+    site, folder = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("plugin") / "work"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--no-index", "--target", str(site), str(PLUGIN)], check=True)
     path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    server = ForkServer({"PYTHONPATH": path})
 
-    def started(*words: str) -> str:
-        process = subprocess.run(
-            [sys.executable, *words], cwd=folder, env=environment, capture_output=True, text=True
-        )
-        assert process.returncode == 0, process.stderr
-        return process.stdout
+    def started(*words: str, code: str = COMMAND) -> str:
+        outcome = server.run(words, folder, code=code, timeout=100)
+        assert outcome.code == 0, outcome.error
+        return outcome.output
 
-    return started
+    yield started
+    server.close()
 
 
-COMPARE = ("-m", "saccade", "compare", "stripes:size=16", "-a", "none", "-a", "mean_gate", "--seeds", "1")
+COMPARE = ("compare", "stripes:size=16", "-a", "none", "-a", "mean_gate", "--seeds", "1")
 SHORT = ("--epochs", "1", "--batch-size", "10", "--json")
 
 
@@ -56,7 +56,7 @@ app(["list"], standalone_mode=False)
 print("---")
 app(["show", "mean_gate"], standalone_mode=False)
 """
-    created, listed, shown = run("-c", code).split("---")
+    created, listed, shown = run(code=code).split("---")
     assert created.startswith("MeanGate")
     assert created.endswith("True")
     assert "mean_gate" in listed
@@ -74,7 +74,7 @@ try:
 except ContractFailure as failure:
     print(failure)
 """
-    assert "a paper with title and authors" in run("-c", code)
+    assert "a paper with title and authors" in run(code=code)
 
 
 def test_processes_train_it_and_a_run_can_be_looked_at(run: Run) -> None:
@@ -86,7 +86,7 @@ app(["look", "compared/runs/mean_gate-seed0", "--out", "looked"], standalone_mod
 print("---")
 app(["evaluate", "compared/runs/mean_gate-seed0", "--json"], standalone_mode=False)
 """
-    looked, evaluated = run("-c", code).split("---")
+    looked, evaluated = run(code=code).split("---")
     assert "look.html" in looked
     assert json.loads(evaluated)["attention"] == "mean_gate"
 
@@ -100,7 +100,7 @@ def test_a_cluster_trains_it(run: Run) -> None:
 
 
 def test_the_objective_trains(run: Run) -> None:
-    words = ("-m", "saccade", "train", "stripes", "--set", "objective=classify_twice", *SHORT)
+    words = ("train", "stripes", "--set", "objective=classify_twice", *SHORT)
     assert json.loads(run(*words, "--out", "twice"))["attention"] == "none"
 
 
@@ -112,7 +112,7 @@ with sc.record(model) as maps:
     model(torch.rand(1, 3, 4, 4))
 print(maps["0"].kind)
 """
-    assert run("-c", code) == "spatial\n"
+    assert run(code=code) == "spatial\n"
 
 
 def test_a_plugin_that_cannot_be_loaded_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

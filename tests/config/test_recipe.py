@@ -319,11 +319,6 @@ def test_half_precision_needs_a_gpu() -> None:
         prepare(replace(PLAIN, precision="16-mixed"))
 
 
-def saccade(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "saccade", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
 @pytest.fixture
 def run_here(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -391,16 +386,20 @@ def test_lightning_is_given_what_the_recipe_says(tmp_path: Path, monkeypatch: py
     assert given["max_epochs"] == 2
 
 
-def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+def test_two_processes_train_as_one_does(
+    tmp_path: Path, run_here: Callable[..., tuple[int, str, str]]
+) -> None:
     """The model has no batch norm, whose statistics would differ between processes."""
     task = "white-patch:size=160,train=32,validation=8,test=8"
     settings = ("backbone=timm:test_vit", "optimizer=sgd", "schedule=constant", "learning_rate=0.1")
-    for devices in (1, 2):
-        chosen = [word for setting in settings for word in ("--set", setting)]
-        options = ("--epochs", "2", "--batch-size", "8", "--devices", str(devices))
-        done = saccade("train", task, *chosen, *options, "--out", str(tmp_path / str(devices)))
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count("test error") == 1  # only one process prints and writes
+    chosen = [word for setting in settings for word in ("--set", setting)]
+    words = ("train", task, *chosen, "--epochs", "2", "--batch-size", "8")
+    code, _, error = run_here(*words, "--out", str(tmp_path / "1"))
+    assert code == 0, error
+    command = [sys.executable, "-m", "saccade", *words, "--devices", "2", "--out", str(tmp_path / "2")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test error") == 1  # only one process prints and writes
     one, two = weights(tmp_path / "1"), weights(tmp_path / "2")
     for name, its in one.items():
         torch.testing.assert_close(two[name], its, rtol=1e-4, atol=1e-6)

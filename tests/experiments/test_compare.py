@@ -5,11 +5,8 @@ from __future__ import annotations
 import csv
 import json
 import os
-import resource
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from saccade.errors import BadRecipe, BadRun, SaccadeError, UnknownName
 from saccade.experiments import Comparison, compare
 from saccade.results import read_comparison
 from support.errors import raises
+from support.forked import ForkServer
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 VALUES: dict[str, Any] = {
@@ -32,12 +30,6 @@ VALUES: dict[str, Any] = {
     "batch_size": 20,
 }
 TIMES = ("latency_ms", "train_seconds")
-
-
-def saccade(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command line as a user does."""
-    command = [sys.executable, "-m", "saccade", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False, **options)
 
 
 def lasting(summary: dict[str, Any]) -> dict[str, Any]:
@@ -104,47 +96,35 @@ def test_what_a_comparison_leaves(whole: Path) -> None:
     assert rows[1]["localization_polarity"] in ("positive", "negative")
 
 
-def test_killed_at_any_moment_it_goes_on_and_ends_the_same(whole: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment_it_goes_on_and_ends_the_same(
+    whole: Path, server: ForkServer, tmp_path: Path
+) -> None:
     """Kill -9 a real process twice, in the middle of a first and of a later run."""
     out = tmp_path / "out"
     Comparison.from_mapping(VALUES).write(tmp_path / "recipe.yaml")
-    command = [
-        sys.executable,
-        "-m",
-        "saccade",
-        "compare",
-        "--recipe",
-        str(tmp_path / "recipe.yaml"),
-        "--out",
-        str(out),
-    ]
+    command = ("compare", "--recipe", str(tmp_path / "recipe.yaml"), "--out", str(out))
     for sign_of_life in ("runs/none-seed0/checkpoints/last.ckpt", "runs/cbam-seed0/metrics.csv"):
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
-        )
+        process = server.start(command, tmp_path / "work")
         deadline = time.monotonic() + 120
         while not (out / sign_of_life).exists():
-            assert process.poll() is None, process.stderr and process.stderr.read()
+            assert process.poll() is None, process.read("err")
             assert time.monotonic() < deadline
             time.sleep(0.005)
         os.killpg(process.pid, signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL
-        if process.stderr:
-            process.stderr.close()
+        assert process.wait(60) == -signal.SIGKILL
         assert not (out / "results.json").exists()
     first = (out / "runs/none-seed0/result.json").stat().st_mtime_ns
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
+    done = server.run(command, tmp_path / "work", timeout=240)
+    assert done.code == 0, done.error
     assert (out / "runs/none-seed0/result.json").stat().st_mtime_ns == first
     ours, theirs = (json.loads((folder / "results.json").read_text()) for folder in (out, whole))
     assert lasting(ours) == lasting(theirs)
 
 
-def test_ctrl_c_is_one_sentence(tmp_path: Path) -> None:
+def test_ctrl_c_is_one_sentence(server: ForkServer, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "saccade", "compare", TASK, "-a", "none", "--epochs", "1000"]
-    command += ["--batch-size", "20", "--out", str(out)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    command = ("compare", TASK, "-a", "none", "--epochs", "1000", "--batch-size", "20", "--out", str(out))
+    process = server.start(command, tmp_path / "work")
     while not (out / "runs/none-seed0/metrics.csv").exists():
         assert process.poll() is None
         time.sleep(0.01)
@@ -176,12 +156,12 @@ def test_a_comparison_grows(whole: Path, tmp_path: Path) -> None:
         compare(Comparison.from_mapping(VALUES), out)
 
 
-def test_json_for_machines(whole: Path, tmp_path: Path) -> None:
+def test_json_for_machines(whole: Path, server: ForkServer, tmp_path: Path) -> None:
     recipe = tmp_path / "recipe.yaml"
     Comparison.from_mapping(VALUES).write(recipe)
-    done = saccade("compare", "--recipe", str(recipe), "--out", str(whole), "--json")
-    assert done.returncode == 0, done.stderr
-    assert lasting(json.loads(done.stdout)) == lasting(json.loads((whole / "results.json").read_text()))
+    done = server.run(("compare", "--recipe", str(recipe), "--out", str(whole), "--json"), tmp_path / "work")
+    assert done.code == 0, done.error
+    assert lasting(json.loads(done.output)) == lasting(json.loads((whole / "results.json").read_text()))
     assert (whole / "report.html").exists()
 
 
@@ -253,19 +233,15 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     assert not out.exists()
 
 
-def limit_file_size() -> None:
-    """Make the operating system refuse files over 100 kB, to simulate a full disk."""
-    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-
-
-def test_a_full_disk_is_one_sentence_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_one_sentence_and_loses_nothing(server: ForkServer, tmp_path: Path) -> None:
+    """The operating system refuses files over 100 kB."""
     recipe, out = tmp_path / "recipe.yaml", tmp_path / "out"
     Comparison.from_mapping({**VALUES, "attentions": ["none"], "seeds": 1}).write(recipe)
-    done = saccade("compare", "--recipe", str(recipe), "--out", str(out), preexec_fn=limit_file_size)
-    assert done.returncode == 2, done.stderr
-    assert "cannot be written: File too large" in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
+    command = ("compare", "--recipe", str(recipe), "--out", str(out))
+    done = server.run(command, tmp_path / "work", max_file=100_000)
+    assert done.code == 2, done.error
+    assert "cannot be written: File too large" in done.error
+    assert len(done.error.strip().splitlines()) == 1
     assert not list(out.rglob("result*.json"))
     assert not [path for path in out.rglob("*") if path.is_file() and path.name.startswith(".")]
     compare(Comparison.read(recipe), out)
@@ -279,7 +255,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None
     assert "cannot be written: Not a directory" in str(caught.value)
 
 
-def test_images_that_were_skipped_are_named(tmp_path: Path) -> None:
+def test_images_that_were_skipped_are_named(server: ForkServer, tmp_path: Path) -> None:
     from PIL import Image
 
     for label, level in (("cat", 0), ("dog", 255)):
@@ -288,13 +264,11 @@ def test_images_that_were_skipped_are_named(tmp_path: Path) -> None:
             Image.new("L", (24, 24), level).save(tmp_path / "images" / label / f"{index}.png")
     (tmp_path / "images" / "dog" / "8.png").write_text("no image")
     task = f"folder:{tmp_path / 'images'},size=24,on_bad_image=skip"
-    done = saccade(
-        "compare", task, "-a", "none", "--seeds", "1", "--epochs", "1", "--batch-size", "4",
-        "--out", str(tmp_path / "out"),
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    assert "\nOnly `none` was run: its test error is " in done.stdout
-    assert "saccade: skipped: " in done.stderr
-    assert "dog/8.png' cannot be read" in done.stderr
+    command = ("compare", task, "-a", "none", "--seeds", "1", "--epochs", "1", "--batch-size", "4")
+    done = server.run((*command, "--out", str(tmp_path / "out")), tmp_path / "work")
+    assert done.code == 0, done.error
+    assert "\nOnly `none` was run: its test error is " in done.output
+    assert "saccade: skipped: " in done.error
+    assert "dog/8.png' cannot be read" in done.error
     (skipped,) = json.loads((tmp_path / "out" / "results.json").read_text())["task"]["skipped"]
     assert "dog/8.png" in skipped

@@ -7,8 +7,6 @@ import json
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -27,6 +25,7 @@ from saccade.results import LOCK
 from saccade.training import load_checkpoint
 from support.cluster import command
 from support.errors import raises
+from support.forked import Child, ForkServer
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 COMPARISON = Comparison(("none", "se"), 2, Recipe(task=TASK, epochs=2, batch_size=20))
@@ -115,29 +114,26 @@ LONG = Comparison(
 )
 
 
-def start(out: Path, workers: int) -> subprocess.Popen[str]:
+def start(server: ForkServer, out: Path, workers: int) -> Child:
     """Start the command in its own process group, as a terminal does."""
     LONG.write(out.with_suffix(".yaml"))
-    words = [sys.executable, "-m", "saccade", "compare", "--recipe", str(out.with_suffix(".yaml"))]
-    words += ["--out", str(out), "--executor", "processes", "--jobs", str(workers)]
-    return subprocess.Popen(
-        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    words = ("compare", "--recipe", str(out.with_suffix(".yaml")), "--out", str(out))
+    return server.start((*words, "--executor", "processes", "--jobs", str(workers)), out.with_name("work"))
 
 
-def wait_for(process: subprocess.Popen[str], event: Callable[[], bool]) -> None:
+def wait_for(process: Child, event: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 100
     while not event():
-        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert process.poll() is None, process.read("err")
         assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
-def workers(process: subprocess.Popen[str]) -> list[int]:
+def workers(process: Child) -> list[int]:
     return of_group(process.pid, "spawn_main")
 
 
-def learned(out: Path, process: subprocess.Popen[str]) -> list[Path]:
+def learned(out: Path, process: Child) -> list[Path]:
     """Return the current runs that have completed an epoch."""
     found = [path.parent for path in out.glob("runs/*/metrics.csv") if (path.parent / LOCK).exists()]
     return [run for run in found if int((run / LOCK).read_text().split()[0]) in workers(process)]
@@ -183,10 +179,12 @@ def test_no_signal_comes_between_while_a_process_is_begun() -> None:
         done.set()
 
 
-def test_a_comparison_that_is_stopped_ends_its_processes_and_goes_on(tmp_path: Path) -> None:
+def test_a_comparison_that_is_stopped_ends_its_processes_and_goes_on(
+    server: ForkServer, tmp_path: Path
+) -> None:
     """Ctrl-C reaches all processes of the group, SIGTERM only the first one."""
     out = tmp_path / "out"
-    process = start(out, 2)
+    process = start(server, out, 2)
     wait_for(process, lambda: len(learned(out, process)) == 2)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
@@ -197,7 +195,7 @@ def test_a_comparison_that_is_stopped_ends_its_processes_and_goes_on(tmp_path: P
     assert all(0 < done < 400 for done in steps(out))
     assert any(done % 100 for done in steps(out))  # inside an epoch
 
-    process = start(out, 1)
+    process = start(server, out, 1)
     wait_for(process, lambda: bool(workers(process)))  # just after its start
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=60)
@@ -209,9 +207,11 @@ def test_a_comparison_that_is_stopped_ends_its_processes_and_goes_on(tmp_path: P
 
 
 @pytest.mark.slow
-def test_the_processes_of_a_comparison_that_is_killed_stop_as_well(tmp_path: Path) -> None:
+def test_the_processes_of_a_comparison_that_is_killed_stop_as_well(
+    server: ForkServer, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
-    process = start(out, 1)
+    process = start(server, out, 1)
     wait_for(process, lambda: len(learned(out, process)) == 1)
     process.kill()
     process.communicate(timeout=60)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +23,7 @@ from saccade.metrics import evaluate_faithfulness, localize
 from saccade.results import compute_leaderboard, main_map, read_run_result
 from saccade.training import record_attention, restore, train
 from support.errors import raises
+from support.forked import ForkServer
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 VALUES: dict[str, Any] = {
@@ -138,22 +137,17 @@ def test_comparing_again_keeps_the_scores_and_scoring_again_replaces_them(
     assert read(out / "runs/cbam-seed0/result.json") == read(scored / "runs/cbam-seed0/result.json")
 
 
-def test_killed_in_the_middle_it_loses_nothing(trained: Path, tmp_path: Path) -> None:
+def test_killed_in_the_middle_it_loses_nothing(trained: Path, server: ForkServer, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(trained, out)
     first = out / "runs/none-seed0/result.json"
     started = first.stat().st_mtime_ns
-    process = subprocess.Popen(
-        [sys.executable, "-m", "saccade", "score", str(out), "--images", "10"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
+    process = server.start(("score", str(out), "--images", "10"), tmp_path / "work")
     limit = time.monotonic() + 120
     while first.stat().st_mtime_ns == started and process.poll() is None and time.monotonic() < limit:
         time.sleep(0.005)
     process.kill()
-    _, said = process.communicate()
-    assert process.returncode == -9, said.decode()
+    assert process.wait(60) == -9, process.read("err")
     assert read(first)["scores"]["images"] == 10
     for untouched in ("results.json", "leaderboard.csv", "runs/cbam-seed0/result.json"):
         assert (out / untouched).read_bytes() == (trained / untouched).read_bytes()

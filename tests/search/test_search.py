@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -25,6 +24,7 @@ from saccade.search import FINALISTS, Budget, Limit, open_study, search
 from saccade.search.candidate import train_candidate, validation_errors
 from saccade.training import prepare
 from support.errors import raises
+from support.forked import Child, ForkServer
 
 TASK = "white-patch:size=32,train=300,validation=60,test=60"
 RECIPE = Recipe(task=TASK, epochs=3)
@@ -45,10 +45,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def start(out: Path, *more: str) -> subprocess.Popen[str]:
+def start(server: ForkServer, out: Path, number: int = 0) -> Child:
     """The command in a process of its own."""
-    command = [sys.executable, "-m", "saccade", *ARGUMENTS, "--out", str(out), *more]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    arguments = (*ARGUMENTS, "--out", str(out), "--json")
+    return server.start(arguments, out.with_name(f"work{number}"))
 
 
 def keep_in(errors: list[float]) -> Any:
@@ -227,29 +227,31 @@ def test_a_pruned_candidate_stops_after_its_epoch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_killed_at_any_moment_it_goes_on(number: signal.Signals, finished: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment_it_goes_on(
+    number: signal.Signals, finished: Path, server: ForkServer, tmp_path: Path
+) -> None:
     """Killed when it chooses, trains candidates and trains finalists: the answer is that of one process."""
     moments = ["candidates/*/metrics.csv", "candidates/*/metrics.csv", f"{FINALISTS}/runs/*/metrics.csv"]
     out = tmp_path / "search"
     for moment in moments:
         before = {*out.glob(moment)}
-        process = start(out)
+        process = start(server, out)
         deadline = time.monotonic() + 120
         while {*out.glob(moment)} == before and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.02)
         process.send_signal(number)
         assert process.wait(60) == (-number if number == signal.SIGKILL else 143)
         assert not (out / "search.json").exists()
-    process = start(out, "--json")
+    process = start(server, out)
     output, errors = process.communicate(timeout=240)
     assert process.returncode == 0, errors
     assert json.loads(output) == read_search(out)
     check_same_training(read_search(out), read_search(finished))
 
 
-def test_two_processes_work_on_one_study(tmp_path: Path) -> None:
+def test_two_processes_work_on_one_study(server: ForkServer, tmp_path: Path) -> None:
     out = tmp_path / "search"
-    processes = [start(out, "--json") for _ in range(2)]
+    processes = [start(server, out, number) for number in range(2)]
     outputs = [process.communicate(timeout=300) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     first, second = (json.loads(output) for output, _ in outputs)

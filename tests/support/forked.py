@@ -1,6 +1,8 @@
-"""Run the command line in forked children of a server that has imported everything, with limits.
+"""Run the command line in forked children of a server that has imported everything.
 
-The server is this file, run as a program: it reads a request per line, forks, waits, and answers.
+A child starts in milliseconds, because it has nothing to import. Otherwise it is a process of its own, with a
+session, a folder and standard streams: it can be interrupted and killed. The server is this file, run as a
+program: it reads a request per line, starts a child or looks after one, and answers.
 """
 
 from __future__ import annotations
@@ -18,10 +20,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-_PRELOAD = ("saccade.cli.commands", "saccade.experiments", "saccade.viz", "lightning.pytorch", "timm.optim")
+import torch
+
+_PRELOAD = (
+    "saccade.cli.commands",
+    "saccade.experiments",
+    "saccade.search",
+    "saccade.viz",
+    "lightning.pytorch",
+    "timm.optim",
+)
 _MAX_MEMORY = 16 << 30
 _MAX_FILE = 512 << 20
 _MAX_CAPTURED = 200_000
+_PAUSE = 0.005  # seconds between two looks at a child
+
+#: What a child does unless a test says otherwise: the command line.
+COMMAND = "from saccade.cli import main; main()"
 
 
 @dataclass(frozen=True)
@@ -41,40 +56,120 @@ class Outcome:
     seconds: float
 
 
-class ForkServer:
-    """Runs `saccade` in forked children, one at a time."""
+class Child:
+    """A running child, with the methods of `subprocess.Popen`."""
 
-    def __init__(self) -> None:
+    def __init__(self, server: ForkServer, pid: int, folder: Path) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+        self._server = server
+        self._folder = folder
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while the child runs."""
+        if self.returncode is None:
+            self.returncode = self._server.ask(poll=self.pid)
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        """Return the exit code.
+
+        Raises:
+            subprocess.TimeoutExpired: The child still runs after `timeout` seconds.
+        """
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("saccade", timeout)
+            time.sleep(_PAUSE)
+        return code
+
+    def communicate(self, timeout: float) -> tuple[str, str]:
+        """Wait for the child; return its standard output and error."""
+        self.wait(timeout)
+        return self.read("out"), self.read("err")
+
+    def read(self, stream: str) -> str:
+        """Return what the child has written to "out" or "err" so far."""
+        return Path(f"{self._folder}.{stream}").read_bytes()[:_MAX_CAPTURED].decode(errors="backslashreplace")
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the child, if it still runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill the child."""
+        self.send_signal(signal.SIGKILL)
+
+
+class ForkServer:
+    """Starts `saccade` in forked children."""
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
         command = [sys.executable, __file__]
-        environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "COLUMNS": "80"}
+        threads = str(torch.get_num_threads())  # results are bit-identical with as many threads as here
+        defaults = {"OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1", "COLUMNS": "80"}
+        environment = {**os.environ, **defaults, **(environment or {})}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
         )
 
-    def run(
-        self, arguments: tuple[str, ...], folder: Path, *, environment: Mapping[str, str], timeout: float = 60
-    ) -> Outcome:
-        """Run `saccade ARGUMENTS` in a folder, with additional environment variables."""
-        request = {
-            "arguments": arguments,
-            "folder": str(folder),
-            "timeout": timeout,
-            "environment": dict(environment),
-        }
+    def ask(self, **request: Any) -> Any:
+        """Send a request to the server and return the answer."""
         stdin, stdout = self.process.stdin, self.process.stdout
         if stdin is None or stdout is None:
             raise RuntimeError("the server has no pipes")
         stdin.write(json.dumps(request) + "\n")
         stdin.flush()
-        answer = json.loads(stdout.readline())
-        output, error = (
-            Path(f"{folder}.{name}").read_bytes()[:_MAX_CAPTURED].decode(errors="backslashreplace")
-            for name in ("out", "err")
+        return json.loads(stdout.readline())
+
+    def start(
+        self,
+        arguments: tuple[str, ...],
+        folder: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        code: str = COMMAND,
+        max_file: int = _MAX_FILE,
+    ) -> Child:
+        """Start `saccade ARGUMENTS`, or other code, in a folder, in a process group of its own.
+
+        `FOLDER.out` and `FOLDER.err` hold what the child prints. `max_file` is the limit of files in bytes.
+        """
+        pid = self.ask(
+            arguments=arguments,
+            folder=str(folder),
+            environment=dict(environment or {}),
+            code=code,
+            max_file=max_file,
         )
-        return Outcome(answer["code"], output, error, answer["seconds"])
+        return Child(self, pid, folder)
+
+    def run(
+        self,
+        arguments: tuple[str, ...],
+        folder: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        code: str = COMMAND,
+        max_file: int = _MAX_FILE,
+        timeout: float = 60,
+    ) -> Outcome:
+        """Run `saccade ARGUMENTS`, or other code, to its end; kill what remains of its process group."""
+        begun = time.monotonic()
+        child = self.start(arguments, folder, environment=environment, code=code, max_file=max_file)
+        with suppress(subprocess.TimeoutExpired):
+            child.wait(timeout)
+        seconds, code_or_none = time.monotonic() - begun, child.returncode
+        with suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)  # the child, or what it left behind
+        if code_or_none is None:
+            child.wait(timeout)
+        return Outcome(code_or_none, child.read("out"), child.read("err"), seconds)
 
     def close(self) -> None:
-        """End the server."""
+        """End the server and the children that still run."""
         self.process.communicate()
 
 
@@ -88,42 +183,34 @@ def _child(request: dict[str, Any]) -> None:
     os.environ.update(request["environment"])
     os.chdir(folder)
     resource.setrlimit(resource.RLIMIT_AS, (_MAX_MEMORY, _MAX_MEMORY))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (_MAX_FILE, _MAX_FILE))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (request["max_file"], request["max_file"]))
     encoding = os.environ.get("PYTHONIOENCODING", "utf-8")
     sys.stdout = open(1, "w", encoding=encoding, closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.argv = ["saccade", *request["arguments"]]
-    from saccade.cli import main
-
-    main()
+    exec(request["code"], {"__name__": "__child__"})
 
 
 def _serve() -> None:
     for name in _PRELOAD:
         __import__(name)
+    running: set[int] = set()
     for line in sys.stdin:
         request = json.loads(line)
-        start = time.monotonic()
-        pid = os.fork()
-        if not pid:
+        if "poll" in request:
+            pid, status = os.waitpid(request["poll"], os.WNOHANG)
+            answer = os.waitstatus_to_exitcode(status) if pid else None
+            running.discard(pid)
+        elif answer := os.fork():
+            running.add(answer)
+        else:
             os.setsid()  # no terminal, and a group to end
             _child(request)
             return
-        code: int | None = None
-        while True:
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                code = os.waitstatus_to_exitcode(status)
-                break
-            if time.monotonic() - start > request["timeout"]:
-                break
-            time.sleep(0.01)
-        with suppress(ProcessLookupError):
-            os.killpg(pid, signal.SIGKILL)  # the child, or what it left behind
-        if code is None:
-            os.waitpid(pid, 0)
-        sys.stdout.write(json.dumps({"code": code, "seconds": time.monotonic() - start}) + "\n")
+        sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()
+    for pid in running:
+        os.killpg(pid, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -30,11 +30,11 @@ from saccade.experiments import Comparison, compare, score
 from saccade.results import LOCK, lock_folder
 from saccade.training import Batches, Classifier, Hardware, Progress, load_checkpoint, train
 from support.errors import raises
+from support.forked import Child, ForkServer
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 SHORT = Recipe(task=TASK, attention="se", epochs=2, batch_size=10)
 LONG = Recipe(task="white-patch:size=32,patch=[6,12],train=400,validation=20,test=20", epochs=3, batch_size=4)
-COMMAND = [sys.executable, "-m", "saccade", "train"]
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -140,13 +140,12 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def begun(folder: Path, *options: str, recipe: Recipe = LONG) -> subprocess.Popen[str]:
+def begun(server: ForkServer, folder: Path) -> Child:
     """Start a real process and wait until its second epoch has started."""
-    recipe.write(folder.with_suffix(".yaml"))
-    words = [*COMMAND, "--recipe", str(folder.with_suffix(".yaml")), "--out", str(folder), *options]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    wait_for(lambda: epochs_done(folder) > 0, process)
-    time.sleep(0.1)
+    LONG.write(folder.with_suffix(".yaml"))
+    words = ("train", "--recipe", str(folder.with_suffix(".yaml")), "--out", str(folder))
+    process = server.start(words, folder.with_name("work"))
+    wait_until_learned(folder, process)
     return process
 
 
@@ -159,19 +158,21 @@ def resume(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     assert stop.value.code == 0
 
 
-def wait_for(event: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+def wait_until_learned(folder: Path, process: Child | subprocess.Popen[str]) -> None:
+    """Wait until the second epoch has started."""
     deadline = time.monotonic() + 100
-    while not event():
-        assert process.poll() is None, process.stderr and process.stderr.read()
+    while not epochs_done(folder):
+        assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.002)
+    time.sleep(0.1)
 
 
 def test_a_process_that_is_asked_to_stop_says_so_and_can_go_on(
-    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uninterrupted: Path, server: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
-    process = begun(folder)
+    process = begun(server, folder)
     with pytest.raises(BadRun, match=f"'.*run' is in use by process {process.pid} on {socket.gethostname()}"):
         train(LONG, folder, resume=True)
     process.send_signal(signal.SIGTERM)
@@ -186,10 +187,10 @@ def test_a_process_that_is_asked_to_stop_says_so_and_can_go_on(
 
 
 def test_a_process_that_is_killed_goes_on_after_its_last_whole_epoch(
-    uninterrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    uninterrupted: Path, server: ForkServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
-    process = begun(folder)
+    process = begun(server, folder)
     process.kill()
     process.communicate(timeout=60)
     assert process.returncode == -signal.SIGKILL
@@ -204,7 +205,11 @@ def test_a_process_that_is_killed_goes_on_after_its_last_whole_epoch(
 def test_two_processes_stop_at_the_same_step(tmp_path: Path) -> None:
     """The signal reaches only the first process."""
     folder = tmp_path / "run"
-    process = begun(folder, "--devices", "2", recipe=replace(LONG, batch_size=8, epochs=50))
+    replace(LONG, batch_size=8, epochs=50).write(tmp_path / "recipe.yaml")
+    words = [sys.executable, "-m", "saccade", "train", "--recipe", str(tmp_path / "recipe.yaml")]
+    words += ["--out", str(folder), "--devices", "2"]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    wait_until_learned(folder, process)
     process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=100)
     assert process.returncode == 143, said
