@@ -1,6 +1,6 @@
-"""Notebooks of the site: the scripts of examples/ that begin with a text cell, executed when the site is built.
+"""Notebooks of the site: the scripts of examples/ that begin with a text cell.
 
-The scripts are in the percent format of jupytext. No notebook is committed: each page is made from its script.
+They are in the percent format of jupytext, and are executed when the site is built. No notebook is committed.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from pathlib import Path
 import jupytext
 import nbclient
 import nbconvert
+from traitlets.config import Config
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 _TEXT_CELL = "# %% [markdown]"  # the first line of a notebook
+_CONFIG = Config({"KernelManager": {"transport": "ipc"}})  # the kernel opens no port
 _ABOUT = "*Made from `examples/{0}.py`, which runs as a script, too. [Download the notebook]({0}.ipynb).*\n\n"
 
 
@@ -44,7 +46,7 @@ def page(name: str, script: str, execute: bool) -> dict[str, str | bytes]:
     files: dict[str, str | bytes] = {f"notebooks/{name}.ipynb": jupytext.writes(notebook, fmt="ipynb")}
     if execute:
         with tempfile.TemporaryDirectory() as folder:
-            client = nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3")
+            client = nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", config=_CONFIG)
             client.execute(cwd=folder)
     text, resources = nbconvert.MarkdownExporter().from_notebook_node(notebook, {"unique_key": name})
     text = text.replace("![png](", "![Picture that the cell above draws](")

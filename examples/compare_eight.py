@@ -1,10 +1,11 @@
 # %% [markdown]
 # # Compare eight mechanisms
 #
-# Which attention finds a small target? Half of the images of this task contain a white square, and the label says
-# only whether there is one. This notebook trains the same small network without attention and with eight
-# mechanisms, in less than a minute. A network this small, trained this briefly, shows how to compare, and
-# not which mechanism is best; [Results](../results.md) holds measurements with more images, epochs and seeds.
+# Which attention finds a small target? Half of the images of this task contain a white square, and the
+# label says only whether there is one. This notebook trains the same small network without attention and
+# with eight mechanisms, in less than a minute. A network this small, trained this briefly, shows how to
+# compare, and not which mechanism is best; [Results](../results.md) holds measurements with more images,
+# epochs and seeds.
 
 # %%
 from pathlib import Path
@@ -24,7 +25,8 @@ MECHANISMS = ("se", "eca", "spatial_gate", "cbam", "coordinate", "simam", "multi
 # ## Train
 #
 # A comparison is a grid of attentions and seeds; everything else is the same in each run. Run the cell
-# again to continue after an interruption: completed runs are kept. With more seeds, only the new runs are trained.
+# again to continue after an interruption: completed runs are kept. With more seeds, only the new runs are
+# trained.
 
 # %%
 recipe = Recipe(task="white-patch:size=48,train=400,validation=50,test=200", epochs=EPOCHS)
@@ -55,8 +57,8 @@ plt.show()
 # %% [markdown]
 # ## Where they look
 #
-# Every run stores test images with its maps. A spatial map that marks the square may be bright there, or dark: a gate
-# can mark a target by suppressing it. Mechanisms of channels alone have no map of positions.
+# Every run stores test images with its maps. A spatial map that marks the square may be bright there, or
+# dark: a gate can mark a target by suppressing it. Mechanisms of channels alone have no map of positions.
 
 # %%
 galleries = {run["attention"]: read_gallery(OUT / run["folder"]) for run in results["runs"]}
@@ -66,7 +68,7 @@ shown = {"image": first.images[:, 0]}
 for name in ("spatial_gate", "cbam", "multi_head:heads=1", "non_local"):
     attention = galleries[name].map
     assert attention is not None
-    shown[name] = attention.heatmap(first.images.shape[2:]).numpy()
+    shown[name] = attention.heatmap(first.images.shape[2:])
 figure, axes = plt.subplots(len(chosen), len(shown), figsize=(9, 5.4), layout="constrained")
 for row, index in zip(axes, chosen, strict=True):
     for axis, (title, pictures) in zip(row, shown.items(), strict=True):

@@ -1,12 +1,14 @@
 # %% [markdown]
 # # Export a model and run it in onnxruntime
 #
-# A deployed model can still show where it looks. This notebook trains a small network with attention, exports it
-# as an ONNX file together with its attention map, and runs the file without PyTorch.
+# A deployed model can still show where it looks. This notebook trains a small network with attention,
+# exports it as an ONNX file together with its attention map, and runs the file without PyTorch.
 #
 #     pip install 'saccade[report,export]'
 
 # %%
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import onnxruntime
 
@@ -21,19 +23,20 @@ TASK = "white-patch:size=48,train=600,validation=50,test=200"
 # %% [markdown]
 # ## Train
 #
-# Half of the images contain a white square; the label says only whether there is one. `sc.load` reads the model of
-# the run. Its inputs are pixels from 0 to 255.
+# Half of the images contain a white square; the label says only whether there is one. `sc.load` reads the
+# model of the run. Its inputs are pixels from 0 to 255.
 
 # %%
-result = train(Recipe(task=TASK, attention="multi_head:heads=1", epochs=EPOCHS), "runs/deploy")
+result = train(Recipe(task=TASK, attention="multi_head:heads=1", epochs=EPOCHS), Path("runs/deploy"))
 print(f"test error: {result['error']:.1%}")
 model = sc.load("runs/deploy").eval()
 
 # %% [markdown]
 # ## Export
 #
-# The file is compared with the model before it is written: at the size of the example, at two sizes that the export has
-# not seen, and with other batch sizes. `errors` holds the largest difference of each size, relative to the largest output.
+# The file is compared with the model before it is written: at the size of the example, at two sizes that
+# the export has not seen, and with other batch sizes. `errors` holds the largest difference of each size,
+# relative to the largest output.
 
 # %%
 test = load_task(TASK).test
@@ -46,7 +49,8 @@ for shape, error in exported.errors.items():
 # %% [markdown]
 # ## Run
 #
-# onnxruntime needs NumPy arrays and no model code. The first output holds the scores of the classes, the second the map.
+# onnxruntime needs NumPy arrays and no model code. The first output holds the scores of the classes, the
+# second the map.
 
 # %%
 session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
@@ -66,5 +70,5 @@ axes[1, 0].set_title("map from onnxruntime", fontsize=9, loc="left")
 plt.show()
 
 # %% [markdown]
-# The command line does the same for the run: `saccade export runs/deploy --to onnx --maps`. [Save, load and
-# deploy](../deploy.md) describes programs of `torch.export`, fixed axes and what cannot be exported.
+# The command line does the same for the run: `saccade export runs/deploy --to onnx --maps`. [Save, load
+# and deploy](../deploy.md) describes programs of `torch.export`, fixed axes and what cannot be exported.

@@ -1,11 +1,14 @@
 # %% [markdown]
 # # Look at a vision transformer
 #
-# A vision transformer (ViT) cuts an image into patches, and each patch attends to all others. This notebook trains
-# a small ViT to read digits, and shows where it looks: from the class token, from a single patch, in each layer
-# and over all layers. The same lines work with the ViTs of timm, torchvision and transformers.
+# A vision transformer (ViT) cuts an image into patches, and each patch attends to all others. This
+# notebook trains a small ViT to read digits, and shows where it looks: from the class token, from a single
+# patch, in each layer and over all layers. The same lines work with the ViTs of timm, torchvision and
+# transformers.
 
 # %%
+from pathlib import Path
+
 import matplotlib.pyplot as plt
 import torch
 
@@ -20,8 +23,9 @@ TASK = "digits:variant=translated,size=40"
 # %% [markdown]
 # ## Train
 #
-# Each image shows a digit of scikit-learn at a random position on a black canvas of 40 x 40 pixels. The ViT has 100
-# patches of 4 x 4 pixels, four layers and four heads. `train` writes the run as a folder, and `sc.load` reads it.
+# Each image shows a digit of scikit-learn at a random position on a black canvas of 40 x 40 pixels. The
+# ViT has 100 patches of 4 x 4 pixels, four layers and four heads. `train` writes the run as a folder, and
+# `sc.load` reads it.
 
 # %%
 recipe = Recipe(
@@ -30,15 +34,15 @@ recipe = Recipe(
     epochs=EPOCHS,
     learning_rate=2e-3,
 )
-result = train(recipe, "runs/vit")
+result = train(recipe, Path("runs/vit"))
 print(f"test error: {result['error']:.1%}")
 model = sc.load("runs/vit").eval()
 
 # %% [markdown]
 # ## Record
 #
-# `sc.record` keeps the attention of every layer while the model runs. Its results do not change by a bit. The maps
-# hold queries and keys instead of all weights, so that recording takes little memory.
+# `sc.record` keeps the attention of every layer while the model runs. Its results do not change by a bit.
+# The maps hold queries and keys instead of all weights, so that recording takes little memory.
 
 # %%
 images = load_task(TASK).test.images[:6].float()
@@ -49,8 +53,9 @@ print(maps)
 # %% [markdown]
 # ## From the class token
 #
-# The model decides by its class token. The heat map of a layer is what this token attends to, averaged over the
-# heads. *Rollout* multiplies the attention of all layers, so that it reaches from the output to the pixels.
+# The model decides by its class token. The heat map of a layer is what this token attends to, averaged
+# over the heads. *Rollout* multiplies the attention of all layers, so that it reaches from the output to
+# the pixels.
 
 # %%
 paths = list(maps)
@@ -68,8 +73,9 @@ plt.show()
 # %% [markdown]
 # ## From one patch
 #
-# `attention_from` returns the row of a patch. The picture shows what four patches of the first image attend to in the
-# last layer; a cross marks the patch. `sc.look` writes a page on which a click on a patch does the same.
+# `attention_from` returns the row of a patch. The picture shows what four patches of the first image
+# attend to in the last layer; a cross marks the patch. `sc.look` writes a page on which a click on a patch
+# does the same.
 
 # %%
 last = maps[paths[-1]]

@@ -1,9 +1,10 @@
 # %% [markdown]
 # # Add a mechanism of your own
 #
-# A mechanism of another package works like those of saccade: it is created by name, inserted into models, recorded,
-# checked, compared and exported. It is a function for the equation, a module for the parameters, and a `Spec` for
-# the facts. This notebook writes one, which weights each position by the norm of its features.
+# A mechanism of another package works like those of saccade: it is created by name, inserted into models,
+# recorded, checked, compared and exported. It is a function for the equation, a module for the parameters,
+# and a `Spec` for the facts. This notebook writes one, which weights each position by the norm of its
+# features.
 
 # %%
 import matplotlib.pyplot as plt
@@ -20,13 +21,13 @@ from saccade.testing import check_mechanism
 # %% [markdown]
 # ## The mechanism
 #
-# The module checks the shape of its input, and publishes its map on a `Tap` while the model is recorded. `examples` lists the
-# shapes that it accepts; everything that is checked is derived from them.
+# The module checks the shape of its input, and publishes its map on a `Tap` while the model is recorded.
+# `examples` lists the shapes that it accepts; everything that is checked is derived from them.
 
 
 # %%
 def norm_gate(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return sigma(w n + b), where n is the norm of the features of a position divided by its mean: (B, 1, H, W)."""
+    """Return sigma(w n + b), n the norm of the features of each position divided by its mean."""
     norm = x.square().mean(1, keepdim=True).add(1e-6).sqrt()
     return torch.sigmoid(weight * norm / norm.mean((2, 3), keepdim=True) + bias)
 
@@ -63,7 +64,8 @@ SPEC = sc.Spec(
 # %% [markdown]
 # ## Check it
 #
-# The contract covers shapes, gradients, dtypes, saving, recording, compilation and export. A failure says what to mend.
+# The contract covers shapes, gradients, dtypes, saving, recording, compilation and export. A failure says
+# what to mend.
 
 # %%
 check_mechanism(SPEC)
@@ -72,8 +74,8 @@ print("norm_gate keeps the contract")
 # %% [markdown]
 # ## Use it
 #
-# `sc.register` adds the name to this process. A package adds it to every process, and so to the command line, with an entry point in its
-# `pyproject.toml`:
+# `sc.register` adds the name to this process. A package adds it to every process, and so to the command
+# line, with an entry point in its `pyproject.toml`:
 #
 # ```toml
 # [project.entry-points."saccade.mechanisms"]
@@ -90,7 +92,8 @@ print(sc.attach(model, "norm_gate", where="stage", example_inputs=pixels))
 # %% [markdown]
 # ## See its map
 #
-# The network is not trained, so the map shows no more than where the features of random filters are strong.
+# The network is not trained, so the map shows no more than where the features of random filters are
+# strong.
 
 # %%
 look = sc.look(model, pixels)

@@ -1,4 +1,4 @@
-"""The types of the installed package, as mypy and pyright show them to a user: of the wheel, not of this source tree."""
+"""The types of the installed package, as mypy and pyright show them to a user: those of the wheel."""
 
 from __future__ import annotations
 

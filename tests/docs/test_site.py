@@ -67,7 +67,9 @@ def test_every_public_name_is_described(site: Path) -> None:
 
 
 def test_every_notebook_has_a_page(site: Path) -> None:
-    scripts = [path for path in (ROOT / "examples").glob("*.py") if path.read_text().startswith("# %% [markdown]")]
+    scripts = [
+        path for path in (ROOT / "examples").glob("*.py") if path.read_text().startswith("# %% [markdown]")
+    ]
     assert len(scripts) == 6
     for script in scripts:
         page = (site / f"notebooks/{script.stem}.html").read_text()

@@ -2,8 +2,8 @@
 
     python3.12 tests/packaging/clean_install.py [--versions lowest] [--folder FOLDER]
 
-The environment has the Python that runs this script, and is removed at the end. The wheel is installed twice: alone,
-with the dependencies of the core, and then with the extra `report`.
+The environment has the Python that runs this script, and is removed at the end. The wheel is installed
+twice: alone, with the dependencies of the core, and then with the extra `report`.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def lowest_versions(extras: list[str]) -> list[str]:
 
 def main() -> None:
     """Install and test."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--versions", choices=["newest", "lowest"], default="newest", help="of dependencies")
     parser.add_argument("--folder", type=Path, help="where the environment is created, for a while")
     options = parser.parse_args()

@@ -32,4 +32,4 @@ def test_a_folder_of_an_earlier_version_loads(folder: Path) -> None:
 
 
 def test_the_first_formats_are_kept() -> None:
-    assert {"saved-0.2", "run-0.2"} <= {folder.name for folder in FOLDERS}
+    assert {"saved-schema1", "run-schema2"} <= {folder.name for folder in FOLDERS}

