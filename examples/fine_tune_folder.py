@@ -37,7 +37,7 @@ rng = np.random.default_rng(0)
 folder = Path("photographs")
 for name, photograph in {"cat": skimage.data.cat(), "coffee": skimage.data.coffee()}.items():
     (folder / name).mkdir(parents=True, exist_ok=True)
-    for number in range(20):
+    for number in range(12):
         side = int(rng.integers(200, min(photograph.shape[:2])))
         y, x = (int(rng.integers(0, extent - side)) for extent in photograph.shape[:2])
         crop = Image.fromarray(photograph[y : y + side, x : x + side])
@@ -58,8 +58,9 @@ size, mean, std = input_of(model)
 task = load_folder(str(folder), size=size)
 images, labels = (task.train.images / 255 - mean) / std, task.train.labels
 with torch.no_grad():
-    before = model(images[:8])
-print({ImageNetInfo().index_to_description(index).split(",")[0] for index in before.argmax(1).tolist()})
+    before = model(images[[0, -1]])
+for name, index in zip(task.classes, before.argmax(1).tolist(), strict=True):
+    print(f"{name}: {ImageNetInfo().index_to_description(index).partition(',')[0]}")
 
 # %% [markdown]
 # ## Attach attention
@@ -70,7 +71,7 @@ print({ImageNetInfo().index_to_description(index).split(",")[0] for index in bef
 # %%
 plan = sc.attach(model, "cbam", example_inputs=images[:2])
 with torch.no_grad():
-    assert torch.equal(model(images[:8]), before)
+    assert torch.equal(model(images[[0, -1]]), before)
 print(f"{len(plan)} x CBAM, the output is unchanged")
 
 # %% [markdown]
