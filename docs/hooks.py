@@ -30,6 +30,7 @@ ROOT = DOCS.parent
 sys.path.insert(0, str(DOCS))
 
 import catalog  # noqa: E402  (a script beside this one)
+import notebooks  # noqa: E402
 import results  # noqa: E402
 
 #: File of the repository -> page of the site.
@@ -74,11 +75,12 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the generated pages."""
-    for name, text in generated().items():
+    """Add the generated pages, and the notebooks with what their cells print and draw."""
+    notebook_files = notebooks.pages(execute=config.extra["execute_notebooks"])
+    for name, content in {**generated(), **notebook_files}.items():
         if present := files.get_file_from_path(name):
             files.remove(present)
-        files.append(File.generated(config, name, content=text))
+        files.append(File.generated(config, name, content=content))
     return files
 
 
@@ -105,7 +107,9 @@ def relink(text: str, folder: str, page: str) -> str:
         if path == "docs/mechanisms.md" and anchor:
             path, anchor = f"mechanisms/{anchor[1:]}.md", ""
         elif path.startswith("examples/"):
-            path, anchor = "examples.md", "#" + Path(path).stem
+            is_notebook = ROOT / path in notebooks.scripts()
+            stem = Path(path).stem
+            path, anchor = (f"notebooks/{stem}.md", "") if is_notebook else ("examples.md", f"#{stem}")
         else:
             path = PAGES.get(path, path.removeprefix("docs/"))
         return posixpath.relpath(path, posixpath.dirname(page) or ".") + anchor
@@ -177,8 +181,8 @@ def _cell(text: str) -> str:
 
 
 def examples() -> str:
-    """Return the scripts of examples/, each with its docstring."""
+    """Return the scripts of examples/ that are not notebooks, each with its docstring."""
     lines = ["# Examples", "", "Complete scripts, which the tests run.", ""]
-    for path in sorted((ROOT / "examples").glob("*.py")):
+    for path in sorted({*(ROOT / "examples").glob("*.py")} - {*notebooks.scripts()}):
         lines += [f"## {path.stem} {{ #{path.stem} }}", "", f"```python\n{path.read_text()}```", ""]
     return "\n".join(lines)

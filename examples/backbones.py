@@ -1,10 +1,9 @@
-# %% [markdown]
 """Add attention to a ResNet-50, record it, evaluate its map and remove it; record the attention of a ViT.
 
     python examples/backbones.py [--pretrained] [--out backbones]
 
-The script is a notebook: editors run each `# %%` cell on its own. Without `--pretrained`, which downloads
-weights through timm, the models are random: everything runs, but the maps mean nothing.
+Without `--pretrained`, which downloads weights through timm, the models are random: everything runs, but the
+maps mean nothing.
 """
 
 from __future__ import annotations

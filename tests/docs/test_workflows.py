@@ -51,8 +51,9 @@ def test_every_make_target_exists() -> None:
 
 def test_the_tests_run_on_every_python_of_the_classifiers() -> None:
     classified = re.findall(r"Python :: (3\.\d+)", (ROOT / "pyproject.toml").read_text())
-    matrix = load(ROOT / ".github/workflows/tests.yml")["jobs"]["fast"]["strategy"]["matrix"]
-    assert matrix["python-version"] == classified
+    jobs = load(ROOT / ".github/workflows/tests.yml")["jobs"]
+    for name in ("fast", "install"):
+        assert jobs[name]["strategy"]["matrix"]["python-version"] == classified
 
 
 def test_the_release_uses_trusted_publishing() -> None:
@@ -76,3 +77,10 @@ def test_the_citation_names_the_package_and_its_license() -> None:
     citation = load(ROOT / "CITATION.cff")
     assert set(citation) >= {"cff-version", "message", "title", "authors"}
     assert citation["license"] == "Apache-2.0"
+
+
+def test_every_script_that_a_workflow_runs_exists() -> None:
+    commands = [step["run"] for path in WORKFLOWS for step in steps(load(path)) if "run" in step]
+    scripts = {script for command in commands for script in re.findall(r"python (\S+\.py)", command)}
+    assert scripts == {"tests/packaging/clean_install.py"}
+    assert all((ROOT / script).is_file() for script in scripts)
