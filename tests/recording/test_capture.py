@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 import saccade as sc
 from saccade.maps import ChannelMap, ClassTokenMap, PairwiseMap, TokenMap
+from support.errors import raises
 
 SIZE, WIDTH, HEADS = (4, 5), 16, 2
 X = torch.randn(2, 3, *(4 * side for side in SIZE), generator=torch.Generator().manual_seed(0))
@@ -154,6 +156,19 @@ def test_an_attention_that_cannot_be_captured_is_named(monkeypatch: pytest.Monke
     ):
         assert torch.equal(model(X), expected)
     assert maps.unseen == ("block.mixer",)
+
+
+@pytest.mark.parametrize("is_early", [True, False])
+def test_a_copy_that_ran_in_place_of_the_model_is_named(is_early: bool) -> None:
+    model = Network("fused")
+    early = copy.deepcopy(model)
+    with raises(sc.NothingRecorded, owner="record", value="Network") as caught, sc.record(model):
+        late = copy.deepcopy(model)
+        (early if is_early else late)(X)
+    assert "a copy of it" in str(caught.value)
+    with torch.no_grad(), sc.record(late) as maps:  # the hooks of the first recording have no effect
+        assert torch.equal(late(X), early(X))
+    assert len(maps) > 0
 
 
 def test_gradients_and_states_are_unchanged() -> None:
