@@ -15,7 +15,7 @@ import vit_pytorch
 from torch import Tensor, nn
 
 import saccade as sc
-from saccade.maps import ChannelMap, ClassTokenMap, PairwiseMap, TokenMap
+from saccade.maps import ChannelMap, ClassTokenMap, PairwiseMap, TokenMap, WindowMap
 from support.errors import raises
 
 SIZE, WIDTH, HEADS = (4, 5), 16, 2
@@ -292,11 +292,14 @@ def test_models_of_vit_pytorch() -> None:
         assert all(_pairs(attention).query_shape == (4, 4) for attention in maps.values())
 
 
-def test_windows_of_torchvision_are_shown_in_their_windows() -> None:
+def test_windows_of_torchvision_are_put_back_on_the_grid() -> None:
     model = torchvision.models.maxvit_t().eval()
     with torch.no_grad(), sc.record(model) as maps:
         model(torch.randn(1, 3, 224, 224))
     assert len(maps) == 33
+    pairs = [m for m in maps.values() if isinstance(m, PairwiseMap)]
+    assert sum(isinstance(m, WindowMap) for m in pairs) == 18  # the last stage has one window
+    assert {m.query_shape for m in pairs} == {(56, 56), (28, 28), (14, 14), (7, 7)}
 
 
 class HiddenAttention(nn.Module):

@@ -77,11 +77,11 @@ class Capture(RunningModules, TorchFunctionMode):
 
     def __enter__(self) -> Capture:
         self.handles = [*self.register_hooks()]
-        TorchFunctionMode.__enter__(self)  # type: ignore[no-untyped-call]
+        TorchFunctionMode.__enter__(self)
         return self
 
     def __exit__(self, *error: object) -> None:
-        TorchFunctionMode.__exit__(self, *error)  # type: ignore[no-untyped-call]
+        TorchFunctionMode.__exit__(self, *error)
         for handle in self.handles:
             handle.remove()
 
@@ -111,12 +111,11 @@ class Capture(RunningModules, TorchFunctionMode):
         These are modules that are named as attention, and modules whose attention could not be captured.
         """
         seen = [*recorded]
+        kinds = {kind for kind in {*map(type, self.paths)} if is_named_attention(kind)}
         named = [
             path
             for module, path in self.paths.items()
-            if path in self.calls
-            and is_named_attention(type(module))
-            and next(module.parameters(), None) is not None
+            if path in self.calls and type(module) in kinds and next(module.parameters(), None) is not None
         ]
         return [path for path in self.failed if path not in named and path not in seen] + [
             path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterator, Mapping
 from itertools import accumulate
@@ -25,13 +24,11 @@ def is_within(path: str, other: str) -> bool:
     return not other or path == other or path.startswith(f"{other}.")
 
 
-@functools.cache
 def is_named_attention(kind: type[nn.Module]) -> bool:
     """Return whether the name of a class says that it attends."""
     return _NAME.search(kind.__name__) is not None
 
 
-@functools.cache
 def _is_plain_layer(kind: type[nn.Module]) -> bool:
     """Return whether a class is a layer of torch, or derived from one, that neither attends nor convolves."""
     modules = (cls.__module__ for cls in kind.__mro__ if cls is not nn.Module)
@@ -79,8 +76,9 @@ class RunningModules:
             yield hooks.register_module_forward_pre_hook(self._enter_module)
             yield hooks.register_module_forward_hook(self._leave_module, always_call=True)
             return
+        plain = {kind for kind in {*map(type, self.paths)} if _is_plain_layer(kind)}
         for module in self.paths:
-            if module._modules or not _is_plain_layer(type(module)):
+            if module._modules or type(module) not in plain:
                 yield module.register_forward_pre_hook(self._enter_module)
                 yield module.register_forward_hook(self._leave_module, always_call=True)
 
