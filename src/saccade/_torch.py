@@ -65,7 +65,7 @@ def uncompiled(model: nn.Module) -> nn.Module:
 
 def is_compiled(module: nn.Module) -> bool:
     """Return whether `torch.compile(module)` or `module.compile()` made this module."""
-    return uncompiled(module) is not module or module._compiled_call_impl is not None  # seen in 2.10 to 2.15
+    return COMPILED in module._modules or module._compiled_call_impl is not None  # seen in torch 2.10 to 2.15
 
 
 def is_transformed() -> bool:

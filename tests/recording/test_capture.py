@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from typing import Any
 
@@ -14,7 +15,8 @@ import vit_pytorch
 from torch import Tensor, nn
 
 import saccade as sc
-from saccade.maps import ChannelMap, ClassTokenMap, PairwiseMap, TokenMap
+from saccade.maps import ChannelMap, ClassTokenMap, PairwiseMap, TokenMap, WindowMap
+from support.errors import raises
 
 SIZE, WIDTH, HEADS = (4, 5), 16, 2
 X = torch.randn(2, 3, *(4 * side for side in SIZE), generator=torch.Generator().manual_seed(0))
@@ -156,6 +158,19 @@ def test_an_attention_that_cannot_be_captured_is_named(monkeypatch: pytest.Monke
     assert maps.unseen == ("block.mixer",)
 
 
+@pytest.mark.parametrize("is_early", [True, False])
+def test_a_copy_that_ran_in_place_of_the_model_is_named(is_early: bool) -> None:
+    model = Network("fused")
+    early = copy.deepcopy(model)
+    with raises(sc.NothingRecorded, owner="record", value="Network") as caught, sc.record(model):
+        late = copy.deepcopy(model)
+        (early if is_early else late)(X)
+    assert "a copy of it" in str(caught.value)
+    with torch.no_grad(), sc.record(late) as maps:  # the hooks of the first recording have no effect
+        assert torch.equal(late(X), early(X))
+    assert len(maps) > 0
+
+
 def test_gradients_and_states_are_unchanged() -> None:
     model = Network("mask").train()
     torch.manual_seed(0)
@@ -277,11 +292,14 @@ def test_models_of_vit_pytorch() -> None:
         assert all(_pairs(attention).query_shape == (4, 4) for attention in maps.values())
 
 
-def test_windows_of_torchvision_are_shown_in_their_windows() -> None:
+def test_windows_of_torchvision_are_put_back_on_the_grid() -> None:
     model = torchvision.models.maxvit_t().eval()
     with torch.no_grad(), sc.record(model) as maps:
         model(torch.randn(1, 3, 224, 224))
     assert len(maps) == 33
+    pairs = [m for m in maps.values() if isinstance(m, PairwiseMap)]
+    assert sum(isinstance(m, WindowMap) for m in pairs) == 18  # the last stage has one window
+    assert {m.query_shape for m in pairs} == {(56, 56), (28, 28), (14, 14), (7, 7)}
 
 
 class HiddenAttention(nn.Module):

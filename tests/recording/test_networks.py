@@ -11,7 +11,7 @@ from torch import nn
 
 import saccade as sc
 from saccade.attribution import relevance
-from saccade.maps import PairwiseMap
+from saccade.maps import PairwiseMap, WindowMap
 from support.external_networks import CORE, NETWORKS, Operations, inputs_of, run
 
 #: Softmaxes of positions that a network mixes with those of contents: one attention each.
@@ -73,7 +73,10 @@ def test_the_weights_are_those_of_the_eager_twin(name: str) -> None:
     attentions = getattr(output, "attentions", None) or getattr(output, "encoder_attentions", None) or ()
     recorded = [m for m in maps.values() if isinstance(m, PairwiseMap)]
     assert attentions
-    own = [attention.tokens().weights() for attention in recorded]
+    own = [
+        m.window_weights().transpose(1, 2) if isinstance(m, WindowMap) else m.tokens().weights()
+        for m in recorded
+    ]
     for weights in attentions:
         same = [x for x in own if x.numel() == weights.numel()]
         assert any(torch.allclose(x.reshape(weights.shape), weights, atol=1e-6, rtol=1e-4) for x in same)

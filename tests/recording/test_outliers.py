@@ -33,7 +33,8 @@ class Block(nn.Module):
         self.norm, self.attention = nn.LayerNorm(8), Attention()
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.attention(self.norm(x))
+        out: Tensor = x + self.attention(self.norm(x))
+        return out
 
 
 class Transformer(nn.Module):
@@ -52,7 +53,8 @@ class Transformer(nn.Module):
         large = x.new_zeros(x.shape[:2])
         large[0, 1 + 6] = large[1, 1 + 9] = self.size
         x = self.blocks[1](x + large[..., None])
-        return x[:, 0]
+        out: Tensor = x[:, 0]
+        return out
 
 
 def test_tokens_of_outlying_norm_are_found_where_they_enter() -> None:
@@ -90,6 +92,7 @@ def test_look_marks_them() -> None:
     assert second["outliers"] == [[[0.625, 0.375]], [[0.375, 0.625]]]
     assert second["outlier_count"] == [1, 1]
     attention = seen.maps["blocks.1.attention"]
+    assert isinstance(attention, ClassTokenMap)
     share = attention.tokens().weights().mean((1, 2))[0, 7].item()
     assert second["outlier_share"][0] == pytest.approx(share, abs=1e-3)
     page = html.unescape(seen._repr_html_())

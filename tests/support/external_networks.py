@@ -134,6 +134,10 @@ NETWORKS: dict[str, Build] = {
     "transformers SigLIP": _hf("SiglipVisionModel", "SiglipVisionConfig", **_VIT),
     "transformers Swin": _hf("SwinForImageClassification", "SwinConfig", **_SWIN),
     "transformers SwinV2": _hf("Swinv2ForImageClassification", "Swinv2Config", **_SWIN),
+    "transformers SAM": _hf(
+        "SamVisionModel", "SamVisionConfig", 96, **_SMALL, mlp_dim=48, image_size=96, patch_size=8,
+        window_size=5, global_attn_indexes=[1], output_channels=16,
+    ),
     "transformers SegFormer": _hf("SegformerForSemanticSegmentation", "SegformerConfig", num_labels=4),
     "transformers PVT": _hf("PvtForImageClassification", "PvtConfig", image_size=64),
     "transformers PVTv2": _hf("PvtV2ForImageClassification", "PvtV2Config", image_size=64),

@@ -87,7 +87,7 @@ class AttentionPass(Capture):
         self.seen: list[str] = []  # paths of all attention, also between channels
         self.images = forward.batch
         self._is_cut = False
-        super().__init__(forward.model, (), FeatureShapes(), self._keep)
+        super().__init__(dict(forward.model.named_modules()), (), FeatureShapes(), self._keep)
 
     def has_fast_path(self, _module: nn.Module, /) -> bool:
         return False  # torch leaves its fast paths, since gradients are needed

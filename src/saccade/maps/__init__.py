@@ -7,7 +7,7 @@ from saccade.maps.neighborhood import NeighborhoodMap, neighborhood_bounds
 from saccade.maps.offset import OffsetMap
 from saccade.maps.pairwise import AdditiveMap, DotProductMap, PairwiseMap, RectifiedSumMap, Sinks, chunks
 from saccade.maps.rollout import HeadFusion, attention_rollout
-from saccade.maps.sampling import FixationMap, GridMap
+from saccade.maps.sampling import FixationMap, GridMap, sampling_density
 from saccade.maps.tap import Tap
 from saccade.maps.temporal import TemporalMap, temporal_weights
 from saccade.maps.tokens import ClassTokenMap, TokenMap
@@ -39,5 +39,6 @@ __all__ = [
     "chunks",
     "neighborhood_bounds",
     "normalize",
+    "sampling_density",
     "temporal_weights",
 ]

@@ -13,6 +13,37 @@ from torch import Tensor
 from saccade.maps.base import AttentionMap
 
 
+def sampling_density(
+    points: Tensor, size: tuple[int, int], weights: Tensor | None = None, *, align_corners: bool = False
+) -> Tensor:
+    """Distribute the weight of each point over its four nearest pixels, as bilinear sampling reads them.
+
+    Args:
+        points: Sampling points (x, y), (B, n, 2). Points outside the image contribute nothing.
+        size: Height and width (H, W) of the sampled image.
+        weights: Weight of each point, (B, n); by default 1.
+        align_corners: Whether -1 and 1 are the centers of the outermost pixels instead of their outer edges.
+
+    Returns:
+        The sum of the weights at each pixel, (B, H, W).
+    """
+    height, width = size
+    points = points.float() + 1
+    x, y = (
+        (point * (extent - 1) if align_corners else point * extent - 1) / 2
+        for point, extent in zip(points.unbind(-1), (width, height), strict=True)
+    )
+    density = points.new_zeros(points.shape[0], height * width)
+    for column in (x.floor(), x.floor() + 1):
+        for row in (y.floor(), y.floor() + 1):
+            weight = (1 - (x - column).abs()) * (1 - (y - row).abs())
+            weight = weight if weights is None else weight * weights
+            inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)  # False for NaN
+            index = torch.where(inside, row * width + column, 0).long()
+            density.scatter_add_(1, index, torch.where(inside, weight, 0))
+    return density.reshape(-1, *size)
+
+
 @dataclass(frozen=True, eq=False)
 class GridMap(AttentionMap):
     """The points at which an image is sampled.
@@ -38,20 +69,8 @@ class GridMap(AttentionMap):
     kind = "grid"
 
     def saliency(self) -> Tensor:
-        height, width = self.size
-        points = self.grid.flatten(1, 2).float() + 1
-        x, y = (
-            (point * (extent - 1) if self.align_corners else point * extent - 1) / 2
-            for point, extent in zip(points.unbind(-1), (width, height), strict=True)
-        )
-        density = points.new_zeros(points.shape[0], height * width)
-        for column in (x.floor(), x.floor() + 1):
-            for row in (y.floor(), y.floor() + 1):
-                weight = (1 - (x - column).abs()) * (1 - (y - row).abs())
-                inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)  # False for NaN
-                index = torch.where(inside, row * width + column, 0).long()
-                density.scatter_add_(1, index, torch.where(inside, weight, 0))
-        return density.reshape(-1, *self.size)
+        points = self.grid.flatten(1, 2)
+        return sampling_density(points, self.size, align_corners=self.align_corners)
 
 
 @dataclass(frozen=True, eq=False)

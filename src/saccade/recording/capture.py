@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
-import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from itertools import accumulate
 from typing import Any
 
 import torch
@@ -15,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from saccade._torch import FEATURE_LAYERS, WeakTensorKeyDictionary, has_torch_fast_path, tensors_in
+from saccade._torch import WeakTensorKeyDictionary, tensors_in
 from saccade.maps import AttentionMap, PairwiseMap, SpatialMap
 from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes
 from saccade.recording.captured_maps import (
@@ -39,31 +37,23 @@ from saccade.recording.operations import (
     Weights,
     change_logits,
 )
-from saccade.recording.positions import CUTS, Route, Routes
+from saccade.recording.positions import CUTS, Route, Routes, is_cut
+from saccade.recording.running import RunningModules, is_named_attention, is_within
 from saccade.recording.windows import Partition
 
 #: Parameters of `F.scaled_dot_product_attention`, which is built in and has no signature.
 _FUSED = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 _FUNCTIONAL = inspect.signature(F.multi_head_attention_forward)
 _HEADS = ("num_heads", "heads", "num_attention_heads", "n_heads", "nhead")  # attributes of modules
+_LAYERS = {F.linear, F.conv1d, F.conv2d, F.conv3d}
 _MOST_WEIGHTS = 1 << 26  # larger matrices of weights are kept as their column means
 
-_WATCHED = STARTS | CUTS
 
-_NAME = re.compile("attention|attn|attend", re.IGNORECASE)
-
-
-def is_within(path: str, other: str) -> bool:
-    """Return whether a module is another one, or below it. `other` may end with the number of a call."""
-    other = other.partition("#")[0]
-    return not other or path == other or path.startswith(f"{other}.")
-
-
-class Capture(TorchFunctionMode):
+class Capture(RunningModules, TorchFunctionMode):
     """Publishes a map for each attention that runs in a model and that no adapter observes.
 
     Args:
-        model: The model.
+        modules: All modules of the model by path, the model itself first.
         known: Paths of modules whose attention is observed otherwise.
         features: Shapes of the feature maps that the model has computed.
         publish: Called with the path of the module that runs the attention, and its map.
@@ -71,74 +61,38 @@ class Capture(TorchFunctionMode):
 
     def __init__(
         self,
-        model: nn.Module,
+        modules: Mapping[str, nn.Module],
         known: Iterable[str],
         features: FeatureShapes,
         publish: Callable[[str, AttentionMap], None],
     ) -> None:
-        super().__init__()
-        self.model, self.features, self.publish = model, features, publish
-        self.paths: dict[nn.Module, str] = {module: path for path, module in model.named_modules()}
-        self.known = {model.get_submodule(path) for path in known}
-        self.stack: list[nn.Module] = []
-        self.calls: dict[str, int] = {}
+        TorchFunctionMode.__init__(self)
+        RunningModules.__init__(self, modules, features)
+        self.publish = publish
+        self.known = {self.model.get_submodule(path) for path in known}
+        self.is_following = False  # whether a tensor has a tag or a route
         self.tags: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self.routes = Routes(features)
-        self.batch = 0
-        self.guards: list[tuple[nn.Module, Any]] = []
         self.failed: dict[str, None] = {}  # paths in order
-        self.another_ran = False  # a model of the same class, such as a copy
 
     def __enter__(self) -> Capture:
-        hooks = torch.nn.modules.module
-        self.handles = [
-            hooks.register_module_forward_pre_hook(self._enter_module),
-            hooks.register_module_forward_hook(self._leave_module, always_call=True),
-        ]
-        super().__enter__()  # type: ignore[no-untyped-call]
+        self.handles = [*self.register_hooks()]
+        TorchFunctionMode.__enter__(self)
         return self
 
     def __exit__(self, *error: object) -> None:
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        TorchFunctionMode.__exit__(self, *error)
         for handle in self.handles:
             handle.remove()
-
-    def has_fast_path(self, module: nn.Module, /) -> bool:
-        """Return whether torch runs the module as one operation, which the capture must not disturb."""
-        return has_torch_fast_path(module)
-
-    def _enter_module(self, module: nn.Module, inputs: Any) -> None:
-        if module not in self.paths:
-            self.another_ran |= type(module) is type(self.model)
-            return
-        if not self.stack:
-            self.batch = 0
-        if not self.batch:  # the model itself may have keyword arguments alone, which hooks do not receive
-            self.batch = next((len(x) for x in inputs if isinstance(x, Tensor) and x.ndim), 0)
-        self.stack.append(module)
-        self.features.captured.discard(module)
-        self.calls[self.paths[module]] = 0
-        if self.has_fast_path(module):  # it would leave its fast path, and its attention is known
-            guard = torch._C.DisableTorchFunction()
-            guard.__enter__()
-            self.guards.append((module, guard))
-
-    def _leave_module(self, module: nn.Module, _inputs: Any, output: Any) -> None:
-        if self.guards and self.guards[-1][0] is module:
-            self.guards.pop()[1].__exit__(None, None, None)
-        if module in self.stack:
-            if isinstance(module, FEATURE_LAYERS) and output is not None:  # None after an error
-                self.features.keep(output)
-            while self.stack.pop() is not module:
-                pass
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        output = func(*args, **(kwargs or {}))
-        if (
-            (self.tags or self.routes or func in _WATCHED)
-            and self.stack
+        output = func(*args, **kwargs) if kwargs else func(*args)
+        if not self.stack:
+            self.another_ran |= func in _LAYERS
+        elif (
+            (self.is_following or func in STARTS or (func in CUTS and is_cut(func, args, output, self.batch)))
             and not torch.compiler.is_compiling()
             and self.known.isdisjoint(self.stack)
         ):
@@ -147,7 +101,8 @@ class Capture(TorchFunctionMode):
                     self.routes.follow(func, args, kwargs or {}, output, self.batch)
                     self._follow(func, args, kwargs or {}, output)
             except (RuntimeError, ValueError, TypeError, IndexError, KeyError):
-                self.failed[self._owner()] = None  # an unusual call; the model goes on
+                self.failed[self.site()[0]] = None  # an unusual call; the model goes on
+            self.is_following = bool(self.tags or self.routes)
         return output
 
     def unseen(self, recorded: Iterable[str]) -> list[str]:
@@ -156,12 +111,11 @@ class Capture(TorchFunctionMode):
         These are modules that are named as attention, and modules whose attention could not be captured.
         """
         seen = [*recorded]
+        kinds = {kind for kind in {*map(type, self.paths)} if is_named_attention(kind)}
         named = [
             path
             for module, path in self.paths.items()
-            if path in self.calls
-            and _NAME.search(type(module).__name__)
-            and any(True for _ in module.parameters())
+            if path in self.calls and type(module) in kinds and next(module.parameters(), None) is not None
         ]
         return [path for path in self.failed if path not in named and path not in seen] + [
             path
@@ -224,19 +178,12 @@ class Capture(TorchFunctionMode):
 
     def _publish(self, build: Callable[[AttentionSite], AttentionMap]) -> None:
         """Publish the map of the innermost module with parameters that runs."""
-        path = self._owner()
-        parts = [part for part in path.split(".") if part]
-        owners = [*accumulate(parts, nn.Module.get_submodule, initial=self.model)]
-        attention = build(AttentionSite.from_owners(owners, self.features))
+        path, site = self.site()
+        attention = build(site)
         self.calls[path] = self.calls.get(path, 0) + 1
         number = self.calls[path]
         self.publish(path if number == 1 else f"{path}#{number}", attention)
-        self.features.captured.add(owners[-1])
-
-    def _owner(self) -> str:
-        """Return the path of the innermost module with parameters that runs."""
-        owners = (module for module in reversed(self.stack) if next(module.parameters(), None) is not None)
-        return self.paths[next(owners, self.stack[0])]
+        self.features.captured.add(site.module)
 
     def _fused_map(self, site: AttentionSite, given: dict[str, Any]) -> AttentionMap:
         routes = self.routes.get(given["query"])[:1] + self.routes.get(given["key"])[:1]

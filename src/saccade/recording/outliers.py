@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from saccade._torch import tensors_in
 from saccade.maps import AttentionMap, PairwiseMap, TokenMap, WindowMap
 from saccade.model_state import temporary_hooks
-from saccade.recording.capture import is_within
+from saccade.recording.running import is_within
 
 
 def outlying_tokens(

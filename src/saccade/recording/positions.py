@@ -98,7 +98,7 @@ class Routes:
         """Pass the routes of the inputs of an operation on to its output, or begin one."""
         first = args[0] if args else None
         routes = self.get(first)
-        if not routes and func in CUTS and isinstance(first, Tensor) and _cuts(func, first, output, batch):
+        if not routes and isinstance(first, Tensor) and func in CUTS and is_cut(func, args, output, batch):
             routes = self._start(first.shape, output.shape)
         if func in EINSUM:
             self._follow_einsum(args, output)
@@ -161,9 +161,10 @@ class Routes:
             self.of[output] = found + (more if len(rows) == 1 else ())
 
 
-def _cuts(func: Any, x: Tensor, output: Any, batch: int) -> bool:
-    """Return whether an operation on a map pads or shifts it, or cuts it into parts."""
-    if not isinstance(output, Tensor) or x.ndim < 4 or len(x) != batch:
+def is_cut(func: Any, args: tuple[Any, ...], output: Any, batch: int) -> bool:
+    """Return whether an operation of `CUTS` pads or shifts a feature map, or cuts it into parts."""
+    x = args[0] if args else None
+    if not isinstance(x, Tensor) or x.ndim < 4 or len(x) != batch:
         return False
     return func in _SHIFTED or output.ndim > 5 or len(output) != batch
 

@@ -171,14 +171,15 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
     maps = Maps(taps)
 
     def publish(path: str, captured: AttentionMap) -> None:
-        tap = taps.setdefault(path, Tap())
-        tap.recording = True
-        tap.publish(captured)
+        if path not in taps:
+            taps[path] = Tap()
+            taps[path].recording = True
+        taps[path].publish(captured)
 
     # Compiled code calls no functions of torch. A program for any size cannot compare shapes.
     is_opaque = any(map(is_compiled, modules.values())) or torch.compiler.is_exporting()
     fallbacks = {path for path, observe in attention.items() if observe.func in FALLBACKS}
-    capture = None if is_opaque else Capture(model, taps.keys() - fallbacks, features, publish)
+    capture = None if is_opaque else Capture(modules, taps.keys() - fallbacks, features, publish)
     for tap in taps.values():
         tap.recording = True
     try:
@@ -201,7 +202,7 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
             found = f"none of the {len(taps)} mechanisms of {name} ran"
             found = found if taps else f"{name} holds no known attention mechanism, or none ran"
             if capture and capture.another_ran and not capture.calls:
-                found = f"another {name} ran in place of this one, perhaps a copy of it"
+                found = f"another network ran in place of this {name}, perhaps a copy of it"
                 advice = "record the one that runs (ultralytics: `YOLO.predictor.model.backend.model`)"
             raise NothingRecorded(f"{found}; {advice}", owner="record", value=name)
     finally:

@@ -37,6 +37,9 @@ def look(
     In a notebook the result displays as an interactive page with layers, heads, color maps and selectable
     positions. `save_html` writes this page, `save_png` writes images, and `maps` holds the values.
 
+    The page marks tokens of outlying norm, which take the attention of all others in large transformers.
+    To find them, the model runs once more.
+
     The model runs in evaluation mode; its state is restored. Inputs created here are moved to the device and
     dtype of the model.
 

@@ -81,5 +81,8 @@ def _observed_forward(observer: Observer, module: nn.Module, forward: Any, *args
 
 def is_observed(module: nn.Module) -> bool:
     """Return whether a module has an active observer."""
-    observers = (*forward_hooks(module).values(), *getattr(vars(module).get("forward"), "args", ()))
+    hooks, wrapped = forward_hooks(module), vars(module).get("forward")
+    if not hooks and wrapped is None:
+        return False
+    observers = (*hooks.values(), *getattr(wrapped, "args", ()))
     return any(isinstance(observer, Observer) and observer.active for observer in observers)

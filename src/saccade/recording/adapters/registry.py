@@ -15,6 +15,8 @@
 | global context of timm and ultralytics, MONAI's attention gate,           |                 |
 | ultralytics' similarity to a text                                         |                 |
 | selective kernels and split attention (ResNeSt) of timm                   | `BranchMap`     |
+| deformable attention of detectors: RT-DETR of ultralytics and             | `SpatialMap`    |
+| transformers, Deformable DETR, Grounding DINO                             |                 |
 | scSE of segmentation_models_pytorch: its parts `cSE` and `sSE`            | both            |
 
 A `PairwiseMap` is a `ClassTokenMap` if there is a class token, and a `TokenMap` if there are other tokens
@@ -58,6 +60,7 @@ from saccade.errors import BadOption
 from saccade.maps import Tap
 from saccade.model_state import Handle
 from saccade.recording.adapters import gates
+from saccade.recording.adapters.deformable import observe_deformable
 from saccade.recording.adapters.multihead import observe_multihead
 from saccade.recording.adapters.observe import Adapter, Observer, Publish
 from saccade.recording.adapters.swin import observe_timm_swin, observe_torchvision_swin
@@ -81,6 +84,17 @@ ADAPTERS: Mapping[str, Observe] = {
     "timm.models.beit.Attention": observe_beit,
     "timm.models.swin_transformer.WindowAttention": observe_timm_swin,
     "timm.models.swin_transformer_v2.WindowAttention": observe_timm_swin,
+    **dict.fromkeys(
+        (
+            "ultralytics.nn.modules.transformer.MSDeformAttn",
+            "transformers.models.deformable_detr.modeling_deformable_detr."
+            "DeformableDetrMultiscaleDeformableAttention",
+            "transformers.models.rt_detr.modeling_rt_detr.RTDetrMultiscaleDeformableAttention",
+            "transformers.models.grounding_dino.modeling_grounding_dino."
+            "GroundingDinoMultiscaleDeformableAttention",
+        ),
+        observe_deformable,
+    ),
     **dict.fromkeys(
         (
             "torchvision.ops.misc.SqueezeExcitation",
@@ -160,15 +174,18 @@ def find_attention(
     observers = [*_observers(adapters), *ADAPTERS.items(), *_observers(plugin_adapters())]
     attention: dict[str, functools.partial[list[Handle]]] = {}
     of_class: dict[type[nn.Module], Observe | None] = {}
+    parts_of: dict[type[nn.Module], Mapping[str, Observe]] = {}
     model = modules[""]
     for path, module in modules.items():
         if type(module) not in of_class:
-            of_class[type(module)] = next((f for key, f in observers if _applies(key, module)), None)
+            definer = _definer(type(module))
+            of_class[type(module)] = next((f for key, f in observers if _applies(key, module, definer)), None)
+            parts_of[type(module)] = PARTS.get(definer, {})
         parent, _, name = path.rpartition(".")
-        parts = PARTS.get(_definer(type(modules[parent])), {})
-        observe, place = of_class[type(module)] or parts.get(name), without_compiled(path)
+        observe = of_class[type(module)] or parts_of[type(modules[parent])].get(name)
         if observe is None:
             continue
+        place = without_compiled(path)
         owners = [*accumulate(filter(None, path.split(".")), nn.Module.get_submodule, initial=model)]
         if any(isinstance(child, Tap) for owner in owners for child in owner.children()):
             continue
@@ -181,9 +198,9 @@ def find_attention(
     return attention
 
 
-def _applies(key: Key, module: nn.Module) -> bool:
+def _applies(key: Key, module: nn.Module, definer: str) -> bool:
     """Return whether a module is of a class, or runs the `forward` of the class with a full name."""
-    return key == _definer(type(module)) if isinstance(key, str) else isinstance(module, key)
+    return key == definer if isinstance(key, str) else isinstance(module, key)
 
 
 def _definer(kind: type[nn.Module]) -> str:
