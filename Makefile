@@ -18,7 +18,7 @@ help:
 	@echo "make coverage   run all tests and list the lines and branches that none of them reaches"
 	@echo "make lint       check style, types and imports"
 	@echo "make browser    find Chromium for the page tests, or install it"
-	@echo "make docs       build the documentation site in build/site"
+	@echo "make docs       run the notebooks and build the documentation site in build/site"
 	@echo "make bench      run the benchmarks; results are written to benchmarks/results/"
 	@echo "make clean      remove everything that the other targets write, except .venv"
 
@@ -69,7 +69,7 @@ bench: install
 	@$(BIN)/python benchmarks/mechanisms.py
 
 docs: install
-	@echo "docs: the site, into build/site"
+	@echo "docs: the site, into build/site; runs the notebooks, a few minutes"
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 clean:
