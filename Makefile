@@ -18,7 +18,7 @@ help:
 	@echo "make coverage   run all tests and list the lines and branches that none of them reaches"
 	@echo "make lint       check style, types and imports"
 	@echo "make browser    find Chromium for the page tests, or install it"
-	@echo "make docs       build the documentation site in build/site"
+	@echo "make docs       run the notebooks and build the documentation site in build/site"
 	@echo "make bench      run the benchmarks; results are written to benchmarks/results/"
 	@echo "make test-gpu   run the tests of the GPU kernels on a GPU"
 	@echo "make bench-gpu  run the benchmarks of the gates on a GPU"
@@ -86,7 +86,7 @@ bench-gpu: gpu
 	    --out benchmarks/results/mechanisms-cuda-$$dtype-$$layout.json || exit 1; done; done
 
 docs: install
-	@echo "docs: the site, into build/site"
+	@echo "docs: the site, into build/site; runs the notebooks, a few minutes"
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 clean:

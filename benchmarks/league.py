@@ -57,14 +57,14 @@ def main() -> None:
     parser.add_argument("--source", default="cifar10", help="cifar10, or a folder of images")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--train", type=int, default=2000, help="number of training images")
+    parser.add_argument("--train", type=int, default=1000, help="number of training images")
     parser.add_argument("--only", nargs="+", default=drop_ins(), help="mechanisms")
     parser.add_argument("--jobs", type=int, default=2, help="number of runs at a time")
     parser.add_argument("--out", type=Path, default=Path("runs/league-white-patch"))
     parser.add_argument("--result", type=Path, default=RESULT)
     arguments = parser.parse_args()
     sizes = (
-        f"size=64,train={arguments.train},validation={arguments.train // 5},test={arguments.train}"
+        f"size=64,train={arguments.train},validation={arguments.train // 5},test={2 * arguments.train}"
     )
     task = f"white-patch:source={format_value(arguments.source)},{sizes}"
     grid = Comparison(

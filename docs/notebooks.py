@@ -16,7 +16,6 @@ from traitlets.config import Config
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 _TEXT_CELL = "# %% [markdown]"  # the first line of a notebook
-_CONFIG = Config({"KernelManager": {"transport": "ipc"}})  # the kernel opens no port
 _ABOUT = "*Made from `examples/{0}.py`, which runs as a script, too. [Download the notebook]({0}.ipynb).*\n\n"
 
 
@@ -46,7 +45,9 @@ def page(name: str, script: str, execute: bool) -> dict[str, str | bytes]:
     files: dict[str, str | bytes] = {f"notebooks/{name}.ipynb": jupytext.writes(notebook, fmt="ipynb")}
     if execute:
         with tempfile.TemporaryDirectory() as folder:
-            client = nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", config=_CONFIG)
+            sockets = {"transport": "ipc", "ip": f"{folder}/kernel"}  # in the folder: no port is opened
+            config = Config({"KernelManager": sockets})
+            client = nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", config=config)
             client.execute(cwd=folder)
     text, resources = nbconvert.MarkdownExporter().from_notebook_node(notebook, {"unique_key": name})
     text = text.replace("![png](", "![Picture that the cell above draws](")
