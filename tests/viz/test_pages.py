@@ -234,9 +234,7 @@ def test_a_finger_is_told_about_taps_and_reads_a_chart(report: Path, show: Opene
     expect(page.locator("[data-state]")).to_contain_text("Image 1, ")
 
 
-def test_a_printed_page_is_whole_and_has_no_controls(
-    report: Path, page_of_look: Path, show: Opener
-) -> None:
+def test_a_printed_page_is_whole_and_has_no_controls(report: Path, page_of_look: Path, show: Opener) -> None:
     for path in (report, page_of_look):
         page = show(path)
         page.emulate_media(media="print")
