@@ -57,7 +57,8 @@ class LivePage:
     def __exit__(self, *raised: object) -> None:
         if any(raised):
             self.update(state="stopped", text="")
-            time.sleep(2 * _INTERVAL if self.viewers else 0)  # the threads of the viewers send it
+            with self.changed:  # the threads of the viewers send it
+                self.changed.wait_for(lambda: not self.viewers, _FAREWELL)
         self._server.shutdown()
         self._server.server_close()
 
@@ -130,7 +131,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_states(self, page: LivePage) -> None:
         """Send states as server-sent events until the comparison or the viewer leaves."""
         self._head("text/event-stream")
-        page.viewers += 1
+        with page.changed:
+            page.viewers += 1
         try:
             seen = -1
             while True:
@@ -140,7 +142,9 @@ class _Handler(BaseHTTPRequestHandler):
                     return
                 time.sleep(_INTERVAL)
         finally:
-            page.viewers -= 1
+            with page.changed:
+                page.viewers -= 1
+                page.changed.notify_all()
 
     def log_message(self, *_: Any) -> None:
         """Say nothing: the terminal shows the progress."""
