@@ -77,7 +77,7 @@ gpu: install
 
 test-gpu: gpu
 	@echo "test-gpu: the kernels on the GPU"
-	@$(BIN)/pytest tests/ops/test_triton_gates.py
+	@$(BIN)/pytest tests/ops/test_triton_gates.py tests/ops/test_triton_kernels.py
 
 bench-gpu: gpu
 	@echo "bench-gpu: speed of the gates in two types and layouts, into benchmarks/results/"

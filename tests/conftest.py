@@ -81,7 +81,7 @@ MARKED = {
         "metrics/test_sanity.py::test_a_compiled",
         "ops/test_compiled_gates.py::test_compiled_code_moves",
         "ops/test_triton_gates.py::test_the_kernels_in_the_interpreter",
-        "ops/test_triton_gates.py::test_the_kernels_compile",
+        "ops/test_triton_kernels.py::test_the_kernels_compile",
         "models/test_info_nce.py::test_compiles",
         "models/test_transformers.py::test_compiles",
         "viz/test_look.py::test_a_network_of",

@@ -133,4 +133,5 @@ def test_compiled_code_moves_no_more_memory_than_other_implementations(name: str
     ours = moved.pop("ours")
     assert moved
     assert ours <= 1.002 * min(moved.values()), (ours, moved)
-    assert ours < {"se": 7.1, "eca": 7.1, "cbam": 12.9, "coordinate": 12.0}.get(name, ours + 1)
+    if name in ("eca", "cbam", "coordinate"):
+        assert ours < min(moved.values()) - 0.8, (ours, moved)  # no copy of the map in another layout
