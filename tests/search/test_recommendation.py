@@ -215,6 +215,14 @@ def test_a_network_that_has_not_learned_the_task_answers_nothing() -> None:
     )
 
 
+def test_finalists_that_diverged_are_named() -> None:
+    basis = replace(BASIS, diverged=("cbam@stage", "se@2"))
+    sentence = advice_on({BASELINE: BASE, "eca@stage": BASE[::-1]}, basis)["sentence"]
+    assert "; 1 finalist, 5 seeds, 9 epochs; cbam at stage and se at stage 2 diverged; 95%" in sentence
+    sentence = advice_on({BASELINE: BASE}, basis)["sentence"]
+    assert sentence.startswith("Nothing helped: the training of every finalist diverged (12 of 37 candidates")
+
+
 def test_too_few_seeds_answer_nothing() -> None:
     advice = advice_on({BASELINE: [0.2], "se@stage": [0.1]})
     assert advice["attention"] is None

@@ -19,10 +19,11 @@ import pytest
 from saccade.cli import main
 from saccade.config import Recipe
 from saccade.errors import BadOption, BadRecipe, BadRun
+from saccade.experiments import Job
 from saccade.results import BASELINE, SearchResults, read_comparison, read_search, read_space
 from saccade.search import FINALISTS, Budget, Limit, open_study, search
 from saccade.search.candidate import train_candidate, validation_errors
-from saccade.training import prepare
+from saccade.training import prepare, train
 from support.errors import raises
 from support.forked import Child, ForkServer
 
@@ -196,6 +197,34 @@ def test_a_candidate_that_diverges_is_reported_and_the_search_goes_on(
     states = {run["attention"]: (run["state"], run["reason"]) for run in results["runs"]}
     assert states["se@2"] == states["se@3"] == ("failed", "the training loss is nan")
     assert results["finalists"][0].startswith("eca")
+
+
+def test_a_finalist_that_diverges_is_left_out(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its second seed, in a search whose candidates have been trained."""
+    out = tmp_path / "search"
+    shutil.copytree(finished, out, ignore=shutil.ignore_patterns(FINALISTS, "search.json"))
+    (finalist,) = read_search(finished)["finalists"]
+    trained: list[tuple[str, int]] = []
+
+    def diverging(job: Job, _report: Any = None) -> Any:
+        trained.append((job.plan.recipe.attention, job.plan.recipe.seed))
+        if trained[-1] == (finalist, 0):
+            raise BadRun("the training loss is nan", option="loss", value=float("nan"))
+        return train(job.plan, job.folder, resume=True, logger="none")
+
+    monkeypatch.setattr(Job, "train", diverging)
+    results = search(RECIPE, out, Budget.parse("20runs"), **SEARCH)
+    assert trained[:3] == [(BASELINE, 0), (finalist, 0), (BASELINE, 1)]
+    assert (finalist, 1) not in trained
+    assert results["finalists"] == []
+    assert [row["attention"] for row in results["leaderboard"]] == [BASELINE]
+    assert results["advice"]["sentence"].startswith("Nothing helped: the training of every finalist diverged")
+
+    monkeypatch.undo()  # as with a recipe of the same space that does not diverge
+    again = search(RECIPE, out, Budget.parse("20runs"), **SEARCH)
+    assert again["finalists"] == [finalist]
 
 
 def test_a_stopped_candidate_resumes_to_the_same_errors(tmp_path: Path) -> None:

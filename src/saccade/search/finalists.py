@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from saccade.config import Comparison, Plan, Recipe, folder_name
+from saccade.config import Comparison, Recipe, folder_name
 from saccade.errors import BadRun
-from saccade.experiments import Executor, Observer, compare
+from saccade.experiments import Job, Observer, Ray, compare
 from saccade.results import (
     BASELINE,
     RUN_RESULT,
@@ -20,7 +20,7 @@ from saccade.results import (
     lock_folder,
     read_run_result,
 )
-from saccade.training import LoggerName, prepare, train
+from saccade.training import LoggerName, prepare
 
 #: Seed of all candidates. The seeds of a comparison are smaller, so that those of the finalists are fresh.
 CANDIDATE_SEED = 1000
@@ -48,12 +48,12 @@ def train_finalists(
     folder: Path,
     observer: Observer | None = None,
     logger: LoggerName = "auto",
-    executor: Executor | None = None,
-) -> ComparisonResults:
+    executor: Ray | None = None,
+) -> tuple[ComparisonResults, list[str]]:
     """Train and test the finalists and the model without attention, as a comparison.
 
-    Several processes share the runs: each trains one that no other process trains. With an executor, one
-    process trains all of them.
+    Several processes share the runs: each trains one that no other process trains. A finalist that diverges
+    with one of the seeds is left out.
 
     Args:
         recipe: Recipe of all runs.
@@ -62,30 +62,26 @@ def train_finalists(
         folder: Folder of the comparison.
         observer: Receives the progress.
         logger: Where the curves go, see `saccade.training.train`.
-        executor: Where the runs are trained; by default, in this process.
+        executor: The cluster on which runs are trained; by default, this process.
 
     Returns:
-        The content of the results.json of the comparison.
+        The content of the results.json of the comparison, and the finalists that diverged.
     """
     comparison = Comparison((BASELINE, *finalists), seeds, recipe)
-    if executor is None:
-        _share_runs(comparison, folder, observer, logger)
-    with waiting_lock(folder.with_name(f".{folder.name}")):
-        return compare(comparison, folder, observer if executor else None, executor, logger)
-
-
-def _share_runs(comparison: Comparison, folder: Path, observer: Observer | None, logger: LoggerName) -> None:
-    """Train the runs of a comparison that other processes do not train, and wait for those that they do."""
-    recipe = comparison.training
     plans = {name: prepare(replace(recipe, attention=name)) for name in comparison.attentions}
-    runs = [
-        (plans[run.attention].with_seed(run.seed), folder / "runs" / folder_name(run))
+    jobs = [
+        Job(
+            plans[run.attention].with_seed(run.seed),
+            folder / "runs" / folder_name(run),
+            logger,
+            folder.resolve().name,
+        )
         for run in comparison.runs()
     ]
-    while not _complete(runs):
-        trained = [_train(number, runs, observer, logger) for number in range(len(runs))]
-        if not any(trained):
-            time.sleep(PAUSE)  # other processes train what is missing
+    diverged = _train_on(executor, jobs, observer) if executor else _share(jobs, observer)
+    kept = (name for name in comparison.attentions if name not in diverged)
+    with waiting_lock(folder.with_name(f".{folder.name}")):
+        return compare(replace(comparison, attentions=(*kept,)), folder, logger=logger), diverged
 
 
 @contextmanager
@@ -103,28 +99,71 @@ def waiting_lock(folder: Path) -> Iterator[None]:
         yield
 
 
-_Runs = Sequence[tuple[Plan, Path]]
+def _share(jobs: Sequence[Job], observer: Observer | None) -> list[str]:
+    """Train the jobs that other processes do not train, and wait for those that they do.
+
+    Returns:
+        The attentions that diverged. Their other jobs are not trained.
+    """
+    diverged: list[str] = []
+    while missing := [number for number, job in enumerate(jobs) if _is_missing(job, diverged)]:
+        trained = [_train(number, jobs, diverged, observer) for number in missing]
+        if not any(trained):
+            time.sleep(PAUSE)  # other processes train what is missing
+    return diverged
 
 
-def _complete(runs: _Runs) -> bool:
-    return all((path / RUN_RESULT).exists() for _, path in runs)
+def _train_on(ray: Ray, jobs: Sequence[Job], observer: Observer | None) -> list[str]:
+    """Train jobs on a cluster; return the attentions that diverged."""
+    diverged: list[str] = []
+    missing = [job for job in jobs if _is_missing(job, diverged)]
+
+    def start(number: int) -> None:
+        if observer:
+            observer.started(missing[number].plan.recipe, jobs.index(missing[number]) + 1, len(jobs))
+
+    if missing:
+        with closing(ray.outcomes(missing, start)) as outcomes:
+            for number, outcome in outcomes:
+                if isinstance(outcome, Exception):
+                    _diverge(missing[number], outcome, diverged)
+                elif observer:
+                    _report(jobs, missing[number], observer)
+    return diverged
 
 
-def _train(number: int, runs: _Runs, observer: Observer | None, logger: LoggerName) -> bool:
-    """Train a run unless it is complete, or another process trains it; return whether it was trained."""
-    plan, path = runs[number]
-    if (path / RUN_RESULT).exists():
+def _train(number: int, jobs: Sequence[Job], diverged: list[str], observer: Observer | None) -> bool:
+    """Train a job unless another process trains it; return whether it was trained."""
+    job = jobs[number]
+    if not _is_missing(job, diverged):
         return False
     if observer:
-        observer.started(plan.recipe, number + 1, len(runs))
+        observer.started(job.plan.recipe, number + 1, len(jobs))
     try:
-        report = observer.progressed if observer else None
-        train(plan, path, resume=True, report=report, logger=logger, group=path.parents[1].resolve().name)
+        job.train(observer.progressed if observer else None)
     except BadRun as error:
-        if error.option != "lock":
-            raise
-        return False
+        if error.option == "lock":
+            return False
+        _diverge(job, error, diverged)
+        return True
     if observer:
-        done = [other for _, other in runs if (other / RUN_RESULT).exists() and other != path]
-        observer.finished([read_run_result(other) for other in (*done, path)])
+        _report(jobs, job, observer)
     return True
+
+
+def _is_missing(job: Job, diverged: Sequence[str]) -> bool:
+    return job.plan.recipe.attention not in diverged and not (job.folder / RUN_RESULT).exists()
+
+
+def _diverge(job: Job, error: Exception, diverged: list[str]) -> None:
+    """Note a finalist whose loss is not finite; raise any other error."""
+    attention = job.plan.recipe.attention
+    if attention == BASELINE or not (isinstance(error, BadRun) and error.option == "loss"):
+        raise error
+    diverged.append(attention)
+
+
+def _report(jobs: Sequence[Job], job: Job, observer: Observer) -> None:
+    """Report all results so far, that of a job last."""
+    done = [other.folder for other in jobs if (other.folder / RUN_RESULT).exists() and other is not job]
+    observer.finished([read_run_result(folder) for folder in (*done, job.folder)])

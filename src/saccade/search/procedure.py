@@ -121,8 +121,9 @@ def search(
         raise BadOption(
             f"search: no candidate could be trained; {reason}", owner="search", option="attention"
         )
-    tested = train_finalists(recipe, chosen, seeds, out / FINALISTS, observer, logger, executor)
-    codes = {name: code_for(resolve(replace(recipe, attention=name)), name) for name in chosen}
+    tested, diverged = train_finalists(recipe, chosen, seeds, out / FINALISTS, observer, logger, executor)
+    kept = [name for name in chosen if name not in diverged]
+    codes = {name: code_for(resolve(replace(recipe, attention=name)), name) for name in kept}
     by_name = {candidate["attention"]: candidate for candidate in space["candidates"]}
     allowed = sum(candidate["refused"] is None for candidate in by_name.values())
     basis = Basis(
@@ -131,6 +132,7 @@ def search(
         epochs=recipe.epochs,
         images=tested["task"]["test"],
         chance_error=tested["task"]["chance_error"],
+        diverged=tuple(diverged),
     )
     results: SearchResults = {
         "schema": SCHEMA,
@@ -146,7 +148,7 @@ def search(
         "candidates": allowed,
         "refused": len(by_name) - allowed,
         "runs": trained,
-        "finalists": chosen,
+        "finalists": kept,
         "factors": contributions(trained, by_name),
         "leaderboard": tested["leaderboard"],
         "advice": advise(tested["leaderboard"], tested["runs"], basis, codes),

@@ -23,6 +23,7 @@ class Basis:
         epochs: Epochs of a run.
         images: Number of test images.
         chance_error: Test error of guessing.
+        diverged: Finalists whose loss was not finite.
     """
 
     tried: int
@@ -30,13 +31,15 @@ class Basis:
     epochs: int
     images: int
     chance_error: float
+    diverged: tuple[str, ...] = ()
 
     def describe(self, finalists: int, seeds: int) -> str:
         """Return the part of the sentence in parentheses."""
         tried = f"{self.tried} of {_count(self.candidates, 'candidate')} tried"
         runs = f"{_count(finalists, 'finalist')}, {_count(seeds, 'seed')}, {_count(self.epochs, 'epoch')}"
         intervals = f"95% intervals over seeds on these {_count(self.images, 'test image')}"
-        return f"{tried}; {runs}; {intervals}; Holm, {_ALPHA}"
+        diverged = f"; {' and '.join(map(in_words, self.diverged))} diverged" if self.diverged else ""
+        return f"{tried}; {runs}{diverged}; {intervals}; Holm, {_ALPHA}"
 
 
 @dataclass(frozen=True)
@@ -57,9 +60,8 @@ class Finalist:
 
     @property
     def name(self) -> str:
-        """The attention in words; places that are numbers are stages of a small CNN."""
-        mechanism, _, place = self.attention.partition("@")
-        return f"{mechanism} at {'stage ' if place[:1].isdigit() else ''}{place}"
+        """The attention in words."""
+        return in_words(self.attention)
 
     def gain(self) -> str:
         """Describe the difference: `1.2 points fewer errors [0.7, 1.7]`, `... more errors`, or none."""
@@ -101,6 +103,8 @@ def nothing_sentence(finalists: Sequence[Finalist], seeds: int, baseline_error: 
 
     If not even a network without errors is excluded, the seeds are too few for an answer.
     """
+    if not finalists:
+        return f"Nothing helped: the training of every finalist diverged ({basis})."
     nearest = min(finalists, key=lambda one: one.difference["mean"])
     closest = f"the nearest, {nearest.name}, has {nearest.gain()}"
     low, high = nearest.difference["low"], nearest.difference["high"]
@@ -132,6 +136,17 @@ def relative_latency(latencies: Mapping[int, float], baseline: Mapping[int, floa
     """Return the latency of each seed divided by that of the network without attention, as an interval."""
     ratios = [value / baseline[seed] for seed, value in latencies.items() if seed in baseline]
     return confidence_interval(ratios, least=0.0, most=math.inf)
+
+
+def in_words(attention: str) -> str:
+    """Return an attention in words; places that are numbers are stages of a small CNN.
+
+    Example:
+        >>> in_words("se@2+3"), in_words("eca@residual")
+        ('se at stage 2+3', 'eca at residual')
+    """
+    mechanism, _, place = attention.partition("@")
+    return f"{mechanism} at {'stage ' if place[:1].isdigit() else ''}{place}"
 
 
 def _change(ratio: Interval) -> str:

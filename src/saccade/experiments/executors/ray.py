@@ -6,8 +6,8 @@ import logging
 import math
 import socket
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,20 @@ class Ray:
         check_positive_number("ray", cpus=self.cpus, **({"gpus": self.gpus} if self.gpus else {}))
 
     def run(self, jobs: Sequence[Job], start: Start, _report: Report) -> Iterator[tuple[int, RunResult]]:
+        with closing(self.outcomes(jobs, start)) as outcomes:
+            for number, outcome in outcomes:
+                if isinstance(outcome, Exception):
+                    raise outcome
+                yield number, outcome
+
+    def outcomes(
+        self, jobs: Sequence[Job], start: Start
+    ) -> Generator[tuple[int, RunResult | Exception], None, None]:
+        """Train jobs as `run` does, and go on if one fails.
+
+        Yields:
+            The index of each job, and its result or its error.
+        """
         numbers = {job.folder: number for number, job in enumerate(jobs)}
         with self.connect() as cluster:
             for number, job in enumerate(jobs):
@@ -59,11 +73,9 @@ class Ray:
                 else:
                     cluster.submit(job.folder, _train, job)
             while cluster.running:
-                folder, result = cluster.wait()
-                if isinstance(result, Exception):
-                    raise result
+                folder, outcome = cluster.wait()
                 start(numbers[folder])
-                yield numbers[folder], result
+                yield numbers[folder], outcome
 
     @contextmanager
     def connect(self) -> Iterator[Cluster]:
