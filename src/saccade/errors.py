@@ -193,6 +193,14 @@ def check_reduction(owner: str, channels: int, **reductions: int) -> None:
             raise bad_option(owner, f"must be at least {name}={reduction}", channels=channels)
 
 
+def check_multiple(owner: str, channels: int, **counts: int) -> None:
+    """Raise `BadOption` unless every count is an integer of at least 1 that divides `channels`."""
+    check_positive(owner, **counts)
+    for name, count in counts.items():
+        if channels % count:
+            raise bad_option(owner, f"must be a multiple of {name}={count}", channels=channels)
+
+
 def check_shape(owner: str, x: Tensor, pattern: str, **sizes: int) -> None:
     """Raise `BadShape` unless `x` has the axes that `pattern` names, none of them empty.
 
@@ -257,11 +265,18 @@ def bad_recipe(problem: str, *, owner: Any = None, choices: Any = None, **key: o
     return BadRecipe(f"{name}={shown} {problem}", owner=owner, option=name, value=value, choices=choices)
 
 
-def bad_run(path: object, problem: str, option: str | None = None, value: object = None) -> BadRun:
-    """Return the error for the folder or a file of a run.
+def bad_run(
+    path: object,
+    problem: str,
+    option: str | None = None,
+    value: object = None,
+    choices: Iterable[Any] | None = None,
+) -> BadRun:
+    """Return the error of a file or folder that cannot be used: `'PATH' problem`.
 
     Example:
         >>> print(bad_run("runs/se-seed0", "is not the folder of a run"))
         'runs/se-seed0' is not the folder of a run
     """
-    return BadRun(f"{str(path)!r} {problem}", owner=str(path), option=option, value=value)
+    owner = str(path)
+    return BadRun(f"{owner!r} {problem}", owner=owner, option=option, value=value, choices=choices)

@@ -7,32 +7,15 @@ import json
 import os
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from saccade.errors import BadRun
+from saccade.errors import bad_run
 
 _MAX_BYTES = 64 << 20  # of a text file
 _MOST_PARTS = 200  # of a path
-
-
-def bad_file(
-    path: Path,
-    problem: str,
-    option: str | None = None,
-    value: Any = None,
-    choices: Iterable[Any] | None = None,
-) -> BadRun:
-    """Return the error of a file or folder that cannot be used: `'PATH' problem`.
-
-    Example:
-        >>> print(bad_file(Path("result.json"), "lacks 'error'", option="error"))
-        'result.json' lacks 'error'
-    """
-    owner = str(path)
-    return BadRun(f"{owner!r} {problem}", owner=owner, option=option, value=value, choices=choices)
 
 
 @contextmanager
@@ -52,10 +35,10 @@ def atomic_write(path: Path, *, marker: bytes | None = None, overwrite: bool = F
     """
     temporary: Path | None = None
     if path.exists() and not path.is_file():
-        raise bad_file(path, "cannot be written: it exists, and is not a regular file")
+        raise bad_run(path, "cannot be written: it exists, and is not a regular file")
     if marker and not overwrite and path.exists() and marker not in _beginning(path):
         problem = "was not written by saccade; choose another path, or overwrite it"
-        raise bad_file(path, problem, "overwrite", value=False)
+        raise bad_run(path, problem, "overwrite", value=False)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
@@ -66,7 +49,7 @@ def atomic_write(path: Path, *, marker: bytes | None = None, overwrite: bool = F
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        raise bad_file(path, f"cannot be written: {error.strerror or error}") from error
+        raise bad_run(path, f"cannot be written: {error.strerror or error}") from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
@@ -81,11 +64,11 @@ def check_folder(folder: Path) -> None:
     """Raise `BadRun` unless a path can be the folder of results: no file, and not the root folder."""
     if len(folder.parts) > _MOST_PARTS:
         problem = f"has {len(folder.parts)} parts; at most {_MOST_PARTS} are supported"
-        raise bad_file(folder, problem, "out")
+        raise bad_run(folder, problem, "out")
     if folder.exists() and not folder.is_dir():
-        raise bad_file(folder, "is not a folder")
+        raise bad_run(folder, "is not a folder")
     if folder.resolve() == Path(folder.resolve().anchor):
-        raise bad_file(folder, "is the root folder; choose another folder", "out", str(folder))
+        raise bad_run(folder, "is the root folder; choose another folder", "out", str(folder))
 
 
 def read_text(path: Path) -> str:
@@ -105,9 +88,9 @@ def read_text(path: Path) -> str:
             raise OSError(f"it is larger than {_MAX_BYTES >> 20} MB")
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise bad_file(path, "cannot be read: it is not text in UTF-8") from error
+        raise bad_run(path, "cannot be read: it is not text in UTF-8") from error
     except (OSError, ValueError) as error:  # ValueError: a path with a null character
-        raise bad_file(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
+        raise bad_run(path, f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def check_regular(path: Path) -> None:
@@ -132,7 +115,7 @@ def check_schema(path: Path, schema: object, expected: int) -> None:
     is_older = isinstance(schema, int) and schema < expected
     writer = f"{'an earlier' if is_older else 'a newer'} saccade"
     problem = f"has schema {schema!r}, written by {writer}; this version reads schema {expected}"
-    raise bad_file(path, problem, "schema", schema)
+    raise bad_run(path, problem, "schema", schema)
 
 
 def write_text(path: Path, text: str) -> None:

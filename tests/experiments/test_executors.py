@@ -235,6 +235,7 @@ class KillWorker(Watch):
                         os.kill(int(entry.name), signal.SIGKILL)
                         self.killed = True
                         break
+                time.sleep(0.01)  # the worker needs the core
 
 
 def test_a_cluster_of_which_a_worker_is_killed_gives_the_local_leaderboard(

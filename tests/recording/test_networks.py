@@ -16,6 +16,11 @@ from support.external_networks import CORE, NETWORKS, Operations, inputs_of, run
 
 #: Softmaxes of positions that a network mixes with those of contents: one attention each.
 MIXED = {"timm convit_tiny": 10}
+#: Wide networks of equal blocks, of which two are enough.
+SHALLOW: dict[str, dict[str, Any]] = {
+    "timm beit_base_patch16_224": {"depth": 2},
+    "timm vit_base_patch16_siglip_224": {"depth": 2},
+}
 #: Encoders without attention with a place in the image: there is no score to explain.
 UNEXPLAINED: set[str] = set()
 _TRANSFORMERS = ("timm vit_tiny_patch16_224", "timm beit_base_patch16_224", "timm cait_xxs24_224")
@@ -25,7 +30,7 @@ def build(name: str) -> tuple[Any, dict[str, Any]]:
     library = name.partition(" ")[0]
     pytest.importorskip(library, reason=f"{library} is not installed")
     torch.manual_seed(0)
-    model, side = NETWORKS[name]()
+    model, side = NETWORKS[name](**SHALLOW.get(name, {}))
     return model.eval(), inputs_of(name, side)
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-Build = Callable[[], tuple[nn.Module, int]]  # returns a network and the side of its images
+Build = Callable[..., tuple[nn.Module, int]]  # returns a network and the side of its images
 
 _TIMM = [
     "vit_tiny_patch16_224", "deit_tiny_distilled_patch16_224", "beit_base_patch16_224", "cait_xxs24_224",
@@ -35,10 +35,10 @@ CORE = {
 }
 
 
-def _timm(name: str) -> tuple[nn.Module, int]:
+def _timm(name: str, **options: Any) -> tuple[nn.Module, int]:
     import timm
 
-    model: Any = timm.create_model(name, num_classes=5)
+    model: Any = timm.create_model(name, num_classes=5, **options)
     return model, model.default_cfg["input_size"][-1]
 
 

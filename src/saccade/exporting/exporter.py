@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from saccade._torch import tensors_in, tree_leaves
 from saccade.annotations import check_arguments
 from saccade.attachment.hooks import check_model
-from saccade.errors import BadOption, NothingRecorded, SaccadeError, check_choice, printable
+from saccade.errors import BadOption, NothingRecorded, SaccadeError, bad_run, check_choice, printable
 from saccade.exporting.axes import AXES, Inputs, check_dynamic, named_axes, other_inputs, repeat_single
 from saccade.exporting.formats import File, import_onnxruntime, onnx_file, program_file
-from saccade.files import atomic_write, bad_file
+from saccade.files import atomic_write
 from saccade.maps import AttentionMap
 from saccade.model_state import preserve_state
 from saccade.recording import record
@@ -172,7 +172,7 @@ def _checked_path(path: Path, to: str) -> Path:
         message = f"export: path={str(path)!r} must end in {SUFFIXES[to]!r} for to={to!r}"
         raise BadOption(message, owner="export", option="path", value=str(path), choices=(SUFFIXES[to],))
     if path.exists() and not path.is_file():
-        raise bad_file(path, "cannot be written: it exists, and is not a regular file")
+        raise bad_run(path, "cannot be written: it exists, and is not a regular file")
     return path
 
 

@@ -35,8 +35,13 @@ def scores_of(owner: str, predict: Predict, images: Tensor) -> Tensor:
     return scores.to(images.device)
 
 
-def image_classes(owner: str, target: Tensor, images: Tensor) -> Tensor:
-    """Return the class of each image, (B,), on the device of the images."""
+def image_classes(
+    owner: str, target: Tensor | None, predict: Predict, images: Tensor, batch_size: int
+) -> Tensor:
+    """Return the class of each image, (B,), on the device of the images; by default the predicted class."""
+    if target is None:
+        scores = [scores_of(owner, predict, part) for part in images.split(batch_size)]
+        return torch.cat(scores).argmax(1)
     if target.is_floating_point() or target.shape != images.shape[:1] or int(target.min()) < 0:
         shape, expected = tuple(target.shape), f"one class of at least 0 for each of {len(images)} images"
         problem = f"target must hold {expected}, got {target.dtype} of shape {shape}"

@@ -179,11 +179,7 @@ def evaluate_faithfulness(
     order = torch.randperm(pixels, generator=torch.Generator().manual_seed(seed)).to(images.device)
     counts = torch.linspace(0, pixels, steps + 1, dtype=torch.float64, device=images.device).round()
     with torch.no_grad():
-        if target is None:
-            target = torch.cat(
-                [scores_of(_OWNER, predict, part).argmax(1) for part in images.split(batch_size)]
-            )
-        target = image_classes(_OWNER, target, images)
+        target = image_classes(_OWNER, target, predict, images, batch_size)
         index = torch.arange(len(images), device=images.device).repeat_interleave(len(counts))
         passes = [*zip(index.split(batch_size), counts.repeat(len(images)).split(batch_size), strict=True)]
 

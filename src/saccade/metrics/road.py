@@ -117,11 +117,7 @@ def evaluate_road(
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(height * width, generator=generator).to(images.device)
     with torch.no_grad():
-        if target is None:
-            target = torch.cat(
-                [scores_of(_OWNER, predict, part).argmax(1) for part in images.split(batch_size)]
-            )
-        target = image_classes(_OWNER, target, images)
+        target = image_classes(_OWNER, target, predict, images, batch_size)
         heat = heatmap.detach().double().to(images.device)
         ranks = {sign: pixel_ranks(sign * heat, order) for sign in (1, -1)}
         results: dict[int, list[Tensor]] = {1: [], -1: []}

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saccade import maps
-from saccade.errors import BadRun
-from saccade.files import atomic_write, bad_file, check_regular, check_schema
+from saccade.errors import BadRun, bad_run
+from saccade.files import atomic_write, check_regular, check_schema
 from saccade.maps import AttentionMap, SpatialMap
 from saccade.results.schema import SCHEMA
 
@@ -108,13 +108,13 @@ def read_gallery(folder: Path) -> Gallery:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > _MAX_BYTES:
             problem = f"holds {size} bytes: expected at most {_MAX_BYTES}"
-            raise bad_file(path, problem, value=size)
+            raise bad_run(path, problem, value=size)
         with np.load(path, allow_pickle=False) as archive:
             arrays: Arrays = {name: archive[name] for name in archive.files}
     except (FileNotFoundError, BadRun):
         raise
     except Exception as error:  # NumPy and zipfile raise almost any error for damaged files
-        raise bad_file(path, f"cannot be read: {error}") from None
+        raise bad_run(path, f"cannot be read: {error}") from None
     check_schema(path, arrays["schema"].tolist() if "schema" in arrays else None, SCHEMA)
     count = _check(path, arrays)
     tensors = {name: torch.from_numpy(arrays[name]) for name in _TENSORS if name in arrays}
@@ -125,7 +125,7 @@ def read_gallery(folder: Path) -> Gallery:
             attention = _decode_map(arrays)
             _check_map(attention, count)
         except Exception as error:  # the fields of a damaged map fail in any way
-            raise bad_file(path, f"has no usable attention map: {error}", "map") from None
+            raise bad_run(path, f"has no usable attention map: {error}", "map") from None
     return Gallery(**tensors, map=attention, kind=kind)
 
 
@@ -133,11 +133,11 @@ def _check(path: Path, arrays: Arrays) -> int:
     """Check every array but those of the map, and return the number of images."""
     required = {"images", "labels", "predictions", "probabilities"} | ({"kind"} if "map" in arrays else set())
     for name in sorted(required - arrays.keys()):
-        raise bad_file(path, f"lacks {name}", name)
+        raise bad_run(path, f"lacks {name}", name)
     images = arrays["images"]
     count = int(images.shape[0]) if images.ndim else 0
     if not count or images.size == 0:
-        raise bad_file(path, "holds no images", "images", images.shape)
+        raise bad_run(path, "holds no images", "images", images.shape)
     axes = "T H W" if images.ndim == 5 else "H W"
     forms = {
         "images": ("u1", f"K 3 {axes}"),
@@ -153,10 +153,10 @@ def _check(path: Path, arrays: Arrays) -> int:
         array = arrays.get(name)
         if array is not None and (array.dtype != dtype or not _fits(array.shape, form, sizes)):
             misfit = f"shape {array.shape} and type {array.dtype}, which do not fit {count} images"
-            raise bad_file(path, f"has {name} of {misfit}", name, array.shape)
+            raise bad_run(path, f"has {name} of {misfit}", name, array.shape)
     for name in ("labels", "predictions"):
         if arrays[name].min() < 0 or arrays[name].max() >= sizes["classes"]:
-            raise bad_file(path, f"has {name} outside the {sizes['classes']} classes", name)
+            raise bad_run(path, f"has {name} outside the {sizes['classes']} classes", name)
     return count
 
 

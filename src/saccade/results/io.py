@@ -10,7 +10,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, NoReturn, TypeVar, cast, get_args, get_origin, get_type_hints, is_typeddict
 
-from saccade.files import bad_file, check_schema, read_text, write_json, write_text
+from saccade.errors import bad_run
+from saccade.files import check_schema, read_text, write_json, write_text
 from saccade.results.schema import SCHEMA, ComparisonResults, Row, RunInfo, RunResult
 from saccade.results.search_schema import SearchResults, SearchSpace
 
@@ -51,7 +52,7 @@ def read_comparison(folder: Path) -> ComparisonResults:
     results = _read(folder, COMPARISON, ComparisonResults, "a finished comparison")
     for section in ("leaderboard", "runs"):
         if not results[section]:
-            raise bad_file(folder / COMPARISON, f"has {section}=[], which is empty", section, [])
+            raise bad_run(folder / COMPARISON, f"has {section}=[], which is empty", section, [])
     results["leaderboard"].sort(key=lambda row: row["error"]["mean"])
     return results
 
@@ -105,11 +106,11 @@ def _flatten(row: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _read(folder: Path, name: str, form: type[_T], owner: str) -> _T:
     path = folder / name
     if not path.exists():
-        raise bad_file(folder, f"has no {name}, so it is not the folder of {owner}", name)
+        raise bad_run(folder, f"has no {name}, so it is not the folder of {owner}", name)
     try:
         value = json.loads(read_text(path), parse_constant=_refuse)
     except (RecursionError, json.JSONDecodeError) as error:
-        raise bad_file(path, f"is not JSON: {error}") from error
+        raise bad_run(path, f"is not JSON: {error}") from error
     if isinstance(value, dict):
         check_schema(path, value.get("schema", 1), SCHEMA)
     validate(path, value, form)
@@ -137,21 +138,21 @@ def validate(path: Path, value: Any, form: Any, field: str = "") -> None:
     elif origin is Literal:
         if value not in arguments:
             problem = f"{shown} is not one of {', '.join(map(repr, arguments))}"
-            raise bad_file(path, problem, field, value, arguments)
+            raise bad_run(path, problem, field, value, arguments)
     elif form is not Any:
         kind = dict if is_typeddict(form) else origin or form
         accepted: Any = (int, float) if kind is float else kind
         if not isinstance(value, accepted) or (isinstance(value, bool) and kind is not bool):
-            raise bad_file(path, f"{shown} must be of type {kind.__name__}", field, value)
+            raise bad_run(path, f"{shown} must be of type {kind.__name__}", field, value)
         if kind in (int, float) and not -_LARGEST <= value <= _LARGEST:
-            raise bad_file(path, f"{shown} is out of range", field, value)
+            raise bad_run(path, f"{shown} is out of range", field, value)
         if is_typeddict(form):
             for key, kind in get_type_hints(form).items():
                 inner = f"{field}.{key}".lstrip(".")
                 if key in value:
                     validate(path, value[key], kind, inner)
                 elif key in form.__required_keys__:
-                    raise bad_file(path, f"lacks {inner}", inner)
+                    raise bad_run(path, f"lacks {inner}", inner)
         elif kind is list:
             for index, item in enumerate(value):
                 validate(path, item, arguments[0], f"{field}[{index}]")

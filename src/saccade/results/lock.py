@@ -10,7 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from saccade.files import bad_file, check_folder
+from saccade.errors import bad_run
+from saccade.files import check_folder
 
 LOCK = ".lock"
 
@@ -45,10 +46,10 @@ def lock_folder(folder: Path) -> Iterator[None]:
         path.write_text(f"{os.getpid()}\n{socket.gethostname()}\n")
     except Timeout:
         pid, host = holder if len(holder) == 2 else ("unknown", "another host")
-        raise bad_file(folder, f"is in use by process {pid} on {host}", "lock", pid) from None
+        raise bad_run(folder, f"is in use by process {pid} on {host}", "lock", pid) from None
     except OSError as error:  # also of a path that is too long, or a part of which is no folder
         reason = error.strerror or str(error)
-        raise bad_file(folder, f"cannot be written: {reason}", value=reason) from error
+        raise bad_run(folder, f"cannot be written: {reason}", value=reason) from error
     try:
         yield
     finally:
@@ -69,4 +70,4 @@ def check_unused(folder: Path, traces: Collection[str] = ()) -> None:
     foreign = sorted(path.name for path in folder.iterdir() if path.name not in (LOCK, *traces))
     if foreign:
         problem = f"is not empty: it holds {foreign[0]!r}; choose another folder"
-        raise bad_file(folder, problem, "out", foreign[0])
+        raise bad_run(folder, problem, "out", foreign[0])

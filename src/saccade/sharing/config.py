@@ -13,8 +13,8 @@ from torch import Tensor
 
 from saccade import __version__
 from saccade.annotations import convert, describe, parameter_types
-from saccade.errors import BadOption, SaccadeError
-from saccade.files import atomic_write, bad_file, check_regular, check_schema, read_text
+from saccade.errors import BadOption, SaccadeError, bad_run
+from saccade.files import atomic_write, check_regular, check_schema, read_text
 from saccade.sharing.backbone import Backbone, is_json
 
 SCHEMA = 1
@@ -72,9 +72,9 @@ def read_config(path: Path) -> ModelConfig:
     except SaccadeError:
         raise
     except (ValueError, RecursionError) as error:
-        raise bad_file(path, "is not JSON") from error
+        raise bad_run(path, "is not JSON") from error
     if not isinstance(content, dict) or "saccade" not in content:
-        raise bad_file(path, "was not written by saccade.save")
+        raise bad_run(path, "was not written by saccade.save")
     check_schema(path, content.get("schema"), SCHEMA)
     backbone = content.get("backbone")
     if backbone is not None:
@@ -97,14 +97,14 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
         check_regular(path)
         content = path.read_bytes()
     except OSError as error:
-        raise bad_file(path, f"cannot be read: {error.strerror or error}") from error
+        raise bad_run(path, f"cannot be read: {error.strerror or error}") from error
     if hashlib.sha256(content).hexdigest() != sha256:
         problem = f"is damaged or was exchanged: it does not have the digest in {CONFIG}"
-        raise bad_file(path, problem, "sha256", sha256)
+        raise bad_run(path, problem, "sha256", sha256)
     try:
         weights: dict[str, Tensor] = safetensors.load(content)
     except Exception as error:  # the digest can be forged, and the parser raises errors of its own
-        raise bad_file(path, "is not a file of safetensors") from error
+        raise bad_run(path, "is not a file of safetensors") from error
     return weights
 
 
@@ -144,7 +144,7 @@ def _check_owned(path: Path) -> None:
         with path.open("rb") as file:
             beginning = file.read(4096)
         if _MARKER not in beginning:
-            raise bad_file(path, "was not written by saccade.save; choose another folder")
+            raise bad_run(path, "was not written by saccade.save; choose another folder")
 
 
 def _fields(
@@ -153,7 +153,7 @@ def _fields(
     """Return the named fields of an object in a file, each of its type."""
 
     def fail(problem: str, name: str | None = None, value: object = None) -> NoReturn:
-        raise bad_file(path, problem, name, value)
+        raise bad_run(path, problem, name, value)
 
     prefix = f"{inside}." if inside else ""
     if not isinstance(content, dict):

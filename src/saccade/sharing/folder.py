@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from saccade.annotations import check_arguments
 from saccade.attachment import describe_attachments, detach, restore_attachments
 from saccade.attachment.hooks import check_model
-from saccade.errors import BadOption, SaccadeError
-from saccade.files import bad_file, check_folder
+from saccade.errors import BadOption, SaccadeError, bad_run
+from saccade.files import check_folder
 from saccade.sharing.backbone import Backbone, difference, find_backbone, parse_backbone
 from saccade.sharing.config import (
     CONFIG,
@@ -69,7 +69,7 @@ def save(model: nn.Module, folder: str | Path, *, backbone: str | None = "auto")
     path = Path(folder).expanduser()
     check_folder(path)
     if (path / _RECIPE).exists():
-        raise bad_file(path, "is the folder of a run, which saccade.load reads as it is", "folder", str(path))
+        raise bad_run(path, "is the folder of a run, which saccade.load reads as it is", "folder", str(path))
     attachments = describe_attachments(model)
     if backbone == "auto":
         found = find_backbone(model)
@@ -118,11 +118,11 @@ def load(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
     check_arguments(load, {"folder": folder})
     path = Path(folder).expanduser()
     if not path.exists():
-        raise bad_file(path, "does not exist")
+        raise bad_run(path, "does not exist")
     if not (path / CONFIG).exists() and (path.is_file() or (path / _RECIPE).exists()):
         return _load_run(path, model)
     if not (path / CONFIG).exists():
-        raise bad_file(path, f"holds neither {CONFIG} of saccade.save nor {_RECIPE} of a run")
+        raise bad_run(path, f"holds neither {CONFIG} of saccade.save nor {_RECIPE} of a run")
     if model is not None:
         check_model(model, "load", "load into the original model")
     config = read_config(path / CONFIG)
@@ -133,7 +133,7 @@ def load(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
     if model is not None:
         return _load_into(model, path, config, weights)
     if config.backbone is None:
-        raise bad_file(path, "names no backbone")
+        raise bad_run(path, "names no backbone")
     try:
         with torch.device("meta"):  # a damaged configuration may name a model that exceeds the memory
             expected = _build(config.backbone, config.attachments)
@@ -144,7 +144,7 @@ def load(folder: str | Path, *, model: nn.Module | None = None) -> nn.Module:
     try:
         rebuilt = _build(config.backbone, config.attachments)
     except Exception as error:  # libraries raise errors of any type for damaged options
-        raise bad_file(path / CONFIG, f"does not describe a model: {error}") from error
+        raise bad_run(path / CONFIG, f"does not describe a model: {error}") from error
     _check_fit(rebuilt, path, weights)
     return _with_weights(rebuilt, weights)
 
@@ -174,9 +174,7 @@ def _load_into(model: nn.Module, path: Path, config: ModelConfig, weights: Mappi
     except SaccadeError as error:
         if error.owner != "restore_attachments":
             detach(model)
-        raise bad_file(
-            path / CONFIG, f"does not fit the model: {error}", error.option, error.value
-        ) from error
+        raise bad_run(path / CONFIG, f"does not fit the model: {error}", error.option, error.value) from error
     try:
         _check_fit(model, path, weights)
     except SaccadeError:
@@ -198,7 +196,7 @@ def _check_fit(model: nn.Module, path: Path, weights: Mapping[str, Tensor]) -> N
             problem = f"has {name!r} of shape {shape}, expected {expected[name]}"
         if problem:
             message = f"does not fit {type(model).__name__}: it {problem}"
-            raise bad_file(path / WEIGHTS, message, "model", name)
+            raise bad_run(path / WEIGHTS, message, "model", name)
 
 
 def _with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.errors import bad_option, check_positive, check_shape
+from saccade.errors import check_multiple, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, Tap
 from saccade.ops.sum_of_squares import sum_of_squares
@@ -81,9 +81,7 @@ class XCA(nn.Module):
 
     def __init__(self, channels: int, heads: int = 8, bias: bool = False) -> None:
         super().__init__()
-        check_positive("xca", heads=heads)
-        if channels % heads:
-            raise bad_option("xca", f"must be a multiple of heads={heads}", channels=channels)
+        check_multiple("xca", channels, heads=heads)
         self.channels, self.heads = channels, heads
         self.temperature = nn.Parameter(torch.ones(heads, 1, 1))
         self.qkv = nn.Linear(channels, 3 * channels, bias=bias)

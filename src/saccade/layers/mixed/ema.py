@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.errors import bad_option, check_positive, check_shape
+from saccade.errors import check_multiple, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import SpatialMap, Tap
 from saccade.ops.gates import scale
@@ -106,9 +106,7 @@ class EMA(nn.Module):
 
     def __init__(self, channels: int, groups: int = 32) -> None:
         super().__init__()
-        check_positive("ema", groups=groups)
-        if channels % groups:
-            raise bad_option("ema", f"must be a multiple of groups={groups}", channels=channels)
+        check_multiple("ema", channels, groups=groups)
         self.channels, self.groups = channels, groups
         width = channels // groups
         self.norm = nn.GroupNorm(width, width)

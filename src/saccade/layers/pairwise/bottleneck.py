@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import bad_option, check_pair, check_positive, check_positive_number, check_shape
+from saccade.errors import check_multiple, check_pair, check_positive, check_positive_number, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.layers.widths import make_divisible
 from saccade.maps import PairwiseMap, Tap
@@ -126,11 +126,9 @@ class Bottleneck(nn.Module):
         scale_pos_embed: bool = False,
     ) -> None:
         super().__init__()
-        check_positive("bottleneck", num_heads=num_heads)
         check_positive_number("bottleneck", qk_ratio=qk_ratio)
         self.size = check_pair("bottleneck", feat_size=feat_size)
-        if channels % num_heads:
-            raise bad_option("bottleneck", f"must be a multiple of num_heads={num_heads}", channels=channels)
+        check_multiple("bottleneck", channels, num_heads=num_heads)
         width = make_divisible(channels * qk_ratio) // num_heads if dim_head is None else dim_head
         check_positive("bottleneck", dim_head=width)
         self.channels, self.heads, self.width = channels, num_heads, width

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from saccade.errors import bad_option, check_positive, check_shape
+from saccade.errors import bad_option, check_multiple, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import DotProductMap, Tap
 
@@ -67,9 +67,7 @@ class Efficient(nn.Module):
 
     def __init__(self, channels: int, key_channels: int | None = None, heads: int = 8) -> None:
         super().__init__()
-        check_positive("efficient", heads=heads)
-        if channels % heads:
-            raise bad_option("efficient", f"must be a multiple of heads={heads}", channels=channels)
+        check_multiple("efficient", channels, heads=heads)
         key_channels = channels if key_channels is None else key_channels
         check_positive("efficient", key_channels=key_channels)
         if key_channels % heads:

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.errors import bad_option, bad_shape, check_positive, check_positive_number, check_shape
+from saccade.errors import (
+    bad_option,
+    bad_shape,
+    check_multiple,
+    check_positive,
+    check_positive_number,
+    check_shape,
+)
 from saccade.layers.pairwise.bottleneck import RelativePosition
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.layers.widths import make_divisible
@@ -119,12 +126,11 @@ class Halo(nn.Module):
         scale_pos_embed: bool = False,
     ) -> None:
         super().__init__()
-        check_positive("halo", num_heads=num_heads, block_size=block_size)
+        check_positive("halo", block_size=block_size)
         check_positive_number("halo", qk_ratio=qk_ratio)
         if isinstance(halo_size, bool) or not isinstance(halo_size, int) or halo_size < 0:
             raise bad_option("halo", "must be an integer of at least 0", halo_size=halo_size)
-        if channels % num_heads:
-            raise bad_option("halo", f"must be a multiple of num_heads={num_heads}", channels=channels)
+        check_multiple("halo", channels, num_heads=num_heads)
         width = make_divisible(channels * qk_ratio) // num_heads if dim_head is None else dim_head
         check_positive("halo", dim_head=width)
         self.channels, self.heads, self.width = channels, num_heads, width

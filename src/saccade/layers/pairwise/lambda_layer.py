@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from saccade.errors import (
     bad_option,
     bad_shape,
+    check_multiple,
     check_pair,
     check_positive,
     check_positive_number,
@@ -103,12 +104,8 @@ class LambdaLayer(nn.Module):
         qkv_bias: bool = False,
     ) -> None:
         super().__init__()
-        check_positive("lambda_layer", num_heads=num_heads)
         check_positive_number("lambda_layer", qk_ratio=qk_ratio)
-        if channels % num_heads:
-            raise bad_option(
-                "lambda_layer", f"must be a multiple of num_heads={num_heads}", channels=channels
-            )
+        check_multiple("lambda_layer", channels, num_heads=num_heads)
         width = make_divisible(channels * qk_ratio) // num_heads if dim_head is None else dim_head
         check_positive("lambda_layer", dim_head=width)
         self.channels, self.heads, self.width = channels, num_heads, width

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from saccade.errors import bad_option, check_positive, check_shape
+from saccade.errors import check_multiple, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import NeighborhoodMap, Tap
 from saccade.ops.neighborhood_attention import neighborhood_attention
@@ -71,9 +71,8 @@ class Neighborhood(nn.Module):
 
     def __init__(self, channels: int, size: int = 7, heads: int = 8, dilation: int = 1) -> None:
         super().__init__()
-        check_positive("neighborhood", size=size, heads=heads, dilation=dilation)
-        if channels % heads:
-            raise bad_option("neighborhood", f"must be a multiple of heads={heads}", channels=channels)
+        check_positive("neighborhood", size=size, dilation=dilation)
+        check_multiple("neighborhood", channels, heads=heads)
         self.channels, self.size, self.heads, self.dilation = channels, size, heads, dilation
         self.qkv = nn.Linear(channels, 3 * channels)
         self.proj = nn.Linear(channels, channels)

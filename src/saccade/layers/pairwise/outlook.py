@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.errors import bad_option, check_positive, check_shape
+from saccade.errors import bad_option, check_multiple, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import SpatialMap, Tap
 
@@ -114,9 +114,8 @@ class Outlook(nn.Module):
 
     def __init__(self, channels: int, heads: int = 8, kernel_size: int = 3, stride: int = 1) -> None:
         super().__init__()
-        check_positive("outlook", heads=heads, kernel_size=kernel_size, stride=stride)
-        if channels % heads:
-            raise bad_option("outlook", f"must be a multiple of heads={heads}", channels=channels)
+        check_positive("outlook", kernel_size=kernel_size, stride=stride)
+        check_multiple("outlook", channels, heads=heads)
         if kernel_size % 2 == 0:
             raise bad_option("outlook", "must be odd to have a center", kernel_size=kernel_size)
         self.channels, self.heads, self.kernel_size, self.stride = channels, heads, kernel_size, stride

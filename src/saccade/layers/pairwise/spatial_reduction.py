@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.errors import bad_option, check_positive, check_shape
+from saccade.errors import check_multiple, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import PairwiseMap, Tap
 from saccade.ops.windows import missing, needs_padding
@@ -68,9 +68,8 @@ class SpatialReduction(nn.Module):
 
     def __init__(self, channels: int, heads: int = 8, ratio: int = 2, qkv_bias: bool = False) -> None:
         super().__init__()
-        check_positive("spatial_reduction", heads=heads, ratio=ratio)
-        if channels % heads:
-            raise bad_option("spatial_reduction", f"must be a multiple of heads={heads}", channels=channels)
+        check_positive("spatial_reduction", ratio=ratio)
+        check_multiple("spatial_reduction", channels, heads=heads)
         self.channels, self.heads, self.ratio = channels, heads, ratio
         self.q = nn.Linear(channels, channels, bias=qkv_bias)
         self.kv = nn.Linear(channels, 2 * channels, bias=qkv_bias)

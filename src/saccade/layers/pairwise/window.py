@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.errors import bad_option, check_positive, check_shape
+from saccade.errors import bad_option, check_multiple, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import Tap, WindowMap
 from saccade.ops.windows import cut_windows, missing, needs_padding
@@ -89,11 +89,10 @@ class Window(nn.Module):
         qkv_bias: bool = True,
     ) -> None:
         super().__init__()
-        check_positive("window", size=size, heads=heads)
+        check_positive("window", size=size)
         if isinstance(shift, bool) or not isinstance(shift, int) or not 0 <= shift < size:
             raise bad_option("window", f"must be an integer from 0 to size - 1 = {size - 1}", shift=shift)
-        if channels % heads:
-            raise bad_option("window", f"must be a multiple of heads={heads}", channels=channels)
+        check_multiple("window", channels, heads=heads)
         self.channels, self.size, self.heads, self.shift = channels, size, heads, shift
         self.bias = bias
         if bias:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import bad_option, check_positive, check_shape
+from saccade.errors import check_multiple, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ClassTokenMap, Tap
 from saccade.ops.single_query import single_query
@@ -69,9 +69,8 @@ class AttentionPool(nn.Module):
 
     def __init__(self, channels: int, size: int = 7, heads: int = 8) -> None:
         super().__init__()
-        check_positive("attention_pool", size=size, heads=heads)
-        if channels % heads:
-            raise bad_option("attention_pool", f"must be a multiple of heads={heads}", channels=channels)
+        check_positive("attention_pool", size=size)
+        check_multiple("attention_pool", channels, heads=heads)
         self.channels, self.size, self.heads = channels, size, heads
         self.position = nn.Parameter(torch.randn(size**2 + 1, channels) / channels**0.5)
         self.key = nn.Linear(channels, channels)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import bad_option, check_positive, check_shape
+from saccade.errors import check_multiple, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import PairwiseMap, Tap
 from saccade.ops.single_query import single_query
@@ -69,9 +69,7 @@ class ClassAttention(nn.Module):
 
     def __init__(self, channels: int, heads: int = 8, qkv_bias: bool = False) -> None:
         super().__init__()
-        check_positive("class_attention", heads=heads)
-        if channels % heads:
-            raise bad_option("class_attention", f"must be a multiple of heads={heads}", channels=channels)
+        check_multiple("class_attention", channels, heads=heads)
         self.channels, self.heads = channels, heads
         self.query = nn.Linear(channels, channels, bias=qkv_bias)
         self.key = nn.Linear(channels, channels, bias=qkv_bias)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.errors import bad_option, bad_shape, check_pair, check_positive, check_shape
+from saccade.errors import bad_option, bad_shape, check_multiple, check_pair, check_positive, check_shape
 from saccade.layers.sampling.spatial_transformer import spatial_transformer
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import GridMap, Tap
@@ -117,10 +117,9 @@ class Deformable(nn.Module):
         offset_range_factor: float = 1.0,
     ) -> None:
         super().__init__()
-        check_positive("deformable", heads=heads, groups=groups)
+        check_positive("deformable", groups=groups)
         height, width = check_pair("deformable", size=size)
-        if channels % heads:
-            raise bad_option("deformable", f"must be a multiple of heads={heads}", channels=channels)
+        check_multiple("deformable", channels, heads=heads)
         if heads % groups:
             raise bad_option("deformable", f"must divide heads={heads}", groups=groups)
         if not (offset_range_factor >= 0 or offset_range_factor == -1):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.errors import bad_option, check_choice, check_positive, check_shape
+from saccade.errors import bad_option, check_choice, check_multiple, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import SpatialMap, Tap
 from saccade.ops.gates import mean, mean_of_products, scale_rows_and_columns
@@ -86,12 +86,10 @@ class ELA(nn.Module):
         super().__init__()
         groups = max(1, channels // 8) if groups is None else groups
         check_choice("ela", "variant", variant, ("paper", "timm"))
-        check_positive("ela", kernel_size=kernel_size, groups=groups, norm_groups=norm_groups)
+        check_positive("ela", kernel_size=kernel_size)
         if kernel_size % 2 == 0:
             raise bad_option("ela", "must be odd to keep the map size", kernel_size=kernel_size)
-        for name, count in {"groups": groups, "norm_groups": norm_groups}.items():
-            if channels % count:
-                raise bad_option("ela", f"must be a multiple of {name}={count}", channels=channels)
+        check_multiple("ela", channels, groups=groups, norm_groups=norm_groups)
         self.channels = channels
         is_shared = variant == "paper"
         self.conv = _strip(channels, kernel_size, groups)

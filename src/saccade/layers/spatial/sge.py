@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from saccade.errors import bad_option, bad_shape, check_positive, check_shape
+from saccade.errors import bad_shape, check_multiple, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import SpatialMap, Tap
 from saccade.ops.gates import mean, scale
@@ -78,9 +78,7 @@ class SGE(nn.Module):
 
     def __init__(self, channels: int, groups: int = 64) -> None:
         super().__init__()
-        check_positive("sge", groups=groups)
-        if channels % groups:
-            raise bad_option("sge", f"must be a multiple of groups={groups}", channels=channels)
+        check_multiple("sge", channels, groups=groups)
         self.channels, self.groups = channels, groups
         self.weight = nn.Parameter(torch.zeros(1, groups, 1, 1))
         self.bias = nn.Parameter(torch.ones(1, groups, 1, 1))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saccade.data import contact_sheet
-from saccade.files import bad_file
+from saccade.errors import bad_run
 from saccade.maps import AttentionMap
 from saccade.metrics import confusion_matrix, mean_iou
 from saccade.results import GALLERY, ComparisonResults, Gallery, read_gallery
@@ -58,13 +58,13 @@ def read_sources(folder: Path, results: ComparisonResults) -> list[Source]:
             except FileNotFoundError:
                 continue
             if results["task"]["masks"] and gallery.masks is None:
-                raise bad_file(path, "lacks masks", "masks")
+                raise bad_run(path, "lacks masks", "masks")
             sources.append(Source(attention, run["seed"], path, gallery))
             break
     for other in sources[1:]:
         if not other.gallery.images.equal(sources[0].gallery.images):
             problem = f"and {str(sources[0].path)!r} have different test images"
-            raise bad_file(other.path, problem, "images")
+            raise bad_run(other.path, problem, "images")
     return sources
 
 
