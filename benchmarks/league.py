@@ -63,9 +63,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/league-white-patch"))
     parser.add_argument("--result", type=Path, default=RESULT)
     arguments = parser.parse_args()
-    sizes = (
-        f"size=64,train={arguments.train},validation={arguments.train // 5},test={2 * arguments.train}"
-    )
+    sizes = f"size=64,train={arguments.train},validation={arguments.train // 5},test={2 * arguments.train}"
     task = f"white-patch:source={format_value(arguments.source)},{sizes}"
     grid = Comparison(
         attentions=("none", *arguments.only),

@@ -5,8 +5,9 @@
 One image with 64 channels, or as many positions in a sequence, in float32; each measurement in a process of
 its own, since the peak of a process never falls. FLOPs and latency (median) are those of a forward pass in
 evaluation mode. Memory is the peak of the resident set in a second forward and backward pass minus its size
-before; the output and the gradients are included, the input is not, nor is what the first pass loads. The start compares the output of a new module
-with its input. Writes benchmarks/results/catalog-cpu.json, from which `docs/results.py` makes the table.
+before; the output and the gradients are included, the input is not, nor is what the first pass loads. The
+start compares the output of a new module with its input. Writes benchmarks/results/catalog-cpu.json, from
+which `docs/results.py` makes the table.
 """
 
 from __future__ import annotations

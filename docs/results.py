@@ -122,8 +122,8 @@ def membrane(result: Result) -> list[str]:
     }
     tested = {row["attention"]: row["p_value"] for row in result["leaderboard"] if row["p_value"] is not None}
     return [
-        "Electron micrographs of 512 x 512 pixels with the membranes of cells (ISBI 2012), 20 for training, 4 "
-        f"for validation and 6 for the test, cut into tiles of 128 pixels: {task['train']} / "
+        "Electron micrographs of 512 x 512 pixels with the membranes of cells (ISBI 2012), 20 for training, "
+        f"4 for validation and 6 for the test, cut into tiles of 128 pixels: {task['train']} / "
         f"{task['validation']} / {task['test']} tiles. A U-Net of width "
         f"{result['recipe']['backbone'].partition('width=')[2].partition(',')[0]} is trained for "
         f"{result['recipe']['epochs']} epochs; `attention_gate` is on its skip connections, the others are "
