@@ -418,6 +418,20 @@ def search(result: Result) -> list[str]:
     ]
 
 
+def faults(result: Result) -> list[str]:
+    cells = (
+        (row["text"], f"{row['passed']:,} of {row['rounds']:,}", f"{row['seconds'] / 60:.0f} min")
+        for row in result["rows"].values()
+    )
+    return [
+        "What happens to a process, and how often the same command, run again, ended with the results of an "
+        "uninterrupted run, digit for digit. A damaged file counts if it is read or refused with one sentence, "
+        "and starts no program and no connection. Memory counts if it grows by less than 8 MB in the later "
+        "half of the rounds.",
+        *table(("fault", "recovered", "time"), cells),
+    ]
+
+
 def loader(result: Result) -> list[str]:
     rows = (
         (
@@ -544,6 +558,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
     "networks": ("Attention of other libraries", networks),
     "attach-networks": ("Attention in networks of other libraries", attach_networks),
     "explanations": ("Explanations of a class", explanations),
+    "faults": ("Faults", faults),
     "loader-cpu": ("Data loader throughput", loader),
     "pairwise-cpu": ("Memory and time of attention between positions", pairwise),
 }
