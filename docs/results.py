@@ -425,9 +425,9 @@ def faults(result: Result) -> list[str]:
     )
     return [
         "What happens to a process, and how often the same command, run again, ended with the results of an "
-        "uninterrupted run, digit for digit. A damaged file counts if it is read or refused with one sentence, "
-        "and starts no program and no connection. Memory counts if it grows by less than 8 MB in the later "
-        "half of the rounds.",
+        "uninterrupted run, digit for digit. A damaged file counts if it is read or refused with one "
+        "sentence, and starts no program and no connection. Memory counts if it grows by less than 8 MB in "
+        "the later half of the rounds.",
         *table(("fault", "recovered", "time"), cells),
     ]
 
