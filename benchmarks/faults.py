@@ -75,7 +75,7 @@ def finish(arguments: Sequence[str]) -> tuple[int, str, float]:
 
 
 def outcome(folder: Path) -> Any:
-    """Return what has to be equal in two folders: the errors and curves of all runs, or the leaderboard of a search."""
+    """Return what has to be equal: errors and curves of all runs, or the leaderboard of a search."""
     if (folder / "search.json").exists():
         found = json.loads((folder / "search.json").read_text())
         return [(row["attention"], row["error"]["mean"]) for row in found["leaderboard"]]
