@@ -302,6 +302,40 @@ def test_windows_of_torchvision_are_put_back_on_the_grid() -> None:
     assert {m.query_shape for m in pairs} == {(56, 56), (28, 28), (14, 14), (7, 7)}
 
 
+class Detector(nn.Module):
+    """A class token, those of the image and, at the end, tokens of objects, as YOLOS has them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches, self.block = nn.Conv2d(3, WIDTH, 4, 4), Own("fused")
+        self.cls_token = nn.Parameter(torch.randn(1, 1, WIDTH))
+        self.detection_tokens = nn.Parameter(torch.randn(1, 3, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).mT
+        out: Tensor = self.block(
+            torch.cat(
+                [self.cls_token.expand(len(x), -1, -1), x, self.detection_tokens.expand(len(x), -1, -1)], 1
+            )
+        )
+        return out
+
+
+def test_tokens_at_the_end_have_no_place() -> None:
+    model = Detector().eval()
+    with torch.no_grad(), sc.record(nn.Sequential(model)) as maps:
+        model(X)
+    attention = maps["0.block"]
+    assert isinstance(attention, ClassTokenMap)
+    assert attention.query_shape == attention.key_shape == SIZE
+    assert attention.extra_keys.shape[2] == 1 + 3
+    own = model.block.weights[:, :, :, 1:-3]
+    torch.testing.assert_close(attention.class_row().flatten(1), own[:, :, 0].mean(1))
+    torch.testing.assert_close(attention.weights(), own[:, :, 1:-3])
+    tokens = attention.tokens().weights()
+    torch.testing.assert_close(tokens[:, :, 1:4, 4:], own[:, :, -3:])
+
+
 class HiddenAttention(nn.Module):
     """Weights without a softmax, which nothing catches."""
 

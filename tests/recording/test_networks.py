@@ -56,9 +56,8 @@ def test_all_attention_is_recorded_or_named(name: str) -> None:
     counter = Operations()
     with counter:
         run(model, inputs)
-    recorded = (
-        [] if maps is None else [m for m in maps.values() if isinstance(m, PairwiseMap | sc.ChannelMap)]
-    )
+    kinds = PairwiseMap | sc.ChannelMap | sc.SpatialMap  # the last is that of deformable attention
+    recorded = [] if maps is None else [m for m in maps.values() if isinstance(m, kinds)]
     unseen = () if maps is None else maps.unseen
     assert len(recorded) + len(unseen) >= counter.count - MIXED.get(name, 0)
     for attention in recorded:

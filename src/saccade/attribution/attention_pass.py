@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -111,6 +111,11 @@ class AttentionPass(Capture):
         """Note that the tokens are in windows or in another order; the map keeps the tokens of the model."""
         partition = super().find_partition(routes)
         self._is_cut = partition is not None and not partition.is_plain
+
+    def site(self) -> tuple[str, AttentionSite]:
+        """Return the attention that runs; the map keeps the order of the tokens."""
+        path, site = super().site()
+        return path, replace(site, trailing=0)
 
     def tag_weights(self, weights: Tensor, logits: Logits | None) -> None:
         super().tag_weights(weights, logits)

@@ -1,11 +1,12 @@
 """Attention maps: typed records of what a layer attends to, each of which can render a heat map."""
 
+from saccade.maps.additive import AdditiveMap
 from saccade.maps.base import AttentionMap, BranchMap, ChannelMap, SpatialMap, normalize
 from saccade.maps.criss_cross import CrissCrossMap
 from saccade.maps.halo import HaloMap
 from saccade.maps.neighborhood import NeighborhoodMap, neighborhood_bounds
 from saccade.maps.offset import OffsetMap
-from saccade.maps.pairwise import AdditiveMap, DotProductMap, PairwiseMap, RectifiedSumMap, Sinks, chunks
+from saccade.maps.pairwise import DotProductMap, PairwiseMap, RectifiedSumMap, Sinks, chunks
 from saccade.maps.rollout import HeadFusion, attention_rollout
 from saccade.maps.sampling import FixationMap, GridMap, sampling_density
 from saccade.maps.tap import Tap

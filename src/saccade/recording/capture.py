@@ -98,7 +98,8 @@ class Capture(RunningModules, TorchFunctionMode):
         ):
             try:
                 with torch.no_grad():
-                    self.routes.follow(func, args, kwargs or {}, output, self.batch)
+                    if self.routes or func in CUTS:
+                        self.routes.follow(func, args, kwargs or {}, output, self.batch)
                     self._follow(func, args, kwargs or {}, output)
             except (RuntimeError, ValueError, TypeError, IndexError, KeyError):
                 self.failed[self.site()[0]] = None  # an unusual call; the model goes on

@@ -84,7 +84,7 @@ class Routes:
         return bool(self.of)
 
     def get(self, x: Any) -> tuple[Route, ...]:
-        routes: tuple[Route, ...] = self.of.get(x, ()) if isinstance(x, Tensor) else ()
+        routes: tuple[Route, ...] = self.of.get(x, ()) if self.of and isinstance(x, Tensor) else ()
         return routes
 
     def of_weights(self, weights: Tensor) -> tuple[Route, ...]:

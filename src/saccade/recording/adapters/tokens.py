@@ -16,6 +16,7 @@ from saccade.model_state import Handle
 
 _MORE_TOKENS = ("register_tokens", "distillation_token", "dist_token")  # (1, number of tokens, channels)
 _STEPS = (1, 2, 4, 8, 16, 32)
+_LAST_TOKENS = "detection_tokens"  # of YOLOS: they follow those of the image
 _CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
 
 
@@ -60,8 +61,8 @@ class FeatureShapes(dict[int, tuple[int, ...]]):
 class AttentionSite:
     """An attention module, the module around it, if any, and the layout of its tokens.
 
-    The first `extra` tokens have no place. `extra` and `class_token` (whether the first token is a class
-    token) come from attributes of the model; `extra` is None if there are none.
+    The first `extra` tokens and the last `trailing` ones have no place. They and `class_token` (whether the
+    first token is a class token) come from attributes of the model; `extra` is None if there are none.
     """
 
     module: Any
@@ -69,6 +70,7 @@ class AttentionSite:
     features: FeatureShapes
     extra: int | None = None
     class_token: bool = False
+    trailing: int = 0
 
     @classmethod
     def from_owners(cls, owners: list[nn.Module], features: FeatureShapes) -> AttentionSite:
@@ -79,12 +81,15 @@ class AttentionSite:
             extra = getattr(owner, "num_prefix_tokens", None)
             is_counted = isinstance(extra, int) and hasattr(owner, "cls_token")
             if is_counted or class_token:
-                return replace(site, extra=extra if is_counted else 1, class_token=class_token)
+                first = extra if is_counted else 1
+                trailing = _count(getattr(owner, _LAST_TOKENS, None))
+                return replace(site, extra=first, class_token=class_token, trailing=trailing)
         # Other libraries keep the tokens in an embedding beside the blocks.
         found = {name.rpartition(".")[2]: tokens for name, tokens in owners[0].named_parameters()}
         if class_token := bool(found.keys() & {*_CLASS_TOKENS}):
-            more = sum(found[name].shape[-2] for name in _MORE_TOKENS if name in found)
-            return replace(site, extra=1 + more, class_token=class_token)
+            more = sum(_count(found.get(name)) for name in _MORE_TOKENS)
+            trailing = _count(found.get(_LAST_TOKENS))
+            return replace(site, extra=1 + more, class_token=class_token, trailing=trailing)
         return site
 
     def is_captured(self) -> bool:
@@ -107,6 +112,10 @@ class AttentionSite:
 
         The first `more_keys` keys are no tokens.
         """
+        first = (self.extra or 0) + self.trailing
+        if self.trailing and bias is None and queries.shape[2] == keys.shape[2] and not more_keys:
+            site = replace(self, extra=first, trailing=0)
+            return site.build_map(self._first(queries), self._first(keys), scale)
         extra, class_token, query_shape = self.split(queries.shape[2])
         extra_keys, _, key_shape = self.split(keys.shape[2] - more_keys)
         extra_keys += more_keys
@@ -118,6 +127,16 @@ class AttentionSite:
         kind = ClassTokenMap if class_token else TokenMap
         bias = None if bias is None else bias.detach()
         return kind(queries, keys, *grids, extra_queries, keys_of_extra, bias)
+
+    def _first(self, x: Tensor) -> Tensor:
+        """Move the last tokens of (B, heads, N, D) that have no place behind the first ones."""
+        front, places, last = x.tensor_split([self.extra or 0, x.shape[2] - self.trailing], dim=2)
+        return torch.cat([front, last, places], 2)
+
+
+def _count(tokens: Any) -> int:
+    """Return the number of learned tokens (1, N, C), or 0 if there are none."""
+    return tokens.shape[-2] if isinstance(tokens, Tensor) else 0
 
 
 def _is_square(count: int) -> bool:
