@@ -18,6 +18,7 @@ from saccade.results import read_gallery
 from saccade.viz import write_report
 
 EPOCHS = 4
+SEEDS = 2
 OUT = Path("runs/eight")
 MECHANISMS = ("se", "eca", "spatial_gate", "cbam", "coordinate", "simam", "multi_head:heads=1", "non_local")
 
@@ -30,7 +31,7 @@ MECHANISMS = ("se", "eca", "spatial_gate", "cbam", "coordinate", "simam", "multi
 
 # %%
 recipe = Recipe(task="white-patch:size=48,train=400,validation=50,test=200", epochs=EPOCHS)
-results = compare(Comparison(("none", *MECHANISMS), seeds=2, training=recipe), OUT)
+results = compare(Comparison(("none", *MECHANISMS), seeds=SEEDS, training=recipe), OUT)
 for row in results["leaderboard"]:
     print(f"{row['attention']:<20} {row['error']['mean']:6.1%}  {row['parameters']:7,} parameters")
 

@@ -55,6 +55,11 @@ class SaccadeError(ValueError):
         ('se', 'reduction', 0)
     """
 
+    owner: str | None
+    option: str | None
+    value: Any
+    choices: tuple[Any, ...] | None
+
     def __init__(
         self,
         message: str = "",

@@ -65,7 +65,8 @@ class Attached(nn.Module):
     ) -> None:
         super().__init__()
         self.mechanism = mechanism
-        self.gate = nn.Parameter(torch.zeros(1)) if gate else None  # fully_shard takes no scalars
+        # Not a scalar, which fully_shard does not take.
+        self.gate: nn.Parameter | None = nn.Parameter(torch.zeros(1)) if gate else None
         self.place = place
         self.move_last_axis = move_last_axis
         self.grid = grid
