@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import saccade as sc
-from saccade.ops import choice, explain, loops
+from saccade.ops import choice, explain, implementation, loops
 from support.errors import raises
 from support.parity import assert_close
 
@@ -121,3 +121,40 @@ def test_what_is_no_module_is_refused() -> None:
     wrong: Any = 5
     with raises(sc.BadOption, owner="explain", option="module", value=5):
         explain(wrong, torch.zeros(1, 2, 3, 3))
+
+
+def test_the_form_of_a_block_can_be_chosen() -> None:
+    module, small = sc.create("se", 32), torch.randn(2, 32, 4, 4)
+    large = torch.randn(SHAPE)
+
+    def forms(x: Tensor) -> list[str]:
+        return [entry.form for entry in explain(module, x)]
+
+    with implementation("native"):
+        assert forms(small) == ["native"]
+        with implementation("auto"):
+            assert forms(small) == ["plain"]
+        assert forms(small) == ["native"]
+    with implementation("plain"):
+        assert reasons(module, large) == ["it was chosen"]
+    assert forms(large) == ["native"]
+
+
+@pytest.mark.parametrize("impl", ["native", "triton"])
+def test_a_chosen_form_is_never_replaced_by_another(impl: Any) -> None:
+    module, x = sc.create("se", 32).double(), torch.randn(2, 32, 4, 4, dtype=torch.float64)
+    with implementation(impl), raises(sc.BadOption, owner="implementation", option="impl", value=impl):
+        module(x)
+
+
+def test_an_operation_without_the_chosen_form_is_plain() -> None:
+    conv = torch.randn(2, 2, 9, 9), sc.create("spatial_gate", 8).conv
+    assert isinstance(conv[1], nn.Module)
+    with implementation("triton"):
+        assert reasons(conv[1], conv[0]) == ["it has no Triton kernel"]
+
+
+def test_an_unknown_form_is_refused() -> None:
+    wrong: Any = "cuda"
+    with raises(sc.BadOption, owner="implementation", option="impl", value="cuda"), implementation(wrong):
+        pass

@@ -186,11 +186,11 @@ def test_a_form_that_cannot_run_is_an_error() -> None:
 def test_the_kernels_in_the_interpreter() -> None:
     kernels = str(Path(__file__).with_name("test_triton_kernels.py"))
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", __file__, kernels],
+        [sys.executable, "-m", "pytest", "-rs", "-p", "no:cacheprovider", __file__, kernels],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
     )
     assert run.returncode == 0, run.stdout[-5000:]
-    (passed,) = re.findall(r"(\d+) passed", run.stdout)
-    assert int(passed) >= 30
+    assert re.search(r"\d+ passed", run.stdout)
+    assert "in another process" not in run.stdout  # none of the tests that need a device was skipped

@@ -8,12 +8,9 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
 
 
-def run_kernel(
-    kernel: Callable[..., None], programs: int, *arguments: Tensor | int, **constants: object
-) -> None:
+def run_kernel(kernel: Callable[..., None], programs: int, *arguments: Any, **constants: Any) -> None:
     """Run `programs` programs of a kernel on the device of the first tensor.
 
     Args:
@@ -21,7 +18,7 @@ def run_kernel(
             for each set of types and constants: Triton keeps the code on disk.
         programs: Number of programs. Each writes what no other one reads or writes, so that results do not
             depend on their order.
-        arguments: Tensors on one device, of which the kernel gets pointers, and integers.
+        arguments: Tensors on one device, of which the kernel gets pointers, and integers; a tensor first.
         constants: Values that Triton compiles into the code.
     """
     with torch.cuda.device_of(arguments[0]):

@@ -32,7 +32,7 @@ def convolve(conv: nn.Module, x: Tensor) -> Tensor:
     """
     if is_compiling() and not torch.is_autocast_enabled(x.device.type):
         if isinstance(conv, nn.Conv2d) and _is_pointwise(conv) and runs_as_defined(conv, nn.Conv2d):
-            y = (conv.weight.flatten(1) @ x.flatten(2)).unflatten(2, x.shape[2:])
+            y: Tensor = (conv.weight.flatten(1) @ x.flatten(2)).unflatten(2, x.shape[2:])
             return y if conv.bias is None else y + conv.bias[:, None, None]
         if isinstance(conv, nn.Conv1d) and _is_short(conv) and runs_as_defined(conv, nn.Conv1d):
             return _sum_of_shifts(conv, x)

@@ -145,8 +145,10 @@ def _tile(x: Tensor) -> tuple[int, int]:
 
 def _constants(x: Tensor) -> dict[str, Any]:
     """Return the type of sums and the tile, as a kernel takes them."""
+    import triton.language as tl
+
     block_c, block_p = _tile(x)
-    real = getattr(gate_kernels.tl, str(_real(x.dtype)).removeprefix("torch."))
+    real = getattr(tl, str(_real(x.dtype)).removeprefix("torch."))
     return {"real": real, "block_c": block_c, "block_p": block_p}
 
 
