@@ -31,10 +31,10 @@ def section(study: dict[str, Any]) -> str:
         "",
         f"The {recipe['backbone']} network on {task['train']:,} training, {task['validation']:,} validation "
         f"and {task['test']:,} test images, {recipe['epochs']} epochs. {study['candidates']} candidates are "
-        f"within the limits, and {study['refused']} are not. In {minutes:.0f} minutes, {len(candidates)} "
-        f"were tried: {states['complete']} to the end, and {states['stopped']} were stopped. "
-        f"{machine['cpu']}, {machine['cores']} cores with much other work, one thread: alone, the search "
-        "would have tried more. Latencies were not comparable and are left out, but for the answer.",
+        f"within the limits, and {study['refused']} are not. The candidates took {minutes:.0f} minutes: "
+        f"{len(candidates)} were tried, {states['complete']} to the end, and {states['stopped']} were "
+        f"stopped. {machine['cpu']}, {machine['cores']} cores with much other work, one thread: alone, the "
+        "search would have tried more. Its latencies are not comparable, and are left out.",
         *results.table(
             ["finalist", "test error %", "vs none", "parameters", "FLOPs"],
             (

@@ -15,7 +15,7 @@ from scipy import stats
 
 import saccade as sc
 from saccade.profiling import flops
-from saccade.results import SCHEMA, ComparisonResults
+from saccade.results import SCHEMA, ComparisonResults, SearchResults
 from saccade.results.io import validate
 
 ROOT = Path(__file__).parent.parent.parent
@@ -71,10 +71,10 @@ def test_p_values_of_the_files_are_those_of_the_runs() -> None:
 
 
 @pytest.mark.parametrize("path", sorted(results.FILES.glob("*.json")), ids=lambda path: path.stem)
-def test_kept_comparisons_follow_the_schema(path: Path) -> None:
+def test_kept_comparisons_and_searches_follow_the_schema(path: Path) -> None:
     result = json.loads(path.read_text())
     if "leaderboard" in result:
-        validate(path, result, ComparisonResults)
+        validate(path, result, SearchResults if "advice" in result else ComparisonResults)
         assert result["schema"] == SCHEMA
 
 

@@ -11,7 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,12 +22,12 @@ import pytest
 from saccade.config import Recipe
 from saccade.errors import BadOption, BadRun
 from saccade.experiments import Ray
-from saccade.experiments.executors.ray import call_in_folder
+from saccade.experiments.executors.ray import call_in_folder, write_files
 from saccade.results import BASELINE, SearchRun, read_search
 from saccade.search import FINALISTS, Budget, open_study, search
 from saccade.search.candidate import train_candidate, train_to_rung, validation_errors
 from saccade.search.execution import Candidates
-from saccade.training import prepare
+from saccade.training import load_checkpoint, prepare
 from support.cluster import all_pids, command
 from support.errors import raises
 from support.spaces import make_space
@@ -152,8 +155,15 @@ def test_what_no_candidate_can_survive_ends_the_search(
         train_all(tmp_path, monkeypatch, train)
 
 
-def test_from_rung_to_rung_on_different_nodes_the_errors_are_those_of_one_run(tmp_path: Path) -> None:
-    """Each call has another temporary folder, to which the checkpoint comes with the files."""
+def test_from_rung_to_rung_on_different_nodes_the_errors_are_those_of_one_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call has another temporary folder, to which the checkpoint comes with the files.
+
+    Although the epochs are too short for a report in between, no call trains beyond its rung.
+    """
+    clock = SimpleNamespace(perf_counter=partial(next, count(1000.0, 0.001)))
+    monkeypatch.setattr("saccade.training.callbacks.history.time", clock)
     plan = prepare(Recipe(task=TASK, epochs=3, attention="se@2"))
     train_candidate(plan, tmp_path / "one", lambda *_: False)
     files: Any = {}
@@ -161,6 +171,10 @@ def test_from_rung_to_rung_on_different_nodes_the_errors_are_those_of_one_run(tm
         (errors, seconds), files = call_in_folder(train_to_rung, tmp_path / "run", files, [plan, rung])
         assert errors == validation_errors(tmp_path / "one")[:rung]
         assert seconds > 0
+        write_files(tmp_path / f"{rung}", files)
+        assert len(validation_errors(tmp_path / f"{rung}")) == rung
+        checkpoint = load_checkpoint(tmp_path / f"{rung}" / "checkpoints" / "last.ckpt")
+        assert checkpoint["global_step"] == 2 * min(rung, 2)  # the last epoch needs no checkpoint
     assert len(errors) == 3
     assert not (tmp_path / "run").exists()
 
