@@ -34,7 +34,7 @@ TaskName = Annotated[
 
 Stage = Annotated[
     int | None,
-    model_option(help="Stage of the small network after which attention is inserted, 1 to 3."),
+    model_option(help="Stage of the small network, 1 to 3."),
 ]
 
 Address = Annotated[str | None, execution_option(help="HOST:PORT of a Ray cluster; default: a new one.")]
