@@ -18,6 +18,8 @@ from support.external_networks import CORE, NETWORKS, Operations, inputs_of, run
 MIXED = {"timm convit_tiny": 10}
 #: Encoders without attention with a place in the image: there is no score to explain.
 UNEXPLAINED: set[str] = set()
+#: Networks that return no weights, or those of points.
+NO_TWIN = {"transformers SAM", "transformers Deformable DETR"}
 _TRANSFORMERS = ("timm vit_tiny_patch16_224", "timm beit_base_patch16_224", "timm cait_xxs24_224")
 
 
@@ -72,8 +74,8 @@ def all_weights(attention: PairwiseMap, last: int) -> Tensor:
 @pytest.mark.parametrize("name", names(lambda name: name.startswith("transformers")))
 def test_the_weights_are_those_of_the_eager_twin(name: str) -> None:
     model, inputs = build(name)
-    if not getattr(model, "_supports_sdpa", False) or name == "transformers SAM":
-        pytest.skip("the network has no fused twin, or its eager twin returns no weights")
+    if not getattr(model, "_supports_sdpa", False) or name in NO_TWIN:
+        pytest.skip("the network has no eager twin that returns the weights of pairs")
     with torch.no_grad(), sc.record(model) as maps:
         model(**inputs)
     model.set_attn_implementation("eager")
