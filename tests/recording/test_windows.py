@@ -187,6 +187,33 @@ def test_windows_are_on_the_whole_grid(form: str, batch: int) -> None:
         assert torch.equal(second.places, attention.places)
 
 
+def test_windows_of_volumes_are_on_the_whole_grid() -> None:
+    class Volumes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.qkv = nn.Conv3d(1, CHANNELS, 2, 2), nn.Linear(CHANNELS, 3 * CHANNELS)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x).permute(0, 2, 3, 4, 1).reshape(-1, 2, 2, 2, 3, 3, 2, CHANNELS)
+            x = x.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(-1, 12, CHANNELS)
+            q, k, v = self.qkv(x).reshape(-1, 12, 3, HEADS, 4).permute(2, 0, 3, 1, 4).unbind(0)
+            return F.scaled_dot_product_attention(q, k, v)
+
+    model = Volumes().eval()
+    with torch.no_grad(), sc.record(model) as maps:
+        model(torch.randn(2, 1, 8, 12, 12))
+    attention = maps[""]
+    assert isinstance(attention, WindowMap)
+    assert attention.key_shape == (4, 6, 6)
+    starts = [(t, y, x) for t in (0, 2) for y in (0, 3) for x in (0, 2, 4)]
+    places = [
+        [36 * (t + i) + 6 * (y + j) + x + k for i in range(2) for j in range(3) for k in range(2)]
+        for t, y, x in starts
+    ]
+    assert attention.places.tolist() == places
+    assert attention.attention_received().shape == (2, 4, 6, 6)
+
+
 def test_windows_that_were_cut_unseen_stay_windows() -> None:
     """The rows of a map of windows are no image, even if it has the shape of one."""
 

@@ -145,6 +145,9 @@ NETWORKS: dict[str, Build] = {
     "transformers LeViT": _hf("LevitForImageClassification", "LevitConfig", image_size=64),
     "transformers MobileViT": _hf("MobileViTForImageClassification", "MobileViTConfig", image_size=64),
     "transformers DETR": _hf("DetrForObjectDetection", "DetrConfig", 96, **_DETR),
+    "transformers Deformable DETR": _hf(
+        "DeformableDetrForObjectDetection", "DeformableDetrConfig", 96, **_DETR | {"decoder_layers": 2}
+    ),
     "transformers YOLOS": _hf(
         "YolosForObjectDetection", "YolosConfig", **_VIT | {"image_size": [64, 64]}, num_detection_tokens=5
     ),

@@ -242,6 +242,8 @@ class Capture(RunningModules, TorchFunctionMode):
 
     def _heads(self, x: Tensor) -> Tensor:
         """Return a tensor (..., N, D) as (B, heads, N, D): windows and heads in the batch become heads."""
+        if x.ndim == 4 and x.shape[0] == self.batch:
+            return x
         if x.ndim == 2:
             return x[None, None]
         batch = self.batch if self.batch and x.shape[0] % self.batch == 0 else x.shape[0]

@@ -172,6 +172,7 @@ def find_attention(
         BadOption: If an attention is inside a compiled module, which calls no hooks.
     """
     observers = [*_observers(adapters), *ADAPTERS.items(), *_observers(plugin_adapters())]
+    recorded = {path.rpartition(".")[0] for path, module in modules.items() if isinstance(module, Tap)}
     attention: dict[str, functools.partial[list[Handle]]] = {}
     of_class: dict[type[nn.Module], Observe | None] = {}
     parts_of: dict[type[nn.Module], Mapping[str, Observe]] = {}
@@ -186,9 +187,9 @@ def find_attention(
         if observe is None:
             continue
         place = without_compiled(path)
-        owners = [*accumulate(filter(None, path.split(".")), nn.Module.get_submodule, initial=model)]
-        if any(isinstance(child, Tap) for owner in owners for child in owner.children()):
+        if recorded and not recorded.isdisjoint(["", *accumulate(path.split("."), "{}.{}".format)]):
             continue
+        owners = [*accumulate(filter(None, path.split(".")), nn.Module.get_submodule, initial=model)]
         if any(map(is_compiled, owners)):
             problem = f"torch.compile bypasses the forward hook on {type(module).__name__} {place!r}"
             advice = "record the original (`model._orig_mod`, or a `copy.deepcopy` of one compiled in place)"
