@@ -51,10 +51,11 @@ model = sc.load("runs/ram").eval()
 # %%
 task = load_task(TASK)
 images, labels = task.test.images[:4].float(), task.test.labels[:4].tolist()
-torch.manual_seed(0)
-looks = [sc.look(model, images, layers="model") for _ in range(2)]
+enlarged = task.test.images[:4].repeat_interleave(10, 2).repeat_interleave(10, 3).permute(0, 2, 3, 1)
 figure, axes = plt.subplots(2, 4, figsize=(9, 4.8), layout="constrained")
-for row, look in zip(axes, looks, strict=True):
+for seed, row in enumerate(axes):
+    torch.manual_seed(seed)
+    look = sc.look(model, images, layers="model", display_images=[*enlarged.numpy()])
     for index, axis in enumerate(row):
         axis.imshow(look.overlay("model", index, alpha=0.3))
         axis.set_title(f"a {labels[index]}", fontsize=9)
