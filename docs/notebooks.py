@@ -49,6 +49,9 @@ def page(name: str, script: str, execute: bool) -> dict[str, str | bytes]:
             config = Config({"KernelManager": sockets})
             client = nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3", config=config)
             client.execute(cwd=folder)
+    for cell in notebook.cells:  # warnings of libraries name paths of this machine
+        if cell.cell_type == "code":
+            cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
     text, resources = nbconvert.MarkdownExporter().from_notebook_node(notebook, {"unique_key": name})
     text = text.replace("![png](", "![Picture that the cell above draws](")
     title, text = text.split("\n", 1)

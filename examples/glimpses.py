@@ -45,20 +45,20 @@ model = sc.load("runs/ram").eval()
 # %% [markdown]
 # ## Look
 #
-# The numbers give the order of the glimpses, and a square shows what each of them covers. Locations are
-# drawn at random around the mean that the model computes, so that two passes over an image differ.
+# The numbers give the order of the glimpses, and a square shows what each of them covers. The first
+# location is random. The others are drawn around the mean that the model computes; in evaluation the draws
+# are seeded, so that the same batch always has the same glimpses.
 
 # %%
 task = load_task(TASK)
-images, labels = task.test.images[:4].float(), task.test.labels[:4].tolist()
-torch.manual_seed(0)
-looks = [sc.look(model, images, layers="model") for _ in range(2)]
+images, labels = task.test.images[:8].float(), task.test.labels[:8].tolist()
+enlarged = task.test.images[:8].repeat_interleave(10, 2).repeat_interleave(10, 3).permute(0, 2, 3, 1)
+look = sc.look(model, images, layers="model", display_images=[*enlarged.numpy()])
 figure, axes = plt.subplots(2, 4, figsize=(9, 4.8), layout="constrained")
-for row, look in zip(axes, looks, strict=True):
-    for index, axis in enumerate(row):
-        axis.imshow(look.overlay("model", index, alpha=0.3))
-        axis.set_title(f"a {labels[index]}", fontsize=9)
-        axis.axis("off")
+for index, axis in enumerate(axes.flat):
+    axis.imshow(look.overlay("model", index, alpha=0.3))
+    axis.set_title(f"a {labels[index]}", fontsize=9)
+    axis.axis("off")
 plt.show()
 
 # %% [markdown]

@@ -24,7 +24,16 @@ sys.path.insert(0, str(ROOT / "docs"))
 import notebooks  # noqa: E402
 
 TEXT = "# %% [markdown]\n# # Two numbers\n#\n# Their sum and a line.\n\n"
-CODE = "# %%\nimport matplotlib.pyplot as plt\n\nprint(20 + 22)\nplt.plot([1, 2])\nplt.show()\n"
+CODE = """# %%
+import sys
+
+import matplotlib.pyplot as plt
+
+print(20 + 22)
+print(10 - 3 * 9, file=sys.stderr)
+plt.plot([1, 2])
+plt.show()
+"""
 
 
 class Run:
@@ -118,8 +127,9 @@ def test_a_page_holds_what_the_cells_print_and_draw() -> None:
     page = str(files["notebooks/sum.md"])
     assert page.startswith("# Two numbers\n")
     assert "\n    42\n" in page
+    assert "-17" not in page
     assert "](sum_1_1.png)" in page
-    assert "```python\nimport matplotlib" in page
+    assert "```python\nimport sys" in page
     picture = files["notebooks/sum_1_1.png"]
     assert isinstance(picture, bytes)
     assert picture.startswith(b"\x89PNG")
@@ -130,7 +140,7 @@ def test_a_page_holds_what_the_cells_print_and_draw() -> None:
 
 def test_without_execution_a_page_holds_texts_and_code() -> None:
     page = str(notebooks.page("sum", TEXT + CODE, False)["notebooks/sum.md"])
-    assert "```python\nimport matplotlib" in page
+    assert "```python\nimport sys" in page
     assert "42" not in page
 
 

@@ -9,6 +9,7 @@ twice: alone, with the dependencies of the core, and then with the extra `report
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import subprocess
 import sys
@@ -55,9 +56,11 @@ def main() -> None:
         venv.create(folder / "env", with_pip=True)
         python = folder / "env" / ("Scripts" if sys.platform == "win32" else "bin") / "python"
 
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
         def run(*arguments: str) -> None:
             print("python", *arguments, flush=True)
-            subprocess.run([str(python), *arguments], cwd=folder, check=True)
+            subprocess.run([str(python), *arguments], cwd=folder, env=environment, check=True)
 
         run("-m", "pip", "install", "--quiet", "--upgrade", "pip")
         run("-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder), str(ROOT))

@@ -19,6 +19,7 @@ import saccade as sc
 
 def library() -> None:
     """Create, attach, record and detach."""
+    assert Path(sc.__file__).is_relative_to(sys.prefix)  # not a source tree
     assert version("saccade") == sc.__version__
     x = torch.randn(2, 16, 8, 8)
     assert sc.create("se", 16)(x).shape == x.shape
