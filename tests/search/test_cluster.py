@@ -196,7 +196,7 @@ def test_a_cluster_that_does_not_answer_is_one_sentence(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------- with Ray itself
 
 ARGUMENTS = [
-    *("search", TASK, "-a", "se", "-a", "eca", "--where", "2", "--where", "3", "--epochs", "3"),
+    *("search", TASK, "-a", "se", "-a", "eca", "--where", "2", "--epochs", "3"),
     *("--finalists", "1", "--seeds", "2", "--budget", "20runs"),
 ]
 
@@ -250,12 +250,12 @@ def test_a_search_on_a_cluster_survives_kills_and_has_the_errors_of_one_process(
         tmp_path / "local",
         Budget.parse("20"),
         mechanisms=["se", "eca"],
-        where=["2", "3"],
+        where=["2"],
         finalists=1,
         seeds=2,
     )
     runs = {run["attention"]: run for run in results["runs"]}
-    assert {*runs} == {BASELINE, "se@2", "se@3", "eca@2", "eca@3"}
+    assert {*runs} == {BASELINE, "se@2", "eca@2"}
     for run in local["runs"]:
         assert runs[run["attention"]]["first_error"] == run["first_error"]
         if runs[run["attention"]]["epochs"] == run["epochs"]:
