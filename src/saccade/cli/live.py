@@ -90,9 +90,10 @@ class LiveDisplay(ComparisonDisplay):
 
     def _update(self, position: str = "") -> None:
         done, left = len(self.results), self.pace.seconds_left(self.of - len(self.results))
-        about = "" if left is None else f", about {clock(left)} left"
+        about = f", about {clock(left)} left" if left else ""
+        now = f" Now: {self.now}{position}." if done < self.of else ""
         self.page.update(
-            text=f"{done} of {self.of} runs are done{about}. Now: {self.now}{position}.{self.problem}",
+            text=f"{done} of {self.of} runs are done{about}.{now}{self.problem}",
             fraction=(done + self.pace.fraction) / self.of,
             done=done,
             runs=self.of,

@@ -17,7 +17,7 @@
   events.addEventListener("message", ({ data }) => {
     const state = JSON.parse(data);
     bar.value = state.fraction;
-    text.textContent = state.text;
+    if (state.text) text.textContent = state.text;
     load(state);
     document.documentElement.dataset.state = state.state;
     if (state.state !== "running") events.close();
