@@ -38,10 +38,15 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    """Four by four tokens and a class token; the first block makes one token of each image large."""
+    """Four by four tokens and a class token, and tokens of objects at the end.
 
-    def __init__(self, *, size: float = 100.0) -> None:
+    Between the blocks, one token of each image becomes large.
+    """
+
+    def __init__(self, *, size: float = 100.0, objects: int = 0) -> None:
         super().__init__()
+        if objects:
+            self.detection_tokens = nn.Parameter(0.1 * torch.randn(1, objects, 8))
         self.stem, self.size = nn.Conv2d(3, 8, 4, 4), size
         self.cls_token = nn.Parameter(0.1 * torch.randn(1, 1, 8))
         self.blocks = nn.ModuleList(Block() for _ in range(2))
@@ -49,6 +54,8 @@ class Transformer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         x = self.stem(images).flatten(2).transpose(1, 2)
         x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], 1)
+        if hasattr(self, "detection_tokens"):
+            x = torch.cat([x, self.detection_tokens.expand(len(x), -1, -1)], 1)
         x = self.blocks[0](x)
         large = x.new_zeros(x.shape[:2])
         large[0, 1 + 6] = large[1, 1 + 9] = self.size
@@ -73,6 +80,15 @@ def test_tokens_of_outlying_norm_are_found_where_they_enter() -> None:
     assert not outlying_tokens(model, maps, lambda: model(IMAGES), ratio=1e4)
     even = Transformer(size=0.0).eval()
     assert not outlying_tokens(even, maps, lambda: even(IMAGES), ratio=20)
+
+
+def test_tokens_at_the_end_are_put_before_the_places() -> None:
+    torch.manual_seed(0)
+    model = Transformer(objects=2).eval()
+    with torch.no_grad(), sc.record(model) as maps:
+        model(IMAGES)
+    tokens = outlying_tokens(model, maps, lambda: model(IMAGES))["blocks.1.attention"]
+    assert tokens.nonzero().tolist() == [[0, 3 + 6], [1, 3 + 9]]
 
 
 def test_look_marks_them() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,18 @@ def heat(page: Page) -> str:
 
 def choose(page: Page, layer: int) -> None:
     page.locator(f'[data-layer="{layer}"]').click()
+
+
+def test_tokens_of_outlying_norm_have_squares(show: Opener) -> None:
+    attention = sc.PairwiseMap(torch.ones(1, 1, 16, 1), torch.zeros(1, 1, 16, 1), 1.0, (4, 4), (4, 4))
+    seen = sc.look(Published(attention), torch.rand(1, 3, 32, 32))
+    tokens = torch.zeros(1, 16, dtype=torch.bool)
+    tokens[0, [6, 9]] = True
+    page = show(replace(seen, outliers={"": tokens}))
+    text = "2 tokens of outlying norm receive 13% of the attention; squares mark those with a place"
+    expect(page.locator("[data-about]")).to_contain_text(text)
+    squares = page.locator("svg rect.sink")
+    assert [squares.nth(n).get_attribute("width") for n in range(2)] == ["18", "18"]
 
 
 def test_a_click_shows_the_row_that_attend_gives(show: Opener) -> None:

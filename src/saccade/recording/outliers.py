@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from saccade._torch import tensors_in
 from saccade.maps import AttentionMap, PairwiseMap, TokenMap, WindowMap
 from saccade.model_state import temporary_hooks
+from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes
 from saccade.recording.running import is_within
 
 
@@ -50,7 +51,10 @@ def outlying_tokens(
         if (
             x is not None and path not in norms and x.shape[:-1] == _tokens(pairs[path])
         ):  # the outermost first
-            norms[path] = x.detach().norm(dim=-1)
+            owners = [*accumulate(path.split("."), nn.Module.get_submodule, initial=model)]
+            site = AttentionSite.from_owners(owners, FeatureShapes())
+            in_order = site.trailing_first(x[:, None]) if site.trailing else x[:, None]
+            norms[path] = in_order[:, 0].detach().norm(dim=-1)
 
     hooks = (
         modules[block].register_forward_pre_hook(partial(keep, path), with_kwargs=True)

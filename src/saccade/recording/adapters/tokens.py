@@ -115,7 +115,7 @@ class AttentionSite:
         first = (self.extra or 0) + self.trailing
         if self.trailing and bias is None and queries.shape[2] == keys.shape[2] and not more_keys:
             site = replace(self, extra=first, trailing=0)
-            return site.build_map(self._first(queries), self._first(keys), scale)
+            return site.build_map(self.trailing_first(queries), self.trailing_first(keys), scale)
         extra, class_token, query_shape = self.split(queries.shape[2])
         extra_keys, _, key_shape = self.split(keys.shape[2] - more_keys)
         extra_keys += more_keys
@@ -128,7 +128,7 @@ class AttentionSite:
         bias = None if bias is None else bias.detach()
         return kind(queries, keys, *grids, extra_queries, keys_of_extra, bias)
 
-    def _first(self, x: Tensor) -> Tensor:
+    def trailing_first(self, x: Tensor) -> Tensor:
         """Move the last tokens of (B, heads, N, D) that have no place behind the first ones."""
         front, places, last = x.tensor_split([self.extra or 0, x.shape[2] - self.trailing], dim=2)
         return torch.cat([front, last, places], 2)
