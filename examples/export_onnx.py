@@ -41,7 +41,7 @@ model = sc.load("runs/deploy").eval()
 # %%
 test = load_task(TASK).test
 images, labels = test.images.float(), test.labels
-exported = sc.export(model, "model.onnx", images[:2], maps=True)
+exported = sc.export(model, "runs/model.onnx", images[:2], maps=True)
 print("outputs:", ", ".join(exported.outputs))
 for shape, error in exported.errors.items():
     print(f"{shape}: {error:.1e}")
@@ -53,7 +53,7 @@ for shape, error in exported.errors.items():
 # second the map.
 
 # %%
-session = onnxruntime.InferenceSession("model.onnx", providers=["CPUExecutionProvider"])
+session = onnxruntime.InferenceSession("runs/model.onnx", providers=["CPUExecutionProvider"])
 scores, attention = session.run(list(exported.outputs), {exported.inputs[0]: images.numpy()})
 print(f"error in onnxruntime: {(scores.argmax(1) != labels.numpy()).mean():.1%}")
 

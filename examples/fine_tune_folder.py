@@ -34,7 +34,7 @@ rng = np.random.default_rng(0)
 # notebook shows the steps, and its test error says nothing about other photographs.
 
 # %%
-folder = Path("photographs")
+folder = Path("runs/photographs")
 for name, photograph in {"cat": skimage.data.cat(), "coffee": skimage.data.coffee()}.items():
     (folder / name).mkdir(parents=True, exist_ok=True)
     for number in range(12):

@@ -86,4 +86,4 @@ for axis, (y, x) in zip(axes, [(1, 1), (3, 5), (5, 5), (7, 3)], strict=True):
     axis.plot(x, y, "wx")
     axis.axis("off")
 plt.show()
-print(sc.look(model, images, names=[f"digit-{n}" for n in range(6)]).save_html("vit.html", overwrite=True))
+print(sc.look(model, images).save_html("runs/vit.html"))

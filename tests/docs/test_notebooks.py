@@ -84,7 +84,7 @@ def test_fine_tune_folder(run: Run) -> None:
 def test_look_at_vit(run: Run) -> None:
     printed = run("look_at_vit", EPOCHS=1, TASK="digits:variant=translated,size=40,max_samples=100")
     assert "blocks.3.attn" in printed
-    assert (run.folder / "vit.html").stat().st_size > 10_000
+    assert (run.folder / "runs/vit.html").stat().st_size > 10_000
     assert run.pictures == 2
 
 
