@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -154,11 +154,16 @@ VALUES = st.sampled_from(
 
 @needs_device
 @pytest.mark.usefixtures("_tiles")
-@quick(max_examples=60)
+@quick(max_examples=40)
+@example(numbers=[1.0, 2.0], axis=1, repeats=20, programs=1)  # equal values in several tiles of a program
+@example(numbers=[1.0, 2.0], axis=2, repeats=20, programs=1)
+@example(numbers=[1.0, 2.0], axis=2, repeats=20, programs=512)  # and in several programs
+@example(numbers=[1.0, NAN[0]], axis=1, repeats=20, programs=1)
+@example(numbers=[1.0, NAN[0]], axis=2, repeats=20, programs=512)
 @given(
     numbers=VALUES,
     axis=st.sampled_from([1, 2]),
-    repeats=st.integers(1, 3),
+    repeats=st.integers(1, 9),
     programs=st.sampled_from([1, 512]),
 )
 def test_equal_values_and_values_that_are_not_finite(
