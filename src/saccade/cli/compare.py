@@ -24,7 +24,7 @@ from saccade.cli.options import (
     share_options,
     training_option,
 )
-from saccade.cli.terminal import announce, echo, path_argument
+from saccade.cli.terminal import announce, echo, path_argument, reserve_stdout
 
 
 @share_options
@@ -85,7 +85,10 @@ def compare(
         shared=shared,
     )
     out = out or comparison_folder(comparison)
-    with ComparisonDisplay(comparison.training.task, to_stderr=options["as_json"]) as display:
+    with (
+        reserve_stdout(options["as_json"]),
+        ComparisonDisplay(comparison.training.task, to_stderr=options["as_json"]) as display,
+    ):
         summary = run_comparison(comparison, out, display, run_executor, options["logger"])
     page = write_report(out)
     print_notes(summary["task"])
