@@ -27,6 +27,7 @@ from saccade.results import BASELINE, SearchRun, read_search
 from saccade.search import FINALISTS, Budget, open_study, search
 from saccade.search.candidate import train_candidate, train_to_rung, validation_errors
 from saccade.search.execution import Candidates
+from saccade.search.finalists import train_finalists
 from saccade.training import load_checkpoint, prepare
 from support.cluster import all_pids, command
 from support.errors import raises
@@ -186,6 +187,37 @@ def test_a_budget_counts_the_candidates_in_training(tmp_path: Path) -> None:
             assert study.ask() is not None
             started += 1
         assert started == 4  # each takes a ninth of a run to the first rung, and four ninths are left
+
+
+class Busy(Ray):
+    """A cluster on which another command trains the first run, and eca diverges."""
+
+    tried: list[str] = []  # noqa: RUF012  (a dataclass would make a field of it)
+
+    def outcomes(self, jobs: Any, start: Any) -> Any:
+        for number, job in enumerate(jobs):
+            start(number)
+            self.tried.append(job.folder.name)
+            if len(self.tried) == 1:
+                yield number, BadRun("it is in use", option="lock")
+            elif job.plan.recipe.attention == "eca@2":
+                yield number, BadRun("the training loss is nan", option="loss")
+            else:
+                yield number, job.train()
+
+
+def test_finalists_on_a_cluster_wait_for_other_commands_and_may_diverge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saccade.search.finalists.PAUSE", 0.0)
+    monkeypatch.setattr(Busy, "tried", [])
+    recipe = Recipe(task=TASK, epochs=1)
+    results, diverged = train_finalists(
+        recipe, ["se@2", "eca@2"], 1, tmp_path / "finalists", logger="none", executor=Busy()
+    )
+    assert Busy.tried == ["none-seed0", "se-2-seed0", "eca-2-seed0", "none-seed0"]
+    assert [row["attention"] for row in results["leaderboard"]] == [BASELINE, "se@2"]
+    assert diverged == ["eca@2"]
 
 
 def test_a_cluster_that_does_not_answer_is_one_sentence(tmp_path: Path) -> None:

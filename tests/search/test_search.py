@@ -310,6 +310,25 @@ def test_the_command_prints_the_answer_last(
     assert os.path.getsize(out / FINALISTS / "report.html") > 10_000
 
 
+def test_standard_output_is_json_alone_whatever_libraries_print(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ray prints that a task is repeated to standard output."""
+    shutil.copytree(finished, tmp_path / "search")
+
+    def printing(*_: Any, **__: Any) -> SearchResults:
+        sys.stdout.write("(raylet) Task failed\n")
+        return read_search(finished)
+
+    monkeypatch.setattr("saccade.search.search", printing)
+    monkeypatch.setattr(sys, "argv", ["saccade", *ARGUMENTS, "--json", "--out", str(tmp_path / "search")])
+    with pytest.raises(SystemExit):
+        main()
+    output, errors = capsys.readouterr()
+    assert json.loads(output) == read_search(finished)
+    assert "(raylet)" in errors
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

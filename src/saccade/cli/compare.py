@@ -25,7 +25,7 @@ from saccade.cli.options import (
     share_options,
     training_option,
 )
-from saccade.cli.terminal import announce, echo, path_argument
+from saccade.cli.terminal import announce, echo, path_argument, reserve_stdout
 
 
 @share_options
@@ -104,7 +104,7 @@ def compare(
         if serve
         else ComparisonDisplay(comparison.training.task, to_stderr=to_stderr)
     )
-    with display:
+    with reserve_stdout(to_stderr), display:
         summary = run_comparison(comparison, out, display, run_executor, options["logger"])
         page = write_report(out)
     print_notes(summary["task"])

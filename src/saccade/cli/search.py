@@ -24,7 +24,7 @@ from saccade.cli.options import (
     share_options,
     training_option,
 )
-from saccade.cli.terminal import announce, echo
+from saccade.cli.terminal import announce, echo, reserve_stdout
 
 _LIMIT = "or such as +10%, over none."
 _PER_STUDY = ("attention", "attentions", "seed", "seeds")
@@ -108,7 +108,10 @@ def search(
         typer.echo(recipe.to_yaml(), nl=False)
         return
     out = out or search_folder(recipe.task)
-    with SearchDisplay(recipe.task, to_stderr=options["as_json"]) as display:
+    with (
+        reserve_stdout(options["as_json"]),
+        SearchDisplay(recipe.task, to_stderr=options["as_json"]) as display,
+    ):
         results = run_search(
             recipe,
             out,

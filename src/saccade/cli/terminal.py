@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +32,13 @@ def announce() -> None:
 def console(*, stderr: bool = False) -> Console:
     """Return a console that takes no text for markup: names may contain brackets."""
     return Console(stderr=stderr, highlight=False, markup=False, emoji=False)
+
+
+@contextmanager
+def reserve_stdout(is_reserved: bool) -> Iterator[None]:
+    """Send what libraries print to standard error, while standard output is reserved for JSON."""
+    with redirect_stdout(sys.stderr) if is_reserved else nullcontext():
+        yield
 
 
 def parse_path(text: str | Path) -> Path:

@@ -116,19 +116,23 @@ def _share(jobs: Sequence[Job], observer: Observer | None) -> list[str]:
 def _train_on(ray: Ray, jobs: Sequence[Job], observer: Observer | None) -> list[str]:
     """Train jobs on a cluster; return the attentions that diverged."""
     diverged: list[str] = []
-    missing = [job for job in jobs if _is_missing(job, diverged)]
+    while missing := [job for job in jobs if _is_missing(job, diverged)]:
+        is_locked = False
 
-    def start(number: int) -> None:
-        if observer:
-            observer.started(missing[number].plan.recipe, jobs.index(missing[number]) + 1, len(jobs))
+        def start(number: int, missing: Sequence[Job] = missing) -> None:
+            if observer:
+                observer.started(missing[number].plan.recipe, jobs.index(missing[number]) + 1, len(jobs))
 
-    if missing:
         with closing(ray.outcomes(missing, start)) as outcomes:
             for number, outcome in outcomes:
-                if isinstance(outcome, Exception):
+                if isinstance(outcome, BadRun) and outcome.option == "lock":
+                    is_locked = True
+                elif isinstance(outcome, Exception):
                     _diverge(missing[number], outcome, diverged)
                 elif observer:
                     _report(jobs, missing[number], observer)
+        if is_locked:
+            time.sleep(PAUSE)  # another command trains it in the shared folder
     return diverged
 
 
