@@ -60,7 +60,7 @@ class Route:
         if self._labels is not None:
             return self._labels
         labels = self.move(*(source.labels() for source in self.sources))
-        if len(self.sources) != 1:
+        if len(self.sources) != 1 or labels.stride(-1) == 0:  # one label for a row takes little memory
             self.keep(labels)
         return labels
 
@@ -230,24 +230,22 @@ def _expand(shape: torch.Size, labels: Tensor) -> Tensor:
 
 def _row_labels(shape: torch.Size, labels: Tensor) -> Tensor:
     """The labels of sums over the last axis, such as those of a linear layer of the channels."""
-    first = labels[..., :1]
-    return first.expand(shape) if bool((labels == first).all()) else _unknown(shape)
+    return labels[..., :1].clone().expand(shape) if is_constant(labels, -1) else _unknown(shape)
 
 
 def _channel_labels(shape: torch.Size, labels: Tensor) -> Tensor:
     """The labels of a convolution, whose window is centered at each position."""
-    return labels[:, :1].expand(shape) if bool((labels == labels[:, :1]).all()) else _unknown(shape)
+    return labels[:, :1].expand(shape) if is_constant(labels, 1) else _unknown(shape)
 
 
 def _column_labels(shape: torch.Size, labels: Tensor) -> Tensor:
-    first = labels[..., :1, :]
-    return first.expand(shape) if bool((labels == first).all()) else _unknown(shape)
+    return labels[..., :1, :].expand(shape) if is_constant(labels, -2) else _unknown(shape)
 
 
 def _mixed(shape: torch.Size, queries: Tensor, values: Tensor) -> Tensor:
     """The labels of the output of an attention: those of the queries or, between channels, of the values."""
     rows = _row_labels(shape, queries)
-    return _column_labels(shape, values) if bool((rows == _UNKNOWN).any()) else rows
+    return _column_labels(shape, values) if bool((rows[..., 0] == _UNKNOWN).any()) else rows
 
 
 def _unknown(shape: torch.Size) -> Tensor:
@@ -267,4 +265,11 @@ def _einsum_labels(term: str, result: str, shape: torch.Size, labels: Tensor) ->
 
 def _agreed(a: Tensor, b: Tensor) -> Tensor:
     """The labels of a sum of two tensors, whose values have to come from the same places."""
-    return a if torch.equal(a, b) else _unknown(a.shape)
+    compact = a.stride(-1) == b.stride(-1) == 0
+    is_equal = torch.equal(a[..., 0], b[..., 0]) if compact else torch.equal(a, b)
+    return (b if b.stride(-1) == 0 else a) if is_equal else _unknown(a.shape)
+
+
+def is_constant(labels: Tensor, axis: int) -> bool:
+    """Return whether all labels along an axis are the same; expanded ones are not compared."""
+    return labels.stride(axis) == 0 or bool((labels == labels.narrow(axis, 0, 1)).all())

@@ -11,7 +11,7 @@ from torch import Tensor
 from saccade.maps import PairwiseMap, TokenMap, WindowMap
 from saccade.recording.captured_maps import agrees
 from saccade.recording.operations import Logits
-from saccade.recording.positions import Route
+from saccade.recording.positions import Route, is_constant
 
 _TOLERANCE = 1e-2  # of factors, relative to the largest weight
 _LEAST = -1e4  # stands for the logarithm of a weight of 0
@@ -176,10 +176,10 @@ def _labels_of_tokens(route: Route) -> Tensor | None:
     except (RuntimeError, TypeError, ValueError, IndexError):  # an unusual operation
         return None
     route.keep(labels)
-    places = labels[..., 0]
-    if labels.ndim < 3 or bool((labels < -1).any()) or bool((labels != places.unsqueeze(-1)).any()):
+    if labels.ndim < 3 or not is_constant(labels, -1):
         return None
-    return places.flatten(0, -2)
+    places = labels[..., 0].flatten(0, -2)
+    return None if bool((places < -1).any()) else places
 
 
 def _whole_grid(places: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]] | None:
