@@ -20,19 +20,16 @@ _EXACT = 1e-10
 
 
 @contextmanager
-def _compiled(module: nn.Module, *, static: bool = True) -> Iterator[tuple[Any, list[torch.fx.GraphModule]]]:
+def _compiled(module: nn.Module) -> Iterator[tuple[Any, list[torch.fx.GraphModule]]]:
     """Compile a module into one graph without code generation; yield it and the graphs compiled so far.
 
-    Compiled code is cleared before and after, so that every check counts its own compilations. Without
-    `static`, graphs of fixed sizes run as they are traced, which is faster: the rest of the compilation
-    restricts dynamic sizes alone, and cannot cause the compilation of another fixed size.
+    Compiled code is cleared before and after, so that every check counts its own compilations.
     """
     graphs = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
         graphs.append(graph)
-        is_dynamic = any(isinstance(size, torch.SymInt) for size in inputs)
-        return aot_eager(graph, inputs) if static or is_dynamic else graph
+        return aot_eager(graph, inputs)
 
     torch.compiler.reset()
     try:
@@ -69,7 +66,7 @@ def check_recompiles(case: Case) -> None:
     if not case.is_first:
         return  # compilation is slow, and options seldom cause recompilation
     module = case.build().eval()
-    with _compiled(module, static=False) as (compiled, graphs):
+    with _compiled(module) as (compiled, graphs):
         for _ in range(3):
             case.forward(compiled, case.inputs())
         case.expect(len(graphs) == 1, f"three equal calls compiled {len(graphs)} times, expected once")
