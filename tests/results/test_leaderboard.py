@@ -37,6 +37,26 @@ def scored_run(seed: int, positive: float, negative: float, gain: float) -> Any:
     return run_of("cbam", seed, 0.1, localization=where, scores=both)
 
 
+SCORES = {"mean_iou": 0.5, "dice": 0.6, "boundary_f1": 0.7}
+
+
+def test_equal_differences_of_few_images_are_not_significant() -> None:
+    """Two seeds often have the same difference by chance, where errors are multiples of 1 / 20."""
+    runs = [run_of(name, seed, error) for name, error in (("none", 0.5), ("se", 0.45)) for seed in range(2)]
+    exact = compute_leaderboard(runs)[1]["p_value"]
+    assert exact is not None
+    assert exact < 1e-9
+    rounded: Any = [{**run, "task": {"test": 20}} for run in runs]
+    found = compute_leaderboard(rounded)[1]
+    deviation = (1 / 20) / 6**0.5
+    assert found["p_value"] == pytest.approx(2 * stats.t.sf(0.05 / deviation * 2**0.5, 1))
+    assert found["difference"] is not None
+    assert found["difference"]["high"] is not None
+    assert found["difference"]["high"] > 0
+    pixels: Any = [{**run, "segmentation": SCORES} for run in rounded]
+    assert compute_leaderboard(pixels)[1]["p_value"] == pytest.approx(exact)
+
+
 def test_differences_are_paired_by_seed() -> None:
     plain = [0.5, 0.3, 0.4]
     runs = [run_of("none", seed, error) for seed, error in enumerate(plain)]

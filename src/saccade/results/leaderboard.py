@@ -43,7 +43,8 @@ def comparison_run(result: schema.RunResult, folder: str) -> schema.ComparisonRu
 def compute_leaderboard(runs: Sequence[schema.Run]) -> list[schema.Row]:
     """Compute one row per attention, in the order of first appearance.
 
-    The difference to "none" is paired by seed.
+    The difference to "none" is paired by seed. Errors of classification are multiples of 1 / images, if the
+    runs hold their task: differences that vary less than this rounding count as varying by it.
     """
     groups: dict[str, list[schema.Run]] = {}
     for run in runs:
@@ -68,12 +69,13 @@ def _row(attention: str, runs: Sequence[schema.Run], baseline: Mapping[int, floa
     localization = _join_localization([run["localization"] for run in runs if run["localization"]])
     errors = {run["seed"]: run["error"] for run in runs}
     paired = [] if attention == schema.BASELINE else paired_differences(errors, baseline)
+    step = _rounding(runs[0])
     row: schema.Row = {
         "attention": attention,
         "seeds": len(runs),
         "error": confidence_interval([run["error"] for run in runs], least=0.0),
-        "difference": confidence_interval(paired) if paired else None,
-        "p_value": p_value(paired),
+        "difference": confidence_interval(paired, step=step) if paired else None,
+        "p_value": p_value(paired, step),
         "localization": localization,
         "scores": _join_scores(runs, localization),
         "parameters": runs[0]["parameters"],
@@ -88,6 +90,12 @@ def _row(attention: str, runs: Sequence[schema.Run], baseline: Mapping[int, floa
             "boundary_f1": confidence_interval([score["boundary_f1"] for score in scores], least=0.0),
         }
     return row
+
+
+def _rounding(run: schema.Run) -> float:
+    """Return the distance of two possible test errors; 0 for a segmentation, and if the task is not known."""
+    images = cast(Mapping[str, Any], run).get("task", {}).get("test")
+    return 0.0 if "segmentation" in run or not images else 1 / images
 
 
 def _join_localization(scores: Sequence[schema.MapLocalization]) -> schema.JoinedLocalization | None:
