@@ -27,7 +27,15 @@ import saccade as sc
 from saccade._torch import aot_eager
 from saccade.exporting import SUFFIXES
 from saccade.files import write_json
-from saccade.models import ClipCNN, RecurrentAttention, ResidualAttentionNetwork, SimpleViT, SmallCNN, ViT
+from saccade.models import (
+    ClipCNN,
+    RecurrentAttention,
+    ResidualAttentionNetwork,
+    SimpleViT,
+    SmallCNN,
+    UNet,
+    ViT,
+)
 from saccade.results import hardware_info
 from saccade.testing import CHECKS, ContractFailure
 from saccade.testing.case import Case
@@ -71,6 +79,7 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[str, ...
         (2, 3, 32, 48),
         ("batch",),
     ),
+    "UNet": (lambda: UNet(10, width=4, levels=2), (2, 3, 32, 40), ("batch", "height", "width")),
     "RecurrentAttention": (lambda: RecurrentAttention(10, 3), (2, 3, 32, 40), ("batch", "height", "width")),
 }
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from saccade.results import SCHEMA, schema, search_schema
+from saccade.results import SCHEMA, evaluation_schema, schema, search_schema
 
 PAGE = Path(__file__).parent / "file-formats.md"
 
@@ -32,7 +32,7 @@ FILES = {
     "run.json": schema.RunInfo,
     "result.json": schema.RunResult,
     "results.json": schema.ComparisonResults,
-    "saccade evaluate --json": schema.Evaluation,
+    "saccade evaluate --json": evaluation_schema.Evaluation,
     "search.json": search_schema.SearchResults,
     "space.json": search_schema.SearchSpace,
 }

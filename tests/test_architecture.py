@@ -28,6 +28,7 @@ EXTRAS: dict[str, list[str]] = PYPROJECT["project"]["optional-dependencies"]
 DISTRIBUTIONS = {
     "PIL": "pillow",
     "skimage": "scikit-image",
+    "segmentation_models_pytorch": "segmentation-models-pytorch",
     "sklearn": "scikit-learn",
     "triton": "torch",
     "yaml": "pyyaml",
@@ -39,6 +40,7 @@ NEEDED = {
     "metrics": "vision",
     "models": "vision",
     "models/pretrained.py": "pretrained",
+    "models/segmentation_model.py": "segmentation",
     "data": "vision",
     "data/huggingface.py": "huggingface",
     "config": "train",

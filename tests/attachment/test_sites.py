@@ -452,7 +452,7 @@ def test_the_command_lists_places_and_costs() -> None:
     ("arguments", "sentence"),
     [
         (["rsnet18"], r"unknown network of torchvision or timm 'rsnet18'; did you mean 'resnet18'"),
-        (["tim:resnet18"], "'tim' is neither 'torchvision' nor 'timm'"),
+        (["tim:resnet18"], "'tim' is none of 'torchvision', 'timm', 'smp'"),
         (["resnet18", "--where", "top"], "where='top' is not one of"),
         (["resnet18", "--image-size", "0"], "image_size=0 must be an integer of at least 1"),
     ],

@@ -7,7 +7,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
-from saccade.results import schema
+from saccade.results import evaluation_schema, schema
 
 FORMS = [value for value in vars(schema).values() if typing.is_typeddict(value)]
 
@@ -23,6 +23,6 @@ def test_every_field_is_described(form: Any) -> None:
 
 
 def test_every_file_has_the_schema_number() -> None:
-    for form in (schema.RunInfo, schema.RunResult, schema.ComparisonResults, schema.Evaluation):
+    for form in (schema.RunInfo, schema.RunResult, schema.ComparisonResults, evaluation_schema.Evaluation):
         assert form.__annotations__["schema"]
     assert schema.SCHEMA == 2

@@ -41,10 +41,7 @@ def search(
     ] = None,
     where: Annotated[
         list[str] | None,
-        model_option(
-            help="input, stem, residual, stage, head, or PATH[+PATH...] as `saccade sites` lists them; "
-            "repeatable. Default: all."
-        ),
+        model_option(help="A kind of site, or PATH[+PATH...]; repeatable."),
     ] = None,
     backbone: Annotated[
         str | None,
@@ -60,13 +57,13 @@ def search(
     *,
     budget: Annotated[
         str,
-        execution_option(help="Training time, such as 2h, or runs, such as 40runs."),
+        execution_option(help="Time, as 2h, or runs, as 40runs."),
     ] = "1h",
-    finalists: Annotated[int, execution_option(help="Candidates that are trained anew and tested.")] = 3,
+    finalists: Annotated[int, execution_option(help="Candidates trained anew and tested.")] = 3,
     seeds: Annotated[int, training_option(help="Seeds of each finalist.")] = 5,
     executor: Annotated[
         Literal["local", "ray"],
-        execution_option(help="local (one run at a time) or ray (a cluster)."),
+        execution_option(help="local, or ray (a cluster)."),
     ] = "local",
     address: Address = None,
     cpus_per_run: CpusPerRun = None,
@@ -74,11 +71,10 @@ def search(
     shared: Shared = False,
     **options: Unpack[SharedOptions],
 ) -> None:
-    """Find the attention that helps a network on a task, where it goes, and what it costs.
+    """Find the attention that helps a network on a task, where it goes, and its cost.
 
-    Candidates are chosen by their validation error. The best are trained anew with fresh seeds and tested,
-    and the last sentence says whether one of them helps. Run the command again after an interruption, and the
-    search continues; run it twice at the same time, and both processes work on it.
+    Candidates are chosen by validation error; the best are trained anew and tested. Run the command again
+    after an interruption, or twice at a time to share the work.
     """
     announce()
     costs = {

@@ -94,7 +94,7 @@ def split_source(text: str) -> tuple[str, str, dict[str, Any]]:
 
     Example:
         >>> split_source("timm:resnet18:channels=[16,32,64,128]")
-        ('timm', 'resnet18', {'channels': (16, 32, 64, 128)})
+        ('timm', 'resnet18', {'channels': [16, 32, 64, 128]})
         >>> split_source("smp:Unet:resnet18:encoder_depth=4")
         ('smp', 'Unet:resnet18', {'encoder_depth': 4})
     """

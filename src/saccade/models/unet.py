@@ -95,8 +95,8 @@ class UNet(nn.Module):
         for step, skip in enumerate(reversed(skips[:-1])):
             gated = self.gates[step](skip, x) if self.gates else skip
             up = self.up[step](x)
-            if up.shape != skip.shape:  # max pooling dropped the last row or column of an odd size
-                up = F.pad(up, (0, skip.shape[3] - up.shape[3], 0, skip.shape[2] - up.shape[2]))
+            # max pooling dropped the last row or column of an odd size; no condition, for export to any size
+            up = F.pad(up, (0, skip.shape[3] - up.shape[3], 0, skip.shape[2] - up.shape[2]))
             x = self.decoder[step](torch.cat([gated, up], 1))
         logits: Tensor = self.head(x)
         return logits

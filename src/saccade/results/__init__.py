@@ -1,5 +1,6 @@
 """Results: the schema of every file on disk, reading and writing, statistics, leaderboard and findings."""
 
+from saccade.results.evaluation_schema import ClassError, Evaluation
 from saccade.results.findings import caution, consequence, finding, number, signed, verdict
 from saccade.results.gallery import GALLERY, Gallery, read_gallery, write_gallery
 from saccade.results.io import (
@@ -33,10 +34,8 @@ from saccade.results.schema import (
     BASELINE,
     POLARITIES,
     SCHEMA,
-    ClassError,
     ComparisonResults,
     ComparisonRun,
-    Evaluation,
     Interval,
     JoinedLocalization,
     JoinedMap,

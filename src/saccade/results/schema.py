@@ -276,37 +276,3 @@ class ComparisonResults(TypedDict):
     task: Annotated[TaskSummary, "The task."]
     leaderboard: Annotated[list[Row], "One row per attention."]
     runs: Annotated[list[ComparisonRun], "All runs."]
-
-
-class ClassError(TypedDict):
-    """Test error of one class."""
-
-    name: Annotated[str, "Name of the class."]
-    images: Annotated[int, "Number of test images of the class, or with pixels of it."]
-    error: Annotated[
-        float | None, "Error on these images, or one minus the IoU of the class; null without images."
-    ]
-
-
-class Evaluation(TypedDict):
-    """Output of `saccade evaluate --json`."""
-
-    schema: Annotated[int, "Schema number."]
-    network: Annotated[str, "The run folder or checkpoint."]
-    attention: Annotated[str, "The attention of the run."]
-    task: Annotated[str, "Name of the task."]
-    images: Annotated[int, "Number of test images."]
-    error: Annotated[
-        Interval,
-        "Test error with Wilson's 95% interval for a proportion; for segmentation, one minus the mean IoU, "
-        "without an interval.",
-    ]
-    loss: Annotated[float, "Mean test loss (cross-entropy)."]
-    chance_error: Annotated[float, "Error of always predicting the most frequent class."]
-    classes: Annotated[list[ClassError], "Error per class."]
-    confusion: Annotated[
-        list[list[int]],
-        "Confusion matrix of images or pixels: a row per true class, a column per prediction.",
-    ]
-    localization: Annotated[RunLocalization | None, "Localization; null without attention or masks."]
-    skipped: Annotated[list[str], "Images that could not be read."]

@@ -8,7 +8,7 @@ from saccade.training.evaluate import evaluate_run, record_attention
 from saccade.training.hardware import Hardware
 from saccade.training.loader import Batches, make_loader
 from saccade.training.loggers import LoggerName, check_logger
-from saccade.training.measure import Measurement, measure
+from saccade.training.measurement import Measurement, measure
 from saccade.training.module import Classifier
 from saccade.training.network import attention_path, attention_paths, build
 from saccade.training.objectives.recurrent import Recurrent

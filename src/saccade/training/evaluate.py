@@ -26,7 +26,7 @@ from saccade.results import (
     proportion_interval,
 )
 from saccade.training.checkpoint import restore, stored_task
-from saccade.training.measure import Measurement, batch_size, batches, measure, predict
+from saccade.training.measurement import Measurement, batch_size, batches, measure, predict
 from saccade.training.module import Classifier
 from saccade.training.network import attention_path
 

@@ -41,7 +41,7 @@ from saccade.training.hardware import ONE_DEVICE, Hardware
 from saccade.training.initial_weights import check_initial_weights, freeze, load_initial_weights
 from saccade.training.loader import Batches, free_bytes, make_loader, move_to_device_if_fits
 from saccade.training.loggers import TRACES, LoggerName, check_logger, logging_to
-from saccade.training.measure import measure
+from saccade.training.measurement import measure
 from saccade.training.module import Classifier, check_optimizer
 from saccade.training.network import is_built_in
 from saccade.training.objectives.registry import create_objective
@@ -115,18 +115,16 @@ def train(
     A resumed run ends with the same weights as an uninterrupted one, bit for bit, on CPUs of the same kind,
     with the same number of threads and the same versions (see run.json). On GPUs, on several devices, or with
     `compile`, it sees the same batches and draws, but rounding may differ.
-
-    On several devices only the first process writes and returns. The others exit with `SystemExit(0)`.
+    On several devices only the first process returns. The others exit with `SystemExit(0)`.
 
     Args:
-        recipe: A plan from `prepare`, which is trained without further checks, or a recipe, which is prepared
-            first.
+        recipe: A plan from `prepare`, which is trained without checks, or a recipe, which is prepared first.
         folder: Folder of the run.
         resume: Whether to resume an interrupted run. A completed run is not repeated.
         report: Called with the progress.
         hardware: Devices to train on.
-        logger: Where the curves go in addition to metrics.csv: "tensorboard", "wandb" or "mlflow"; "none" or
-            "csv" for nowhere else; "auto" for TensorBoard if it is installed.
+        logger: Where curves go beside metrics.csv: "tensorboard", "wandb", "mlflow"; "none", "csv": nowhere
+            else; "auto": TensorBoard if it is installed.
         group: Name of the comparison that the run belongs to, for W&B and MLflow.
 
     Returns:
