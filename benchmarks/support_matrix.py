@@ -79,7 +79,11 @@ MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[str, ...
         (2, 3, 32, 48),
         ("batch",),
     ),
-    "UNet": (lambda: UNet(10, width=4, levels=2), (2, 3, 32, 40), ("batch", "height", "width")),
+    "UNet": (
+        lambda: UNet(10, width=8, levels=2, gate="attention_gate"),
+        (2, 3, 32, 40),
+        ("batch", "height", "width"),
+    ),
     "RecurrentAttention": (lambda: RecurrentAttention(10, 3), (2, 3, 32, 40), ("batch", "height", "width")),
 }
 

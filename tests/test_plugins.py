@@ -22,12 +22,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.process]
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    """Run the command line, or other code, in a process of an environment that has the plugin."""
-    site, folder = tmp_path_factory.mktemp("site"), tmp_path_factory.mktemp("plugin") / "work"
+def path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Install the plugin; return the value of PYTHONPATH with which it is found."""
+    site = tmp_path_factory.mktemp("site")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation"]
     subprocess.run([*pip, "--no-index", "--target", str(site), str(PLUGIN)], check=True)
-    path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
+
+
+@pytest.fixture(scope="module")
+def run(path: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Run the command line, or other code, in a process of an environment that has the plugin."""
+    folder = tmp_path_factory.mktemp("plugin") / "work"
     server = ForkServer({"PYTHONPATH": path})
 
     def started(*words: str, code: str = COMMAND) -> str:
@@ -92,11 +98,12 @@ app(["evaluate", "compared/runs/mean_gate-seed0", "--json"], standalone_mode=Fal
 
 
 @pytest.mark.ray
-def test_a_cluster_trains_it(run: Run) -> None:
-    assert attentions(run(*COMPARE, *SHORT, "--out", "over-ray", "--executor", "ray")) == [
-        "none",
-        "mean_gate",
-    ]
+def test_a_cluster_trains_it(path: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "saccade", *COMPARE, *SHORT, "--out", "over-ray", "--executor", "ray"]
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}  # Ray does not start in a fork
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert attentions(process.stdout) == ["none", "mean_gate"]
 
 
 def test_the_objective_trains(run: Run) -> None:

@@ -74,7 +74,7 @@ def search(
     """Find the attention that helps a network on a task, where it goes, and its cost.
 
     Candidates are chosen by validation error; the best are trained anew and tested. Run the command again
-    after an interruption, or twice at a time to share the work.
+    after an interruption, or twice to share the work.
     """
     announce()
     costs = {
