@@ -71,7 +71,8 @@ def main() -> None:
         training=Recipe(task=task, epochs=arguments.epochs),
     )
     compare(grid, arguments.out, Printer(), Processes(arguments.jobs), logger="none")
-    write_json(arguments.result, comparison(arguments.out))
+    command = f"python benchmarks/league.py --source {arguments.source}"
+    write_json(arguments.result, {**comparison(arguments.out), "command": command})
     print(f"written: {arguments.result}")
 
 

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT / "docs"))
 import results  # noqa: E402  (a script beside the package)
 
 #: Benchmarks that take long and need a quiet machine: their section appears once they have been run.
-PENDING = {"league-white-patch", "faults"}
+PENDING = {"faults"}
 RUN = [path.stem for path in sorted(results.FILES.glob("*.json"))]
 
 
