@@ -22,6 +22,7 @@ from playwright.sync_api import Error as BrowserError
 from saccade.cli import main
 from saccade.cli.display import Pace
 from saccade.config import Recipe
+from saccade.viz import live
 from support.browser import chromium
 from support.forked import ForkServer, Outcome
 
@@ -70,6 +71,7 @@ def test_a_viewer_sees_each_run_and_the_last_report(
     port, out = free_port(), tmp_path / "out"
     options = ("--seeds", "1", "--out", str(out), "--serve", "--port", str(port))
     viewer = Viewer(port)
+    monkeypatch.setattr(live, "_INTERVAL", 0.01)  # so that a run of a moment is not left out
     monkeypatch.setattr("sys.argv", ["saccade", *COMMAND, *options])
     with pytest.raises(SystemExit) as stop:
         main()

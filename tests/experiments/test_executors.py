@@ -186,6 +186,7 @@ def test_a_comparison_that_is_stopped_ends_its_processes_and_goes_on(
     out = tmp_path / "out"
     process = start(server, out, 2)
     wait_for(process, lambda: len(learned(out, process)) == 2)
+    time.sleep(0.2)  # the end of an epoch is over
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert said == "saccade: interrupted; run the same command again to continue\n"
