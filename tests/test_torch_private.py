@@ -194,3 +194,22 @@ def test_mod_tracker_is_what_a_flop_counter_enters() -> None:
     with torch.no_grad(), _torch.count_whole_model(counter):
         Token()()
     assert counter.get_total_flops() == 2 * 3 * 4
+
+
+def test_graph_task_is_the_number_of_a_backward_pass() -> None:
+    class Noted(torch.autograd.Function):
+        @staticmethod
+        def forward(_: Any, x: Tensor) -> Tensor:
+            return x.view_as(x)
+
+        @staticmethod
+        def backward(_: Any, *gradients: Tensor) -> Tensor:
+            tasks.append(_torch.graph_task())
+            return gradients[0]
+
+    tasks: list[int] = []
+    x = torch.ones(3, requires_grad=True)
+    y = Noted.apply(Noted.apply(x)).sum()
+    y.backward(retain_graph=True)
+    y.backward()
+    assert tasks[0] == tasks[1] != tasks[2] == tasks[3]

@@ -52,6 +52,11 @@ def count_whole_model(counter: Any) -> Any:
     return counter
 
 
+def graph_task() -> int:
+    """Return the number of the backward pass that calls. Seen in torch 2.10 to 2.15."""
+    return torch._C._current_graph_task_id()
+
+
 def tensors_in(tree: Any) -> list[Tensor]:
     """Return the tensors in nested containers."""
     return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]

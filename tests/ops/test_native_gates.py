@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 import saccade as sc
 from saccade.layers.mixed.cbam import CBAM
 from saccade.ops import choice, implementation, loops
+from saccade.ops.gates import gate_by_pools
 from support.parity import assert_close, build, normal
 
 pytest.importorskip("numba")
@@ -164,18 +165,46 @@ def test_the_same_input_gives_the_same_bits(name: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
+@pytest.mark.parametrize("with_gate", [True, False])
+def test_backward_passes_of_parts_of_the_graph(with_gate: bool) -> None:
+    """The parts of a gradient belong to the backward pass that computes them, and to no other."""
+    x, grad = normal(2, 3, 5).requires_grad_(), normal(2, 3, 5, seed=1)
+    kernel = normal(3, 3, seed=2).requires_grad_()
+
+    def passes(impl: Literal["plain", "native"]) -> list[Tensor]:
+        weights: list[Tensor] = []
+
+        def channel(average: Tensor, maximum: Tensor) -> Tensor:
+            weights.append((average + maximum) @ kernel)
+            return weights[0]
+
+        def spatial(average: Tensor, maximum: Tensor) -> Tensor:
+            return (average * maximum).unsqueeze(1)
+
+        with implementation(impl):
+            y = gate_by_pools(x, channel, spatial if with_gate else None)
+        of_weights = torch.autograd.grad(y, kernel, grad, retain_graph=True)  # leaves parts, takes none
+        of_statistics = torch.autograd.grad(weights[0].sum(), x, retain_graph=True)
+        return [*of_weights, *of_statistics, *torch.autograd.grad(y, [x, kernel], grad)]
+
+    seen = [passes("plain"), passes("native")]
+    for number, (expected, got) in enumerate(zip(*seen, strict=True)):
+        assert_close(f"gradient {number}", got, expected)
+
+
 def every_loop() -> list[Tensor]:
     """The results of all loops for the same input."""
+    from saccade.ops.gate_gradients import ChannelStatistics, Entry, Gate, Parts, PlaceStatistics
     from saccade.ops.native_convolution import convolution
-    from saccade.ops.native_gates import ChannelStatistics, PlaceStatistics, gate
 
-    x = normal(3, 5, 71 * 73).float().requires_grad_()
+    x, parts = normal(3, 5, 71 * 73).float().requires_grad_(), Parts()
     kernel = normal(1, 2, 7, 7).float().requires_grad_()
-    average, maximum, _, carried = PlaceStatistics.apply(x)
+    entry, again = Entry.apply(x, parts)
+    average, maximum, _ = PlaceStatistics.apply(entry, parts)
     weights = torch.sigmoid(average - maximum)
-    average, maximum, _, carried = ChannelStatistics.apply(carried, weights)
+    average, maximum, _ = ChannelStatistics.apply(entry, weights, parts)
     places = convolution(torch.stack([average, maximum], 1).view(3, 2, 71, 73), kernel).flatten(1)
-    y = gate(carried, weights, places)
+    y = Gate.apply(entry, again, weights, places, parts)
     return [y, *torch.autograd.grad(y, [x, kernel], normal(*y.shape, seed=1).float())]
 
 

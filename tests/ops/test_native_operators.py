@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import sys
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -84,7 +86,12 @@ def double(start: int, stop: int, x: Tensor) -> None:
 @pytest.mark.usefixtures("_as_many_threads_as_there_are")
 @pytest.mark.parametrize("units", [0, 1, 2, 5])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_every_unit_is_done_once(units: int, threads: int) -> None:
+@pytest.mark.parametrize("has_openmp", [True, False])
+def test_every_unit_is_done_once(
+    units: int, threads: int, has_openmp: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not has_openmp:
+        monkeypatch.setattr(loops, "_openmp", lambda _: None)
     x, before = torch.ones(units), torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -92,6 +99,30 @@ def test_every_unit_is_done_once(units: int, threads: int) -> None:
     finally:
         torch.set_num_threads(before)
     assert x.tolist() == [2] * units
+
+
+@pytest.mark.skipif("OpenMP" not in torch.__config__.parallel_info(), reason="PyTorch without OpenMP")
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have another OpenMP library")
+def test_loops_run_in_the_threads_of_pytorch() -> None:
+    assert loops._openmp(os.getpid()) is not None
+
+
+@pytest.mark.usefixtures("_as_many_threads_as_there_are")
+@pytest.mark.parametrize("has_openmp", [True, False])
+def test_an_error_in_a_thread_is_raised(has_openmp: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not has_openmp:
+        monkeypatch.setattr(loops, "_openmp", lambda _: None)
+    done: list[int] = []
+
+    def call(part: int) -> None:
+        if part == 2:
+            raise ValueError("part 2")
+        done.append(part)
+
+    with pytest.raises(ValueError, match="part 2"):
+        loops._in_parallel(call, 3)
+    loops._in_parallel(done.append, 3)
+    assert sorted(done) == [0, 0, 1, 1, 2]
 
 
 def doubled(threads: int) -> None:

@@ -121,27 +121,35 @@ def test_gates(layout_of_grad: str, **options: Any) -> None:
 @pytest.mark.usefixtures("_tiles")
 @quick(max_examples=25)
 @given(**CASES)
-def test_gradients_of_statistics_are_added_in_place(**options: Any) -> None:
+def test_gradients_of_weights_and_of_the_map(**options: Any) -> None:
     x, scale, place = case(**options)
-    d_x = laid_out(values(*x.shape, dtype=x.dtype, seed=4), options["layout"])
-    exact = [tensor.double().requires_grad_() for tensor in (x, scale)]
-    given = values(*scale.shape, dtype=x.dtype, seed=5), values(*scale.shape, dtype=x.dtype, seed=6)
-    mean, (most, index) = exact[0].mean(2), exact[0].max(2)
-    (expected,) = torch.autograd.grad((mean, most), exact[:1], [grad.double() for grad in given])
-    total = d_x.clone()
-    native_gates.place_statistics_backward(given[0] / x.shape[2], given[1], index, total)
-    assert_rounded(total, d_x.double() + expected, x.dtype)
+    d_y = laid_out(values(*x.shape, dtype=x.dtype, seed=4), options["layout"])
+    exact = [tensor.double().requires_grad_() for tensor in (x, scale, place)]
+    scaled = exact[0] * exact[1][..., None]
+    y, of_places, of_channels = scaled * exact[2][:, None], exact[0].max(2), scaled.max(1)
+    given = [values(*scale.shape, dtype=x.dtype, seed=seed) for seed in (5, 6)]
+    given += [values(*place.shape, dtype=x.dtype, seed=seed) for seed in (7, 8)]
+    outputs = exact[0].mean(2), of_places[0], scaled.mean(1), of_channels[0], y
+    grads = [grad.double() for grad in (*given, d_y)]
+    (d_x,) = torch.autograd.grad(outputs, exact[:1], grads, retain_graph=True)
+    (d_statistics,) = torch.autograd.grad(outputs[2:4], exact[1:2], grads[2:4], retain_graph=True)
+    d_scale, d_place = torch.autograd.grad(y, exact[1:], grads[4])
 
-    given = place, values(*place.shape, dtype=x.dtype, seed=6)
-    product = exact[0] * exact[1][..., None]
-    mean, (most, index) = product.mean(1), product.max(1)
-    expected, d_scale = torch.autograd.grad((mean, most), exact, [grad.double() for grad in given])
-    total = d_x.clone()
-    got = native_gates.channel_statistics_backward(
-        given[0] / x.shape[1], given[1], index.int(), x, scale, total
-    )
-    assert_rounded(total, d_x.double() + expected, x.dtype)
-    assert_rounded(got, d_scale, x.dtype)
+    d_row_mean, d_mean = given[0] / x.shape[2], given[2] / x.shape[1]
+    statistics = (d_row_mean, given[1], of_places[1], d_mean, given[3], of_channels[1].int())
+    assert_rounded(native_gates.map_gradient(d_y, scale, place, *statistics), d_x, x.dtype)
+    got = native_gates.channel_statistics_backward(d_mean, given[3], statistics[-1], x)
+    assert_rounded(got, d_statistics, x.dtype)
+    for got, expected in zip(
+        native_gates.weights_backward(d_y, x, scale, place), (d_scale, d_place), strict=True
+    ):
+        assert_rounded(got, expected, x.dtype)
+
+    of_gate, empty = native_gates.weights_backward(d_y, x, scale, None)
+    assert_rounded(of_gate, (d_y.double() * x.double()).sum(2), x.dtype)
+    assert empty.numel() == 0
+    got = native_gates.map_gradient(d_y, scale, None, d_row_mean, *[None] * 5)
+    assert_rounded(got, d_y.double() * scale[..., None].double() + d_row_mean[..., None].double(), x.dtype)
 
 
 FINITE = [0.0, -0.0, 1.0, -1.0, 2.0, 1e-45, -1e-45]
@@ -220,11 +228,12 @@ def test_the_kernels_compile_for_a_gpu(
     scale, place = torch.zeros(2, 64, dtype=dtype), torch.zeros(2, 65, dtype=dtype)
     triton_gates.place_statistics(x)
     triton_gates.channel_statistics(x, scale)
-    triton_gates.place_statistics_backward(scale, scale, scale.long(), x)
-    triton_gates.channel_statistics_backward(place, place, place.int(), x, scale, x)
+    triton_gates.channel_statistics_backward(place, place, place.int(), x)
+    triton_gates.map_gradient(x, scale, place, scale, scale, scale.long(), place, place, place.int())
+    triton_gates.weights_backward(x, x, scale, place)
     triton_gates.gate(x, scale, place)
     triton_gates.gate_backward(x, x, scale, place)
     triton_gates.scale_backward(x, x, scale)
-    assert len(compiled) == 7
+    assert len(compiled) == 8
     assert not any("ftz" in code for code in compiled)  # the smallest numbers stay
     assert not any(re.search(r"\b(atom|red)\.", code) for code in compiled)

@@ -75,45 +75,11 @@ def statistics(
     tl.store(index + out, nearest, mask=k < kept)
 
 
-def place_statistics_backward(
-    d_mean: tl.tensor,
-    d_maximum: tl.tensor,
-    index: tl.tensor,
-    d_x: tl.tensor,
-    channels: tl.tensor,
-    positions: tl.tensor,
-    dx_b: tl.tensor,
-    dx_c: tl.tensor,
-    dx_p: tl.tensor,
-    real: tl.constexpr,
-    block_c: tl.constexpr,
-    block_p: tl.constexpr,
-) -> None:
-    """Add the gradients of mean, divided by P, and maximum to d_x."""
-    unit = tl.program_id(0).to(tl.int64)
-    across = tl.cdiv(positions, block_p)
-    p = unit % across * block_p + tl.arange(0, block_p)
-    unit = unit // across
-    down = tl.cdiv(channels, block_c)
-    b = unit // down
-    c = unit % down * block_c + tl.arange(0, block_c)
-    row = b * channels + c
-    each = tl.load(d_mean + row, mask=c < channels, other=0.0).to(real)
-    most = tl.load(d_maximum + row, mask=c < channels, other=0.0).to(real)
-    at = tl.load(index + row, mask=c < channels, other=0)
-    mask = (c < channels)[:, None] & (p < positions)[None, :]
-    out = d_x + b * dx_b + c[:, None] * dx_c + p[None, :] * dx_p
-    grad = tl.load(out, mask=mask, other=0.0).to(real) + each[:, None]
-    tl.store(out, tl.where(at[:, None] == p[None, :], grad + most[:, None], grad), mask=mask)
-
-
 def channel_statistics_backward(
     d_mean: tl.tensor,
     d_maximum: tl.tensor,
     index: tl.tensor,
     x: tl.tensor,
-    scale: tl.tensor,
-    d_x: tl.tensor,
     d_scale: tl.tensor,
     channels: tl.tensor,
     positions: tl.tensor,
@@ -122,14 +88,11 @@ def channel_statistics_backward(
     x_b: tl.tensor,
     x_c: tl.tensor,
     x_p: tl.tensor,
-    dx_b: tl.tensor,
-    dx_c: tl.tensor,
-    dx_p: tl.tensor,
     real: tl.constexpr,
     block_c: tl.constexpr,
     block_p: tl.constexpr,
 ) -> None:
-    """Add the gradient of x to d_x, and write that of the scale for each block of positions, (B, blocks, C).
+    """Write the gradient of the scale for each block of positions, (B, blocks, C).
 
     d_mean is the gradient of the mean divided by C. A program has `part` channels.
     """
@@ -146,13 +109,66 @@ def channel_statistics_backward(
     for start in range(n * part, last, block_c):
         c = start + tl.arange(0, block_c).to(tl.int64)
         mask = (c < last)[:, None] & (p < positions)[None, :]
-        weight = tl.load(scale + b * channels + c, mask=c < last, other=0.0).to(real)
         value = tl.load(x + b * x_b + c[:, None] * x_c + p[None, :] * x_p, mask=mask, other=0.0).to(real)
-        out = d_x + b * dx_b + c[:, None] * dx_c + p[None, :] * dx_p
         d_value = tl.where(at[None, :] == c[:, None], (each + most)[None, :], each[None, :])
-        grad = tl.load(out, mask=mask, other=0.0).to(real) + d_value * weight[:, None]
-        tl.store(out, grad, mask=mask)
         tl.store(d_scale + unit * channels + c, tl.sum(d_value * value, 1), mask=c < last)
+
+
+def map_gradient(
+    d_y: tl.tensor,
+    scale: tl.tensor,
+    place: tl.tensor,
+    d_row_mean: tl.tensor,
+    d_row_maximum: tl.tensor,
+    row_index: tl.tensor,
+    d_mean: tl.tensor,
+    d_maximum: tl.tensor,
+    index: tl.tensor,
+    d_x: tl.tensor,
+    channels: tl.tensor,
+    positions: tl.tensor,
+    dy_b: tl.tensor,
+    dy_c: tl.tensor,
+    dy_p: tl.tensor,
+    dx_b: tl.tensor,
+    dx_c: tl.tensor,
+    dx_p: tl.tensor,
+    has_scale: tl.constexpr,
+    has_place: tl.constexpr,
+    has_row_mean: tl.constexpr,
+    has_row_maximum: tl.constexpr,
+    has_statistics: tl.constexpr,
+    real: tl.constexpr,
+    block_c: tl.constexpr,
+    block_p: tl.constexpr,
+) -> None:
+    """Write the gradient of x from that of a gate of it, and those of its statistics."""
+    unit = tl.program_id(0).to(tl.int64)
+    across = tl.cdiv(positions, block_p)
+    p = unit % across * block_p + tl.arange(0, block_p)
+    unit = unit // across
+    down = tl.cdiv(channels, block_c)
+    b = unit // down
+    c = unit % down * block_c + tl.arange(0, block_c)
+    row, column = b * channels + c, b * positions + p
+    mask = (c < channels)[:, None] & (p < positions)[None, :]
+    grad = tl.load(d_y + b * dy_b + c[:, None] * dy_c + p[None, :] * dy_p, mask=mask, other=0.0).to(real)
+    if has_place:
+        grad = grad * tl.load(place + column, mask=p < positions, other=0.0).to(real)[None, :]
+    if has_statistics:
+        each = tl.load(d_mean + column, mask=p < positions, other=0.0).to(real)
+        most = tl.load(d_maximum + column, mask=p < positions, other=0.0).to(real)
+        at = tl.load(index + column, mask=p < positions, other=0)
+        grad += tl.where(at[None, :] == c[:, None], (each + most)[None, :], each[None, :])
+    if has_scale:
+        grad = grad * tl.load(scale + row, mask=c < channels, other=0.0).to(real)[:, None]
+    if has_row_mean:
+        grad += tl.load(d_row_mean + row, mask=c < channels, other=0.0).to(real)[:, None]
+    if has_row_maximum:
+        largest = tl.load(d_row_maximum + row, mask=c < channels, other=0.0).to(real)[:, None]
+        nearest = tl.load(row_index + row, mask=c < channels, other=0)
+        grad = tl.where(nearest[:, None] == p[None, :], grad + largest, grad)
+    tl.store(d_x + b * dx_b + c[:, None] * dx_c + p[None, :] * dx_p, grad, mask=mask)
 
 
 def gate(
@@ -210,6 +226,7 @@ def gate_backward(
     dx_c: tl.tensor,
     dx_p: tl.tensor,
     has_place: tl.constexpr,
+    has_x: tl.constexpr,
     real: tl.constexpr,
     block_c: tl.constexpr,
     block_p: tl.constexpr,
@@ -236,7 +253,9 @@ def gate_backward(
         if has_place:
             total += tl.sum(grad * (value * weight[:, None]), 0)
             grad = grad * of_place[None, :]
-        tl.store(d_x + b * dx_b + c[:, None] * dx_c + p[None, :] * dx_p, grad * weight[:, None], mask=mask)
+        if has_x:
+            out = d_x + b * dx_b + c[:, None] * dx_c + p[None, :] * dx_p
+            tl.store(out, grad * weight[:, None], mask=mask)
         tl.store(d_scale + unit * channels + c, tl.sum(grad * value, 1), mask=c < last)
     if has_place:
         tl.store(d_place + (b * parts + n) * positions + p, total, mask=p < positions)

@@ -65,17 +65,6 @@ def place_statistics(
         mean[n], maximum[n], index[n] = total / positions, row[at], at
 
 
-def place_statistics_backward(
-    start: int, stop: int, d_mean: Any, d_maximum: Any, index: Any, d_x: Any
-) -> None:
-    """Add the gradients of mean, divided by P, and maximum to the rows of d_x, (N, P)."""
-    for n in range(start, stop):
-        row, each = d_x[n], d_mean[n]
-        for p in range(row.shape[0]):
-            row[p] += each
-        row[index[n]] += d_maximum[n]
-
-
 def channel_statistics(
     start: int, stop: int, block: int, x: Any, scale: Any, mean: Any, maximum: Any, index: Any
 ) -> None:
@@ -105,17 +94,16 @@ def channel_statistics_backward(
     start: int,
     stop: int,
     block: int,
+    integer: Any,
     x: Any,
-    scale: Any,
     d_mean: Any,
     d_maximum: Any,
     index: Any,
-    d_x: Any,
     d_scale: Any,
 ) -> None:
-    """Add the gradient of x to d_x, and write that of the scale for each block, (B, blocks, C).
+    """Write the gradient of the scale for each block of positions, (B, blocks, C).
 
-    d_mean is the gradient of the mean divided by C.
+    d_mean is the gradient of the mean divided by C. `integer` is the type of the index.
     """
     channels, blocks = x.shape[1], -(-x.shape[2] // block)
     for unit in range(start, stop):
@@ -124,14 +112,12 @@ def channel_statistics_backward(
         d_most, at = d_maximum[b, first : first + block], index[b, first : first + block]
         d_total = d_mean[b, first : first + block]
         for c in range(channels):
-            row, out, s = x[b, c, first : first + block], d_x[b, c, first : first + block], scale[b, c]
+            row, channel = x[b, c, first : first + block], integer(c)
             d_scale[b, number, c] = 0
             zero = d_scale[b, number, c]
             total = zero
             for p in range(row.shape[0]):
-                d_value = d_total[p] + (d_most[p] if at[p] == c else zero)
-                out[p] += d_value * s
-                total += d_value * row[p]
+                total += (d_total[p] + (d_most[p] if at[p] == channel else zero)) * row[p]
             d_scale[b, number, c] = total
 
 
@@ -190,3 +176,83 @@ def scale_backward(start: int, stop: int, d_y: Any, x: Any, scale: Any, d_x: Any
                 out[p] = grad[p] * s
                 total += grad[p] * row[p]
             d_scale[n] += total
+
+
+def weights_backward(
+    start: int, stop: int, block: int, d_y: Any, x: Any, scale: Any, place: Any, d_scale: Any, d_place: Any
+) -> None:
+    """Write the gradients of the scale for each block, (B, blocks, C), and of the places' weights."""
+    channels, blocks = x.shape[1], -(-x.shape[2] // block)
+    for unit in range(start, stop):
+        b, number = unit // blocks, unit % blocks
+        first = number * block
+        weights, d_weights = place[b, first : first + block], d_place[b, first : first + block]
+        for p in range(d_weights.shape[0]):
+            d_weights[p] = 0
+        for c in range(channels):
+            row, grad, s = x[b, c, first : first + block], d_y[b, c, first : first + block], scale[b, c]
+            d_scale[b, number, c] = 0
+            total = d_scale[b, number, c]
+            for p in range(row.shape[0]):
+                product = grad[p] * row[p]
+                total += weights[p] * product
+                d_weights[p] += product * s
+            d_scale[b, number, c] = total
+
+
+def row_products(start: int, stop: int, d_y: Any, x: Any, d_scale: Any) -> None:
+    """Write the gradient of the scale for rows of scale * x, (N, P)."""
+    for n in range(start, stop):
+        d_scale[n] = 0
+        zero = d_scale[n]
+        for first in range(0, x.shape[1], _LONG_PART):
+            row, grad = x[n, first : first + _LONG_PART], d_y[n, first : first + _LONG_PART]
+            total = zero
+            for p in range(row.shape[0]):
+                total += grad[p] * row[p]
+            d_scale[n] += total
+
+
+def row_gradient(
+    start: int, stop: int, d_y: Any, scale: Any, each: Any, most: Any, index: Any, d_x: Any
+) -> None:
+    """Write scale * d_y + each for the rows of d_x, (B, C, P), and add `most` at the index of each row."""
+    channels = d_y.shape[1]
+    for unit in range(start, stop):
+        b, c = unit // channels, unit % channels
+        grad, out, s, e = d_y[b, c], d_x[b, c], scale[b, c], each[b, c]
+        for p in range(grad.shape[0]):
+            out[p] = grad[p] * s + e
+        out[index[b, c]] += most[b, c]
+
+
+def map_gradient(
+    start: int,
+    stop: int,
+    integer: Any,
+    d_y: Any,
+    scale: Any,
+    each: Any,
+    most: Any,
+    index: Any,
+    place: Any,
+    d_mean: Any,
+    d_maximum: Any,
+    at: Any,
+    d_x: Any,
+) -> None:
+    """Write the gradient of x: that of `row_gradient`, of a gate with weights of positions and of statistics.
+
+    The gradients of statistics over channels, d_mean and d_maximum, are those of scale * x, (B, P).
+    """
+    channels = d_y.shape[1]
+    for unit in range(start, stop):
+        b, c = unit // channels, unit % channels
+        grad, out, s, e = d_y[b, c], d_x[b, c], scale[b, c], each[b, c]
+        weights, total, largest, where = place[b], d_mean[b], d_maximum[b], at[b]
+        channel, out[0] = integer(c), 0
+        zero = out[0]
+        for p in range(grad.shape[0]):
+            d_scaled = grad[p] * weights[p] + total[p] + (largest[p] if where[p] == channel else zero)
+            out[p] = d_scaled * s + e
+        out[index[b, c]] += most[b, c]

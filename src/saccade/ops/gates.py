@@ -110,10 +110,12 @@ def gate_by_means(x: Tensor, channel: Callable[[Tensor], Tensor], tap: Tap) -> T
     if choose("gate_by_means", x) == "plain":
         gate = publish(plain_gates.mean(x.flatten(2)))
         return plain_gates.scale(x, gate.reshape(*gate.shape, *[1] * (x.ndim - 2)))
-    from saccade.ops import native_gates
+    from saccade.ops import gate_gradients
 
-    average, positions = native_gates.PlaceMean.apply(x.flatten(2))
-    y: Tensor = native_gates.scale(positions, publish(average).to(x.dtype))
+    parts = gate_gradients.Parts()
+    entry, again = gate_gradients.Entry.apply(x.flatten(2), parts)
+    weights = publish(gate_gradients.PlaceMean.apply(entry, parts))
+    y: Tensor = gate_gradients.Gate.apply(entry, again, weights.to(x.dtype), None, parts)
     return y.view_as(x)
 
 
@@ -223,19 +225,18 @@ def _gate_by_pools(
     channel: Callable[[Tensor, Tensor], Tensor] | None,
     spatial: Callable[[Tensor, Tensor], Tensor] | None,
 ) -> Tensor:
-    """The other forms, for maps (B, C, P). The statistics return x, so that its gradients form a chain."""
-    from saccade.ops import native_gates
+    """The other forms, for maps (B, C, P)."""
+    from saccade.ops import gate_gradients
 
-    if channel is None:
-        weights = x.new_ones(x.shape[:2])
-    else:
-        average, maximum, _, x = native_gates.PlaceStatistics.apply(x)
+    parts = gate_gradients.Parts()
+    x, again = gate_gradients.Entry.apply(x, parts)
+    weights, places = x.new_ones(x.shape[:2]), None
+    if channel is not None:
+        average, maximum, _ = gate_gradients.PlaceStatistics.apply(x, parts)
         weights = channel(average, maximum).to(x.dtype)
-    if spatial is None:
-        y: Tensor = native_gates.scale(x, weights)
-        return y.view(shape)
-    average, maximum, _, x = native_gates.ChannelStatistics.apply(x, weights)
-    extents = (shape[0], *shape[2:])
-    places = spatial(average.view(extents), maximum.view(extents)).to(x.dtype)
-    y = native_gates.gate(x, weights, places.flatten(1))
+    if spatial is not None:
+        average, maximum, _ = gate_gradients.ChannelStatistics.apply(x, weights, parts)
+        extents = (shape[0], *shape[2:])
+        places = spatial(average.view(extents), maximum.view(extents)).to(x.dtype).flatten(1)
+    y: Tensor = gate_gradients.Gate.apply(x, again, weights, places, parts)
     return y.view(shape)

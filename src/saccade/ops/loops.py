@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
 _VALUES = 1 << 19  # values of a map for which another thread pays
+_PROCESS = os.getpid()
+_BODY = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def run_loop(
@@ -46,12 +48,50 @@ def run_loop(
     values = max(a.numel() for a in arguments if isinstance(a, Tensor))
     threads = max(1, min(torch.get_num_threads(), units, values // _VALUES))
     bounds = [units * i // threads for i in range(threads + 1)]
-    others = [
-        _pool(os.getpid()).submit(compiled, start, stop, *arrays) for start, stop in pairwise(bounds[1:])
-    ]
-    compiled(0, bounds[1], *arrays)
-    for other in others:
-        other.result()
+    _in_parallel(lambda i: compiled(bounds[i], bounds[i + 1], *arrays), threads)
+
+
+def _in_parallel(call: Callable[[int], object], threads: int) -> None:
+    """Call a function that releases the GIL with 0 to `threads` - 1, each in a thread."""
+    if threads == 1:
+        call(0)
+    elif openmp := _openmp(os.getpid()):
+        failures: list[BaseException] = []
+
+        def body(_: object) -> None:
+            try:
+                for i in range(openmp.omp_get_thread_num(), threads, openmp.omp_get_num_threads()):
+                    call(i)
+            except BaseException as error:  # would be printed and forgotten
+                failures.append(error)
+
+        openmp.GOMP_parallel(_BODY(body), None, threads, 0)
+        if failures:
+            raise failures[0]
+    else:
+        others = [_pool(os.getpid()).submit(call, i) for i in range(1, threads)]
+        call(0)
+        for other in others:
+            other.result()
+
+
+@cache
+def _openmp(process: int) -> ctypes.CDLL | None:
+    """Return the OpenMP library of PyTorch, or None if it is another one, or the process was forked.
+
+    After an operation of PyTorch, its threads wait for the next one without sleeping, for milliseconds.
+    Threads of our own would compete with them for the cores. A forked process has none of these threads.
+    """
+    if process != _PROCESS or "OpenMP" not in torch.__config__.parallel_info():
+        return None
+    try:
+        openmp = ctypes.CDLL(None)  # what is loaded for all: PyTorch loads its OpenMP library so
+        openmp.GOMP_parallel.argtypes = (_BODY, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint)
+        openmp.GOMP_parallel.restype = None
+        openmp.omp_get_thread_num.restype = openmp.omp_get_num_threads.restype = ctypes.c_int
+    except (AttributeError, OSError, TypeError):  # no such function, or a system that cannot look
+        return None
+    return openmp
 
 
 def _of_numpy(argument: Tensor | int | torch.dtype) -> Any:

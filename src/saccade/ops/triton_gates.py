@@ -29,23 +29,8 @@ def channel_statistics(x: Tensor, scale: Tensor) -> tuple[Tensor, Tensor, Tensor
     return _statistics(x, scale.contiguous(), kept=2, index=torch.int32)
 
 
-def place_statistics_backward(d_mean: Tensor, d_maximum: Tensor, index: Tensor, d_x: Tensor) -> None:
-    """Add the gradient of x to d_x. d_mean is divided by P."""
-    block_c, block_p = _tile(d_x)
-    batch, channels, positions = d_x.shape
-    run_kernel(
-        gate_kernels.place_statistics_backward,
-        batch * _blocks(channels, block_c) * _blocks(positions, block_p),
-        *(d.contiguous() for d in (d_mean, d_maximum, index)),
-        *(d_x, channels, positions, *d_x.stride()),
-        **_constants(d_x),
-    )
-
-
-def channel_statistics_backward(
-    d_mean: Tensor, d_maximum: Tensor, index: Tensor, x: Tensor, scale: Tensor, d_x: Tensor
-) -> Tensor:
-    """Add the gradient of x to d_x, and return that of the scale, (B, C). d_mean is divided by C."""
+def channel_statistics_backward(d_mean: Tensor, d_maximum: Tensor, index: Tensor, x: Tensor) -> Tensor:
+    """Return the gradient of the scale, (B, C). d_mean is divided by C."""
     batch, channels, positions = x.shape
     block_c, block_p = _tile(x)
     blocks = _blocks(positions, block_p)
@@ -55,11 +40,30 @@ def channel_statistics_backward(
         gate_kernels.channel_statistics_backward,
         batch * blocks * parts,
         *(d.contiguous() for d in (d_mean, d_maximum, index)),
-        *(x, scale.contiguous(), d_x, d_scale, channels, positions, part, parts),
-        *(*x.stride(), *d_x.stride()),
+        *(x, d_scale, channels, positions, part, parts, *x.stride()),
         **_constants(x),
     )
     return d_scale.sum(1).to(x.dtype)
+
+
+def map_gradient(d_y: Tensor, *parts: Tensor | None) -> Tensor:
+    """Return the gradient of x, see `native_gates.map_gradient`."""
+    d_x, (block_c, block_p) = torch.empty_like(d_y), _tile(d_y)
+    batch, channels, positions = d_y.shape
+    has = [part is not None for part in parts]
+    run_kernel(
+        gate_kernels.map_gradient,
+        batch * _blocks(channels, block_c) * _blocks(positions, block_p),
+        *(d_y, *(d_y if part is None else part.contiguous() for part in parts), d_x, channels, positions),
+        *(*d_y.stride(), *d_x.stride()),
+        has_scale=has[0],
+        has_place=has[1],
+        has_row_mean=has[2],
+        has_row_maximum=has[3],
+        has_statistics=has[5],
+        **_constants(d_y),
+    )
+    return d_x
 
 
 def gate(x: Tensor, scale: Tensor, place: Tensor) -> Tensor:
@@ -86,15 +90,21 @@ def scale_backward(d_y: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tens
     return _gate_backward(d_y, x, weight, None)[:2]
 
 
+def weights_backward(d_y: Tensor, x: Tensor, scale: Tensor, place: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Return the gradients of the weights of `gate` alone. Without `place`, the second tensor is empty."""
+    _, d_scale, d_place = _gate_backward(d_y, x, scale, place, has_x=False)
+    return d_scale, d_place.sum(1).to(x.dtype) if place is not None else x.new_empty(0)
+
+
 def _gate_backward(
-    d_y: Tensor, x: Tensor, scale: Tensor, place: Tensor | None
+    d_y: Tensor, x: Tensor, scale: Tensor, place: Tensor | None, has_x: bool = True
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of x and of the scale, and the parts of that of the positions' weights."""
     batch, channels, positions = x.shape
     block_c, block_p = _tile(x)
     blocks = _blocks(positions, block_p)
     part, parts = _split(batch * blocks, channels, block_c)
-    d_x, real = torch.empty_like(x), _real(x.dtype)
+    d_x, real = torch.empty_like(x) if has_x else x, _real(x.dtype)
     d_scale = x.new_empty(batch, blocks, channels, dtype=real)
     d_place = x.new_empty(batch, parts, positions if place is not None else 0, dtype=real)
     run_kernel(
@@ -103,6 +113,7 @@ def _gate_backward(
         *(d_y, x, scale.contiguous(), scale if place is None else place.contiguous(), d_x, d_scale, d_place),
         *(channels, positions, part, parts, *d_y.stride(), *x.stride(), *d_x.stride()),
         has_place=place is not None,
+        has_x=has_x,
         **_constants(x),
     )
     return d_x, d_scale.sum(1).to(x.dtype), d_place
