@@ -5,7 +5,25 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from saccade.ops.eager import is_eager
+
 _MAX_UNROLLED = 64
+_FEW = 1 << 20  # weights that are kept: to compute them again takes longer than to read them
+
+
+def is_small(weights: int, x: Tensor) -> bool:
+    """Return whether the formula of a map is faster than a form that saves memory: on the CPU, in float32.
+
+    Args:
+        weights: Number of weights, which the formula keeps.
+        x: A tensor of the map.
+    """
+    return is_precise(x) and x.device.type == "cpu" and weights <= _FEW
+
+
+def is_precise(x: Tensor) -> bool:
+    """Return whether products have the type of x, which is not a half, and sizes may decide what runs."""
+    return is_eager() and x.dtype.itemsize > 2 and not torch.is_autocast_enabled("cpu")
 
 
 def chunks(query: Tensor, row: Tensor, limit: int) -> list[slice]:

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from saccade.ops.chunks import chunks
+from saccade.ops.chunks import chunks, is_precise, is_small
+from saccade.ops.eager import is_eager
 
-_CHUNK = 1 << 22  # weights held at a time in the backward pass
+_CHUNK = 1 << 19  # weights held at a time: they stay in the cache of a core
+_UNROLLED = 1 << 22  # the same in a compiled graph, which unrolls the loop
 
 
 def softmax_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -18,9 +20,12 @@ def softmax_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -
 
     The function wraps the fused attention of torch and avoids two limitations of its CPU implementation:
 
-    - For D != E it silently builds all weights. Zero padding of the narrower tensors avoids this.
+    - For D != E it silently builds all weights. This function processes chunks of queries or, in half
+      precision and in a compiled graph, fills the narrower tensors with zeros.
     - Its backward pass is parallel over heads, and there is only one head here. The backward pass of this
       function processes chunks of queries with matrix products, which use all cores.
+
+    On the CPU, up to about a million weights in all are kept for the backward pass, which is then faster.
 
     Args:
         query: Queries, (B, Nq, D).
@@ -40,6 +45,8 @@ def softmax_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -
     """
     if query.device.type != "cpu":
         return _fused(query, key, value, scale)
+    if is_small(len(query) * query.shape[1] * key.shape[1], query):
+        return (scale * query @ key.mT).softmax(-1) @ value
     result: Tensor = _OnCPU.apply(query, key, value, scale)
     return result
 
@@ -54,8 +61,13 @@ class _OnCPU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         width = max(query.shape[-1], value.shape[-1])
-        q, k, v = (F.pad(x, (0, width - x.shape[-1])) for x in (query, key, value))
-        output = _fused(q, k, v, scale)[..., : value.shape[-1]].contiguous()
+        if query.shape[-1] == value.shape[-1] or not is_precise(query):
+            q, k, v = (F.pad(x, (0, width - x.shape[-1])) for x in (query, key, value))
+            output = _fused(q, k, v, scale)[..., : value.shape[-1]].contiguous()
+        else:
+            output = value.new_empty(*query.shape[:2], value.shape[-1])
+            for chunk in chunks(query, key[..., 0], _CHUNK):
+                output[:, chunk] = (scale * query[:, chunk] @ key.mT).softmax(-1) @ value
         ctx.save_for_backward(query, key, value, output)
         ctx.scale = scale
         return output
@@ -71,7 +83,7 @@ class _OnCPU(torch.autograd.Function):
         results = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
         d_query, d_key, d_value = results
         with torch.autocast("cpu", enabled=False):  # autocast would mix dtypes in the in-place sums
-            for chunk in chunks(query, key[..., 0], _CHUNK):
+            for chunk in chunks(query, key[..., 0], _CHUNK if is_eager() else _UNROLLED):
                 weights = (query[:, chunk] @ key.mT).softmax(-1)
                 d_value.baddbmm_(weights.mT, dy[:, chunk])
                 d_scores = torch.baddbmm(-mean[:, chunk], dy[:, chunk], value.mT).mul_(weights)

@@ -13,6 +13,8 @@ from support.errors import raises
 from support.parity import Parameters, assert_close, assert_parity, build, largest_tensor, normal
 from support.plain import pointwise
 
+pytestmark = pytest.mark.usefixtures("without_all_weights")
+
 C = 8
 
 

@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 import saccade as sc
+from saccade.ops import chunks
 from saccade.ops import softmax_attention as kernel
 from saccade.ops.rectified_mean import rectified_mean
 from saccade.ops.softmax_attention import softmax_attention
 from support.errors import raises
 from support.parity import Parameters, assert_close, assert_parity, build, largest_tensor, normal
+
+pytestmark = pytest.mark.usefixtures("without_all_weights")
 
 C = 12
 PAIRWISE = ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
@@ -331,6 +334,24 @@ def test_attention_of_unequal_widths_equals_the_formula(inner: int, outer: int) 
     got, want = (torch.autograd.grad(y, leaves, projection) for y in (ours, plain))
     for i, (one, other) in enumerate(zip(got, want, strict=True)):
         assert_close(f"gradient {i}", one, other)
+
+
+def test_small_maps_keep_their_weights_and_have_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    queries, keys, values = normal(2, 6, 4), normal(2, 9, 4, seed=1), normal(2, 9, 5, seed=2)
+    calls = {
+        "softmax": (lambda q, k, v: softmax_attention(q, k, v, 0.3), (queries, keys, values)),
+        "rectified": (rectified_mean, (queries[..., 0], keys[..., 0], values)),
+    }
+    for name, (call, tensors) in calls.items():
+        results = []
+        for few in (0, 2 * 6 * 9 - 1, 2 * 6 * 9):
+            monkeypatch.setattr(chunks, "_FEW", few)
+            leaves = [tensor.clone().requires_grad_() for tensor in tensors]
+            y = call(*leaves)
+            results.append([y, *torch.autograd.grad(y.sin().sum(), leaves)])
+            assert isinstance(y.grad_fn, torch.autograd.function.BackwardCFunction) == (few < 2 * 6 * 9)
+        for large, _, small in zip(*results, strict=True):
+            assert_close(name, small, large)
 
 
 @pytest.mark.parametrize("chunk", [1, 30, 10**9])

@@ -13,6 +13,8 @@ from support.errors import raises
 from support.parity import Parameters, assert_close, assert_parity, build, largest_tensor, normal
 from support.plain import pointwise
 
+pytestmark = pytest.mark.usefixtures("without_all_weights")
+
 C = 24
 SHAPES = [(2, C, 4, 4), (3, C, 5, 3), (2, C, 7, 5), (1, C, 2, 13), (2, C, 1, 1)]  # N below and above C
 

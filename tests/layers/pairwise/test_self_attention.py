@@ -12,6 +12,8 @@ import saccade as sc
 from support.errors import raises
 from support.parity import Parameters, assert_close, assert_parity, build, largest_tensor, normal
 
+pytestmark = pytest.mark.usefixtures("without_all_weights")
+
 C = 24
 AUTHORS = {"value_reduction": 2, "spectral_norm": True, "sub_sample": True, "bias": False}
 
