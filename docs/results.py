@@ -26,6 +26,7 @@ the command writes. Compare numbers within a table, not between machines."""
 PROTOCOL = "brackets are 95% intervals, differences are paired by seed"
 
 Result = Mapping[str, Any]
+Section = Callable[[Result], list[str]]
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
@@ -289,45 +290,6 @@ def fine_tune(result: Result) -> list[str]:
     ]
 
 
-def mechanisms(result: Result) -> list[str]:
-    columns = list(dict.fromkeys(name for row in result["rows"] for name in row["milliseconds"]))
-    rows = (
-        (
-            f"`{row['mechanism']}` {tuple(row['shape'])}",
-            *(f"{row['milliseconds'][name]:.1f}" if name in row["milliseconds"] else "" for name in columns),
-        )
-        for row in result["rows"]
-    )
-    return [
-        f"{result['what'].capitalize()}. The peers are modules of the same size from torchvision (`se`), "
-        "timm (`eca`, `cbam`, `coordinate`, `sk`) and torch (`multi_head`). *Ours, plain*: without "
-        "`saccade[fast]`; *floor* scales the map and its gradient once.",
-        *table(("", *columns), rows),
-    ]
-
-
-def pairwise(result: Result) -> list[str]:
-    def cells(row: Result, unit: str, number: str) -> tuple[str, str]:
-        ours, naive = row["ours"], row["naive"]
-        return f"{ours[unit]:{number}}", "too large" if "skipped" in naive else f"{naive[unit]:{number}}"
-
-    rows = (
-        (
-            f"`{row['mechanism']}`",
-            f"{row['side']} x {row['side']}"
-            + (f", {row['queries']} queries" * (row["queries"] < row["keys"])),
-            *cells(row, "megabytes", ",.0f"),
-            *cells(row, "seconds", ".3f"),
-        )
-        for row in result["rows"]
-    )
-    return [
-        f"{result['what'].capitalize()}; {result['threads']} threads. *Naive* is the same module with "
-        "all attention weights materialized; *too large* means that they do not fit in memory.",
-        *table(("", "map", "MB", "naive MB", "s", "naive s"), rows),
-    ]
-
-
 def explanations(result: Result) -> list[str]:
     rows = result["rows"]
     classes = list(dict.fromkeys((row["class"], row["probability"]) for row in rows))
@@ -432,27 +394,6 @@ def faults(result: Result) -> list[str]:
     ]
 
 
-def loader(result: Result) -> list[str]:
-    rows = (
-        (
-            row["task"],
-            f"`{row['backbone']}`, {row['batch_size']}",
-            *(f"{row['loader'][augment]:,.0f}" for augment in ("none", "crop-flip")),
-            f"{row['views']:,.0f}",
-            f"{row['step']:,.0f}",
-        )
-        for row in result["rows"]
-    )
-    reading = next(row["read_once"] for row in result["rows"] if row["read_once"])
-    return [
-        "Images per second that the loader delivers: unchanged, with crops and flips, and as two "
-        "color-augmented views (`objective: contrastive`), compared with the images per second of the "
-        f"training step alone; threads: {result['threads']}. The images are in memory. The folder was "
-        f"decoded beforehand, at {reading:,.0f} images per second.",
-        *table(("", "network, batch", "loader", "crops and flips", "views", "training step"), rows),
-    ]
-
-
 def catalog(result: Result) -> list[str]:
     sides = [size["side"] for size in result["rows"][0]["sizes"]]
 
@@ -552,15 +493,12 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
         ),
     ),
     "catalog-cpu": ("Every mechanism", catalog),
-    "mechanisms-cpu": ("Speed on a CPU", mechanisms),
     "membrane": ("Membranes: segmentation with a U-Net", membrane),
     "search": ("Runs that a search needs", search),
     "networks": ("Attention of other libraries", networks),
     "attach-networks": ("Attention in networks of other libraries", attach_networks),
     "explanations": ("Explanations of a class", explanations),
     "faults": ("Faults", faults),
-    "loader-cpu": ("Data loader throughput", loader),
-    "pairwise-cpu": ("Memory and time of attention between positions", pairwise),
 }
 
 
@@ -575,9 +513,10 @@ def picture(name: str, result: Result) -> list[str]:
     return [f"![{alt}]({file.name})", ""] if file.exists() else []
 
 
-def page() -> str:
-    lines = [HEAD]
-    for name, (title, section) in SECTIONS.items():
+def page(head: str = HEAD, sections: Mapping[str, tuple[str, Section]] = SECTIONS) -> str:
+    """Return a page of result files, each with a table and the command that writes it."""
+    lines = [head]
+    for name, (title, section) in sections.items():
         if not (FILES / f"{name}.json").exists():  # a benchmark that has not been run
             continue
         result = json.loads((FILES / f"{name}.json").read_text())

@@ -120,3 +120,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(marker)
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("browser")
+
+
+@pytest.fixture
+def without_all_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a test of attention between positions in the form of large maps, which never holds all weights."""
+    from saccade.ops import chunks
+
+    monkeypatch.setattr(chunks, "_FEW", 0)

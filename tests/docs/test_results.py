@@ -21,10 +21,12 @@ from saccade.results.io import validate
 ROOT = Path(__file__).parent.parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
 
-import results  # noqa: E402  (a script beside the package)
+import performance  # noqa: E402  (a script beside the package)
+import results  # noqa: E402
 
 #: Benchmarks that take long and need a quiet machine: their section appears once they have been run.
-PENDING = {"faults"}
+PENDING = {"faults", "whole-networks", "step-memory", "pipeline-cpu"}
+SECTIONS = {**results.SECTIONS, **performance.SECTIONS}
 RUN = [path.stem for path in sorted(results.FILES.glob("*.json"))]
 
 
@@ -32,17 +34,20 @@ def test_the_page_is_what_the_files_say() -> None:
     assert results.PAGE.read_text() == results.page(), "docs/results.md is old: python docs/results.py"
 
 
+def test_the_page_of_speed_is_what_the_files_say() -> None:
+    expected = results.page(performance.HEAD, performance.SECTIONS)
+    assert performance.PAGE.read_text() == expected, "docs/performance.md is old: python docs/performance.py"
+
+
 def test_every_result_file_has_a_section() -> None:
     others = {"support", "search-cifar10"}  # on pages of their own, docs/support.md and docs/search.md
-    assert {path.stem for path in results.FILES.glob("*.json")} | PENDING == set(results.SECTIONS) | others
+    assert {path.stem for path in results.FILES.glob("*.json")} | PENDING == set(SECTIONS) | others
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in RUN if name in results.SECTIONS and "networks" not in name]
-)
+@pytest.mark.parametrize("name", [name for name in RUN if name in SECTIONS and "networks" not in name])
 def test_a_section_follows_its_file(name: str) -> None:
     result = json.loads((results.FILES / f"{name}.json").read_text())
-    _, section = results.SECTIONS[name]
+    _, section = SECTIONS[name]
     changed = _scaled(copy.deepcopy(result))
     assert section(changed) != section(result)
 

@@ -45,7 +45,7 @@ def softmax_attention(query: Tensor, key: Tensor, value: Tensor, scale: float) -
     """
     if query.device.type != "cpu":
         return _fused(query, key, value, scale)
-    if is_small(len(query) * query.shape[1] * key.shape[1], query):
+    if is_small(query.shape[0] * query.shape[1] * key.shape[1], query):
         return (scale * query @ key.mT).softmax(-1) @ value
     result: Tensor = _OnCPU.apply(query, key, value, scale)
     return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -338,7 +338,7 @@ def test_attention_of_unequal_widths_equals_the_formula(inner: int, outer: int) 
 
 def test_small_maps_keep_their_weights_and_have_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     queries, keys, values = normal(2, 6, 4), normal(2, 9, 4, seed=1), normal(2, 9, 5, seed=2)
-    calls = {
+    calls: dict[str, tuple[Callable[..., Tensor], tuple[Tensor, ...]]] = {
         "softmax": (lambda q, k, v: softmax_attention(q, k, v, 0.3), (queries, keys, values)),
         "rectified": (rectified_mean, (queries[..., 0], keys[..., 0], values)),
     }

@@ -1,0 +1,190 @@
+"""Write docs/performance.md, the page of speed and memory, from the files in benchmarks/results.
+
+python docs/performance.py
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from results import Result, Section, page, table
+
+PAGE = Path(__file__).parent / "performance.md"
+
+HEAD = """# Speed and memory
+
+<!-- written by docs/performance.py from benchmarks/results -->
+
+What attention costs, compared in one process with textbook code, with other libraries and with the least that
+any implementation has to read and write. Every table is generated from a result file, which the command
+writes. Compare numbers within a table, not between machines."""
+
+
+def mechanisms(result: Result) -> list[str]:
+    columns = list(dict.fromkeys(name for row in result["rows"] for name in row["milliseconds"]))
+    rows = (
+        (
+            f"`{row['mechanism']}` {tuple(row['shape'])}",
+            *(f"{row['milliseconds'][name]:.1f}" if name in row["milliseconds"] else "" for name in columns),
+        )
+        for row in result["rows"]
+    )
+    return [
+        f"{result['what'].capitalize()}. The peers are modules of the same size from torchvision (`se`), "
+        "timm (`eca`, `cbam`, `coordinate`, `split_attention`, `sk`) and torch (`multi_head`). *Ours, "
+        "plain*: without `saccade[fast]`; *floor* scales the map and its gradient once.",
+        *table(("", *columns), rows),
+        *targets(result["rows"]),
+    ]
+
+
+Times = Mapping[str, float]
+
+
+def targets(rows: list[dict[str, Any]]) -> list[str]:
+    """Return the table of what was aimed at, with the ratios of the run."""
+    times: dict[tuple[str, int], Times] = {
+        (row["mechanism"], row["shape"][2]): row["milliseconds"] for row in rows
+    }
+
+    def least(name: str, side: int, *, compiled: bool) -> float:
+        of = times[name, side]
+        return min(
+            t for key, t in of.items() if key.startswith(("textbook", "peer")) and ("comp" in key) == compiled
+        )
+
+    def best(name: str, side: int) -> float:
+        return min(times[name, side][key] for key in ("ours", "ours, compiled"))
+
+    lines = []
+    for name, side, factor in (("cbam", 56, 4), ("cbam", 32, 2), ("cbam", 7, 2)):
+        ratio = times[name, side]["peer"] / times[name, side]["ours"]
+        lines.append(
+            (f"`{name}`, {side} x {side}: faster than the peer", f"{factor} times", f"{ratio:.1f} times")
+        )
+    ratio = least("cbam", 56, compiled=True) / best("cbam", 56)
+    lines.append(("`cbam`, 56 x 56: faster than what is compiled", "2 times", f"{ratio:.1f} times"))
+    for name in ("se", "eca"):
+        ratio = best(name, 56) / times[name, 56]["floor"]
+        lines.append((f"`{name}`, 56 x 56: multiple of the floor", "1.6", f"{ratio:.1f}"))
+    slower = [
+        f"`{name}` {side} x {side}{' compiled' * compiled} ({100 * (own / other - 1):.0f}%)"
+        for name, side in times
+        for compiled in (False, True)
+        for own in [times[name, side]["ours, compiled" if compiled else "ours"]]
+        for other in [least(name, side, compiled=compiled)]
+        if own > 1.03 * other
+    ]
+    lines.append(("slower than textbook or peer by more than 3%", "none", ", ".join(slower) or "none"))
+    return table(("target", "aim", "measured"), lines)
+
+
+def whole_networks(result: Result) -> list[str]:
+    times = {(row["network"], row["form"], row["phase"]): row["milliseconds"] for row in result["rows"]}
+    networks = list(dict.fromkeys(row["network"] for row in result["rows"]))
+
+    def cells(network: str, form: str, phase: str) -> list[str]:
+        if (time := times.get((network, form, phase))) is None:
+            return ["", ""]
+        none = times.get(("resnet50 none", "ours", phase))
+        more = f"{100 * (time / none - 1):+.0f}%" if none and network.startswith("resnet50") else ""
+        return [f"{time:,.0f} ms", more]
+
+    columns = [(form, phase) for phase in ("training", "inference") for form in ("ours", "timm")]
+    head = [name for form, phase in columns for name in (f"{phase}, {form}", "")]
+    return [
+        "A training step (forward, backward, SGD) and a forward pass of 8 images of 224 x 224, in float32: a "
+        "ResNet-50 of timm with attention in each of its 16 residual branches, ours by `sc.attach` and "
+        "timm's own at the same places, and ViT-S. The percentages are what is added to the network without "
+        "attention.",
+        *table(("network", *head), ([n, *(c for k in columns for c in cells(n, *k))] for n in networks)),
+    ]
+
+
+def step_memory(result: Result) -> list[str]:
+    none, *rows = result["rows"]
+    listed = sorted((row for row in rows if row["megabytes"] is not None), key=lambda row: row["megabytes"])
+    too_large = [f"`{row['mechanism']}`" for row in rows if row["megabytes"] is None]
+    more = f" Out of memory: {', '.join(too_large)}." if too_large else ""
+    cells = ((f"`{row['mechanism']}`", f"{row['megabytes'] - none['megabytes']:+,.0f} MB") for row in listed)
+    return [
+        f"The peak of a training step of the ResNet-50 above without attention is "
+        f"{none['megabytes']:,.0f} MB. With each drop-in in its 16 residual branches it is larger by:{more}",
+        *table(("mechanism", "more"), cells),
+    ]
+
+
+def pipeline(result: Result) -> list[str]:
+    rows = (
+        (
+            row["network"],
+            *(f"{row['milliseconds'][form]:.1f} ms" for form in ("saccade", "plain")),
+            f"{100 * (row['ratio'] - 1):+.0f}%",
+        )
+        for row in result["rows"]
+    )
+    return [
+        "A training step of `saccade train`, with its curves, checkpoints and exact resuming, and of the "
+        "shortest PyTorch loop with the same network, data, optimizer, schedule and validation; batches "
+        f"of 50, {result['threads']} threads.",
+        *table(("network", "saccade", "plain loop", "difference"), rows),
+    ]
+
+
+def pairwise(result: Result) -> list[str]:
+    def cells(row: Result, unit: str, number: str) -> tuple[str, str]:
+        ours, naive = row["ours"], row["naive"]
+        return f"{ours[unit]:{number}}", "too large" if "skipped" in naive else f"{naive[unit]:{number}}"
+
+    rows = (
+        (
+            f"`{row['mechanism']}`",
+            f"{row['side']} x {row['side']}"
+            + (f", {row['queries']} queries" * (row["queries"] < row["keys"])),
+            *cells(row, "megabytes", ",.0f"),
+            *cells(row, "seconds", ".3f"),
+        )
+        for row in result["rows"]
+    )
+    return [
+        f"{result['what'].capitalize()}; {result['threads']} threads. *Naive* is the same module with "
+        "all attention weights materialized; *too large* means that they do not fit in memory.",
+        *table(("", "map", "MB", "naive MB", "s", "naive s"), rows),
+    ]
+
+
+def loader(result: Result) -> list[str]:
+    rows = (
+        (
+            row["task"],
+            f"`{row['backbone']}`, {row['batch_size']}",
+            *(f"{row['loader'][augment]:,.0f}" for augment in ("none", "crop-flip")),
+            f"{row['views']:,.0f}",
+            f"{row['step']:,.0f}",
+        )
+        for row in result["rows"]
+    )
+    reading = next(row["read_once"] for row in result["rows"] if row["read_once"])
+    return [
+        "Images per second that the loader delivers: unchanged, with crops and flips, and as two "
+        "color-augmented views (`objective: contrastive`), compared with the images per second of the "
+        f"training step alone; threads: {result['threads']}. The images are in memory. The folder was "
+        f"decoded beforehand, at {reading:,.0f} images per second.",
+        *table(("", "network, batch", "loader", "crops and flips", "views", "training step"), rows),
+    ]
+
+
+SECTIONS: Mapping[str, tuple[str, Section]] = {
+    "mechanisms-cpu": ("Mechanisms on a CPU", mechanisms),
+    "whole-networks": ("Whole networks", whole_networks),
+    "step-memory": ("Memory of a training step", step_memory),
+    "pipeline-cpu": ("A training run", pipeline),
+    "loader-cpu": ("Data loader throughput", loader),
+    "pairwise-cpu": ("Memory and time of attention between positions", pairwise),
+}
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(HEAD, SECTIONS))
