@@ -18,12 +18,15 @@ class Asked(Exception):
     """Carries what the command asked for."""
 
 
-def test_it_is_the_first_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("live", [[], ["--serve"]])
+def test_it_is_the_first_comparison(
+    live: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def asked(comparison: Comparison, out: Path, *_: Any) -> None:
         raise Asked(comparison, out)
 
     monkeypatch.setattr(experiments, "compare", asked)
-    monkeypatch.setattr("sys.argv", ["saccade", "demo", "--out", str(tmp_path / "demo")])
+    monkeypatch.setattr("sys.argv", ["saccade", "demo", "--out", str(tmp_path / "demo"), *live])
     with pytest.raises(Asked) as stop:
         main()
     comparison, out = stop.value.args
@@ -31,6 +34,7 @@ def test_it_is_the_first_comparison(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         {"task": "white-patch", "attentions": list(FIRST_EXPERIMENT)}
     )
     assert out == tmp_path / "demo"
+    assert ("live page: http" in capsys.readouterr().out) == bool(live)
 
 
 def test_it_looks_at_photographs_with_the_weights_of_imagenet(

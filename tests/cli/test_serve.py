@@ -1,8 +1,9 @@
-"""`saccade compare --serve`: a real comparison, watched over HTTP and in a browser."""
+"""`--serve` of `saccade compare` and `search`: real commands, watched over HTTP and in a browser."""
 
 from __future__ import annotations
 
 import json
+import re
 import socket
 import subprocess
 import sys
@@ -28,6 +29,10 @@ from support.forked import ForkServer, Outcome
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 COMMAND = ("compare", TASK, "-a", "none", "-a", "cbam", "--epochs", "2", "--batch-size", "20")
+SEARCH = (
+    *("search", TASK, "-a", "se", "-a", "eca", "--where", "2", "--epochs", "2", "--batch-size", "20"),
+    *("--budget", "8runs", "--finalists", "1", "--seeds", "2"),
+)
 
 
 def free_port() -> int:
@@ -91,8 +96,39 @@ def test_a_viewer_sees_each_run_and_the_last_report(
         socket.create_connection(("127.0.0.1", port), timeout=5)
 
 
+def test_a_viewer_of_a_search_sees_the_candidates_and_the_report_of_the_finalists(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port, out = free_port(), tmp_path / "out"
+    viewer = Viewer(port)
+    monkeypatch.setattr(live, "_INTERVAL", 0.01)
+    monkeypatch.setattr("sys.argv", ["saccade", *SEARCH, "--out", str(out), "--serve", "--port", str(port)])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    viewer.join()
+    assert not stop.value.code
+    tables = [state["table"] for state in viewer.states if state.get("table")]
+    assert [len(table) for table in tables] == sorted(len(table) for table in tables)
+    assert tables[-1][0] == ["Candidate", "Validation error", "Epochs", "State"]
+    assert {row[0] for row in tables[-1][1:]} == {"none", "se@2", "eca@2"}
+    assert {row[3] for row in tables[-1][1:]} == {"complete"}
+    texts = [state["text"] for state in viewer.states]
+    assert any("Now: none, epoch 1 of 2." in text for text in texts)
+    second = re.compile(r"1 of 4 runs of the finalists are done, about \d+:\d\d left\.")
+    assert any(second.match(text) for text in texts)
+    assert "1 of 4 runs are done. The results are preliminary." in viewer.reports[1]
+    fractions = [state["fraction"] for state in viewer.states]
+    assert fractions == sorted(fractions)
+    last = viewer.states[-1]
+    assert last["state"] == "finished"
+    assert last["text"].startswith("The search is done: 3 candidates were trained.")
+    assert viewer.reports[last["report"]] == (out / "finalists" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("command", [COMMAND, SEARCH])
 @pytest.mark.parametrize("options", [("--serve", "--port"), ("--port",)])
 def test_a_port_that_is_taken_or_has_no_page_is_one_sentence(
+    command: tuple[str, ...],
     options: tuple[str, ...],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -101,7 +137,7 @@ def test_a_port_that_is_taken_or_has_no_page_is_one_sentence(
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         monkeypatch.setattr(
-            "sys.argv", ["saccade", *COMMAND, "--out", str(tmp_path / "out"), *options, str(port)]
+            "sys.argv", ["saccade", *command, "--out", str(tmp_path / "out"), *options, str(port)]
         )
         with pytest.raises(SystemExit) as stop:
             main()
@@ -157,6 +193,20 @@ def test_runs_that_were_complete_before_do_not_count_for_the_time_left(
 def browser() -> Iterator[Browser]:
     with chromium() as launched:
         yield launched
+
+
+def test_a_table_is_shown_until_there_is_a_report(tmp_path: Path, browser: Browser) -> None:
+    (tmp_path / "report.html").write_text("<p>report</p>")
+    with live.LivePage("search", tmp_path / "report.html") as served, browser.new_page() as page:
+        page.goto(served.address)
+        expect(page.locator("[data-waiting]")).to_be_visible()
+        served.update(table=[["Candidate", "State"], ["se@<b>2", "running"]])
+        expect(page.get_by_role("columnheader")).to_have_text(["Candidate", "State"])
+        expect(page.get_by_role("cell")).to_have_text(["se@<b>2", "running"])
+        expect(page.locator("[data-waiting]")).to_be_hidden()
+        served.update(report=1)
+        expect(page.frame_locator("iframe").get_by_text("report")).to_be_visible()
+        expect(page.locator("table")).to_be_hidden()
 
 
 def test_the_page_follows_a_comparison(tmp_path: Path, browser: Browser, server: ForkServer) -> None:

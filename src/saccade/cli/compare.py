@@ -12,6 +12,8 @@ from saccade.cli.options import (
     Address,
     CpusPerRun,
     GpusPerRun,
+    Port,
+    Serve,
     Shared,
     SharedOptions,
     Stage,
@@ -19,7 +21,6 @@ from saccade.cli.options import (
     attention_option,
     execution_option,
     folder_option,
-    output_option,
     print_notes,
     recipe_values,
     share_options,
@@ -50,14 +51,8 @@ def compare(
     cpus_per_run: CpusPerRun = None,
     gpus_per_run: GpusPerRun = None,
     shared: Shared = False,
-    serve: Annotated[
-        bool,
-        output_option(
-            "--serve",
-            help="Serve the report so far, and the time left, on a local page until the comparison ends.",
-        ),
-    ] = False,
-    port: Annotated[int | None, output_option(help="Port of `--serve`; default: a free one.")] = None,
+    serve: Serve = False,
+    port: Port = None,
     **options: Unpack[SharedOptions],
 ) -> None:
     """Train models with and without attention over several seeds; write a leaderboard and a report.
@@ -71,9 +66,8 @@ def compare(
     from saccade.cli.display import ComparisonDisplay
     from saccade.cli.executors import create_executor
     from saccade.cli.folders import comparison_folder
-    from saccade.cli.live import LiveDisplay
+    from saccade.cli.live import LiveDisplay, page_port
     from saccade.config import read_recipe, resolve
-    from saccade.errors import bad_option
     from saccade.experiments import FIRST_EXPERIMENT, Comparison
     from saccade.experiments import compare as run_comparison
     from saccade.results import caution, finding
@@ -96,13 +90,11 @@ def compare(
         shared=shared,
     )
     out = out or comparison_folder(comparison)
-    if port is not None and not serve:
-        raise bad_option("compare", "applies to --serve", port=port)
-    to_stderr = options["as_json"]
+    title, to_stderr, live = comparison.training.task, options["as_json"], page_port("compare", serve, port)
     display = (
-        LiveDisplay(comparison, out, port or 0, to_stderr=to_stderr)
-        if serve
-        else ComparisonDisplay(comparison.training.task, to_stderr=to_stderr)
+        ComparisonDisplay(title, to_stderr=to_stderr)
+        if live is None
+        else LiveDisplay(title, out, live, comparison, to_stderr=to_stderr)
     )
     with reserve_stdout(to_stderr), display:
         summary = run_comparison(comparison, out, display, run_executor, options["logger"])

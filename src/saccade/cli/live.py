@@ -1,4 +1,4 @@
-"""The display of a comparison that is also a live page: `saccade compare --serve`."""
+"""The live page of a command, `--serve`. That of a search is in `search_display.py`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,21 @@ from typing import Self
 from saccade.cli.display import ComparisonDisplay, clock
 from saccade.cli.terminal import echo
 from saccade.config import Comparison, Recipe, folder_name
-from saccade.errors import SaccadeError
+from saccade.errors import SaccadeError, bad_option
 from saccade.results import RUN_RESULT, RunResult, summarize
 from saccade.training import Progress
 from saccade.viz import LivePage, write_report
+
+
+def page_port(command: str, serve: bool, port: int | None) -> int | None:
+    """Return the port of the live page, 0 for a free one; None without `--serve`.
+
+    Raises:
+        BadOption: There is a port, but no page.
+    """
+    if port is not None and not serve:
+        raise bad_option(command, "applies to --serve", port=port)
+    return (port or 0) if serve else None
 
 
 class LiveDisplay(ComparisonDisplay):
@@ -21,21 +32,33 @@ class LiveDisplay(ComparisonDisplay):
     that an earlier command has completed are shown at once.
 
     Args:
-        comparison: The comparison.
-        out: Its folder.
+        title: Title of the page.
+        out: Folder of the comparison.
         port: Port of the page; 0 for a free one.
+        comparison: The comparison, if it is known.
         to_stderr: Whether to print to standard error.
 
     Raises:
         BadOption: The port cannot be used.
     """
 
-    def __init__(self, comparison: Comparison, out: Path, port: int, *, to_stderr: bool = False) -> None:
-        super().__init__(comparison.training.task, to_stderr=to_stderr)
-        self.page = LivePage(comparison.training.task, out / "report.html", port)
+    runs_are = "runs are"
+
+    def __init__(
+        self,
+        title: str,
+        out: Path,
+        port: int,
+        comparison: Comparison | None = None,
+        *,
+        to_stderr: bool = False,
+    ) -> None:
+        super().__init__(title, to_stderr=to_stderr)
+        self.page = LivePage(title, out / "report.html", port)
         self.comparison, self.out, self.to_stderr = comparison, out, to_stderr
         self.results: list[RunResult] = []
-        self.reported, self.now, self.problem = 0, "", ""
+        self.before = 0.0  # fraction of the command that is done before the first run
+        self.reports, self.reported, self.now, self.problem = 0, 0, "", ""
 
     def __enter__(self) -> Self:
         self.page.__enter__()
@@ -45,21 +68,24 @@ class LiveDisplay(ComparisonDisplay):
     def __exit__(self, *raised: object) -> None:
         super().__exit__(*raised)
         if not any(raised):
-            done = f"All {len(self.results)} runs are done in {clock(self.pace.elapsed)}."
             file = f"The server has ended; this page remains as {(self.out / 'report.html').resolve()}."
-            self.page.finish(text=f"{done} {file}", report=len(self.results) + 1)
+            self.page.finish(text=f"{self.done()} {file}", report=self.reports + 1)
         self.page.__exit__(*raised)
+
+    def done(self) -> str:
+        """Return the sentence about a command that has ended."""
+        return f"All {len(self.results)} {self.runs_are} done in {clock(self.pace.elapsed)}."
 
     def started(self, recipe: Recipe, number: int, of: int) -> None:
         super().started(recipe, number, of)
         self.now = f"{recipe.attention}, seed {recipe.seed}"
-        if not (self._folder(recipe) / RUN_RESULT).exists():
+        if not (self.out / "runs" / folder_name(recipe) / RUN_RESULT).exists():
             self._report()
-        self._update()
+        self._publish()
 
     def progressed(self, progress: Progress) -> None:
         super().progressed(progress)
-        self._update(f", epoch {progress.epoch} of {progress.epochs}")
+        self._publish(f", epoch {progress.epoch} of {progress.epochs}")
 
     def finished(self, results: list[RunResult]) -> None:
         trained = self.pace.trained
@@ -67,11 +93,11 @@ class LiveDisplay(ComparisonDisplay):
         self.results = results
         if self.pace.trained > trained and len(results) < self.of:
             self._report()
-        self._update()
+        self._publish()
 
     def _report(self) -> None:
-        """Write the report of the runs so far. A problem is shown on the page, and the comparison goes on."""
-        if len(self.results) == self.reported:
+        """Write the report of the runs so far. A problem is shown on the page, and the command goes on."""
+        if self.comparison is None or len(self.results) == self.reported:
             return
         recipes = self.comparison.runs()
         found = {(result["attention"], result["seed"]): result for result in self.results}
@@ -86,20 +112,18 @@ class LiveDisplay(ComparisonDisplay):
         except SaccadeError as error:
             self.problem = f" {error}"
         else:
-            self.reported = len(self.results)
+            self.reports, self.reported = self.reports + 1, len(self.results)
 
-    def _update(self, position: str = "") -> None:
+    def _publish(self, position: str = "") -> None:
+        """Show the progress on the page."""
         done, left = len(self.results), self.pace.seconds_left(self.of - len(self.results))
         about = f", about {clock(left)} left" if left else ""
         now = f" Now: {self.now}{position}." if done < self.of else ""
         self.page.update(
-            text=f"{done} of {self.of} runs are done{about}.{now}{self.problem}",
-            fraction=(done + self.pace.fraction) / self.of,
+            text=f"{done} of {self.of} {self.runs_are} done{about}.{now}{self.problem}",
+            fraction=self.before + (1 - self.before) * (done + self.pace.fraction) / self.of,
             done=done,
             runs=self.of,
             seconds_left=left,
-            report=self.reported,
+            report=self.reports,
         )
-
-    def _folder(self, recipe: Recipe) -> Path:
-        return self.out / "runs" / folder_name(recipe)

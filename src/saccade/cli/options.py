@@ -27,7 +27,7 @@ attention_option = partial(model_option, "-a", "--attention", autocompletion=com
 TaskName = Annotated[
     str | None,
     typer.Argument(
-        help="NAME[:option=value,...], such as white-patch or folder:PATH. Default: that of the recipe.",
+        help="NAME[:option=value,...]; default: of the recipe.",
         show_default=False,
     ),
 ]
@@ -56,6 +56,8 @@ Trust = Annotated[
         "reads files outside of the run.",
     ),
 ]
+Serve = Annotated[bool, output_option("--serve", help="Show the results so far on a local page.")]
+Port = Annotated[int | None, output_option(help="Port of `--serve`; default: a free one.")]
 Json = Annotated[bool, output_option("--json", help="Print the result as JSON to standard output.")]
 
 

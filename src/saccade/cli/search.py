@@ -12,6 +12,8 @@ from saccade.cli.options import (
     Address,
     CpusPerRun,
     GpusPerRun,
+    Port,
+    Serve,
     Shared,
     SharedOptions,
     TaskName,
@@ -69,12 +71,13 @@ def search(
     cpus_per_run: CpusPerRun = None,
     gpus_per_run: GpusPerRun = None,
     shared: Shared = False,
+    serve: Serve = False,
+    port: Port = None,
     **options: Unpack[SharedOptions],
 ) -> None:
     """Find the attention that helps a network on a task, where it goes, and its cost.
 
-    Candidates are chosen by validation error; the best are trained anew and tested. Run the command again
-    after an interruption, or twice to share the work.
+    Run the command again after an interruption, or twice to share the work.
     """
     announce()
     costs = {
@@ -85,7 +88,8 @@ def search(
     }
     from saccade.cli.executors import create_executor
     from saccade.cli.folders import search_folder
-    from saccade.cli.search_display import SearchDisplay, print_answer
+    from saccade.cli.live import page_port
+    from saccade.cli.search_display import LiveSearchDisplay, SearchDisplay, print_answer
     from saccade.config import Recipe, read_recipe
     from saccade.experiments import Ray
     from saccade.search import FINALISTS, Budget, Limit
@@ -104,10 +108,13 @@ def search(
         typer.echo(recipe.to_yaml(), nl=False)
         return
     out = out or search_folder(recipe.task)
-    with (
-        reserve_stdout(options["as_json"]),
-        SearchDisplay(recipe.task, to_stderr=options["as_json"]) as display,
-    ):
+    to_stderr, live = options["as_json"], page_port("search", serve, port)
+    display = (
+        SearchDisplay(recipe.task, to_stderr=to_stderr)
+        if live is None
+        else LiveSearchDisplay(recipe.task, out / FINALISTS, live, to_stderr=to_stderr)
+    )
+    with reserve_stdout(to_stderr), display:
         results = run_search(
             recipe,
             out,
@@ -121,7 +128,7 @@ def search(
             logger=options["logger"],
             executor=run_executor if isinstance(run_executor, Ray) else None,
         )
-    page = write_report(out / FINALISTS)
+        page = write_report(out / FINALISTS)
     print_notes(results["task"])
     if options["as_json"]:
         typer.echo(json.dumps(results, indent=1))

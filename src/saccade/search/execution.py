@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from saccade.config import Plan, Recipe, folder_name
+from saccade.config import Comparison, Plan, Recipe, folder_name
 from saccade.errors import BadRun, SaccadeError
 from saccade.experiments import Observer as ComparisonObserver
 from saccade.experiments import Ray
@@ -34,6 +34,9 @@ class Observer(ComparisonObserver, Protocol):
 
     def trained(self, run: SearchRun) -> None:
         """A candidate has ended."""
+
+    def selected(self, finalists: Comparison) -> None:
+        """The finalists have been selected; the runs of this comparison follow."""
 
 
 @dataclass

@@ -121,6 +121,8 @@ def search(
         raise BadOption(
             f"search: no candidate could be trained; {reason}", owner="search", option="attention"
         )
+    if observer:
+        observer.selected(Comparison((BASELINE, *chosen), seeds, recipe))
     tested, diverged = train_finalists(recipe, chosen, seeds, out / FINALISTS, observer, logger, executor)
     kept = [name for name in chosen if name not in diverged]
     codes = {name: code_for(resolve(replace(recipe, attention=name)), name) for name in kept}

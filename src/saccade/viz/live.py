@@ -1,4 +1,4 @@
-"""The live page of a comparison: its progress and its report so far, from a server on this machine."""
+"""The live page of a command: its progress and its report so far, from a server on this machine."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ class LivePage:
 
     The page receives every state, and loads the report again when the number of the report changes. Both
     are served whole: states are kept in memory, and the report is a file that is replaced by a rename.
+    Before the first report, the page shows a table, if the state has one.
 
     Args:
         title: Title of the page.
@@ -63,7 +64,12 @@ class LivePage:
         self._server.server_close()
 
     def update(self, **state: Any) -> None:
-        """Change entries of the state: `state`, `text`, `fraction` from 0 to 1, `report`, and others."""
+        """Change entries of the state.
+
+        Args:
+            **state: `state`, `text`, `fraction` from 0 to 1, the number of the `report`, the rows of the
+                `table`, titles first, and others, which the page ignores.
+        """
         with self.changed:
             self.state = {**self.state, **state}
             self.version += 1
@@ -129,7 +135,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _send_states(self, page: LivePage) -> None:
-        """Send states as server-sent events until the comparison or the viewer leaves."""
+        """Send states as server-sent events until the command or the viewer leaves."""
         self._head("text/event-stream")
         with page.changed:
             page.viewers += 1

@@ -1,7 +1,20 @@
 (() => {
   const { one } = heatmap;
   const [frame, text, bar] = [one("iframe"), one("[data-state]"), one("progress")];
+  const [waiting, table] = [one("[data-waiting]"), one("[data-table]")];
   let shown = 0;
+  let tabulated = "";
+  // Before the first report: rows of texts, the first of which are the titles.
+  const tabulate = (rows) => {
+    if (tabulated === (tabulated = JSON.stringify(rows))) return;
+    one("table").replaceChildren(...rows.map((cells, row) => {
+      const line = document.createElement("tr");
+      line.append(...cells.map((cell) => Object.assign(document.createElement(row ? "td" : "th"), { textContent: cell })));
+      return line;
+    }));
+    waiting.hidden = true;
+    table.hidden = shown > 0;
+  };
   // Load the report again where it was scrolled to, unless the reader has selected a position in a map.
   const load = ({ report, state }) => {
     const view = frame.contentWindow;
@@ -9,7 +22,7 @@
     const top = shown ? view.scrollY : 0;
     shown = report;
     frame.hidden = false;
-    one("[data-waiting]").hidden = true;
+    waiting.hidden = table.hidden = true;
     frame.addEventListener("load", () => view.scrollTo({ top, behavior: "instant" }), { once: true });
     view.location.replace(new URL("report.html", location));
   };
@@ -18,13 +31,14 @@
     const state = JSON.parse(data);
     bar.value = state.fraction;
     if (state.text) text.textContent = state.text;
+    if (state.table) tabulate(state.table);
     load(state);
     document.documentElement.dataset.state = state.state;
     if (state.state !== "running") events.close();
-    if (state.state === "stopped") text.textContent = "The comparison was stopped. Run the same command again to continue.";
+    if (state.state === "stopped") text.textContent = "The command was stopped. Run it again to continue.";
     if (state.state === "finished") document.title = document.title.replace(/: running$/, ": finished");
   });
   events.addEventListener("error", () => {
-    if (events.readyState !== EventSource.CLOSED) text.textContent = "The comparison does not answer: it has ended, or the connection is interrupted.";
+    if (events.readyState !== EventSource.CLOSED) text.textContent = "The command does not answer: it has ended, or the connection is interrupted.";
   });
 })();
