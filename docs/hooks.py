@@ -167,6 +167,7 @@ def command_line() -> str:
     """Return the help of each command."""
     group: Any = typer.main.get_command(app)
     lines = ["# Command line", "", "`saccade COMMAND --help` prints the same in a terminal.", ""]
+    lines += [f"{group.epilog} Errors are one sentence on standard error.", ""]
     for name, command in group.commands.items():
         context = command.make_context(name, [], resilient_parsing=True)
         usage = " ".join(["saccade", name, *command.collect_usage_pieces(context)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import json
 from typing import Any
 
 import pytest
@@ -446,6 +447,11 @@ def test_the_command_lists_places_and_costs() -> None:
     stages = CliRunner().invoke(app, ["sites", "timm:resnet18", "--where", "stage", "--image-size", "64"])
     assert stages.output.count("stage") == 4
     assert "bn2" not in stages.output
+    written = CliRunner().invoke(app, ["sites", "resnet18", "-a", "se", "--image-size", "64", "--json"])
+    found = sc.sites(tv.resnet18(), torch.zeros(1, 3, 64, 64), "se")
+    assert [(s["path"], s["shape"], s["flops"], s["refused"]) for s in json.loads(written.output)] == [
+        (site.path, [*site.shape], site.flops, site.refused) for site in found
+    ]
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,10 @@ import pytest
 
 import saccade as sc
 from saccade.cli import main
+from saccade.config import builtin_recipes
+from saccade.layers import registry
+from saccade.layers.aliases import aliases_of
+from saccade.profiling import mechanism_cost
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
 
@@ -72,6 +76,22 @@ def test_show_tells_equation_paper_options_and_cost(
     assert "FLOPs" in printed
     for option in sc.spec(name).options:
         assert f"{option.name} = {option.default!r}" in printed
+
+
+def test_the_catalog_as_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(monkeypatch, "list", "--json") == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [entry["name"] for entry in listed] == [entry.name for entry in registry.specs()]
+    assert call(monkeypatch, "list", "--recipes", "--contains", "ram-mnist", "--json") == 0
+    (recipe,) = json.loads(capsys.readouterr().out)
+    assert (recipe["name"], recipe["command"]) == ("ram-mnist", builtin_recipes()["ram-mnist"].command)
+    assert call(monkeypatch, "show", "gca", "--channels", "32", "--json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["name"] == "global_context"
+    assert shown["aliases"] == aliases_of("global_context")
+    assert shown["cost"]["parameters"] == mechanism_cost(sc.spec("global_context"), 32).parameters
+    options = {option["name"]: option for option in shown["options"]}
+    assert options["fusion"]["choices"] == ["add", "multiply", "both"]
 
 
 @pytest.mark.parametrize(

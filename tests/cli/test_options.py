@@ -58,6 +58,11 @@ def test_help_fits_a_screen(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert {panel for panel in panels if panel} <= {*titles}
 
 
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("demo", "report")])
+def test_a_command_that_prints_results_prints_json(name: str) -> None:
+    assert "--json" in {text for parameter in COMMANDS[name].params for text in parameter.opts}
+
+
 @pytest.mark.usefixtures("wide")
 def test_brackets_in_help_are_text() -> None:
     assert "NAME[:option=value,...]" in output("train", "--help")

@@ -555,6 +555,14 @@ def test_a_checkpoint_is_looked_at_over_ones_own_images(
     assert answer[0].strip() in (tmp_path / "out" / "look.html").read_text()
     written = np.asarray(Image.open(tmp_path / "out" / "photo.stages.2.png"))
     assert np.array_equal(written, picture[:, 15:65])  # what a square input shows of it, at its own size
+    assert call(monkeypatch, checkpoint, tmp_path / "mine", *options, "--overwrite", "--json") == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out) == {
+        "images": [answer[0].strip()],
+        "layers": ["stages.2"],
+        "files": [str(tmp_path / "out" / name) for name in ("look.html", "photo.stages.2.png")],
+    }
+    assert answer[0] in printed.err
 
 
 @pytest.mark.parametrize(

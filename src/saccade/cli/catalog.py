@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import json
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from saccade.cli.completion import complete_mechanism
+from saccade.cli.options import Json
 from saccade.cli.terminal import console, echo
+
+if TYPE_CHECKING:
+    from saccade.layers.spec import Spec
 
 
 def list_mechanisms(
@@ -23,6 +28,7 @@ def list_mechanisms(
         typer.Option(help="Select mechanisms of one domain, for example channel, spatial or pairwise."),
     ] = None,
     recipes: Annotated[bool, typer.Option("--recipes", help="List the built-in recipes instead.")] = False,
+    as_json: Json = False,
 ) -> None:
     """List the mechanisms: domain, kind of weights, unit of selection, and year of publication."""
     from saccade.errors import BadOption, UnknownName
@@ -33,9 +39,13 @@ def list_mechanisms(
     if recipes:
         from saccade.config import builtin_recipes
 
-        for recipe in builtin_recipes().values():
-            if matches(recipe.name, recipe.summary):
-                echo(f"saccade {recipe.command} --recipe {recipe.name}\n  {recipe.summary}")
+        found = [one for one in builtin_recipes().values() if matches(one.name, one.summary)]
+        if as_json:
+            rows = [{"name": one.name, "command": one.command, "summary": one.summary} for one in found]
+            typer.echo(json.dumps(rows, indent=1))
+            return
+        for recipe in found:
+            echo(f"saccade {recipe.command} --recipe {recipe.name}\n  {recipe.summary}")
         return
     from typing import get_args
 
@@ -60,6 +70,9 @@ def list_mechanisms(
         selected = "mechanism" if domain is None else f"mechanism of domain {domain!r}"
         problem = f"no {selected} contains {contains!r}; `saccade list` shows all"
         raise BadOption.of("list", problem, contains=contains)
+    if as_json:
+        typer.echo(json.dumps([_facts(entry) for entry in specs], indent=1))
+        return
     width = max(21, *(len(entry.name) + 2 for entry in specs))
     row = f"{{:<{width}}}{{:<10}}{{:<9}}{{:<12}}{{}}"
     terminal = console()
@@ -78,6 +91,7 @@ def show(
     ],
     channels: Annotated[int, typer.Option(help="Channels of the input whose cost is shown.")] = 64,
     size: Annotated[int, typer.Option(help="Height and width of this input.")] = 28,
+    as_json: Json = False,
 ) -> None:
     """Show one mechanism: diagram, equation, paper, inputs, options and cost."""
     import inspect
@@ -90,6 +104,22 @@ def show(
 
     entry = spec(name)
     measured = mechanism_cost(entry, channels, size)
+    function = f"{entry.function.__module__}.{entry.function.__name__}"
+    if as_json:
+        shown = _facts(entry) | {
+            "function": function,
+            "inputs": inputs(entry),
+            "options": [
+                {"name": option.name, "default": option.default, "choices": list(option.choices)}
+                for option in entry.options
+            ],
+            "maps": [kind.__name__ for kind in entry.maps],
+            "flow": entry.flow,
+            "cost": vars(measured),
+            "documentation": inspect.getdoc(entry.module),
+        }
+        typer.echo(json.dumps(shown, indent=1, default=repr))  # a default of a plugin may be any object
+        return
     usage = "a drop-in for any slot of a model" if entry.drop_in else "not a drop-in"
     listed = [f"  {option}{choices and '  one of ' + choices}" for option, choices in options(entry)]
     paper = entry.paper
@@ -102,7 +132,7 @@ def show(
     if entry.flow:
         terminal.print(draw(entry.flow), soft_wrap=True, end="\n\n")
     terminal.print(wrapped(inspect.getdoc(entry.module) or "", terminal.width), soft_wrap=True)
-    terminal.print(f"\nfunction: {entry.function.__module__}.{entry.function.__name__}")
+    terminal.print(f"\nfunction: {function}")
     sections = {"inputs": [f"  {line}" for line in inputs(entry)], "options": listed or ["  none"]}
     for title, lines in sections.items():
         terminal.print(Text(f"\n{title}", "bold"), *lines, sep="\n")
@@ -112,3 +142,19 @@ def show(
             f" for {measured.inputs}: {measured.parameters:,} parameters, {measured.flops:,} FLOPs",
         )
     )
+
+
+def _facts(entry: Spec) -> dict[str, Any]:
+    """Return what the list shows of a mechanism, for `--json`."""
+    from saccade.layers.aliases import aliases_of
+
+    return {
+        "name": entry.name,
+        "domain": entry.domain,
+        "weights": entry.selection,
+        "unit": entry.unit,
+        "drop_in": entry.drop_in,
+        "summary": entry.summary,
+        "aliases": aliases_of(entry.name),
+        "paper": vars(entry.paper),
+    }

@@ -30,6 +30,7 @@ from saccade.errors import SaccadeError
 
 app = typer.Typer(
     help="Visual attention for PyTorch: insert it, see where a model looks, measure whether it helps.",
+    epilog="Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 terminated.",
     no_args_is_help=True,
     invoke_without_command=True,
     pretty_exceptions_enable=False,

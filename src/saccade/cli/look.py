@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -10,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from saccade.cli.options import Trust
-from saccade.cli.terminal import announce, echo, path_argument, path_option
+from saccade.cli.options import Json, Trust
+from saccade.cli.terminal import announce, echo, path_argument, path_option, reserve_stdout
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -87,6 +88,7 @@ def look(
     alpha: Annotated[
         float, typer.Option(min=0, max=1, help="Opacity of the heat maps in the PNG files.")
     ] = 0.45,
+    as_json: Json = False,
 ) -> None:
     """Draw attention maps: an interactive page of up to 24 images, and a PNG per image and layer.
 
@@ -115,24 +117,31 @@ def look(
         raise BadOption.of("look", problem, **{flag: source})
     else:
         subjects = _trained_model(Path(network).expanduser(), images, count, trust)
-    page, files, layers = out / "look.html", 0, ""
-    for model, title, inputs, pictures, names, captions in subjects:
-        result = look_at(
-            model,
-            inputs,
-            layers=layer or None,
-            method=method,
-            target=target,
-            display_images=pictures,
-            names=names,
-        )
-        result = replace(result, title=title, captions=captions)
-        is_first = not files
-        files += len(result.save_png(out, cmap=cmap, alpha=alpha, overwrite=overwrite))
-        if is_first:
-            result.save_html(page, overwrite=overwrite)
-            layers = ", ".join(path or "the model" for path in result.maps)
-    echo(f"{page.resolve()} and {files} PNG files: {layers}")
+    page, files, answers = out / "look.html", list[Path](), list[str]()
+    layers: list[str] = []
+    with reserve_stdout(as_json):
+        for model, title, inputs, pictures, names, captions in subjects:
+            result = look_at(
+                model,
+                inputs,
+                layers=layer or None,
+                method=method,
+                target=target,
+                display_images=pictures,
+                names=names,
+            )
+            result = replace(result, title=title, captions=captions)
+            answers += captions
+            layers = layers or [path or "the model" for path in result.maps]
+            is_first = not files
+            files += result.save_png(out, cmap=cmap, alpha=alpha, overwrite=overwrite)
+            if is_first:
+                result.save_html(page, overwrite=overwrite)
+    if as_json:
+        paths = [str(path.resolve()) for path in (page, *files)]
+        typer.echo(json.dumps({"images": answers, "layers": layers, "files": paths}, indent=1))
+    else:
+        echo(f"{page.resolve()} and {len(files)} PNG files: {', '.join(layers)}")
 
 
 def _trained_model(run: Path, images: list[Path] | None, count: int, trust: bool) -> Iterator[Subject]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Annotated
 
 import typer
 
+from saccade.cli.options import Json
 from saccade.cli.terminal import announce, console
 
 
@@ -18,6 +20,7 @@ def sites(
     where: Annotated[
         str | None, typer.Option(help="List one kind of place: input, stem, residual, stage or head.")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """List the places of a model that can take attention and, for a mechanism, its cost there."""
     announce()
@@ -40,6 +43,9 @@ def sites(
     shown = Sites(site for site in all_sites if where in (None, site.kind))
 
     size = sum(p.numel() for p in network.parameters())
+    if as_json:
+        typer.echo(json.dumps([vars(site) for site in shown], indent=1))
+        return
     title = f"{model}, {size:,} parameters" + (f", with {attention}" if attention else "")
     table = Table(box=None, pad_edge=False)
     columns = [column for column in shown.columns if column != "refused"]
