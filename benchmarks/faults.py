@@ -246,6 +246,7 @@ def fuzzed(root: Path, rounds: int, rng: Rng) -> int:
     assert code == 0, said
     Path(root / "image.png").write_bytes(_image("PNG"))
     Path(root / "image.jpg").write_bytes(_image("JPEG"))
+    signal.signal(signal.SIGALRM, _hang)
     events: list[str] = []
     dangerous = ("subprocess.Popen", "os.system", "os.exec", "os.fork", "socket.connect", "pty.spawn")
     sys.addaudithook(lambda event, _: events.append(event) if event.startswith(dangerous) else None)
@@ -277,6 +278,10 @@ def fuzzed(root: Path, rounds: int, rng: Rng) -> int:
             signal.alarm(0)
             path.write_bytes(whole)
     return passed
+
+
+def _hang(*_: object) -> None:
+    raise TimeoutError("no end after 30 seconds")
 
 
 def _image(kind: str) -> bytes:
