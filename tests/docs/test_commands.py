@@ -25,7 +25,15 @@ sys.path.insert(0, str(DOCS))
 
 import training as training_page  # noqa: E402  (a script)
 
-GUIDES = ("get-started.md", "training.md", "scale.md", "backbones.md", "search.md")
+GUIDES = (
+    "get-started.md",
+    "training.md",
+    "scale.md",
+    "backbones.md",
+    "search.md",
+    "segmentation.md",
+    "deploy.md",
+)
 PAGES = {name: (DOCS / name).read_text() for name in GUIDES}
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 
