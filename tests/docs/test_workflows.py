@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+import saccade
+
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
@@ -84,3 +86,12 @@ def test_every_script_that_a_workflow_runs_exists() -> None:
     scripts = {script for command in commands for script in re.findall(r"python (\S+\.py)", command)}
     assert scripts == {"tests/packaging/clean_install.py"}
     assert all((ROOT / script).is_file() for script in scripts)
+
+
+def test_a_version_has_the_same_number_and_date_everywhere() -> None:
+    changelog = (ROOT / "CHANGELOG.md").read_text()
+    first, *_ = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - (\d{4}-\d\d-\d\d)$", changelog, re.MULTILINE)
+    citation = load(ROOT / "CITATION.cff")
+    assert first == (citation["version"], citation["date-released"])
+    assert first[0] == saccade.__version__
+    assert changelog.index("## [Unreleased]") < changelog.index(f"## [{first[0]}]")
