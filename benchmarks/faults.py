@@ -93,6 +93,13 @@ def reference(arguments: Sequence[str], root: Path) -> tuple[Any, float]:
     return outcome(root / "whole"), seconds
 
 
+def passes(number: int, passed: bool, facts: str) -> bool:
+    """Return whether a round passed; print what happened if it did not."""
+    if not passed:
+        print(f"round {number}: {facts}", file=sys.stderr, flush=True)
+    return passed
+
+
 def killed(arguments: list[str], root: Path, rounds: int, rng: Rng) -> int:
     """Kill all processes of a command at a random moment, and run it again."""
     expected, seconds = reference(arguments, root)
@@ -105,8 +112,8 @@ def killed(arguments: list[str], root: Path, rounds: int, rng: Rng) -> int:
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
         resumed = again if (out / "recipe.yaml").exists() or arguments[0] != "train" else arguments
-        code, _, _ = finish([*resumed, "--out", str(out)])
-        passed += code == 0 and outcome(out) == expected
+        code, said, _ = finish([*resumed, "--out", str(out)])
+        passed += passes(number, code == 0 and outcome(out) == expected, f"exit code {code}: {said}")
     return passed
 
 
@@ -124,8 +131,9 @@ def full_disk(root: Path, rounds: int, rng: Rng) -> int:
             code, said, _ = finish([*COMPARE, "--out", str(disk / "out")])
             is_refused = code in (1, 2) and len(said.strip().splitlines()) == 1 and "Traceback" not in said
             subprocess.run(["mount", "-o", f"remount,size={20 * used}", str(disk)], check=True)
-            code, _, _ = finish([*COMPARE, "--out", str(disk / "out")])
-            passed += is_refused and code == 0 and outcome(disk / "out") == expected
+            first, (code, _, _) = said, finish([*COMPARE, "--out", str(disk / "out")])
+            is_same = code == 0 and outcome(disk / "out") == expected
+            passed += passes(number, is_refused and is_same, f"exit code {code} after: {first}")
         finally:
             subprocess.run(["umount", str(disk)], check=True)
     return passed
@@ -133,7 +141,8 @@ def full_disk(root: Path, rounds: int, rng: Rng) -> int:
 
 def stopped(root: Path, rounds: int, rng: Rng) -> int:
     """Stop a run by Ctrl-C in a terminal, or by SIGTERM, at a random moment, and resume it."""
-    expected, seconds = reference(TRAIN, root)
+    expected, _ = reference(TRAIN, root)
+    begin, end = ((root / "whole" / name).stat().st_mtime for name in ("run.json", "result.json"))
     passed = 0
     for number in range(rounds):
         out, is_key = root / str(number), number % 2 == 0
@@ -141,15 +150,18 @@ def stopped(root: Path, rounds: int, rng: Rng) -> int:
         pid, terminal = pty.fork()
         if pid == 0:
             os.execv(sys.executable, [sys.executable, "-m", "saccade", *arguments])
-        time.sleep(rng.uniform(0.6, 0.95) * seconds)  # once it has begun
+        while not (out / "run.json").exists():
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.9) * (end - begin))
         if is_key:
             os.write(terminal, b"\x03")
         else:
             os.kill(pid, signal.SIGTERM)
         code = _wait(pid, terminal)
         resume = ["--resume"] if (out / "recipe.yaml").exists() else []
-        last, _, _ = finish([*arguments, *resume])
-        passed += code in (0, 130 if is_key else 143) and last == 0 and outcome(out) == expected
+        last, said, _ = finish([*arguments, *resume])
+        is_same = last == 0 and outcome(out) == expected
+        passed += passes(number, code in (0, 130 if is_key else 143) and is_same, f"{code}, {last}: {said}")
     return passed
 
 
@@ -176,12 +188,12 @@ def lost_worker(arguments: list[str], pattern: str, root: Path, rounds: int, rng
         workers = [pid for pid in _group(process.pid, pattern) if pid != process.pid]
         for pid in workers[:1]:
             os.kill(pid, signal.SIGKILL)
-        process.communicate(timeout=LONGEST)
+        _, said = process.communicate(timeout=LONGEST)
         code = process.returncode
         if code != 0:
             resume = ["--resume"] if arguments[0] == "train" else []
-            code, _, _ = finish([*arguments, *resume, "--out", str(out)])
-        passed += code == 0 and outcome(out) == expected
+            code, said, _ = finish([*arguments, *resume, "--out", str(out)])
+        passed += passes(number, code == 0 and outcome(out) == expected, f"exit code {code}: {said}")
     return passed
 
 
@@ -216,7 +228,8 @@ def clock(root: Path, rounds: int, rng: Rng) -> int:
         text = code.format(back=rng.uniform(60, 3e7), after=rng.uniform(0.3, 0.9) * seconds)
         command = [sys.executable, "-c", text, *COMPARE, "--out", str(out)]
         run = subprocess.run(command, capture_output=True, text=True, timeout=LONGEST, check=False)
-        passed += run.returncode == 0 and outcome(out) == expected
+        is_same = run.returncode == 0 and outcome(out) == expected
+        passed += passes(number, is_same, f"exit code {run.returncode}: {run.stderr}")
     return passed
 
 

@@ -36,6 +36,8 @@ def test_a_sound_installation(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     printed = capsys.readouterr().out
     assert f"saccade {sc.__version__}" in printed
     assert "attach, record, train on cpu" in printed
+    listed = {line.split()[0] for line in printed.splitlines()}
+    assert report["extras"].keys() - listed == {"all", "dev", "docs"}
 
 
 def test_a_failure_is_shown_and_ends_with_code_1(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import pickle
 from dataclasses import replace
 from pathlib import Path
@@ -124,6 +125,29 @@ def test_a_resumed_run_equals_an_uninterrupted_one(whole: Path, tmp_path: Path) 
     assert lasting(tmp_path) == lasting(whole)
     for key, value in weights(tmp_path).items():
         assert torch.equal(value, weights(whole)[key]), key
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not moved from another file system, which would leave a part of it on a full disk."""
+    replaced: list[str] = []
+
+    def full(source: str | Path, target: str | Path) -> None:
+        replaced.append(Path(target).name)
+        if replaced.count("last.ckpt") == 3:
+            raise OSError(28, "No space left on device")
+        rename(source, target)
+
+    rename = os.rename
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", full)
+        with pytest.raises(BadRun, match="cannot be written: No space left on device"):
+            train(RECIPE, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert load_checkpoint(tmp_path / "checkpoints" / "last.ckpt")["epoch"] == 1
+    train(RECIPE, tmp_path, resume=True)
+    assert lasting(tmp_path) == lasting(whole)
 
 
 def test_a_complete_run_is_not_repeated(whole: Path) -> None:

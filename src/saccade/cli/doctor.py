@@ -16,6 +16,7 @@ from saccade.errors import printable
 
 _REQUIREMENT = re.compile(r"""([\w.-]+)(\[[\w, -]*\])?[^;]*;.*\bextra\s*==\s*['"]([\w-]+)['"]""")
 _PACKAGE = "saccade"
+_UNLISTED = ("all", "dev", "docs")  # the union of the others, and what contributors need
 
 
 def doctor(as_json: Json = False) -> None:
@@ -134,6 +135,8 @@ def _print(report: Mapping[str, Any]) -> None:
     echo(f"saccade {report['saccade']}, {versions}")
     echo(f"{machine['cpu']}, {machine['cores']} cores; devices: {', '.join(report['devices'])}")
     for extra, missing in report["extras"].items():
+        if extra in _UNLISTED:
+            continue
         lacks = f"lacks {', '.join(missing)}; pip install 'saccade[{extra}]'" if missing else "installed"
         echo(f"{extra:<12} {lacks}")
     for name, problem in report["tests"].items():

@@ -1,16 +1,19 @@
-"""Checkpoints: where a run saves them, and what they restore: the trained model and, if trusted, its data."""
+"""Checkpoints: where and how a run saves them, and what they restore: the model and, if trusted, its data."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from torch import Tensor
 
 from saccade.config import Recipe, resolve
 from saccade.data import Task, TaskInfo, load
 from saccade.errors import SaccadeError, bad_run
+from saccade.files import atomic_write
 from saccade.models import read_tensors
 from saccade.results import is_signed, read_gallery
 from saccade.training.module import Classifier
@@ -19,6 +22,23 @@ from saccade.training.objectives.registry import create_objective
 CHECKPOINT = Path("checkpoints") / "last.ckpt"
 BEST = Path("checkpoints") / "best.ckpt"
 RECIPE = "recipe.yaml"
+
+
+class AtomicCheckpoints(TorchCheckpointIO):
+    """Writes checkpoints that are complete or absent.
+
+    Lightning moves a temporary file to the run. From another file system, as /tmp often is, this is a copy: a
+    full disk or a kill leaves a part of it.
+    """
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None
+    ) -> None:
+        """Save a checkpoint. Raises `BadRun` if it cannot be written."""
+        buffer = io.BytesIO()  # `torch.save` raises a RuntimeError for a full disk
+        torch.save(checkpoint, buffer)
+        with atomic_write(Path(path)) as file:
+            file.write(buffer.getbuffer())
 
 
 def checkpoint_of(path: Path) -> Path:

@@ -35,7 +35,7 @@ from saccade.results import (
 )
 from saccade.training.callbacks.history import History, Progress
 from saccade.training.callbacks.preemption import Preempted, Preemption, is_first_process, reraise_signal
-from saccade.training.checkpoint import BEST, CHECKPOINT, RECIPE, load_checkpoint
+from saccade.training.checkpoint import BEST, CHECKPOINT, RECIPE, AtomicCheckpoints, load_checkpoint
 from saccade.training.evaluate import build_gallery, localize
 from saccade.training.hardware import ONE_DEVICE, Hardware
 from saccade.training.initial_weights import check_initial_weights, freeze, load_initial_weights
@@ -215,6 +215,7 @@ def _fit(
             gradient_clip_val=recipe.grad_clip,
             accumulate_grad_batches=recipe.grad_accum_steps,
             callbacks=[*callbacks, preemption],
+            plugins=[AtomicCheckpoints()],
             logger=logger or False,
             enable_progress_bar=False,
             enable_model_summary=False,
@@ -234,7 +235,7 @@ def _fit(
             )
         except Preempted:
             pass
-        except OSError as error:  # the data are in memory, so only a checkpoint can have failed
+        except OSError as error:  # the data are in memory, so only a folder or metrics.csv can have failed
             raise bad_run(folder, f"cannot be written: {error.strerror or error}") from error
         except SystemExit as error:
             if error.code == 1:  # how Lightning reacts to Ctrl-C
