@@ -32,7 +32,10 @@ class AtomicCheckpoints(TorchCheckpointIO):
     """
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | Path, storage_options: object = None
+        self,
+        checkpoint: dict[str, Any],
+        path: str | Path,
+        storage_options: object = None,  # noqa: ARG002 (a parameter of the interface)
     ) -> None:
         """Save a checkpoint. Raises `BadRun` if it cannot be written."""
         buffer = io.BytesIO()  # `torch.save` raises a RuntimeError for a full disk
