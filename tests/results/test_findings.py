@@ -72,6 +72,10 @@ def test_consequence_names_the_level_of_the_maps_on_the_target() -> None:
         }
         sentence = f"Its maps are {level} on the target: average precision 0.50, chance 0.02."
         assert str(consequence(board)).endswith(sentence)
+        weak = board[1]["localization"] | {"precision": score | {"mean": 0.19}}  # type: ignore[operator]
+        weakly = [board[0], board[1] | {"localization": weak}]
+        sentence = "Its maps hardly point at the target: average precision 0.19, chance 0.02."
+        assert str(consequence(weakly)).endswith(sentence)
 
 
 def test_several_differences_are_corrected_for() -> None:

@@ -184,6 +184,20 @@ def test_costs_without_a_baseline_are_relative_to_the_cheapest() -> None:
     assert relative_costs(rows) == {"to": "se", "ratios": [[1.5, 1, None], [1, 1, None]]}
 
 
+def test_the_first_screen_shows_a_row_of_maps(report: Path, show: Opener) -> None:
+    page = show(report, viewport={"width": 1280, "height": 800})
+    drawn = [column for column in page.evaluate("saccade.columns") if column["layer"] is not None][:5]
+    tiles = page.locator(".hero .tile")
+    expect(tiles).to_have_count(len(drawn))
+    pixels = "node => node.querySelector('canvas').toDataURL() + node.querySelector('img').src"
+    for tile, column in zip(tiles.all(), drawn, strict=True):
+        assert box(tile)["y"] + box(tile)["height"] <= 800
+        index = tile.get_attribute("data-column")
+        assert page.evaluate(f"saccade.columns[{index}].name") == column["name"]
+        in_gallery = page.locator(f'.shots > li[data-image="0"] [data-column="{index}"]')
+        assert tile.evaluate(pixels) == in_gallery.evaluate(pixels)
+
+
 def test_on_a_phone_the_reader_picks_one_attention(report: Path, show: Opener) -> None:
     page = show(report, **PHONE)
     assert page.evaluate("document.documentElement.scrollHeight") < 6_500
@@ -198,6 +212,7 @@ def test_on_a_phone_the_reader_picks_one_attention(report: Path, show: Opener) -
     expect(tile).to_have_count(1)
     assert "cbam on image" in (tile.get_attribute("aria-label") or "")
     assert box(tile)["width"] > 150
+    assert page.locator(".hero .tile:visible").count() == 2
     choice.select_option(label="all")
     expect(rows.first.locator(".tile:visible")).to_have_count(len(ATTENTIONS))
     choice.select_option(label="cbam")

@@ -1,7 +1,7 @@
 """Results: the schema of every file on disk, reading and writing, statistics, leaderboard and findings."""
 
 from saccade.results.evaluation_schema import ClassError, Evaluation
-from saccade.results.findings import caution, consequence, finding, number, signed, verdict
+from saccade.results.findings import caution, consequence, finding, is_weak, number, signed, verdict
 from saccade.results.gallery import GALLERY, Gallery, read_gallery, write_gallery
 from saccade.results.io import (
     COMPARISON,
@@ -111,6 +111,7 @@ __all__ = [
     "finding",
     "hardware_info",
     "is_signed",
+    "is_weak",
     "lock_folder",
     "main_map",
     "number",

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-from saccade.results.schema import BASELINE, Interval, Row
+from saccade.results.schema import BASELINE, Interval, JoinedLocalization, Row
 from saccade.results.statistics import significant
 
 MINUS = "\N{MINUS SIGN}"
+_WEAK = 0.25  # average precision below which a map hardly points at the target
 Verdict = Literal["better", "worse", "unclear"]
 
 
@@ -120,11 +121,17 @@ def consequence(leaderboard: Sequence[Row]) -> str | None:
         )
     if localization := best["localization"]:
         level = "highest" if localization["polarity"] == "positive" else "lowest"
+        where = "hardly point at the target" if is_weak(localization) else f"are {level} on the target"
         sentences.append(
-            f"Its maps are {level} on the target: average precision "
+            f"Its maps {where}: average precision "
             f"{number(localization['precision']['mean'])}, chance {number(localization['chance'])}."
         )
     return " ".join(sentences) or None
+
+
+def is_weak(localization: JoinedLocalization) -> bool:
+    """Return whether a map hardly points at the target: its average precision is low, or near chance."""
+    return localization["precision"]["mean"] < max(_WEAK, 2 * localization["chance"])
 
 
 def _mean_difference(row: Row) -> float:

@@ -6,9 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
-from saccade.results import BASELINE, ComparisonResults, Interval, JoinedLocalization, Row, main_map
-
-_WEAK = 0.25  # average precision below which a map hardly points at the target
+from saccade.results import BASELINE, ComparisonResults, Interval, JoinedLocalization, Row, is_weak, main_map
 
 
 def count(value: float) -> str:
@@ -104,8 +102,7 @@ def pointing_words(localization: JoinedLocalization) -> str:
         >>> pointing_words({"polarity": "negative", "chance": 0.02, "precision": one})
         'low on the target'
     """
-    precision = localization["precision"]["mean"]
-    if precision < max(_WEAK, 2 * localization["chance"]):
+    if is_weak(localization):
         return "hardly points at the target"
     return "high on the target" if localization["polarity"] == "positive" else "low on the target"
 

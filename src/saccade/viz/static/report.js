@@ -84,9 +84,11 @@
   const { columns, layers, masks, segments } = data.gallery ?? { columns: [], layers: [], masks: null, segments: null };
   const sources = all(".shots .original img");
   const state = { query: null, head: columns.map(() => null), outline: true, segments: true };
-  const tiles = all(".shots [data-column]").map((tile) => {
-    const item = tile.closest("li");
-    const [column, image] = [Number(tile.dataset.column), Number(item.dataset.image)];
+  const hero = one(".hero .original img");
+  if (hero) hero.src = sources[0].src;
+  const tiles = all(":is(.shots, .hero) [data-column]").map((tile) => {
+    const item = tile.closest(".hero, li");
+    const [column, image] = [Number(tile.dataset.column), Number(item.dataset.image ?? 0)];
     const picture = one(".original img", item);
     one("img", tile).src = picture.src;
     const aspect = picture.getAttribute("height") / picture.getAttribute("width");
@@ -175,7 +177,7 @@
     status(describe(), query);
     tiles.filter(({ image }) => changed.includes(image)).forEach(draw);
   };
-  tiles.filter(({ layer }) => layer).forEach((each) => {
+  tiles.filter(({ tile }) => tile.hasAttribute("tabindex")).forEach((each) => {
     const { tile, column, image, layer } = each;
     heatmap.selectable(tile, () => ({ layer, image, position: positionOf(each) }), (position) => select({ ...position, image, column }));
   });
