@@ -4,7 +4,8 @@
 
 A round counts as passed if the same command, run again, ends with the results of an uninterrupted run, digit
 for digit; or, for what is read, if a damaged file is accepted or refused with one sentence, and starts no
-program and no connection. Writes benchmarks/results/faults.json. It takes about half an hour on two cores.
+program and no connection. Writes benchmarks/results/faults.json. It took 100
+minutes on two cores that did other work, too.
 """
 
 from __future__ import annotations

@@ -382,14 +382,19 @@ def search(result: Result) -> list[str]:
 
 def faults(result: Result) -> list[str]:
     cells = (
-        (row["text"], f"{row['passed']:,} of {row['rounds']:,}", f"{row['seconds'] / 60:.0f} min")
+        (
+            row["text"],
+            f"{row['passed']:,} of {row['rounds']:,}",
+            f"{row['seconds'] / 60:.0f} min" if row["seconds"] >= 60 else f"{row['seconds']} s",
+        )
         for row in result["rows"].values()
     )
     return [
         "What happens to a process, and how often the same command, run again, ended with the results of an "
         "uninterrupted run, digit for digit. A damaged file counts if it is read or refused with one "
         "sentence, and starts no program and no connection. Memory counts if it grows by less than 8 MB in "
-        "the later half of the rounds.",
+        "the later half of the rounds. The machine did other work at the same time, and the faults were run "
+        "one by one (`--only`), that of two processes with `--rounds 10`.",
         *table(("fault", "recovered", "time"), cells),
     ]
 

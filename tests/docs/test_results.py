@@ -25,7 +25,7 @@ import performance  # noqa: E402  (a script beside the package)
 import results  # noqa: E402
 
 #: Benchmarks that take long and need a quiet machine: their section appears once they have been run.
-PENDING = {"faults", "whole-networks", "step-memory", "pipeline-cpu"}
+PENDING = {"whole-networks", "step-memory", "pipeline-cpu"}
 SECTIONS = {**results.SECTIONS, **performance.SECTIONS}
 RUN = [path.stem for path in sorted(results.FILES.glob("*.json"))]
 
@@ -44,7 +44,9 @@ def test_every_result_file_has_a_section() -> None:
     assert {path.stem for path in results.FILES.glob("*.json")} | PENDING == set(SECTIONS) | others
 
 
-@pytest.mark.parametrize("name", [name for name in RUN if name in SECTIONS and "networks" not in name])
+@pytest.mark.parametrize(
+    "name", [name for name in RUN if name in SECTIONS and "networks" not in name and name != "faults"]
+)
 def test_a_section_follows_its_file(name: str) -> None:
     result = json.loads((results.FILES / f"{name}.json").read_text())
     _, section = SECTIONS[name]
@@ -106,6 +108,13 @@ def test_the_table_of_networks_counts() -> None:
     result["rows"][0] |= {"library": "lib", "network": "net", "operations": 7, "pairs": 5, "gates": 3}
     assert any(line.startswith("| lib net | 7 | 5 | 3 |") for line in section(result))
     assert "7 ran, 5 recorded" in section(result)[0]
+
+
+def test_the_table_of_faults_counts_and_everything_recovered() -> None:
+    result = json.loads((results.FILES / "faults.json").read_text())
+    assert [name for name, row in result["rows"].items() if row["passed"] < row["rounds"]] == []
+    result["rows"]["clock"] |= {"passed": 3, "rounds": 1234, "seconds": 601}
+    assert any(line.endswith("| 3 of 1,234 | 10 min |") for line in results.faults(result))
 
 
 def test_the_table_of_attached_networks_counts() -> None:
