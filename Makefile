@@ -14,7 +14,7 @@ help:
 	@echo "make demo       run the first experiment; report, leaderboard and results are written to demo/"
 	@echo "make test       check style, types and imports, then run all tests"
 	@echo "make test-fast  run the tests that need no browser, no cluster, no other process and little time"
-	@echo "make soak       run the tests of hostile input that make test leaves out: about 20 minutes"
+	@echo "make soak       run the tests that make test leaves out: hostile input, all examples: about half an hour"
 	@echo "make coverage   run all tests and list the lines and branches that none of them reaches"
 	@echo "make lint       check style, types and imports"
 	@echo "make browser    find Chromium for the page tests, or install it"
@@ -48,7 +48,7 @@ test: install browser lint
 	@$(PYTEST) -m 'not soak'
 
 soak: install
-	@echo "soak: hundreds of clumsy and hostile command lines and files, in child processes"
+	@echo "soak: hundreds of hostile command lines and files, and every example that make test leaves out"
 	@$(PYTEST) -m soak
 
 test-fast: install

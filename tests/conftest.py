@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 import pytest
 
@@ -50,7 +51,6 @@ MARKED = {
         "tests/hostile/test_command_lines.py",
         "tests/hostile/test_damaged_files.py",
         "tests/experiments/",
-        "tests/search/test_cluster.py::test_a_search_on_a_cluster",
         "tests/search/test_photographs.py",
         "tests/search/test_search.py",
         "tests/search/test_study.py",
@@ -58,6 +58,38 @@ MARKED = {
         "attachment/test_sweep.py",
         "cli/test_serve.py::test_the_page_follows",
         "cli/test_serve.py::test_a_signal",
+        "attachment/test_inputs_and_outputs.py::test_branches_of_known",
+        "attachment/test_inputs_and_outputs.py::test_detectors",
+        "attachment/test_inputs_and_outputs.py::test_one_image_is",
+        "attachment/test_libraries.py",
+        "attachment/test_presence.py::test_fus",
+        "attachment/test_presence.py::test_quantization",
+        "attachment/test_sites.py::test_known_networks",
+        "attribution/test_cam_methods.py::test_segmentation",
+        "attribution/test_cam_methods.py::test_the_default_layer_has",
+        "attribution/test_comparison.py::test_all_that",
+        "docs/test_readme.py::test_the_examples_of_explanations",
+        "docs/test_results.py::test_the_table_of_mechanisms",
+        "models/test_recurrent_attention.py::test_compiles",
+        "models/test_recurrent_attention.py::test_learns",
+        "models/test_residual_attention_network.py::test_it_learns",
+        "models/test_residual_attention_network.py::test_runs_on",
+        "ops/test_choice.py::test_large_maps",
+        "ops/test_choice.py::test_transforms",
+        "ops/test_compiled_gates.py::test_a_compiled_gate",
+        "ops/test_compiled_gates.py::test_cbam_of_other",
+        "recording/test_adapted_record.py::test_a_compiled",
+        "recording/test_networks.py",
+        "recording/test_record.py::test_a_compiled",
+        "recording/test_windows.py::test_queries_change",
+        "search/test_cluster.py",
+        "search/test_recommendation.py::test_few_test_images",
+        "search/test_recommendation.py::test_pure_noise",
+        "search/test_space.py",
+        "sharing/test_folder.py",
+        "testing/test_contract.py::test_a_hard_mechanism_that_returns",
+        "testing/test_contract.py::test_a_mechanism_of_a_third_party",
+        "testing/test_contract.py::test_a_third_party_need",
         "attachment/test_presence.py::test_reparameterization",
         "integrations/test_recipes.py",
         "attachment/test_attach.py::test_attention_alone_learns",
@@ -65,13 +97,10 @@ MARKED = {
         "attachment/test_attach.py::test_networks_of_any_dimension",
         "attachment/test_attach.py::test_output_and_gradients",
         "config/test_plan.py::test_a_comparison_builds",
-        "config/test_recipe.py::test_a_compiled",
-        "config/test_recipe.py::test_backbones",
-        "config/test_recipe.py::test_every_setting",
+        "config/test_recipe.py",
         "docs/test_examples.py",
         "docs/test_support.py::test_the_file_agrees_with_an_export",
-        "exporting/test_export.py::test_the_examples_of_the_guide",
-        "exporting/test_export.py::test_windows_take_maps",
+        "exporting/test_export.py",
         "docs/test_site.py",
         "docs/test_notebooks.py",
         "docs/test_readme.py::test_the_examples_of_the_guide",
@@ -84,6 +113,7 @@ MARKED = {
         "ops/test_triton_kernels.py::test_the_kernels_compile",
         "models/test_info_nce.py::test_compiles",
         "models/test_transformers.py::test_compiles",
+        "models/test_transformers.py::test_exports",
         "viz/test_look.py::test_a_network_of",
         "viz/test_look.py::test_mistakes_on_the_command_line",
         "viz/test_look.py::test_without_pillow",
@@ -103,23 +133,39 @@ def server() -> Iterator[ForkServer]:
     server.close()
 
 
+@pytest.fixture(scope="session")
+def nodes() -> Iterator[tuple[str, Mapping[str, str]]]:
+    """The address of a Ray cluster with two nodes, and the environment of a process that connects to it."""
+    with two_nodes() as started:
+        yield started
+
+
 @pytest.fixture
-def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """The address of a Ray cluster with two nodes, to which this process and its children can connect."""
-    with two_nodes() as (address, access):
-        for name, value in access.items():
-            monkeypatch.setenv(name, value)
-        yield address
+def cluster(nodes: tuple[str, Mapping[str, str]], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of a Ray cluster with two nodes, to which this process can connect."""
+    address, access = nodes
+    for name, value in access.items():
+        monkeypatch.setenv(name, value)
+    return address
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by its id, and those that use the fixture `browser`."""
+    """Mark each test by its id, and those that use the fixture `browser`. The longest files come first.
+
+    Otherwise one process would run a long test at the end while the other has nothing left to do. The tests
+    on the cluster are the very first, so that one process runs all of them.
+    """
     for item in items:
         for marker, parts in MARKED.items():
             if any(part in item.nodeid for part in parts):
                 item.add_marker(marker)
         if "browser" in getattr(item, "fixturenames", ()):
             item.add_marker("browser")
+    ranks: dict[Path, int] = {}
+    for item in items:
+        found = (rank for rank, marker in enumerate(MARKED) if item.get_closest_marker(marker))
+        ranks[item.path] = min(ranks.get(item.path, len(MARKED)), *found, len(MARKED))
+    items.sort(key=lambda item: ranks[item.path])
 
 
 @pytest.fixture

@@ -174,6 +174,21 @@ def test_the_architecture_page_shows_the_contracts() -> None:
     assert page != architecture.updated(page, contracts)
 
 
+def test_the_pages_for_contributors_name_places_that_exist() -> None:
+    invented = {"mechanisms/", "utils.py", "layers/spatial/mean_gate.py"}
+    for page in (ROOT / "docs/architecture.md", ROOT / "CONTRIBUTING.md"):
+        named = {*re.findall(r"`([\w./]+(?:/|\.py))`", page.read_text())} - invented
+        assert len(named) > 20
+        for path in (path for path in named if "DOMAIN" not in path):
+            assert any((folder / path).exists() for folder in (ROOT, SOURCE, SOURCE / "ops")), path
+
+
+def test_the_tree_shows_every_part() -> None:
+    tree = (ROOT / "docs/architecture.md").read_text().partition("## The tree")[2].partition("tests/")[0]
+    parts = [path for path in SOURCE.iterdir() if not path.name.startswith("__") and path.name != "py.typed"]
+    assert [path.name for path in parts if path.name not in tree] == []
+
+
 def test_a_comparison_enters_few_modules_before_its_first_step() -> None:
     page = architecture.PAGE.read_text()
     walk = page[page.index("## The trip of a comparison") : page.index("9. After training")]

@@ -10,20 +10,20 @@ from pathlib import Path
 
 import pytest
 
-from support.attach_networks import CASES, EVERY
+from support.attach_networks import CASES, EVERY, SHALLOW
 from support.attach_round_trip import round_trip
 
+TESTED = CASES | SHALLOW
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if CASES[name].always else pytest.mark.slow) for name in CASES]
-)
+
+@pytest.mark.parametrize("name", TESTED)
 @pytest.mark.filterwarnings("ignore")
 def test_in_and_out(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
     library = name.partition(" ")[0]
     pytest.importorskip(library, reason=f"{library} is not installed")
-    case = CASES[name]
+    case = TESTED[name]
     trip = round_trip(case)
     assert trip.attached >= case.places
     assert (trip.refusal is not None) == case.unfit
@@ -33,5 +33,5 @@ def test_in_and_out(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
 
 def test_there_are_as_many_as_promised() -> None:
     assert len(CASES) >= 60
-    assert sum(case.always for case in CASES.values()) >= 20
+    assert SHALLOW.keys() < CASES.keys()
     assert len(EVERY) >= 97

@@ -19,6 +19,7 @@ sys.path.insert(0, str(ROOT / "docs"))
 import supported as page  # noqa: E402  (a script beside the package)
 
 RESULT = json.loads(page.FILE.read_text())
+LONG = ("cot", "criss_cross")  # with seven seconds each
 
 
 def test_the_page_is_up_to_date() -> None:
@@ -42,7 +43,9 @@ def test_every_drop_in_can_be_exported_for_any_size_with_its_maps() -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("onnxruntime") is None, reason="needs the extra export")
-@pytest.mark.parametrize("name", ["se", "cbam", "multi_head", "cot", "criss_cross"])  # all take minutes
+@pytest.mark.parametrize(
+    "name", ["se", "cbam", "multi_head", *(pytest.param(name, marks=pytest.mark.soak) for name in LONG)]
+)
 def test_the_file_agrees_with_an_export_of_today(name: str, tmp_path: Path) -> None:
     model = sc.create(name, 64)
     exported = sc.export(model, tmp_path / "model.onnx", torch.randn(2, 64, 16, 20), maps=True)

@@ -26,7 +26,7 @@ def steps(workflow: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_the_workflows_exist() -> None:
-    assert [path.stem for path in WORKFLOWS] == ["docs", "lint", "release", "tests"]
+    assert [path.stem for path in WORKFLOWS] == ["docs", "lint", "release", "soak", "tests"]
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -46,7 +46,7 @@ def test_every_make_target_exists() -> None:
     targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
     commands = [step["run"] for path in WORKFLOWS for step in steps(load(path)) if "run" in step]
     called = {target for command in commands for target in re.findall(r"make ([\w-]+)", command)}
-    assert called == {"docs", "install", "lint", "test", "test-fast"}
+    assert called == {"docs", "install", "lint", "soak", "test", "test-fast"}
     assert called <= set(targets)
     assert (ROOT / ".ci/run").read_text().splitlines()[-1] == "make test"
 

@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
@@ -23,7 +21,7 @@ from saccade.config import Recipe
 from saccade.errors import BadOption, BadRun
 from saccade.experiments import Ray
 from saccade.experiments.executors.ray import call_in_folder, write_files
-from saccade.results import BASELINE, SearchRun, read_search
+from saccade.results import BASELINE, SearchResults, SearchRun, read_search
 from saccade.search import FINALISTS, Budget, open_study, search
 from saccade.search.candidate import train_candidate, train_to_rung, validation_errors
 from saccade.search.execution import Candidates
@@ -31,6 +29,7 @@ from saccade.search.finalists import train_finalists
 from saccade.training import load_checkpoint, prepare
 from support.cluster import all_pids, command
 from support.errors import raises
+from support.forked import Child, ForkServer
 from support.spaces import make_space
 
 TASK = "white-patch:size=32,train=100,validation=60,test=60"
@@ -233,15 +232,24 @@ ARGUMENTS = [
 ]
 
 
-def start(out: Path, *more: str) -> subprocess.Popen[str]:
-    words = [sys.executable, "-m", "saccade", *ARGUMENTS, "--out", str(out), *more]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> SearchResults:
+    """The search of `ARGUMENTS` in this process."""
+    return search(
+        Recipe(task=TASK, epochs=3),
+        tmp_path_factory.mktemp("local") / "out",
+        Budget.parse("20"),
+        mechanisms=["se", "eca"],
+        where=["2"],
+        finalists=1,
+        seeds=2,
+    )
 
 
-def wait_for(process: subprocess.Popen[str], event: Callable[[], object]) -> None:
+def wait_for(process: Child, event: Callable[[], object]) -> None:
     deadline = time.monotonic() + 300
     while not event():
-        assert process.poll() is None, process.communicate()
+        assert process.poll() is None, process.read("err")
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -260,32 +268,29 @@ def kill_a_worker(killed: list[int]) -> None:
 
 @pytest.mark.parametrize("shared", [(), ("--shared",)], ids=["copied", "shared"])
 def test_a_search_on_a_cluster_survives_kills_and_has_the_errors_of_one_process(
-    shared: tuple[str, ...], cluster: str, tmp_path: Path
+    shared: tuple[str, ...],
+    nodes: tuple[str, Mapping[str, str]],
+    local: SearchResults,
+    server: ForkServer,
+    tmp_path: Path,
 ) -> None:
     """The command is killed when the first rung is there, then a worker of the command that continues."""
-    on_cluster = ["--executor", "ray", "--address", cluster, *shared]
+    address, access = nodes
     out = tmp_path / "out"
-    process = start(out, *on_cluster)
+    arguments = (*ARGUMENTS, "--out", str(out), "--executor", "ray", "--address", address, *shared)
+    process = server.start(arguments, tmp_path / "first", environment=access)
     wait_for(process, lambda: [*out.glob("candidates/*/checkpoints/last.ckpt")])
     process.kill()
-    process.communicate()
+    process.wait(60)
     killed: list[int] = []
     thread = threading.Thread(target=kill_a_worker, args=(killed,), daemon=True)
     thread.start()
-    output, errors = start(out, *on_cluster, "--json").communicate(timeout=600)
+    process = server.start((*arguments, "--json"), tmp_path / "second", environment=access)
+    output, errors = process.communicate(timeout=600)
     thread.join(10)
     results = read_search(out)
     assert json.loads(output) == results, errors
     assert killed
-    local = search(
-        Recipe(task=TASK, epochs=3),
-        tmp_path / "local",
-        Budget.parse("20"),
-        mechanisms=["se", "eca"],
-        where=["2"],
-        finalists=1,
-        seeds=2,
-    )
     runs = {run["attention"]: run for run in results["runs"]}
     assert {*runs} == {BASELINE, "se@2", "eca@2"}
     for run in local["runs"]:

@@ -20,13 +20,11 @@ class Case:
     Attributes:
         build: Returns the network and its example inputs.
         places: The least number of places that take CBAM.
-        always: Whether the network is part of the core that runs with the fast tests.
         unfit: Whether the default call is refused, and `skip_unfit=True` needed.
     """
 
     build: Callable[[], tuple[nn.Module, Any]]
     places: int
-    always: bool = False
     unfit: bool = False
 
 
@@ -38,8 +36,8 @@ def pixels() -> dict[str, Tensor]:
     return {"pixel_values": images()}
 
 
-def case(build: Callable[[], nn.Module], inputs: Callable[[], Any], places: int, **options: bool) -> Case:
-    return Case(lambda: (build(), inputs()), places, **options)
+def case(build: Callable[[], nn.Module], inputs: Callable[[], Any], places: int) -> Case:
+    return Case(lambda: (build(), inputs()), places)
 
 
 def made(module: str, name: str, *args: Any, **options: Any) -> Callable[[], nn.Module]:
@@ -92,7 +90,7 @@ def diffusers(name: str, places: int, inputs: Callable[[], Any], **options: Any)
 
 
 def timm(name: str, places: int, **options: Any) -> Case:
-    return case(made("timm", "create_model", name, **options), images, places, always=True)
+    return case(made("timm", "create_model", name, **options), images, places)
 
 
 def torchvision(
@@ -307,6 +305,23 @@ CASES = {
         "torchvision.models.detection",
         **_DETECTOR,
     ),
+}
+
+
+#: The same networks with fewer equal blocks, for the tests.
+SHALLOW = {
+    "timm vit": timm("vit_tiny_patch16_224", 2, img_size=64, depth=2),
+    "timm cait": timm("cait_xxs24_224", 4, img_size=64, depth=2),
+    "timm nfnet": timm("nfnet_l0", 4, depths=(1, 1, 1, 1)),
+    "timm deit distilled": timm("deit_tiny_distilled_patch16_224", 2, img_size=64, depth=2),
+    "timm registers": timm("vit_medium_patch16_reg4_gap_256", 4, img_size=64, depth=2),
+    "timm swin": timm("swin_tiny_patch4_window7_224", 10, img_size=64, window_size=4, depths=(2, 1, 1, 1)),
+    "timm coatnet": timm("coatnet_nano_rw_224", 6, img_size=64, depths=(1, 1, 1, 1)),
+    "timm twins": timm("twins_pcpvt_small", 12, img_size=64, depths=(1, 1, 1, 1)),
+    "timm xcit": timm("xcit_nano_12_p16_224", 9, img_size=64, depth=2),
+    "timm features": timm("convnext_atto", 4, features_only=True, depths=(1, 1, 1, 1)),
+    "timm davit": timm("davit_tiny", 32, depths=(1, 1, 1, 1), embed_dims=(24, 48, 96, 192)),
+    "timm res2net": timm("res2net50_14w_8s", 4, layers=(1, 1, 1, 1)),
 }
 
 

@@ -22,10 +22,24 @@ from saccade.testing.case import Check
 BY_NAME = {check.__name__: check for check in CHECKS}
 
 
+#: Checks that take seconds for each example: `make test` runs them on the first one, `make soak` on all.
+COMPILING = ("check_compile", "check_export")
+
+
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @pytest.mark.parametrize("name", sc.mechanisms())
 def test_contract(name: str, check: Check) -> None:
-    check(sc.spec(name))
+    spec = sc.spec(name)
+    if check.__name__ in COMPILING:
+        spec = dataclasses.replace(spec, examples=spec.examples[:1])
+    check(spec)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("check", COMPILING)
+@pytest.mark.parametrize("name", sc.mechanisms())
+def test_every_example_compiles(name: str, check: str) -> None:
+    BY_NAME[check](sc.spec(name))
 
 
 class Good(nn.Module):

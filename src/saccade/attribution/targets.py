@@ -188,9 +188,9 @@ def _has_boxes(output: Any) -> bool:
 def _box_score(found: Mapping[str, Tensor], category: int | None, top: int) -> Tensor:
     scores = found["scores"] if category is None else found["scores"][found["labels"] == category]
     if not len(scores):
-        what = "a box" if category is None else f"a box of class {category}"
-        message = f"detection_score: the model finds no {what[2:]} in one of the images"
-        raise BadOption(message, owner="detection_score", option="category", value=category)
+        what = "box" if category is None else f"box of class {category}"
+        problem = f"the model finds no {what} in one of the images"
+        raise BadOption.of("detection_score", problem, category=category)
     return scores.topk(min(top, len(scores))).values.sum()
 
 

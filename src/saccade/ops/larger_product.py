@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saccade.ops.eager import is_eager
+
 _PRODUCTS = 1 << 20  # products held at a time in the backward pass
 
 
@@ -30,8 +32,7 @@ def larger_product(x: Tensor, a: Tensor, b: Tensor) -> Tensor:
         >>> larger_product(torch.tensor([[2.0, -2.0]]), torch.tensor([[0.5]]), torch.tensor([[1.0]]))
         tensor([[ 2., -1.]])
     """
-    is_traced = torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None
-    if is_traced or not torch.is_grad_enabled():
+    if not (is_eager() and torch.is_grad_enabled()):
         return torch.maximum(a * x, b * x)
     result: Tensor = _LargerProduct.apply(x, a, b)
     return result

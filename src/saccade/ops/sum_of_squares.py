@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saccade.ops.eager import is_eager
+
 _SQUARES = 1 << 21  # squares held at a time
 
 
@@ -28,7 +30,7 @@ def sum_of_squares(x: Tensor) -> Tensor:
         >>> sum_of_squares(torch.tensor([[3.0, 4.0]]))
         tensor([25.])
     """
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+    if not is_eager():
         return _sum(x)
     result: Tensor = _SumOfSquares.apply(x) if torch.is_grad_enabled() else _sum_in_chunks(x)
     return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,23 +17,18 @@ from saccade.testing.case import Case, sweep
 from saccade.testing.recording import tensors
 
 _EXACT = 1e-10
+Backend = Callable[[torch.fx.GraphModule, list[Any]], Any]
 
 
 @contextmanager
-def _compiled(module: nn.Module) -> Iterator[tuple[Any, list[torch.fx.GraphModule]]]:
-    """Compile a module into one graph without code generation; yield it and the graphs compiled so far.
+def _compiled(module: nn.Module, backend: Backend) -> Iterator[Any]:
+    """Compile a module into one graph without code generation.
 
-    Compiled code is cleared before and after, so that every check counts its own compilations.
+    Compiled code is cleared before and after, so that every check has its own compilations.
     """
-    graphs = []
-
-    def backend(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
-        graphs.append(graph)
-        return aot_eager(graph, inputs)
-
     torch.compiler.reset()
     try:
-        yield torch.compile(module, fullgraph=True, backend=backend), graphs
+        yield torch.compile(module, fullgraph=True, backend=backend)
     finally:
         torch.compiler.reset()
 
@@ -47,7 +42,7 @@ def check_compile(case: Case) -> None:
     expected, gradients = case.forward_backward(eager, inputs)
     with record(eager) as eager_maps:
         expected_recorded = case.forward(eager, inputs)
-    with _compiled(module) as (compiled, _):
+    with _compiled(module, aot_eager) as compiled:
         output, compiled_gradients = case.forward_backward(compiled, inputs)
         with record(compiled) as maps:
             recorded = case.forward(compiled, inputs)
@@ -65,8 +60,14 @@ def check_recompiles(case: Case) -> None:
     """Repeated calls reuse compiled code: one compilation per fixed size, dynamic size, and recording."""
     if not case.is_first:
         return  # compilation is slow, and options seldom cause recompilation
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, _: list[Any]) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
     module = case.build().eval()
-    with _compiled(module) as (compiled, graphs):
+    with _compiled(module, count) as compiled:
         for _ in range(3):
             case.forward(compiled, case.inputs())
         case.expect(len(graphs) == 1, f"three equal calls compiled {len(graphs)} times, expected once")
