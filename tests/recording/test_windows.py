@@ -21,6 +21,8 @@ WINDOWS = {
     "patches": (7, 4),
     "einsum": (7, 4),
     "axes": (4, 4),
+    "bands": (1, 8),
+    "unfolded": (7, 4),
 }
 
 
@@ -115,6 +117,22 @@ class Windowed(nn.Module):
         )
         out: Tensor = x[:, :HEIGHT].permute(0, 3, 1, 2)
         return out
+
+    def attend_bands(self, maps: Tensor) -> Tensor:
+        """As YOLO12 does: equal parts of the sequence of positions."""
+        q, k, v = self.qkv(maps.flatten(2).mT.reshape(-1, 8, CHANNELS)).unflatten(2, (3, HEADS, 4)).unbind(2)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias, scale=0.5)
+        out: Tensor = self.out(x.transpose(1, 2).reshape(-1, HEIGHT * WIDTH, CHANNELS)).mT
+        return out.unflatten(2, (HEIGHT, WIDTH))
+
+    def attend_unfolded(self, maps: Tensor) -> Tensor:
+        """As TNT does: the columns of `unfold`."""
+        x = F.unfold(maps, (7, 4), stride=(7, 4)).mT.reshape(-1, CHANNELS, 28).mT
+        q, k, v = self.qkv(x).unflatten(2, (3, HEADS, 4)).permute(2, 0, 3, 1, 4)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias, scale=0.5)
+        x = self.out(x.transpose(1, 2).flatten(2)).mT.reshape(-1, 2, CHANNELS * 28)
+        return F.fold(x.mT, (HEIGHT, WIDTH), (7, 4), stride=(7, 4))
 
 
 def region_mask() -> Tensor:
@@ -219,8 +237,9 @@ def test_windows_that_were_cut_unseen_stay_windows() -> None:
 
     class Unseen(Windowed):
         def attend_axes(self, maps: Tensor) -> Tensor:
-            windows = F.unfold(F.pad(maps, (0, 0, 0, 1)), (4, 2), stride=(4, 2))  # nothing follows this
-            x = windows.unflatten(1, (CHANNELS, 8)).permute(0, 3, 2, 1)
+            places = torch.arange(64).reshape(2, 4, 4, 2).transpose(1, 2).reshape(8, 8)
+            tokens = F.pad(maps, (0, 0, 0, 1)).flatten(2).mT
+            x = tokens.index_select(1, places.flatten())  # nothing follows this
             q, k, v = self.qkv(x.reshape(-1, 8, CHANNELS)).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
             F.scaled_dot_product_attention(q, k, v)
             return maps
@@ -232,6 +251,44 @@ def test_windows_that_were_cut_unseen_stay_windows() -> None:
     assert maps[""].query_shape == (8,)
     with pytest.raises(sc.BadShape):
         sc.look(model, torch.randn(2, 3, 32, 32), method="attention")
+
+
+def test_queries_that_are_pooled_in_their_windows() -> None:
+    """As Hiera does: the largest of the queries of 2 x 2 positions, in windows of 4 x 4."""
+
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.qkv = nn.Conv2d(3, CHANNELS, 4, 4), nn.Linear(CHANNELS, 3 * CHANNELS)
+            self.factors: tuple[Tensor, ...] = ()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x).permute(0, 2, 3, 1).reshape(-1, 2, 2, 2, 3, 2, 2, CHANNELS)
+            x = x.permute(0, 1, 4, 3, 6, 2, 5, 7).reshape(-1, 6, 16, CHANNELS)  # the parts of a pool first
+            q, k, v = self.qkv(x).unflatten(3, (3, HEADS, 4)).permute(3, 0, 4, 1, 2, 5).unbind(0)
+            q = q.view(*q.shape[:3], 4, 4, 4).amax(dim=3)
+            self.factors = q, k
+            return F.scaled_dot_product_attention(q, k, v)
+
+    torch.manual_seed(0)
+    model = Pooled().double().eval()
+    with torch.no_grad(), sc.record(model) as maps:
+        model(torch.randn(2, 3, 32, 48, dtype=torch.float64))
+    attention = maps[""]
+    assert isinstance(attention, WindowMap)
+    assert (attention.query_shape, attention.key_shape) == ((4, 6), (8, 12))
+    expected = torch.zeros(2, HEADS, 24, 96, dtype=torch.float64)
+    q, k = model.factors
+    for window, (y, x) in enumerate((y, x) for y in range(2) for x in range(3)):
+        weights = (0.5 * q[:, :, window] @ k[:, :, window].mT).softmax(-1)
+        queries = [6 * (2 * y + i) + 2 * x + j for i in range(2) for j in range(2)]
+        order = [(i, j, m, n) for m in range(2) for n in range(2) for i in range(2) for j in range(2)]
+        keys = [12 * (4 * y + 2 * i + m) + 4 * x + 2 * j + n for i, j, m, n in order]
+        expected[:, :, torch.tensor(queries)[:, None], keys] = weights
+    torch.testing.assert_close(attention.weights(), expected)
+    torch.testing.assert_close(attention.attention_received(), expected.mean((1, 2)).reshape(2, 8, 12))
+    row = attention.attention_from(y=1, x=3, head=1)
+    torch.testing.assert_close(row, expected[:, 1, 9].reshape(2, 8, 12))
 
 
 def test_a_sum_of_different_places_is_nowhere() -> None:
@@ -268,7 +325,7 @@ def changed_place(attention: PairwiseMap, other: PairwiseMap) -> tuple[float, fl
 PLACED = {
     "timm maxvit_nano_rw_256": (14, 12),
     "timm davit_tiny": (6, 6),
-    "timm hiera_tiny_224": (10, 10),
+    "timm hiera_tiny_224": (12, 12),
     "timm mobilevit_xxs": (9, 4),
     "torchvision maxvit_t": (22, 4),
     "transformers Swin": (2, 2),

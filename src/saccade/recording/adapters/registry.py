@@ -7,8 +7,9 @@
 | timm's `Attention`, `AttentionRope`, `EvaAttention` and that of BEiT:     | the same        |
 | ViT, DeiT, DINOv2 and 3, EVA-02, BEiT; registers, norms, rotary and       |                 |
 | relative positions                                                        |                 |
-| Swin transformer, versions 1 and 2, of torchvision and timm               | `WindowMap`, on |
+| Swin transformer, versions 1 and 2, of torchvision and timm; GC ViT       | `WindowMap`, on |
 |                                                                           | the whole grid  |
+| outlook attention of timm's VOLO                                          | `SpatialMap`    |
 | squeeze-and-excitation and its kin in torchvision, timm, transformers,    | `ChannelMap`    |
 | MONAI and ultralytics: SE, effective SE, ECA, the channel gate of CBAM    |                 |
 | spatial gates: CBAM, coordinate attention and its kin, gather-excite and  | `SpatialMap`    |
@@ -61,8 +62,10 @@ from saccade.maps import Tap
 from saccade.model_state import Handle
 from saccade.recording.adapters import gates
 from saccade.recording.adapters.deformable import observe_deformable
+from saccade.recording.adapters.gcvit import observe_gcvit
 from saccade.recording.adapters.multihead import observe_multihead
 from saccade.recording.adapters.observe import Adapter, Observer, Publish
+from saccade.recording.adapters.outlook import observe_outlook
 from saccade.recording.adapters.swin import observe_timm_swin, observe_torchvision_swin
 from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes
 from saccade.recording.adapters.vit import observe_beit, observe_vit
@@ -84,6 +87,8 @@ ADAPTERS: Mapping[str, Observe] = {
     "timm.models.beit.Attention": observe_beit,
     "timm.models.swin_transformer.WindowAttention": observe_timm_swin,
     "timm.models.swin_transformer_v2.WindowAttention": observe_timm_swin,
+    "timm.models.gcvit.WindowAttentionGlobal": observe_gcvit,
+    "timm.models.volo.OutlookAttention": observe_outlook,
     **dict.fromkeys(
         (
             "ultralytics.nn.modules.transformer.MSDeformAttn",
