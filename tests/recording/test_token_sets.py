@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import saccade as sc
 from saccade.maps import PairwiseMap
+from support.external_networks import DETR
 
 GRID, COUNT, WIDTH, HEADS = (4, 5), 20, 16, 2
 
@@ -66,6 +67,7 @@ class Detector(nn.Module):
         self.stem, self.places = nn.Conv2d(3, WIDTH, 4, 4), nn.Parameter(torch.randn(1, COUNT, WIDTH))
         self.encoder = Attention(form)
         self.embedding = nn.Embedding(COUNT, WIDTH)
+        self.pairs, self.point = nn.Parameter(torch.randn(COUNT, 2 * WIDTH)), nn.Linear(WIDTH, 2)
         self.rank, self.position = nn.Linear(WIDTH, 1), nn.Linear(WIDTH, WIDTH)
         self.layers = nn.ModuleList(Layer(form) for _ in range(2))
 
@@ -76,6 +78,14 @@ class Detector(nn.Module):
         if self.queries == "learned":
             positions = self.embedding.weight.unsqueeze(0).repeat(len(images), 1, 1)
             x = torch.zeros_like(positions)
+        elif self.queries == "split":
+            positions, x = self.pairs.split(WIDTH, 1)
+            positions, x = (y.expand(len(images), -1, -1) for y in (positions, x))
+        elif self.queries == "points":  # waves of two coordinates of each query
+            points = self.point(self.embedding.weight).sigmoid().expand(len(images), -1, -1)
+            waves = points[:, :, :, None] / torch.arange(1, WIDTH // 4 + 1)
+            positions = torch.stack((waves.sin(), waves.cos()), 4).flatten(2)
+            x = self.embedding.weight.repeat(len(images), 1, 1)
         elif self.queries == "zeros":
             positions, x = self.embedding.weight[None], torch.zeros(len(images), COUNT, WIDTH)
         else:  # the best of the tokens of two feature maps
@@ -108,7 +118,7 @@ def grids(model: nn.Module, batch: int) -> dict[str, tuple[tuple[int, ...], tupl
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-@pytest.mark.parametrize("queries", ["learned", "zeros", "gathered", "indexed"])
+@pytest.mark.parametrize("queries", ["learned", "split", "points", "zeros", "gathered", "indexed"])
 @pytest.mark.parametrize("form", ["fused", "product"])
 def test_queries_of_a_decoder_are_no_grid(form: str, queries: str, batch: int) -> None:
     found = grids(Detector(form, queries), batch)
@@ -237,3 +247,22 @@ def test_what_an_image_is_written_into_is_no_set() -> None:
 
     for how in ("item", "copy", "add"):
         assert grids(Canvas(how), 2) == {"encoder": (GRID, GRID)}, how
+
+
+_BEGINNING = "model.decoder.layers.0"
+
+
+@pytest.mark.parametrize("name", ["Detr", "ConditionalDetr", "DeformableDetr"])
+def test_detectors_of_transformers(name: str) -> None:
+    """Nine queries, and a feature map of 3 x 3 positions."""
+    library = pytest.importorskip("transformers", reason="transformers is not installed")
+    config = getattr(library, f"{name}Config")(**DETR | {"num_queries": 9, "decoder_layers": 2})
+    model = getattr(library, f"{name}ForObjectDetection")(config).eval()
+    with torch.no_grad(), sc.record(model) as maps:
+        model(pixel_values=torch.rand(2, 3, 96, 96))
+    itself, cross = (maps[f"{_BEGINNING}.{part}"] for part in ("self_attn", "encoder_attn"))
+    assert isinstance(itself, PairwiseMap)
+    assert itself.query_shape == itself.key_shape == (9,)
+    if name != "DeformableDetr":
+        assert isinstance(cross, PairwiseMap)
+        assert (cross.query_shape, cross.key_shape) == ((9,), (3, 3))

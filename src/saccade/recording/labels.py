@@ -6,6 +6,7 @@ A label is the number of a position, -1 for padding, and `_UNKNOWN` for values o
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -47,9 +48,18 @@ def row_labels(shape: torch.Size, labels: Tensor) -> Tensor:
     return labels[..., :1].clone().expand(shape) if is_constant(labels, -1) else _unknown(shape)
 
 
-def channel_labels(shape: torch.Size, labels: Tensor) -> Tensor:
-    """The labels of a convolution, whose window is centered at each position."""
-    return labels[:, :1].expand(shape) if is_constant(labels, 1) else _unknown(shape)
+def channel_labels(shape: torch.Size, steps: Sequence[int], labels: Tensor) -> Tensor:
+    """The labels of a convolution, whose window is centered at every position, or those with a step."""
+    taken = labels[(slice(None), slice(1), *(slice(None, None, step) for step in steps))]
+    return taken.expand(shape) if is_constant(labels, 1) else _unknown(shape)
+
+
+def pooled_labels(shape: torch.Size, args: tuple[Any, ...], kwargs: dict[str, Any], labels: Tensor) -> Tensor:
+    """The labels of a largest value: the last place stands for all."""
+    if not is_constant(labels, 1):
+        return _unknown(shape)
+    largest = F.max_pool2d(labels[:, :1].double(), *args, **kwargs)
+    return largest.to(labels.dtype).expand(shape)
 
 
 def unfolded_labels(

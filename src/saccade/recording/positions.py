@@ -25,6 +25,7 @@ from saccade.recording.labels import (
     expand_labels,
     mixed_labels,
     number_positions,
+    pooled_labels,
     replay,
     replay_part,
     row_labels,
@@ -133,7 +134,7 @@ class Routes:
             for number, part in enumerate(output):
                 self.of[part] = _then(routes, partial(replay_part, number, func, args[1:], kwargs))
         elif routes and isinstance(output, Tensor):
-            move = _move(func, args, kwargs, output)
+            move = _move(func, args, kwargs, output, batch)
             if move is not None:
                 self.of[output] = _then(routes, move)
             elif output is first:  # changed in place, in an unknown way
@@ -150,7 +151,7 @@ class Routes:
         if is_last and is_first:
             is_last, is_first = cut[-1] == shape[-1], cut[1] == shape[1]
         grid = tuple(last if is_last else first)
-        is_flat = len(cut) == 3 and cut[0] == shape[0]
+        is_flat = func is not F.unfold and len(cut) == 3 and cut[0] == shape[0]
         if is_last == is_first or (is_flat and self.features.get(math.prod(grid)) != grid):
             return ()
         return (Route(partial(number_positions, shape, is_last), grid=grid, is_flat=is_flat),)
@@ -211,7 +212,7 @@ def _then(
 
 
 def _move(
-    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor, batch: int
 ) -> Callable[..., Tensor] | None:
     """Return what an operation does with labels, or None if this is not known."""
     shape = output.shape
@@ -225,6 +226,13 @@ def _move(
         return partial(replay, func, args[1:], kwargs)
     if func is F.linear:
         return partial(row_labels, shape)
-    if func in (F.conv2d, F.conv3d) and args[0].shape[2:] == shape[2:]:  # padded alike on both sides
-        return partial(channel_labels, shape)
+    if func is F.max_pool2d:
+        return partial(pooled_labels, shape, args[1:], kwargs)
+    if func in (F.conv2d, F.conv3d):  # padded alike on both sides
+        sizes = [*zip(args[0].shape[2:], shape[2:], strict=True)]
+        steps = [-(-extent // of_output) for extent, of_output in sizes]
+        is_whole = len(args[0]) == batch  # behind a layer with steps, another route begins
+        fits = all(-(-size[0] // step) == size[1] for size, step in zip(sizes, steps, strict=True))
+        if fits and not (is_whole and any(step > 1 for step in steps)):
+            return partial(channel_labels, shape, steps)
     return None

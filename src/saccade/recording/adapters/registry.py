@@ -18,7 +18,8 @@
 | selective kernels and split attention (ResNeSt) of timm                   | `BranchMap`     |
 | deformable attention of detectors: RT-DETR of ultralytics and             | `SpatialMap`    |
 | transformers, Deformable DETR, Grounding DINO                             |                 |
-| scSE of segmentation_models_pytorch: its parts `cSE` and `sSE`            | both            |
+| scSE of segmentation_models_pytorch: its parts `cSE` and `sSE`; the gates | both            |
+| and the position attention of its MAnet                                   |                 |
 
 A `PairwiseMap` is a `ClassTokenMap` if there is a class token, and a `TokenMap` if there are other tokens
 without a place, a mask, or weights of relative positions.
@@ -125,6 +126,7 @@ ADAPTERS: Mapping[str, Observe] = {
     "timm.layers.selective_kernel.SelectiveKernelAttn": gates.observe_branches,
     "timm.layers.split_attn.SplitAttn": gates.observe_split,
     "transformers.models.regnet.modeling_regnet.RegNetSELayer": gates.observe_attention,
+    "segmentation_models_pytorch.decoders.manet.decoder.PABBlock": gates.observe_pairs,
     "monai.networks.nets.attentionunet.AttentionBlock": gates.observe_psi,
     "monai.networks.blocks.squeeze_and_excitation.ChannelSELayer": gates.observe_excitation,
     "ultralytics.nn.modules.conv.ChannelAttention": gates.observe_activation,
@@ -137,6 +139,10 @@ PARTS: Mapping[str, Mapping[str, Observe]] = {
     "segmentation_models_pytorch.base.modules.SCSEModule": {
         "cSE": gates.observe_output,
         "sSE": gates.observe_output,
+    },
+    "segmentation_models_pytorch.decoders.manet.decoder.MFABBlock": {
+        "SE_ll": gates.observe_output,
+        "SE_hl": gates.observe_output,
     },
 }
 

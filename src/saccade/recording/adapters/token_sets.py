@@ -18,7 +18,7 @@ from saccade.recording.operations import ADD, DIVIDE, RESHAPE, SCALE
 #: Operations that turn a parameter into tokens.
 _OF_PARAMETERS = RESHAPE | {
     *(Tensor.__getitem__, Tensor.expand_as, Tensor.repeat, Tensor.tile, torch.tile, torch.zeros_like),
-    *(F.layer_norm, F.linear),
+    *(Tensor.split, torch.split, Tensor.chunk, torch.chunk, F.layer_norm, F.linear),
 }
 _CONSTANTS = {torch.zeros, torch.ones, Tensor.new_zeros, Tensor.new_ones}
 _SELECTIONS = {
@@ -76,7 +76,8 @@ class TokenSets:
         if func in _JOINED:
             needed = operands
         elif func in _BINARY and isinstance(output, Tensor):
-            needed = [x for x in operands if x.shape == output.shape] or operands
+            of_tokens = [x for x in operands if x.ndim > 2]
+            needed = [x for x in operands if x.shape == output.shape] or of_tokens or operands
         elif operands and (output is operands[0] or func is Tensor.__setitem__):  # changed in place
             needed = [x for x in operands if x.ndim > 2] or operands[:1]
         else:
@@ -87,10 +88,11 @@ class TokenSets:
 
 def begins_set(func: Any, args: tuple[Any, ...], output: Any) -> bool:
     """Return whether an operation makes tokens of a parameter or a constant, or selects some tokens."""
-    if func not in _BEGINNINGS or not isinstance(output, Tensor):
+    if func not in _BEGINNINGS:
         return False
     if func in _CONSTANTS:
-        return output.ndim == 3
+        is_of_tokens: bool = output.ndim == 3
+        return is_of_tokens
     first = args[0] if args else None
     if func in _JOINED:
         return isinstance(first, list | tuple) and all(isinstance(x, nn.Parameter) for x in first)
@@ -98,7 +100,7 @@ def begins_set(func: Any, args: tuple[Any, ...], output: Any) -> bool:
         return func in _OF_PARAMETERS and first.ndim in (2, 3)
     if not _selects(func, args) or not isinstance(first, Tensor) or first.ndim < 3:
         return False
-    return output.numel() < first.numel()
+    return isinstance(output, Tensor) and output.numel() < first.numel()
 
 
 def _selects(func: Any, args: tuple[Any, ...]) -> bool:
