@@ -30,7 +30,8 @@ def seeded(module: nn.Module) -> Any:
 @pytest.mark.parametrize("is_global", [False, True])
 def test_windows_of_gcvit(is_global: bool) -> None:
     """Weights on the whole grid, times values, make the output of the attention."""
-    block = seeded(gcvit.GlobalContextVitBlock(CHANNELS, (6, 8), HEADS, (3, 4), use_global=is_global))
+    make: Any = gcvit.GlobalContextVitBlock
+    block = seeded(make(CHANNELS, (6, 8), HEADS, (3, 4), use_global=is_global))
     x, query = maps_of(2, 6, 8), maps_of(2, 3, 4)
     inputs = (x, query) if is_global else (x,)
     outputs: list[Tensor] = []

@@ -70,6 +70,7 @@ class Detector(nn.Module):
         self.pairs, self.point = nn.Parameter(torch.randn(COUNT, 2 * WIDTH)), nn.Linear(WIDTH, 2)
         self.rank, self.position = nn.Linear(WIDTH, 1), nn.Linear(WIDTH, WIDTH)
         self.layers = nn.ModuleList(Layer(form) for _ in range(2))
+        self.pool = nn.MaxPool2d(2, ceil_mode=True)
 
     def forward(self, images: Tensor) -> Tensor:
         maps = self.stem(images)
@@ -194,8 +195,9 @@ def test_an_image_that_queries_read_is_still_a_grid() -> None:
         def forward(self, images: Tensor) -> Tensor:
             memory = self.stem(images).flatten(2).mT + self.places
             x = self.embedding.weight.expand(len(images), -1, -1)
-            x = x + self.layers[0].cross(x, memory)
-            memory = memory + self.layers[1].cross(memory, x)
+            first, second = (layer.get_submodule("cross") for layer in self.layers)
+            x = x + first(x, memory)
+            memory = memory + second(memory, x)
             out: Tensor = self.encoder(memory, memory)
             return out
 
@@ -219,12 +221,10 @@ def test_tokens_that_a_mask_has_left_are_no_grid_and_all_of_them_are() -> None:
             kept = kept + self.encoder(kept, kept)
             hidden = self.embedding.weight[:1].expand(len(x), COUNT - 6, -1)
             x = torch.cat([kept, hidden], 1).gather(1, order.argsort(1)) + self.places
-            out: Tensor = self.layers[0].itself(x, x)
+            out: Tensor = self.layers.get_submodule("0.itself")(x, x)
             return out
 
-    model = Masked()
-    model.pool = nn.MaxPool2d(2, ceil_mode=True)
-    assert grids(model, 2) == {"encoder": ((6,), (6,)), "layers.0.itself": (GRID, GRID)}
+    assert grids(Masked(), 2) == {"encoder": ((6,), (6,)), "layers.0.itself": (GRID, GRID)}
 
 
 def test_what_an_image_is_written_into_is_no_set() -> None:

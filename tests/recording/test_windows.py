@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import saccade as sc
-from saccade.maps import PairwiseMap, TokenMap, WindowMap
+from saccade.maps import PairwiseMap, UnplacedWindowMap, WindowMap
+from support.errors import raises
 from support.external_networks import CORE, NETWORKS, inputs_of, run
 
 HEIGHT, WIDTH, CHANNELS, HEADS = 7, 8, 12, 3
@@ -123,8 +124,9 @@ class Windowed(nn.Module):
         q, k, v = self.qkv(maps.flatten(2).mT.reshape(-1, 8, CHANNELS)).unflatten(2, (3, HEADS, 4)).unbind(2)
         q, k, v = (x.transpose(1, 2) for x in (q, k, v))
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias, scale=0.5)
-        out: Tensor = self.out(x.transpose(1, 2).reshape(-1, HEIGHT * WIDTH, CHANNELS)).mT
-        return out.unflatten(2, (HEIGHT, WIDTH))
+        x = self.out(x.transpose(1, 2).reshape(-1, HEIGHT * WIDTH, CHANNELS)).mT
+        out: Tensor = x.unflatten(2, (HEIGHT, WIDTH))
+        return out
 
     def attend_unfolded(self, maps: Tensor) -> Tensor:
         """As TNT does: the columns of `unfold`."""
@@ -271,9 +273,13 @@ def test_windows_that_were_cut_unseen_stay_windows() -> None:
     model = Unseen("axes").eval()
     with torch.no_grad(), sc.record(model) as maps:
         model(torch.randn(2, 3, 32, 32))
-    assert type(maps[""]) is TokenMap
+    assert type(maps[""]) is UnplacedWindowMap
     assert maps[""].query_shape == (8,)
-    with pytest.raises(sc.BadShape):
+    assert not maps[""].has_place
+    assert repr(maps) == "Maps('': unplaced window)"
+    with raises(sc.BadOption, owner="rollout", option="maps", value="UnplacedWindowMap"):
+        maps.rollout()
+    with raises(sc.BadShape, owner="look", option="layers"):
         sc.look(model, torch.randn(2, 3, 32, 32), method="attention")
 
 
@@ -340,7 +346,7 @@ def test_a_sum_of_different_places_is_nowhere() -> None:
     model = Sum("axes").eval()
     with torch.no_grad(), sc.record(model) as maps:
         model(torch.randn(2, 3, 28, 32))
-    assert type(maps[""]) is TokenMap
+    assert type(maps[""]) is UnplacedWindowMap
 
 
 def changed_place(attention: PairwiseMap, other: PairwiseMap) -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.maps import AttentionMap, ChannelMap, PairwiseMap, TokenMap
+from saccade.maps import AttentionMap, ChannelMap, PairwiseMap, UnplacedWindowMap
 from saccade.recording.adapters.multihead import multihead_map
 from saccade.recording.adapters.tokens import AttentionSite, mask_to_bias
 from saccade.recording.operations import Logits
@@ -16,10 +16,10 @@ from saccade.recording.operations import Logits
 _TOLERANCE = 1e-2  # of factors, relative to the largest weight of a row
 
 
-def window_map(queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None) -> TokenMap:
+def window_map(queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None) -> UnplacedWindowMap:
     """Return the map of windows, whose places in the image are unknown: one row of positions per window."""
     shapes = queries.shape[2:3], keys.shape[2:3]
-    return TokenMap(queries, keys, scale, *shapes, queries[:, :, :0], keys[:, :, :0], bias)
+    return UnplacedWindowMap(queries, keys, scale, *shapes, queries[:, :, :0], keys[:, :, :0], bias)
 
 
 def factors_of(weights: Tensor) -> tuple[Tensor, Tensor, float, Tensor]:

@@ -58,7 +58,7 @@ def pooled_labels(shape: torch.Size, args: tuple[Any, ...], kwargs: dict[str, An
     """The labels of a largest value: the last place stands for all."""
     if not is_constant(labels, 1):
         return _unknown(shape)
-    largest = F.max_pool2d(labels[:, :1].double(), *args, **kwargs)
+    largest: Tensor = F.max_pool2d(labels[:, :1].double(), *args, **kwargs)
     return largest.to(labels.dtype).expand(shape)
 
 
