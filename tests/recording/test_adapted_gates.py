@@ -155,6 +155,29 @@ def test_scse_of_segmentation_models_pytorch() -> None:
     torch.testing.assert_close(gate, ratio(output, images()))
 
 
+def test_attention_of_manet() -> None:
+    """The position attention has one softmax over all pairs; the other blocks gate their two inputs."""
+    decoder = library("segmentation_models_pytorch.decoders.manet.decoder")
+    block = decoder.PABBlock(CHANNELS, 4)
+    maps, _ = record(block, images())
+    mixed: list[Tensor] = []
+    block.out_conv.register_forward_pre_hook(lambda _, args: mixed.append(args[0]))
+    with torch.no_grad():
+        for place in ((0, 0), (5, 3)):
+            values = torch.zeros_like(images())
+            values[:, :, *place] = 1
+            block.bottom_conv.forward = lambda _x, values=values: values
+            block(images())
+            received = (mixed[-1] - images()).sum((1, 2, 3)) / CHANNELS
+            torch.testing.assert_close(maps[""].weights[:, *place], received)
+
+    gates, skip = decoder.MFABBlock(8, CHANNELS, 4, reduction=4).eval(), images().repeat(1, 1, 2, 2)
+    maps, _ = record(gates, images(8), skip)
+    assert [*maps] == ["SE_ll", "SE_hl"]
+    assert all(isinstance(gate, sc.ChannelMap) for gate in maps.values())
+    torch.testing.assert_close(maps["SE_ll"].weights, gates.SE_ll(skip).detach().flatten(1))
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_attention_gates_of_monai(training: bool) -> None:
     library("monai")

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import saccade as sc
-from saccade.maps import PairwiseMap, TokenMap, WindowMap
+from saccade.maps import PairwiseMap, UnplacedWindowMap, WindowMap
+from support.errors import raises
 from support.external_networks import CORE, NETWORKS, inputs_of, run
 
 HEIGHT, WIDTH, CHANNELS, HEADS = 7, 8, 12, 3
@@ -21,6 +22,8 @@ WINDOWS = {
     "patches": (7, 4),
     "einsum": (7, 4),
     "axes": (4, 4),
+    "bands": (1, 8),
+    "unfolded": (7, 4),
 }
 
 
@@ -115,6 +118,23 @@ class Windowed(nn.Module):
         )
         out: Tensor = x[:, :HEIGHT].permute(0, 3, 1, 2)
         return out
+
+    def attend_bands(self, maps: Tensor) -> Tensor:
+        """As YOLO12 does: equal parts of the sequence of positions."""
+        q, k, v = self.qkv(maps.flatten(2).mT.reshape(-1, 8, CHANNELS)).unflatten(2, (3, HEADS, 4)).unbind(2)
+        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias, scale=0.5)
+        x = self.out(x.transpose(1, 2).reshape(-1, HEIGHT * WIDTH, CHANNELS)).mT
+        out: Tensor = x.unflatten(2, (HEIGHT, WIDTH))
+        return out
+
+    def attend_unfolded(self, maps: Tensor) -> Tensor:
+        """As TNT does: the columns of `unfold`."""
+        x = F.unfold(maps, (7, 4), stride=(7, 4)).mT.reshape(-1, CHANNELS, 28).mT
+        q, k, v = self.qkv(x).unflatten(2, (3, HEADS, 4)).permute(2, 0, 3, 1, 4)
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias, scale=0.5)
+        x = self.out(x.transpose(1, 2).flatten(2)).mT.reshape(-1, 2, CHANNELS * 28)
+        return F.fold(x.mT, (HEIGHT, WIDTH), (7, 4), stride=(7, 4))
 
 
 def region_mask() -> Tensor:
@@ -214,13 +234,38 @@ def test_windows_of_volumes_are_on_the_whole_grid() -> None:
     assert attention.attention_received().shape == (2, 4, 6, 6)
 
 
+def test_windows_of_pixels_that_a_layer_reduces() -> None:
+    """As TNT does: windows of the image, and a convolution with steps in each of them."""
+
+    class Pixels(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.qkv = nn.Conv2d(3, CHANNELS, 3, 2, 1), nn.Linear(CHANNELS, 3 * CHANNELS)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(F.unfold(x, (4, 6), stride=(4, 6)).mT.reshape(-1, 3, 4, 6)).flatten(2).mT
+            q, k, v = self.qkv(x).unflatten(2, (3, HEADS, 4)).permute(2, 0, 3, 1, 4)
+            return F.scaled_dot_product_attention(q, k, v)
+
+    model = Pixels().eval()
+    with torch.no_grad(), sc.record(model) as maps:
+        model(torch.randn(2, 3, 8, 12))
+    attention = maps[""]
+    assert isinstance(attention, WindowMap)
+    assert attention.query_shape == (4, 6)
+    starts = [(y, x) for y in (0, 2) for x in (0, 3)]
+    expected = [[6 * (y + i) + x + j for i in range(2) for j in range(3)] for y, x in starts]
+    assert attention.places.tolist() == expected
+
+
 def test_windows_that_were_cut_unseen_stay_windows() -> None:
     """The rows of a map of windows are no image, even if it has the shape of one."""
 
     class Unseen(Windowed):
         def attend_axes(self, maps: Tensor) -> Tensor:
-            windows = F.unfold(F.pad(maps, (0, 0, 0, 1)), (4, 2), stride=(4, 2))  # nothing follows this
-            x = windows.unflatten(1, (CHANNELS, 8)).permute(0, 3, 2, 1)
+            places = torch.arange(64).reshape(2, 4, 4, 2).transpose(1, 2).reshape(8, 8)
+            tokens = F.pad(maps, (0, 0, 0, 1)).flatten(2).mT
+            x = tokens.index_select(1, places.flatten())  # nothing follows this
             q, k, v = self.qkv(x.reshape(-1, 8, CHANNELS)).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
             F.scaled_dot_product_attention(q, k, v)
             return maps
@@ -228,10 +273,64 @@ def test_windows_that_were_cut_unseen_stay_windows() -> None:
     model = Unseen("axes").eval()
     with torch.no_grad(), sc.record(model) as maps:
         model(torch.randn(2, 3, 32, 32))
-    assert type(maps[""]) is TokenMap
+    assert type(maps[""]) is UnplacedWindowMap
     assert maps[""].query_shape == (8,)
-    with pytest.raises(sc.BadShape):
+    assert not maps[""].has_place
+    assert repr(maps) == "Maps('': unplaced window)"
+    with raises(sc.BadOption, owner="rollout", option="maps", value="UnplacedWindowMap"):
+        maps.rollout()
+    with raises(sc.BadShape, owner="look", option="layers"):
         sc.look(model, torch.randn(2, 3, 32, 32), method="attention")
+
+
+@pytest.mark.parametrize("is_layer", [False, True])
+def test_queries_that_are_pooled_in_their_windows(is_layer: bool) -> None:
+    """As Hiera does: the largest of the queries of 2 x 2 positions, in windows of 4 x 4.
+
+    As in SAM 2, a layer pools; otherwise the parts of a pool come first in the order of the tokens.
+    """
+
+    class Pooled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.qkv = nn.Conv2d(3, CHANNELS, 4, 4), nn.Linear(CHANNELS, 3 * CHANNELS)
+            self.pool = nn.MaxPool2d(2)
+            self.factors: tuple[Tensor, ...] = ()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x).permute(0, 2, 3, 1).reshape(-1, 2, 2, 2, 3, 2, 2, CHANNELS)
+            if is_layer:
+                x = x.permute(0, 1, 4, 2, 3, 5, 6, 7).reshape(-1, 16, CHANNELS)
+                q, k, v = self.qkv(x).unflatten(2, (3, HEADS, 4)).permute(2, 0, 3, 1, 4).unbind(0)
+                q = self.pool(q.mT.reshape(-1, CHANNELS, 4, 4)).reshape(-1, HEADS, 4, 4).mT
+                self.factors = tuple(y.unflatten(0, (-1, 6)).transpose(1, 2) for y in (q, k))
+            else:
+                x = x.permute(0, 1, 4, 3, 6, 2, 5, 7).reshape(-1, 6, 16, CHANNELS)
+                q, k, v = self.qkv(x).unflatten(3, (3, HEADS, 4)).permute(3, 0, 4, 1, 2, 5).unbind(0)
+                q = q.view(*q.shape[:3], 4, 4, 4).amax(dim=3)
+                self.factors = q, k
+            return F.scaled_dot_product_attention(q, k, v)
+
+    torch.manual_seed(0)
+    model = Pooled().double().eval()
+    with torch.no_grad(), sc.record(model) as maps:
+        model(torch.randn(2, 3, 32, 48, dtype=torch.float64))
+    attention = maps[""]
+    assert isinstance(attention, WindowMap)
+    assert (attention.query_shape, attention.key_shape) == ((4, 6), (8, 12))
+    expected = torch.zeros(2, HEADS, 24, 96, dtype=torch.float64)
+    q, k = model.factors
+    for window, (y, x) in enumerate((y, x) for y in range(2) for x in range(3)):
+        weights = (0.5 * q[:, :, window] @ k[:, :, window].mT).softmax(-1)
+        queries = [6 * (2 * y + i) + 2 * x + j for i in range(2) for j in range(2)]
+        order = [(i, j, m, n) for m in range(2) for n in range(2) for i in range(2) for j in range(2)]
+        order = sorted(order, key=lambda p: (p[0], p[2], p[1], p[3])) if is_layer else order
+        keys = [12 * (4 * y + 2 * i + m) + 4 * x + 2 * j + n for i, j, m, n in order]
+        expected[:, :, torch.tensor(queries)[:, None], keys] = weights
+    torch.testing.assert_close(attention.weights(), expected)
+    torch.testing.assert_close(attention.attention_received(), expected.mean((1, 2)).reshape(2, 8, 12))
+    row = attention.attention_from(y=1, x=3, head=1)
+    torch.testing.assert_close(row, expected[:, 1, 9].reshape(2, 8, 12))
 
 
 def test_a_sum_of_different_places_is_nowhere() -> None:
@@ -247,7 +346,7 @@ def test_a_sum_of_different_places_is_nowhere() -> None:
     model = Sum("axes").eval()
     with torch.no_grad(), sc.record(model) as maps:
         model(torch.randn(2, 3, 28, 32))
-    assert type(maps[""]) is TokenMap
+    assert type(maps[""]) is UnplacedWindowMap
 
 
 def changed_place(attention: PairwiseMap, other: PairwiseMap) -> tuple[float, float]:
@@ -268,7 +367,9 @@ def changed_place(attention: PairwiseMap, other: PairwiseMap) -> tuple[float, fl
 PLACED = {
     "timm maxvit_nano_rw_256": (14, 12),
     "timm davit_tiny": (6, 6),
-    "timm hiera_tiny_224": (10, 10),
+    "timm hiera_tiny_224": (12, 12),
+    "timm gcvit_xxtiny": (12, 1),
+    "timm tnt_s_legacy_patch16_224": (24, 2),
     "timm mobilevit_xxs": (9, 4),
     "torchvision maxvit_t": (22, 4),
     "transformers Swin": (2, 2),
@@ -276,6 +377,7 @@ PLACED = {
     "transformers SAM": (2, 2),
     "transformers MobileViT": (9, 2),
     "monai SwinUNETR": (8, 4),
+    "ultralytics yolo12n": (8, 4),
 }
 
 

@@ -70,7 +70,17 @@ def every_map() -> dict[str, AttentionMap]:
         TemporalMap.of(torch.rand(K, 10, 5), torch.rand(K, 10, 3), torch.randn(K, 10, 5, 3, 4)),
         FixationMap(torch.rand(K, 3, 2), extents=((0.5, 0.25), (1.0, 0.5)), size=(6, 8)),
     ]
-    return {type(each).__name__: each for each in maps}
+    pooled = WindowMap(
+        windows[:, :, :, :1],
+        windows,
+        0.5,
+        (1, 2),
+        (3, 4),
+        torch.tensor([[0], [1]]),
+        bias[:, :, :1, :6],
+        places,
+    )
+    return {type(each).__name__: each for each in maps} | {"pooled WindowMap": pooled}
 
 
 def make(attention: AttentionMap | None, **other: Any) -> Gallery:
@@ -224,6 +234,8 @@ def test_arrays_that_do_not_fit_together(tmp_path: Path, changes: dict[str, Any]
         ("OffsetMap", {"map__offsets": np.zeros((K, 2, 5, 3, 3), np.float32)}),
         ("HaloMap", {"map__block": np.asarray(2)}),
         ("HaloMap", {"map__row_logits": np.zeros((K, 2, 11, 3), np.float32)}),
+        ("pooled WindowMap", {"map__key_places": np.full((2, 6), 11)}),
+        ("pooled WindowMap", {"map__key_places": None}),
     ],
 )
 def test_fields_of_maps_that_do_not_fit_together(tmp_path: Path, name: str, changes: dict[str, Any]) -> None:

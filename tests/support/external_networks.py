@@ -77,7 +77,7 @@ _SWIN: dict[str, Any] = {
     "depths": [1, 1],
     "num_heads": [2, 2],
 }
-_DETR = {
+DETR = {
     "use_timm_backbone": True,
     "use_pretrained_backbone": False,
     "backbone": "resnet18",
@@ -144,9 +144,9 @@ NETWORKS: dict[str, Build] = {
     "transformers CvT": _hf("CvtForImageClassification", "CvtConfig"),
     "transformers LeViT": _hf("LevitForImageClassification", "LevitConfig", image_size=64),
     "transformers MobileViT": _hf("MobileViTForImageClassification", "MobileViTConfig", image_size=64),
-    "transformers DETR": _hf("DetrForObjectDetection", "DetrConfig", 96, **_DETR),
+    "transformers DETR": _hf("DetrForObjectDetection", "DetrConfig", 96, **DETR),
     "transformers Deformable DETR": _hf(
-        "DeformableDetrForObjectDetection", "DeformableDetrConfig", 96, **_DETR | {"decoder_layers": 2}
+        "DeformableDetrForObjectDetection", "DeformableDetrConfig", 96, **DETR | {"decoder_layers": 2}
     ),
     "transformers YOLOS": _hf(
         "YolosForObjectDetection", "YolosConfig", **_VIT | {"image_size": [64, 64]}, num_detection_tokens=5

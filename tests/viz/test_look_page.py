@@ -165,10 +165,16 @@ def pairs_of(kind: str) -> sc.PairwiseMap:
             return TokenMap(*own, extra_queries=q[:, :, :1], extra_keys=q[:, :, :1], bias=bias)
     windows = torch.randn(2, 2, 2, 8, 4)  # the second window holds four places of padding
     places = torch.tensor([[0, 1, 4, 5, 8, 9, 2, 6], [3, 7, 10, 11, -1, -1, -1, -1]])
+    if kind == "pooled windows":
+        of_keys = torch.tensor([[0, 1, 5], [4, 3, 2]])
+        bias = torch.randn(1, 2, 8, 3)
+        return WindowMap(windows, windows[:, :, :, :3], 0.5, (3, 4), (2, 3), places, bias, of_keys)
     return WindowMap(windows, windows, 0.5, (3, 4), (3, 4), places=places, bias=torch.randn(2, 2, 8, 8))
 
 
-@pytest.mark.parametrize("kind", ["product", "rectified sum", "additive", "tokens", "bias", "windows"])
+@pytest.mark.parametrize(
+    "kind", ["product", "rectified sum", "additive", "tokens", "bias", "windows", "pooled windows"]
+)
 def test_rows_of_other_weights_are_right_too(show: Opener, kind: str) -> None:
     pairs = pairs_of(kind)
     page = show(sc.look(Published(pairs), torch.rand(2, 3, 24, 32)))

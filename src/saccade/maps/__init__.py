@@ -11,7 +11,7 @@ from saccade.maps.rollout import HeadFusion, attention_rollout
 from saccade.maps.sampling import FixationMap, GridMap, sampling_density
 from saccade.maps.tap import Tap
 from saccade.maps.temporal import TemporalMap, temporal_weights
-from saccade.maps.tokens import ClassTokenMap, TokenMap
+from saccade.maps.tokens import ClassTokenMap, TokenMap, UnplacedWindowMap
 from saccade.maps.window import WindowMap
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Tap",
     "TemporalMap",
     "TokenMap",
+    "UnplacedWindowMap",
     "WindowMap",
     "attention_rollout",
     "chunks",

@@ -6,6 +6,7 @@ axes: `L` for a sequence, `H, W` for an image, `T, H, W` for a video clip.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from saccade.errors import BadShape
 
 _INTERPOLATION = {1: "linear", 2: "bilinear", 3: "trilinear"}
 _TOP_CHANNELS = 8  # a channel map keeps the features of this many channels
+_CACHED = 1 << 18  # values of features whose magnitudes are held at a time
 
 
 def normalize(heat: Tensor) -> Tensor:
@@ -114,15 +116,30 @@ class ChannelMap(AttentionMap):
             (torch.Size([1, 3, 3]), [[0, 1]])
         """
         weights, features = weights.detach(), features.detach()
-        magnitude = features.abs()
-        energy = torch.einsum("bc,bc...->b...", weights, magnitude)
-        contribution = weights * magnitude.flatten(2).mean(2)
+        energy, mean = _energy(weights, features)
+        contribution = weights * mean
         top_channels = contribution.topk(min(_TOP_CHANNELS, contribution.shape[1])).indices
         image = torch.arange(contribution.shape[0], device=contribution.device).unsqueeze(1)
         return cls(weights, energy, top_channels, features[image, top_channels])
 
     def saliency(self) -> Tensor:
         return self.energy
+
+
+def _energy(weights: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return sum_c w_c |x_c| at each position, (B, S...), and the mean of |x_c|, (B, C).
+
+    On the CPU, a few images are taken at a time, whose magnitudes fit the cache.
+    """
+    count, size = len(features), max(1, math.prod(features.shape[1:]))
+    is_whole = features.device.type != "cpu" or torch.compiler.is_compiling()
+    step = count if is_whole else max(1, _CACHED // size)
+    energies, means = [], []
+    for of_images, x in zip(weights.split(step), features.split(step), strict=True):
+        magnitude = x.abs()
+        energies.append(torch.einsum("bc,bc...->b...", of_images, magnitude))
+        means.append(magnitude.flatten(2).mean(2))
+    return torch.cat(energies), torch.cat(means)
 
 
 @dataclass(frozen=True, eq=False)

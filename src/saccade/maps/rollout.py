@@ -12,7 +12,7 @@ from torch import Tensor
 from saccade.errors import BadOption, bad_option, check_choice
 from saccade.maps.base import SpatialMap
 from saccade.maps.pairwise import PairwiseMap, chunks
-from saccade.maps.tokens import ClassTokenMap, TokenMap
+from saccade.maps.tokens import ClassTokenMap, TokenMap, UnplacedWindowMap
 
 HeadFusion = Literal["mean", "max", "min"]
 
@@ -60,9 +60,9 @@ def attention_rollout(
     """
     if not maps:
         raise _bad("rollout needs at least one pairwise map, got none", [])
-    others = [type(m).__name__ for m in maps if not (m.sums_to_one or isinstance(m, TokenMap))]
+    others = [type(m).__name__ for m in maps if not (m.sums_to_one or _is_whole(m))]
     if others:
-        raise _bad(f"rollout needs weights that sum to 1 over all tokens, got a {others[0]}", others[0])
+        raise _bad(f"rollout needs weights that sum to 1 over all tokens, got {others[0]}", others[0])
     check_choice("rollout", "head_fusion", head_fusion, get_args(HeadFusion))
     if not 0 <= discard_ratio < 1:
         raise bad_option("rollout", "must be at least 0 and below 1", discard_ratio=discard_ratio)
@@ -85,6 +85,11 @@ def attention_rollout(
     for layer in reversed(layers[start_layer:]):
         relevance = _propagate(layer, relevance, head_fusion, discarded)
     return SpatialMap(relevance[:, extra:].reshape(-1, *last.query_shape))
+
+
+def _is_whole(attention: PairwiseMap) -> bool:
+    """Return whether weights are a softmax over all tokens of the image, of which some have no position."""
+    return isinstance(attention, TokenMap) and not isinstance(attention, UnplacedWindowMap)
 
 
 def _propagate(layer: PairwiseMap, relevance: Tensor, head_fusion: HeadFusion, discarded: int) -> Tensor:

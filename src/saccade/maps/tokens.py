@@ -76,6 +76,24 @@ class TokenMap(PairwiseMap):
 
 
 @dataclass(frozen=True, eq=False)
+class UnplacedWindowMap(TokenMap):
+    """Softmax weights within windows of an image whose places are unknown, so that no picture shows them.
+
+    Each window counts as a head. The grids are the tokens of one window.
+
+    Example:
+        >>> import torch
+        >>> q, none = torch.randn(1, 2 * 4, 6, 8), torch.randn(1, 2 * 4, 0, 8)         # 2 heads, 4 windows
+        >>> pairs = UnplacedWindowMap(q, q, 8**-0.5, (6,), (6,), extra_queries=none, extra_keys=none)
+        >>> pairs.weights().shape, pairs.has_place
+        (torch.Size([1, 8, 6, 6]), False)
+    """
+
+    kind = "unplaced window"
+    has_place = False
+
+
+@dataclass(frozen=True, eq=False)
 class ClassTokenMap(TokenMap):
     """A `TokenMap` whose first token without a position is the class token, which feeds the classifier.
 

@@ -24,11 +24,13 @@ class WindowMap(PairwiseMap):
 
     Args:
         queries: Queries of the n positions of each window, (B, heads, windows, n, D).
-        keys: Keys of the same positions, (B, heads, windows, n, D).
-        places: Index of each position in the grid `query_shape`, in row-major order, (windows, n); -1 for
+        keys: Keys of the m positions of each window, (B, heads, windows, m, D).
+        places: Index of each query in the grid `query_shape`, in row-major order, (windows, n); -1 for
             padding. The indices account for a cyclic shift.
         bias: Values added to the logits, such as relative position biases and the mask of a shifted window,
-            broadcastable to (heads, windows, n, n).
+            broadcastable to (heads, windows, n, m).
+        key_places: Index of each key in the grid `key_shape`, (windows, m), if queries are pooled. By
+            default, keys have the places of the queries.
 
     Example:
         >>> import torch
@@ -41,8 +43,9 @@ class WindowMap(PairwiseMap):
 
     places: Tensor
     bias: Tensor
+    key_places: Tensor | None = None
     sums_to_one = False
-    shared_fields = ("places", "bias")
+    shared_fields = ("places", "bias", "key_places")
 
     def rows(self, queries: Tensor) -> Tensor:  # noqa: ARG002
         """Raise `BadOption`: the window of a query is unknown without its position."""
@@ -50,16 +53,16 @@ class WindowMap(PairwiseMap):
         raise BadOption(message, owner="WindowMap", option="queries")
 
     def window_weights(self) -> Tensor:
-        """Return the weights within each window, (B, heads, windows, n, n), including padding."""
+        """Return the weights within each window, (B, heads, windows, n, m), including padding."""
         return softmax_weights(self.queries, self.keys, self.scale, self.bias)
 
     def propagate(self, relevance: Tensor, head: int | None = None) -> Tensor:
-        batch, heads, windows, n, _ = self.keys.shape
+        batch, heads, windows, n, _ = self.queries.shape
         count = math.prod(self.key_shape)
         in_windows = F.pad(relevance, (0, 1))[:, self.places]  # the relevance of padding is 0
         bias = self.bias.expand(-1, windows, -1, -1)
         parts = []
-        for chunk in chunks(windows, batch * heads * n * n):
+        for chunk in chunks(windows, batch * heads * n * self.keys.shape[3]):
             keys = self.keys[:, :, chunk]
             weights = softmax_weights(self.queries[:, :, chunk], keys, self.scale, bias[:, chunk])
             weights = self._select_head(weights, head)
@@ -69,17 +72,17 @@ class WindowMap(PairwiseMap):
         return out.index_add_(1, self._slots.flatten(), received.flatten(1))[:, :count]
 
     def rows_at(self, positions: slice) -> Tensor:
-        batch, heads, _, n, _ = self.keys.shape
-        count = math.prod(self.key_shape)
-        index = self.places.flatten().argsort()[-count:][positions]  # padding, -1, is sorted to the front
-        window, position = index // n, index % n
+        batch, heads, _, n, _ = self.queries.shape
+        order = self.places.flatten().argsort()[-math.prod(self.query_shape) :]  # padding, -1, comes first
+        window, position = order[positions] // n, order[positions] % n
         bias = self.bias.expand(-1, len(self.places), -1, -1)[:, window, position]
         queries = self.queries[:, :, window, position].unsqueeze(3)
         weights = softmax_weights(queries, self.keys[:, :, window], self.scale, bias.unsqueeze(2)).squeeze(3)
-        rows = weights.new_zeros(batch, heads, len(index), count + 1)
-        return rows.scatter_(3, self._slots[window].expand_as(weights), weights)[..., :count]
+        rows = weights.new_zeros(batch, heads, len(window), math.prod(self.key_shape) + 1)
+        return rows.scatter_(3, self._slots[window].expand_as(weights), weights)[..., :-1]
 
     @property
     def _slots(self) -> Tensor:
-        """Output index of each position; all padding shares one extra index after the last position."""
-        return torch.where(self.places < 0, math.prod(self.key_shape), self.places)
+        """Output index of each key; all padding shares one extra index after the last position."""
+        places = self.places if self.key_places is None else self.key_places
+        return torch.where(places < 0, math.prod(self.key_shape), places)

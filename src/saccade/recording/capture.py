@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from saccade._torch import WeakTensorKeyDictionary, tensors_in
 from saccade.maps import AttentionMap, PairwiseMap, SpatialMap
+from saccade.recording.adapters.token_sets import begins_set
 from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes
 from saccade.recording.captured_maps import (
     agrees,
@@ -37,7 +38,7 @@ from saccade.recording.operations import (
     Weights,
     change_logits,
 )
-from saccade.recording.positions import CUTS, Route, Routes, is_cut
+from saccade.recording.positions import Route, Routes, is_cut
 from saccade.recording.running import RunningModules, is_named_attention, is_within
 from saccade.recording.windows import Partition
 
@@ -72,7 +73,7 @@ class Capture(RunningModules, TorchFunctionMode):
         self.known = {self.model.get_submodule(path) for path in known}
         self.is_following = False  # whether a tensor has a tag or a route
         self.tags: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-        self.routes = Routes(features)
+        self.routes, self.sets = Routes(features), features.sets
         self.failed: dict[str, None] = {}  # paths in order
 
     def __enter__(self) -> Capture:
@@ -92,18 +93,20 @@ class Capture(RunningModules, TorchFunctionMode):
         if not self.stack:
             self.another_ran |= func in _LAYERS
         elif (
-            (self.is_following or func in STARTS or (func in CUTS and is_cut(func, args, output, self.batch)))
+            (self.is_following or self._begins(func, args, output))
             and not torch.compiler.is_compiling()
             and self.known.isdisjoint(self.stack)
         ):
             try:
                 with torch.no_grad():
-                    if self.routes or func in CUTS:
+                    if self.routes or is_cut(func, args, output, self.batch):
                         self.routes.follow(func, args, kwargs or {}, output, self.batch)
+                    if self.sets or begins_set(func, args, output):
+                        self.sets.follow(func, args, kwargs or {}, output)
                     self._follow(func, args, kwargs or {}, output)
             except (RuntimeError, ValueError, TypeError, IndexError, KeyError):
                 self.failed[self.site()[0]] = None  # an unusual call; the model goes on
-            self.is_following = bool(self.tags or self.routes)
+            self.is_following = bool(self.tags or self.routes or self.sets)
         return output
 
     def unseen(self, recorded: Iterable[str]) -> list[str]:
@@ -125,6 +128,12 @@ class Capture(RunningModules, TorchFunctionMode):
             and not any(other != path and is_within(other, path) for other in named)
         ]
 
+    def _begins(self, func: Any, args: tuple[Any, ...], output: Any) -> bool:
+        """Return whether an operation may begin an attention, windows or a set of tokens."""
+        if func in STARTS:
+            return True
+        return is_cut(func, args, output, self.batch) or begins_set(func, args, output)
+
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Publish an attention, or pass the tag of an input on to the output."""
         if func is F.scaled_dot_product_attention:
@@ -144,7 +153,8 @@ class Capture(RunningModules, TorchFunctionMode):
                     self._publish(partial(self._softmax_map, tag=tag, values=values))
             if func in MATMUL and all(x.ndim > 2 for x in operands):
                 queries, keys = operands
-                self.tags[output] = Logits(queries.detach(), keys.detach().transpose(-2, -1))
+                sets = queries in self.sets, keys in self.sets
+                self.tags[output] = Logits(queries.detach(), keys.detach().transpose(-2, -1), sets=sets)
         elif func in SOFTMAX:
             self._tag_softmax(args[0], args[1] if len(args) > 1 else kwargs.get("dim"), output)
         elif args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
@@ -175,7 +185,8 @@ class Capture(RunningModules, TorchFunctionMode):
 
     def tag_weights(self, weights: Tensor, logits: Logits | None) -> None:
         """Tag a tensor as attention weights, of these logits if they are known."""
-        self.tags[weights] = Weights(weights.detach(), logits, self.routes.of_weights(weights))
+        sets = (weights in self.sets, False) if logits is None else logits.sets
+        self.tags[weights] = Weights(weights.detach(), logits, sets, self.routes.of_weights(weights))
 
     def _publish(self, build: Callable[[AttentionSite], AttentionMap]) -> None:
         """Publish the map of the innermost module with parameters that runs."""
@@ -188,10 +199,11 @@ class Capture(RunningModules, TorchFunctionMode):
 
     def _fused_map(self, site: AttentionSite, given: dict[str, Any]) -> AttentionMap:
         routes = self.routes.get(given["query"])[:1] + self.routes.get(given["key"])[:1]
-        return self._map(site, fused_logits(given), None, given["value"], routes)
+        logits = fused_logits(site, given)
+        return self._map(site, logits, None, given["value"], routes, logits.sets)
 
     def _softmax_map(self, site: AttentionSite, tag: Weights, values: Tensor) -> AttentionMap:
-        return self._map(site, tag.logits, tag.weights, values, tag.routes)
+        return self._map(site, tag.logits, tag.weights, values, tag.routes, tag.sets)
 
     def _map(
         self,
@@ -200,6 +212,7 @@ class Capture(RunningModules, TorchFunctionMode):
         weights: Tensor | None,
         values: Tensor,
         routes: tuple[Route, ...],
+        sets: tuple[bool, ...],
     ) -> AttentionMap:
         """Return the map of an attention from its factors or, if these are unknown, from its weights."""
         partition = self.find_partition(routes)
@@ -208,7 +221,7 @@ class Capture(RunningModules, TorchFunctionMode):
         attention: PairwiseMap | None = None
         operand = weights if logits is None else logits.queries
         has_windows = operand is not None and self.has_windows(operand, site.module)
-        build = window_map if has_windows else site.build_map
+        build = window_map if has_windows else partial(site.build_map, sets=sets)
         if logits is not None:
             queries, keys = (self._heads(x) for x in (logits.queries, logits.keys))
             if queries.shape[:2] == keys.shape[:2] and queries.shape[-1] == keys.shape[-1]:
@@ -218,7 +231,7 @@ class Capture(RunningModules, TorchFunctionMode):
             known = self._heads(weights)
             if attention is None or not agrees(attention, known):
                 if known.numel() > _MOST_WEIGHTS:
-                    extra, _, grid = site.split(known.shape[3])
+                    extra, _, grid = site.split(known.shape[3], is_set=sets[1])
                     if has_windows:
                         extra, grid = 0, known.shape[3:]
                     return SpatialMap(known.mean((1, 2))[:, extra:].reshape(-1, *grid))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.maps import AttentionMap, ChannelMap, PairwiseMap, TokenMap
+from saccade.maps import AttentionMap, ChannelMap, PairwiseMap, UnplacedWindowMap
 from saccade.recording.adapters.multihead import multihead_map
 from saccade.recording.adapters.tokens import AttentionSite, mask_to_bias
 from saccade.recording.operations import Logits
@@ -16,10 +16,10 @@ from saccade.recording.operations import Logits
 _TOLERANCE = 1e-2  # of factors, relative to the largest weight of a row
 
 
-def window_map(queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None) -> TokenMap:
+def window_map(queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None) -> UnplacedWindowMap:
     """Return the map of windows, whose places in the image are unknown: one row of positions per window."""
     shapes = queries.shape[2:3], keys.shape[2:3]
-    return TokenMap(queries, keys, scale, *shapes, queries[:, :, :0], keys[:, :, :0], bias)
+    return UnplacedWindowMap(queries, keys, scale, *shapes, queries[:, :, :0], keys[:, :, :0], bias)
 
 
 def factors_of(weights: Tensor) -> tuple[Tensor, Tensor, float, Tensor]:
@@ -58,8 +58,9 @@ def channel_map(attention: PairwiseMap, values: Tensor, site: AttentionSite) -> 
     return ChannelMap.of(received.reshape(batch, -1).to(features), features)
 
 
-def fused_logits(given: dict[str, Any]) -> Logits:
+def fused_logits(site: AttentionSite, given: dict[str, Any]) -> Logits:
     """Return the logits of a call of `F.scaled_dot_product_attention`, from its arguments."""
+    sets = site.are_sets(given["query"], given["key"])
     query, key = given["query"].detach(), given["key"].detach()
     bias = mask_to_bias(given.get("attn_mask"), query.dtype, visible=True)
     if given.get("is_causal"):
@@ -68,7 +69,7 @@ def fused_logits(given: dict[str, Any]) -> Logits:
     if given.get("enable_gqa") and key.shape[-3] != query.shape[-3]:
         key = key.repeat_interleave(query.shape[-3] // key.shape[-3], -3)
     scale = given.get("scale")
-    return Logits(query, key, query.shape[-1] ** -0.5 if scale is None else scale, bias)
+    return Logits(query, key, query.shape[-1] ** -0.5 if scale is None else scale, bias, sets)
 
 
 def grouped_bias(logits: Logits, queries: Tensor) -> Tensor:

@@ -40,12 +40,16 @@ STARTS = SOFTMAX | MATMUL | EINSUM | {F.scaled_dot_product_attention, F.multi_he
 
 @dataclass(frozen=True)
 class Logits:
-    """A product of queries (..., Nq, D) and keys (..., Nk, D), scaled and biased."""
+    """A product of queries (..., Nq, D) and keys (..., Nk, D), scaled and biased.
+
+    `sets` says whether queries and keys are sets of tokens without places.
+    """
 
     queries: Tensor
     keys: Tensor
     scale: float = 1.0
     bias: Tensor | None = None
+    sets: tuple[bool, ...] = (False, False)
 
     def weights(self) -> Tensor:
         """Return the softmax over keys, (..., Nq, Nk)."""
@@ -57,11 +61,13 @@ class Logits:
 class Weights:
     """The result of a softmax over keys, (..., Nq, Nk), with the logits if these are a known product.
 
-    `routes` say from which places of a feature map queries and keys come, if this is known.
+    `routes` say from which places of a feature map queries and keys come, if this is known, and `sets`
+    whether they are sets of tokens without places.
     """
 
     weights: Tensor
     logits: Logits | None
+    sets: tuple[bool, ...]
     routes: tuple[Route, ...] = ()
     is_published: bool = False
 

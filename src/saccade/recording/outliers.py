@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from saccade._torch import tensors_in
-from saccade.maps import AttentionMap, PairwiseMap, TokenMap, WindowMap
+from saccade.maps import AttentionMap, PairwiseMap, TokenMap, UnplacedWindowMap, WindowMap
 from saccade.model_state import temporary_hooks
 from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes
 from saccade.recording.running import is_within
@@ -42,7 +42,7 @@ def outlying_tokens(
         for the layers that have such tokens.
     """
     pairs = {path: m for path, m in maps.items() if isinstance(m, PairwiseMap) and "#" not in path}
-    if not pairs or any(isinstance(attention, WindowMap) for attention in pairs.values()):
+    if not pairs or any(isinstance(attention, WindowMap | UnplacedWindowMap) for attention in pairs.values()):
         return {}
     modules, norms = dict(model.named_modules()), dict[str, Tensor]()
 

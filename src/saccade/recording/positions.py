@@ -17,9 +17,23 @@ from torch import Tensor
 
 from saccade._torch import WeakTensorKeyDictionary
 from saccade.recording.adapters.tokens import FeatureShapes
+from saccade.recording.labels import (
+    agreed_labels,
+    channel_labels,
+    column_labels,
+    einsum_labels,
+    expand_labels,
+    mixed_labels,
+    number_positions,
+    pooled_labels,
+    replay,
+    replay_part,
+    row_labels,
+    unfolded_labels,
+)
 from saccade.recording.operations import ADD, DIVIDE, EINSUM, FILL, MATMUL, ORDERED, PASS, SCALE, SOFTMAX
 
-_SHIFTED = {Tensor.roll, torch.roll, F.pad}
+_SHIFTED = {Tensor.roll, torch.roll, F.pad, F.unfold}
 _MOVED = _SHIFTED | {
     *(Tensor.transpose, torch.transpose, Tensor.permute, torch.permute, Tensor.swapaxes, torch.swapaxes),
     *(Tensor.movedim, torch.movedim, Tensor.flip, torch.flip, Tensor.__getitem__, Tensor.narrow),
@@ -35,8 +49,7 @@ _ELEMENTWISE = {
     *(F.rms_norm, F.group_norm, F.batch_norm, F.normalize),
 }
 #: Operations that begin a route, if their shapes show a partition.
-CUTS = ORDERED | _SHIFTED
-_UNKNOWN = -2  # a label of values of two places
+_CUTS = ORDERED | _SHIFTED
 
 
 class Route:
@@ -49,10 +62,14 @@ class Route:
         move: Computes the labels from those of the sources.
         sources: Routes of the tensors that the operation takes; none at the start.
         grid: Shape of the feature maps where the route starts.
+        is_flat: Whether the positions are in one axis when it starts. Such a route matters if they are cut
+            into parts next, and ends otherwise.
     """
 
-    def __init__(self, move: Callable[..., Tensor], *sources: Route, grid: tuple[int, ...]) -> None:
-        self.move, self.sources, self.grid = move, sources, grid
+    def __init__(
+        self, move: Callable[..., Tensor], *sources: Route, grid: tuple[int, ...], is_flat: bool = False
+    ) -> None:
+        self.move, self.sources, self.grid, self.is_flat = move, sources, grid, is_flat
         self.start: Route = sources[0].start if sources else self
         self._labels: Tensor | None = None
 
@@ -98,8 +115,10 @@ class Routes:
         """Pass the routes of the inputs of an operation on to its output, or begin one."""
         first = args[0] if args else None
         routes = self.get(first)
-        if not routes and isinstance(first, Tensor) and func in CUTS and is_cut(func, args, output, batch):
-            routes = self._start(first.shape, output.shape)
+        if not routes and isinstance(first, Tensor) and is_cut(func, args, output, batch):
+            routes = self._start(func, first.shape, output.shape)
+        elif routes and not _goes_on(routes[0].start, func, first, batch):
+            return
         if func in EINSUM:
             self._follow_einsum(args, output)
         elif func is F.scaled_dot_product_attention and routes:
@@ -107,15 +126,15 @@ class Routes:
             self.of[output] = _mix(routes, values, output)
         elif func in MATMUL and routes and len(args) > 1:
             right = self.get(args[1])
-            columns = _then(right[:1], _column_labels, output) if len(routes) == 1 else ()
+            columns = _then(right[:1], column_labels, output) if len(routes) == 1 else ()
             self.of[output] = _mix(routes, right, output) + columns
         elif func in _ELEMENTWISE and isinstance(output, Tensor):
             self._follow_elementwise(args, output)
         elif routes and func in _MOVED and not isinstance(output, Tensor):
             for number, part in enumerate(output):
-                self.of[part] = _then(routes, partial(_replay_part, number, func, args[1:], kwargs))
+                self.of[part] = _then(routes, partial(replay_part, number, func, args[1:], kwargs))
         elif routes and isinstance(output, Tensor):
-            move = _move(func, args, kwargs, output)
+            move = _move(func, args, kwargs, output, batch)
             if move is not None:
                 self.of[output] = _then(routes, move)
             elif output is first:  # changed in place, in an unknown way
@@ -123,26 +142,27 @@ class Routes:
         elif routes and func in (Tensor.__setitem__, Tensor.copy_):
             del self.of[first]
 
-    def _start(self, shape: torch.Size, cut: torch.Size) -> tuple[Route, ...]:
+    def _start(self, func: Any, shape: torch.Size, cut: torch.Size) -> tuple[Route, ...]:
         """Begin a route at feature maps, if their shape, or the cut, shows which axis is that of channels."""
         last, first = shape[1:-1], shape[2:]
         is_last, is_first = self.features.holds(last), self.features.holds(first)
+        if func is F.unfold:
+            is_last, is_first = False, True
         if is_last and is_first:
             is_last, is_first = cut[-1] == shape[-1], cut[1] == shape[1]
-        if is_last == is_first:
+        grid = tuple(last if is_last else first)
+        is_flat = func is not F.unfold and len(cut) == 3 and cut[0] == shape[0]
+        if is_last == is_first or (is_flat and self.features.get(math.prod(grid)) != grid):
             return ()
-        return (Route(partial(_numbers, shape, is_last), grid=tuple(last if is_last else first)),)
+        return (Route(partial(number_positions, shape, is_last), grid=grid, is_flat=is_flat),)
 
     def _follow_elementwise(self, args: tuple[Any, ...], output: Tensor) -> None:
         """Operands with routes have to agree; one without a route, such as a bias, changes no position."""
         operands = [self.get(x) for x in args[:2] if isinstance(x, Tensor) and x.shape == output.shape]
         operands = [routes for routes in operands if routes]
         if len(operands) == 2:
-            pairs = zip(*operands, strict=False)
-            agreed = tuple(
-                a if a is b else Route(_agreed, a, b, grid=a.grid) for a, b in pairs if a.start is b.start
-            )
-            operands = [agreed]
+            pairs = [(a, b) for a, b in zip(*operands, strict=False) if a.start is b.start]
+            operands = [tuple(a if a is b else Route(agreed_labels, a, b, grid=a.grid) for a, b in pairs)]
         if operands and operands[0]:
             self.of[output] = operands[0]
         elif output in self.of:
@@ -156,24 +176,32 @@ class Routes:
         terms = inputs.split(",")
         rows, columns = (self.get(x) for x in operands)
         if rows:
-            found = _then(rows[:1], partial(_einsum_labels, terms[0], result), output)
-            more = _then(columns[:1], partial(_einsum_labels, terms[1], result), output)
+            found = _then(rows[:1], partial(einsum_labels, terms[0], result), output)
+            more = _then(columns[:1], partial(einsum_labels, terms[1], result), output)
             self.of[output] = found + (more if len(rows) == 1 else ())
 
 
 def is_cut(func: Any, args: tuple[Any, ...], output: Any, batch: int) -> bool:
-    """Return whether an operation of `CUTS` pads or shifts a feature map, or cuts it into parts."""
+    """Return whether an operation pads or shifts a feature map, or cuts it into parts."""
+    if func not in _CUTS:
+        return False
     x = args[0] if args else None
     if not isinstance(x, Tensor) or x.ndim < 4 or len(x) != batch:
         return False
-    return func in _SHIFTED or output.ndim > 5 or len(output) != batch
+    is_flattened = output.ndim == 3 and output.shape[-1] in (x.shape[-1], x.shape[2:].numel())
+    return func in _SHIFTED or output.ndim > 5 or len(output) != batch or is_flattened
+
+
+def _goes_on(start: Route, func: Any, x: Any, batch: int) -> bool:
+    """Return whether a route goes on: while its positions are in one axis, they are only moved."""
+    return not start.is_flat or x.ndim > 3 or len(x) != batch or func in _MOVED or func in ORDERED
 
 
 def _mix(routes: tuple[Route, ...], values: tuple[Route, ...], output: Tensor) -> tuple[Route, ...]:
     """Return the route of a product of rows and values."""
     if not values or values[0].start is not routes[0].start:
-        return _then(routes[:1], _row_labels, output)
-    return (Route(partial(_mixed, output.shape), routes[0], values[0], grid=routes[0].grid),)
+        return _then(routes[:1], row_labels, output)
+    return (Route(partial(mixed_labels, output.shape), routes[0], values[0], grid=routes[0].grid),)
 
 
 def _then(
@@ -184,92 +212,27 @@ def _then(
 
 
 def _move(
-    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor, batch: int
 ) -> Callable[..., Tensor] | None:
     """Return what an operation does with labels, or None if this is not known."""
     shape = output.shape
     if func in ORDERED:
         return partial(torch.reshape, shape=shape)
     if func in (Tensor.expand, Tensor.expand_as):
-        return partial(_expand, shape)
+        return partial(expand_labels, shape)
+    if func is F.unfold:
+        return partial(unfolded_labels, shape, args[1:], kwargs)
     if func in _MOVED:
-        return partial(_replay, func, args[1:], kwargs)
+        return partial(replay, func, args[1:], kwargs)
     if func is F.linear:
-        return partial(_row_labels, shape)
-    if func in (F.conv2d, F.conv3d) and args[0].shape[2:] == shape[2:]:  # padded alike on both sides
-        return partial(_channel_labels, shape)
+        return partial(row_labels, shape)
+    if func is F.max_pool2d:
+        return partial(pooled_labels, shape, args[1:], kwargs)
+    if func in (F.conv2d, F.conv3d):  # padded alike on both sides
+        sizes = [*zip(args[0].shape[2:], shape[2:], strict=True)]
+        steps = [-(-extent // of_output) for extent, of_output in sizes]
+        is_whole = len(args[0]) == batch  # behind a layer with steps, another route begins
+        fits = all(-(-size[0] // step) == size[1] for size, step in zip(sizes, steps, strict=True))
+        if fits and not (is_whole and any(step > 1 for step in steps)):
+            return partial(channel_labels, shape, steps)
     return None
-
-
-def _numbers(shape: torch.Size, channels_last: bool) -> Tensor:
-    """The labels of feature maps, equal in all channels."""
-    axis = -1 if channels_last else 1
-    places = [extent for number, extent in enumerate(shape) if number != axis % len(shape)]
-    numbers = torch.arange(math.prod(places), dtype=torch.int32).reshape(places)
-    return numbers.unsqueeze(axis).expand(shape)
-
-
-def _replay(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], labels: Tensor) -> Any:
-    if func is F.pad:
-        names = dict(zip(("pad", "mode", "value"), args, strict=False)) | kwargs
-        is_constant = names.get("mode", "constant") == "constant"
-        return F.pad(labels, **(names | {"value": -1} if is_constant else names))
-    return func(labels, *args, **kwargs)
-
-
-def _replay_part(
-    number: int, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], labels: Tensor
-) -> Tensor:
-    part: Tensor = _replay(func, args, kwargs, labels)[number]
-    return part
-
-
-def _expand(shape: torch.Size, labels: Tensor) -> Tensor:
-    return labels.expand(shape)
-
-
-def _row_labels(shape: torch.Size, labels: Tensor) -> Tensor:
-    """The labels of sums over the last axis, such as those of a linear layer of the channels."""
-    return labels[..., :1].clone().expand(shape) if is_constant(labels, -1) else _unknown(shape)
-
-
-def _channel_labels(shape: torch.Size, labels: Tensor) -> Tensor:
-    """The labels of a convolution, whose window is centered at each position."""
-    return labels[:, :1].expand(shape) if is_constant(labels, 1) else _unknown(shape)
-
-
-def _column_labels(shape: torch.Size, labels: Tensor) -> Tensor:
-    return labels[..., :1, :].expand(shape) if is_constant(labels, -2) else _unknown(shape)
-
-
-def _mixed(shape: torch.Size, queries: Tensor, values: Tensor) -> Tensor:
-    """The labels of the output of an attention: those of the queries or, between channels, of the values."""
-    rows = _row_labels(shape, queries)
-    return _column_labels(shape, values) if bool((rows[..., 0] == _UNKNOWN).any()) else rows
-
-
-def _unknown(shape: torch.Size) -> Tensor:
-    return torch.full((1,), _UNKNOWN, dtype=torch.int32).expand(shape)
-
-
-def _einsum_labels(term: str, result: str, shape: torch.Size, labels: Tensor) -> Tensor:
-    """The labels of an operand on the axes of the result; sums keep the first value."""
-    kept = [axis for axis in term if axis in result]
-    first = labels[tuple(slice(None) if axis in result else slice(1) for axis in term)]
-    if bool((labels != first).any()):
-        return _unknown(shape)
-    first = first[tuple(slice(None) if axis in result else 0 for axis in term)]
-    first = first.permute([kept.index(axis) for axis in result if axis in kept])
-    return first[tuple(slice(None) if axis in kept else None for axis in result)].expand(shape)
-
-
-def _agreed(a: Tensor, b: Tensor) -> Tensor:
-    """The labels of a sum of two tensors, whose values have to come from the same places."""
-    compact = a.stride(-1) == b.stride(-1) == 0
-    is_equal = torch.equal(a[..., 0], b[..., 0]) if compact else torch.equal(a, b)
-    return (b if b.stride(-1) == 0 else a) if is_equal else _unknown(a.shape)
-
-
-def is_constant(labels: Tensor, axis: int) -> bool:
-    """Return whether all labels along an axis are the same; expanded ones are not compared."""
-    return labels.stride(axis) == 0 or bool((labels == labels.narrow(axis, 0, 1)).all())

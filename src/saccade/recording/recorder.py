@@ -101,10 +101,11 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
     matrix product. Its map has the path of the innermost module with parameters; a second attention of the
     same module has the path with "#2". Queries and keys are kept where they are known, otherwise the weights.
     Windows that the model cuts out of a feature map by reshapes, shifts and padding are put back on the whole
-    grid, as a `WindowMap`, and tokens in another order than that of the image are sorted. If a window cannot
-    be traced to its place, or its queries are fewer than its keys, windows become heads, and the map has one
-    axis of positions and no picture. Attention between channels is a `ChannelMap`. A linear layer that mixes
-    the weights of heads is not applied.
+    grid, as a `WindowMap`, and tokens in another order than that of the image are sorted. If windows cannot
+    be traced to their places, they are the heads of an `UnplacedWindowMap`, which has no picture. Queries of
+    a decoder that come from learned embeddings, and tokens that were selected, have one axis, whatever their
+    number. Attention between channels is a `ChannelMap`. A linear layer that mixes the weights of heads is
+    not applied.
 
     The model computes the same result inside the block and outside. When the block ends, normally or by an
     exception, the model is restored. A compiled model of the mechanisms of this package is compiled once more

@@ -74,13 +74,13 @@ class RunningModules:
         if any(isinstance(module, Tap) or self.has_fast_path(module) for module in self.paths):
             hooks = torch.nn.modules.module
             yield hooks.register_module_forward_pre_hook(self._enter_module)
-            yield hooks.register_module_forward_hook(self._leave_module, always_call=True)
+            yield hooks.register_module_forward_hook(self._leave_module, with_kwargs=True, always_call=True)
             return
         plain = {kind for kind in {*map(type, self.paths)} if _is_plain_layer(kind)}
         for module in self.paths:
             if module._modules or type(module) not in plain:
                 yield module.register_forward_pre_hook(self._enter_module)
-                yield module.register_forward_hook(self._leave_module, always_call=True)
+                yield module.register_forward_hook(self._leave_module, with_kwargs=True, always_call=True)
 
     def has_fast_path(self, module: nn.Module, /) -> bool:
         """Return whether torch runs the module as one operation, which the capture must not disturb."""
@@ -102,12 +102,13 @@ class RunningModules:
             guard.__enter__()
             self._guards.append((module, guard))
 
-    def _leave_module(self, module: nn.Module, _inputs: Any, output: Any) -> None:
+    def _leave_module(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self._guards and self._guards[-1][0] is module:
             self._guards.pop()[1].__exit__(None, None, None)
         if module in self.stack:
             if isinstance(module, FEATURE_LAYERS) and output is not None:  # None after an error
                 self.features.keep(output)
+            self.features.sets.leave(args, kwargs, output)
             while self.stack.pop() is not module:
                 pass
 

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from saccade.maps import PairwiseMap, TokenMap, WindowMap
 from saccade.recording.captured_maps import agrees
+from saccade.recording.labels import is_constant
 from saccade.recording.operations import Logits
-from saccade.recording.positions import Route, is_constant
+from saccade.recording.positions import Route
 
 _TOLERANCE = 1e-2  # of factors, relative to the largest weight
 _LEAST = -1e4  # stands for the logarithm of a weight of 0
@@ -25,11 +26,13 @@ class Places:
 
     Args:
         order: Numbers of the groups, sorted by image, window and head, (B * windows * heads,).
-        inside: Position of each token of each window, -1 for padding, (windows, n).
-        grid: Shape of the map that the windows fill.
+        sources: Position of each token of each window where the route starts, -1 for padding, (windows, n).
+        inside: The same in the map that the windows fill.
+        grid: Shape of this map.
     """
 
     order: Tensor
+    sources: Tensor
     inside: Tensor
     grid: tuple[int, ...]
 
@@ -54,8 +57,13 @@ class Places:
         expected[..., 0] = torch.arange(batch)[:, None]
         if not torch.equal(by_image, expected):
             return None
-        whole = _whole_grid(by_image[0, :, 1:].long(), route.grid)
-        return None if whole is None else cls(group.argsort(stable=True), *whole)
+        sources = by_image[0, :, 1:].long()
+        whole = _whole_grid(sources, route.grid, is_certain=route.start.is_flat)
+        return None if whole is None else cls(group.argsort(stable=True), sources, *whole)
+
+    def are_within(self, other: Places) -> bool:
+        """Return whether each token is at the place of one of the other tokens of its window."""
+        return bool((self.sources[:, :, None] == other.sources[:, None]).any(2).all())
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,8 +84,8 @@ class Partition:
     def find(cls, queries: Route, keys: Route, batch: int) -> Partition | None:
         """Return the partition of queries and keys with these routes, each (..., n, D), or None.
 
-        There is none unless the keys of a window are at the places of its queries, or all positions are in
-        one window.
+        There is none unless the queries of a window are at places of its keys, or all positions are in one
+        window. A model that pools queries keeps the last of the places that it pools.
         """
         if queries.start is not keys.start:
             return None
@@ -85,7 +93,7 @@ class Partition:
         if places is None or of_keys is None or not torch.equal(places.order, of_keys.order):
             return None
         found = cls(places, of_keys, batch)
-        return found if found._is_whole or torch.equal(places.inside, of_keys.inside) else None
+        return found if found._is_whole or places.are_within(of_keys) else None
 
     def build_map(self, logits: Logits | None, weights: Tensor | None) -> PairwiseMap:
         """Return the map from the logits, if they are known and give the weights, or from the weights."""
@@ -128,7 +136,7 @@ class Partition:
         if self._is_whole:
             return self._whole_map(queries, keys, logits.scale, bias)
         if bias is None:
-            return self._window_map(queries, keys, logits.scale, _no_bias(queries))
+            return self._window_map(queries, keys, logits.scale, _no_bias(queries, keys))
         is_shared = all(torch.equal(of_image, bias[0]) for of_image in bias[1:])
         return self._window_map(queries, keys, logits.scale, bias[0]) if is_shared else None
 
@@ -139,7 +147,8 @@ class Partition:
             rows, columns = logits[..., :1], logits[..., :1, :].mT
             return self._whole_map(torch.zeros_like(rows), torch.zeros_like(columns), 1.0, logits)
         units = torch.eye(logits.shape[-1], dtype=logits.dtype, device=logits.device)
-        return self._window_map(logits, units.expand_as(logits), 1.0, _no_bias(logits))
+        units = units.expand(*logits.shape[:-2], -1, -1)
+        return self._window_map(logits, units, 1.0, _no_bias(logits, units))
 
     def _whole_map(self, queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None) -> PairwiseMap:
         queries, keys = queries[:, :, 0], keys[:, :, 0]
@@ -149,8 +158,17 @@ class Partition:
         return TokenMap(queries, keys, *grids, queries[:, :, :0], keys[:, :, :0], bias[:, :, 0])
 
     def _window_map(self, queries: Tensor, keys: Tensor, scale: float, bias: Tensor) -> WindowMap:
-        places, grid = self.queries.inside.to(queries.device), self.queries.grid
-        return WindowMap(queries, keys, scale, grid, grid, places=places, bias=bias)
+        places, of_keys = (x.inside.to(queries.device) for x in (self.queries, self.keys))
+        return WindowMap(
+            queries,
+            keys,
+            scale,
+            self.queries.grid,
+            self.keys.grid,
+            places=places,
+            bias=bias,
+            key_places=None if torch.equal(places, of_keys) else of_keys,
+        )
 
     def _agrees(self, attention: PairwiseMap, weights: Tensor) -> bool:
         """Return whether a map has the weights that the model has computed."""
@@ -159,10 +177,9 @@ class Partition:
         return bool((attention.window_weights() - weights).abs().max() <= _TOLERANCE * weights.max())
 
 
-def _no_bias(queries: Tensor) -> Tensor:
+def _no_bias(queries: Tensor, keys: Tensor) -> Tensor:
     """Return zeros for all pairs of tokens, which take no memory."""
-    n = queries.shape[-2]
-    return queries.new_zeros(()).expand(1, 1, n, n)
+    return queries.new_zeros(()).expand(1, 1, queries.shape[-2], keys.shape[-2])
 
 
 def _is_full(places: Places) -> bool:
@@ -182,10 +199,13 @@ def _labels_of_tokens(route: Route) -> Tensor | None:
     return None if bool((places < -1).any()) else places
 
 
-def _whole_grid(places: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, tuple[int, ...]] | None:
+def _whole_grid(
+    places: Tensor, grid: tuple[int, ...], *, is_certain: bool
+) -> tuple[Tensor, tuple[int, ...]] | None:
     """Return places in the grid that windows (windows, n) fill, and this grid, or None if they fill none.
 
-    The grid is coarser than that of the features if the model pools between them and the windows.
+    The grid is coarser than that of the features if the model pools between them and the windows. Rows or
+    columns are windows if it is certain that the route starts at a map.
     """
     is_inside = places >= 0
     inside = places[is_inside]
@@ -202,6 +222,7 @@ def _whole_grid(places: Tensor, grid: tuple[int, ...]) -> tuple[Tensor, tuple[in
         torch.arange(len(number)).reshape(sides[0], -1),
         torch.arange(len(number)).reshape(-1, sides[-1]).T,
     )
-    if any(torch.equal(places, line) for line in lines):  # perhaps windows that were cut before
+    is_line = any(torch.equal(places, line) for line in lines)
+    if is_line and not is_certain:  # perhaps windows that were cut before
         return None
     return places.masked_scatter(is_inside, number), tuple(sides)

@@ -33,7 +33,12 @@ _MAPS: dict[str, type[Any]] = {
 _FORMS: dict[type, dict[str, str]] = {
     maps.PairwiseMap: {"queries": "K heads Q D", "keys": "K heads N D"},
     maps.TokenMap: {"extra_queries": "K heads T D", "extra_keys": "K heads U D"},
-    maps.WindowMap: {"queries": "K heads windows n D", "keys": "K heads windows n D", "places": "windows n"},
+    maps.WindowMap: {
+        "queries": "K heads windows n D",
+        "keys": "K heads windows m D",
+        "places": "windows n",
+        "key_places": "windows m",
+    },
     maps.OffsetMap: {"offsets": "K heads D height width"},
     maps.HaloMap: {"row_logits": "K heads Q window", "column_logits": "K heads Q window"},
     maps.GridMap: {"grid": "K H W 2"},
@@ -247,7 +252,8 @@ def _check_map(attention: AttentionMap, count: int) -> None:
 
 def _check_pairs(attention: maps.PairwiseMap, sizes: Mapping[str, int]) -> None:
     queries, keys = math.prod(attention.query_shape), math.prod(attention.key_shape)
-    if isinstance(attention, maps.WindowMap | maps.OffsetMap | maps.HaloMap):
+    is_pooled = isinstance(attention, maps.WindowMap) and attention.key_places is not None
+    if isinstance(attention, maps.WindowMap | maps.OffsetMap | maps.HaloMap) and not is_pooled:
         _require(attention.query_shape == attention.key_shape, "queries and keys on different grids")
     if isinstance(attention, maps.OffsetMap):
         _require(sizes["height"] % 2 == sizes["width"] % 2 == 1, "an even window")
@@ -255,10 +261,13 @@ def _check_pairs(attention: maps.PairwiseMap, sizes: Mapping[str, int]) -> None:
         window = attention.block + 2 * attention.halo
         _require(attention.block >= 1 and attention.halo >= 0 and window == sizes["window"], "bad windows")
     if isinstance(attention, maps.WindowMap):
-        inside = attention.places[attention.places >= 0].sort().values
-        covers = len(inside) == queries and torch.equal(inside, torch.arange(queries))
-        _require(covers, "places that do not cover the grid once")
-        full = torch.Size(sizes[axis] for axis in ("heads", "windows", "n", "n"))
+        of_keys = attention.places if attention.key_places is None else attention.key_places
+        _require(of_keys.shape[1] == sizes["m"], "keys without places")
+        for places, count in ((attention.places, queries), (of_keys, keys)):
+            inside = places[places >= 0].sort().values
+            covers = len(inside) == count and torch.equal(inside, torch.arange(count))
+            _require(covers, "places that do not cover the grid once")
+        full = torch.Size(sizes[axis] for axis in ("heads", "windows", "n", "m"))
     else:
         _require((queries, keys) == (sizes["Q"], sizes["N"]), "queries or keys off their grid")
         tokens = sizes.get("T", 0) + queries, sizes.get("U", 0) + keys

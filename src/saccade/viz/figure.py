@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from saccade.annotations import check_arguments
 from saccade.attribution import Target
 from saccade.errors import BadData, BadShape
-from saccade.maps import AttentionMap
+from saccade.maps import AttentionMap, UnplacedWindowMap
 from saccade.recording import Adapter
 from saccade.viz.inputs import ImageLike, Images, Transform, prepare_inputs
 from saccade.viz.look_page import Look
@@ -110,7 +110,9 @@ def _drawable(
     drawable, saliency, left_out = {}, {}, {}
     for path, attention in maps.items():
         values = attention.saliency().detach().float().cpu()
-        if values.ndim != 3 or len(values) != images:
+        if isinstance(attention, UnplacedWindowMap):
+            left_out[path] = "attention within windows whose places in the image are unknown"
+        elif values.ndim != 3 or len(values) != images:
             left_out[path] = f"a {attention.kind} map of shape {tuple(values.shape)}, not ({images}, h, w)"
         elif not values.isfinite().all():
             problem = f"the map of {path!r} contains values that are not finite: choose other layers"

@@ -160,7 +160,7 @@ def _cost(attention: AttentionMap, with_channels: bool) -> int:
             heads, width = attention.queries.shape[1], attention.queries.shape[-1]
             queries, keys = math.prod(attention.query_shape), math.prod(attention.key_shape)
             if isinstance(attention, maps.WindowMap):
-                return 2 * heads * len(attention.places) * attention.places.shape[1] ** 2
+                return 2 * heads * attention.places.numel() * attention.keys.shape[3]
             if _row_rule(attention) is None:
                 return 2 * heads * queries * keys
             extra = attention.extra_keys.shape[2] if isinstance(attention, maps.TokenMap) else 0
@@ -188,7 +188,9 @@ def _pairs(attention: maps.PairwiseMap, images: int) -> Payload:
     first = select_images(attention, slice(images))
     if isinstance(first, maps.WindowMap):
         weights = _encode_halves(first.window_weights()) if images else ""
-        return packed | {"how": "windows", "weights": weights, "places": first.places.tolist()}
+        of_keys = first.places if first.key_places is None else first.key_places
+        places = {"places": first.places.tolist(), "key_places": of_keys.tolist()}
+        return packed | {"how": "windows", "weights": weights} | places
     rule = _row_rule(attention)
     if rule is None:
         return packed | {"how": "weights", "weights": _encode_halves(first.weights()) if images else ""}

@@ -76,6 +76,12 @@ def _context(block: Any, inputs: Mapping[str, Any], outputs: list[Tensor]) -> At
     return SpatialMap(outputs[0].flatten(1).softmax(1).reshape_as(outputs[0][:, 0]))
 
 
+def _of_all_pairs(_block: Any, inputs: Mapping[str, Any], outputs: list[Tensor]) -> AttentionMap:
+    """One softmax over all pairs of positions: the weight that each position receives in all."""
+    size = inputs["x"].shape[2:]
+    return SpatialMap(outputs[0].unflatten(1, (-1, size.numel())).sum(1).unflatten(1, size))
+
+
 def _split(block: Any, _inputs: Mapping[str, Any], outputs: list[Tensor]) -> AttentionMap:
     """The branches of ResNeSt are groups of channels."""
     features, weights = outputs
@@ -103,6 +109,7 @@ observe_attention = watch(_gate, "attention")
 observe_excitation = watch(_gate, "fc")
 observe_light_gate = watch(_sigmoid_of_last, "fc2")
 observe_context = watch(_context, "conv_attn", "gate")
+observe_pairs = watch(_of_all_pairs, "map_softmax")
 observe_split = watch(_split, "act0", "rsoftmax")
 observe_similarity = watch(_largest_similarity, "gl", "ec")
 

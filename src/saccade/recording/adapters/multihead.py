@@ -54,6 +54,7 @@ def _has_fast_path(layer: nn.Module | None, attention: nn.Module) -> TypeGuard[n
 def multihead_map(module: Any, query: Tensor, key: Tensor, masks: Masks, site: AttentionSite) -> PairwiseMap:
     """Return the map of one call, from its inputs and the weights of the module."""
     attn_mask, key_padding_mask = masks
+    sets = site.are_sets(query, key)
     if query.is_nested:  # the encoder removes padding this way
         lengths = torch.tensor([len(x) for x in query.unbind()], device=query.device)
         key_padding_mask = torch.arange(int(lengths.max()), device=query.device) >= lengths[:, None]
@@ -73,7 +74,7 @@ def multihead_map(module: Any, query: Tensor, key: Tensor, masks: Masks, site: A
         k, extra = torch.cat([learned.to(k), k], 2), extra + 1
     if bias is not None:
         bias = F.pad(bias, (extra, 0))
-    return site.build_map(q, k, head_dim**-0.5, bias, more_keys=extra)
+    return site.build_map(q, k, head_dim**-0.5, bias, more_keys=extra, sets=sets)
 
 
 def _project(attention: Any, query: Tensor, key: Tensor) -> tuple[Tensor, Tensor]:

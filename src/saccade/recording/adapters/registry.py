@@ -7,8 +7,9 @@
 | timm's `Attention`, `AttentionRope`, `EvaAttention` and that of BEiT:     | the same        |
 | ViT, DeiT, DINOv2 and 3, EVA-02, BEiT; registers, norms, rotary and       |                 |
 | relative positions                                                        |                 |
-| Swin transformer, versions 1 and 2, of torchvision and timm               | `WindowMap`, on |
+| Swin transformer, versions 1 and 2, of torchvision and timm; GC ViT       | `WindowMap`, on |
 |                                                                           | the whole grid  |
+| outlook attention of timm's VOLO                                          | `SpatialMap`    |
 | squeeze-and-excitation and its kin in torchvision, timm, transformers,    | `ChannelMap`    |
 | MONAI and ultralytics: SE, effective SE, ECA, the channel gate of CBAM    |                 |
 | spatial gates: CBAM, coordinate attention and its kin, gather-excite and  | `SpatialMap`    |
@@ -17,7 +18,8 @@
 | selective kernels and split attention (ResNeSt) of timm                   | `BranchMap`     |
 | deformable attention of detectors: RT-DETR of ultralytics and             | `SpatialMap`    |
 | transformers, Deformable DETR, Grounding DINO                             |                 |
-| scSE of segmentation_models_pytorch: its parts `cSE` and `sSE`            | both            |
+| scSE of segmentation_models_pytorch: its parts `cSE` and `sSE`; the gates | both            |
+| and the position attention of its MAnet                                   |                 |
 
 A `PairwiseMap` is a `ClassTokenMap` if there is a class token, and a `TokenMap` if there are other tokens
 without a place, a mask, or weights of relative positions.
@@ -61,8 +63,10 @@ from saccade.maps import Tap
 from saccade.model_state import Handle
 from saccade.recording.adapters import gates
 from saccade.recording.adapters.deformable import observe_deformable
+from saccade.recording.adapters.gcvit import observe_gcvit
 from saccade.recording.adapters.multihead import observe_multihead
 from saccade.recording.adapters.observe import Adapter, Observer, Publish
+from saccade.recording.adapters.outlook import observe_outlook
 from saccade.recording.adapters.swin import observe_timm_swin, observe_torchvision_swin
 from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes
 from saccade.recording.adapters.vit import observe_beit, observe_vit
@@ -84,6 +88,8 @@ ADAPTERS: Mapping[str, Observe] = {
     "timm.models.beit.Attention": observe_beit,
     "timm.models.swin_transformer.WindowAttention": observe_timm_swin,
     "timm.models.swin_transformer_v2.WindowAttention": observe_timm_swin,
+    "timm.models.gcvit.WindowAttentionGlobal": observe_gcvit,
+    "timm.models.volo.OutlookAttention": observe_outlook,
     **dict.fromkeys(
         (
             "ultralytics.nn.modules.transformer.MSDeformAttn",
@@ -120,6 +126,7 @@ ADAPTERS: Mapping[str, Observe] = {
     "timm.layers.selective_kernel.SelectiveKernelAttn": gates.observe_branches,
     "timm.layers.split_attn.SplitAttn": gates.observe_split,
     "transformers.models.regnet.modeling_regnet.RegNetSELayer": gates.observe_attention,
+    "segmentation_models_pytorch.decoders.manet.decoder.PABBlock": gates.observe_pairs,
     "monai.networks.nets.attentionunet.AttentionBlock": gates.observe_psi,
     "monai.networks.blocks.squeeze_and_excitation.ChannelSELayer": gates.observe_excitation,
     "ultralytics.nn.modules.conv.ChannelAttention": gates.observe_activation,
@@ -132,6 +139,10 @@ PARTS: Mapping[str, Mapping[str, Observe]] = {
     "segmentation_models_pytorch.base.modules.SCSEModule": {
         "cSE": gates.observe_output,
         "sSE": gates.observe_output,
+    },
+    "segmentation_models_pytorch.decoders.manet.decoder.MFABBlock": {
+        "SE_ll": gates.observe_output,
+        "SE_hl": gates.observe_output,
     },
 }
 

@@ -37,10 +37,6 @@ def observe_timm_swin(site: AttentionSite, publish: Publish) -> list[Handle]:
     Raises:
         BadOption: If the attention has no block around it.
     """
-    if site.parent is None:
-        name = type(site.module).__name__
-        message = f"cannot record {name} alone, without the positions of its windows; record its block"
-        raise BadOption(message, owner="record", option="model", value=name)
 
     def adapter(block: Any, inputs: Mapping[str, Any], _output: Any) -> WindowMap:
         x = inputs["x"]
@@ -48,7 +44,20 @@ def observe_timm_swin(site: AttentionSite, publish: Publish) -> list[Handle]:
             x = block.norm1.forward(x)
         return _map(block.attn, x, block.window_size, block.shift_size, pad_first=False)
 
-    return [Observer(site.parent, adapter, publish)]
+    return [Observer(block_of(site), adapter, publish)]
+
+
+def block_of(site: AttentionSite) -> nn.Module:
+    """Return the module around an attention, which cuts its windows.
+
+    Raises:
+        BadOption: If there is none.
+    """
+    if site.parent is None:
+        name = type(site.module).__name__
+        message = f"cannot record {name} alone, without the positions of its windows; record its block"
+        raise BadOption(message, owner="record", option="model", value=name)
+    return site.parent
 
 
 def _map(attention: Any, x: Tensor, window: Extents, shift: Extents, *, pad_first: bool) -> WindowMap:

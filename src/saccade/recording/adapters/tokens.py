@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from saccade._torch import FEATURE_LAYERS
 from saccade.maps import ClassTokenMap, PairwiseMap, TokenMap
 from saccade.model_state import Handle
+from saccade.recording.adapters.token_sets import TokenSets
 
 _MORE_TOKENS = ("register_tokens", "distillation_token", "dist_token")  # (1, number of tokens, channels)
 _STEPS = (1, 2, 4, 8, 16, 32)
@@ -27,11 +28,13 @@ class FeatureShapes(dict[int, tuple[int, ...]]):
 
     Attributes:
         captured: Modules whose attention was captured by its operations when they ran last.
+        sets: Tensors whose tokens have no places, whatever their number.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.captured: set[nn.Module] = set()
+        self.sets = TokenSets()
 
     def register(self, modules: Iterable[nn.Module]) -> Iterator[Handle]:
         """Register hooks that keep the shapes of the feature maps that modules return."""
@@ -96,8 +99,17 @@ class AttentionSite:
         """Return whether the attention was captured by its operations when the module ran last."""
         return self.module in self.features.captured
 
-    def split(self, count: int) -> tuple[int, bool, tuple[int, ...]]:
-        """Return how many of `count` tokens have no place, whether one is a class token, and the grid."""
+    def are_sets(self, *tokens: Tensor) -> tuple[bool, ...]:
+        """Return whether the tokens of each tensor have no places."""
+        return tuple(x in self.features.sets for x in tokens)
+
+    def split(self, count: int, *, is_set: bool = False) -> tuple[int, bool, tuple[int, ...]]:
+        """Return how many of `count` tokens have no place, whether one is a class token, and the grid.
+
+        A set is a row of tokens.
+        """
+        if is_set:
+            return 0, False, (count,)
         known = self.extra is not None
         extras = (self.extra or 0, 0) if known else (0, 1)
         fits = self.features.__contains__ if self.features or not known else _is_square
@@ -106,18 +118,27 @@ class AttentionSite:
         return extra, extra > 0 and (self.class_token or not known), self.features.grid(count - extra)
 
     def build_map(
-        self, queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None = None, *, more_keys: int = 0
+        self,
+        queries: Tensor,
+        keys: Tensor,
+        scale: float,
+        bias: Tensor | None = None,
+        *,
+        more_keys: int = 0,
+        sets: tuple[bool, ...] = (False, False),
     ) -> PairwiseMap:
         """Return the map of queries `(B, heads, Q, D)`, keys `(B, heads, K, D)` and a bias of the logits.
 
-        The first `more_keys` keys are no tokens.
+        The first `more_keys` keys are no tokens. `sets` says whether queries and keys are sets of tokens
+        without places.
         """
         first = (self.extra or 0) + self.trailing
-        if self.trailing and bias is None and queries.shape[2] == keys.shape[2] and not more_keys:
+        is_alike = queries.shape[2] == keys.shape[2] and not more_keys and not any(sets)
+        if self.trailing and bias is None and is_alike:
             site = replace(self, extra=first, trailing=0)
             return site.build_map(self.trailing_first(queries), self.trailing_first(keys), scale)
-        extra, class_token, query_shape = self.split(queries.shape[2])
-        extra_keys, _, key_shape = self.split(keys.shape[2] - more_keys)
+        extra, class_token, query_shape = self.split(queries.shape[2], is_set=sets[0])
+        extra_keys, _, key_shape = self.split(keys.shape[2] - more_keys, is_set=sets[1])
         extra_keys += more_keys
         extra_queries, queries = queries.tensor_split([extra], dim=2)
         keys_of_extra, keys = keys.tensor_split([extra_keys], dim=2)

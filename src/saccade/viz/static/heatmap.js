@@ -54,12 +54,12 @@ const heatmap = (() => {
       return mean;
     }
     if (how === "windows") {
-      const [weights, places, n] = [halves(packed.weights), packed.places.flat(), packed.places[0].length];
+      const [weights, places] = [halves(packed.weights), packed.places.flat()];
       const from = places.indexOf(query); // window * n + position
-      const window = from - (from % n);
+      const keys = packed.key_places[Math.floor(from / packed.places[0].length)];
       for (const h of chosen) {
-        const start = ((image * heads + h) * places.length + from) * n;
-        for (let to = 0; to < n; to++) if (places[window + to] >= 0) mean[places[window + to]] += weights[start + to] / chosen.length;
+        const start = ((image * heads + h) * places.length + from) * keys.length;
+        keys.forEach((key, to) => { if (key >= 0) mean[key] += weights[start + to] / chosen.length; });
       }
       return mean;
     }
