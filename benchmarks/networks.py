@@ -1,6 +1,7 @@
 """Record the attention of networks of other libraries, built with random weights, and count what is seen.
 
-    pip install transformers ultralytics segmentation-models-pytorch monai diffusers open-clip-torch
+    pip install transformers ultralytics segmentation-models-pytorch monai diffusers
+    pip install open-clip-torch vit-pytorch
     python benchmarks/networks.py
 
 Writes benchmarks/results/networks.json, from which `docs/results.py` makes the table. Libraries that are not
@@ -20,7 +21,7 @@ import torch
 import saccade as sc
 from saccade.attribution import legrad, relevance
 from saccade.files import write_json
-from saccade.maps import PairwiseMap
+from saccade.maps import PairwiseMap, UnplacedWindowMap
 from saccade.results import hardware_info
 
 ROOT = Path(__file__).parent.parent
@@ -53,6 +54,7 @@ def examine(name: str) -> dict[str, Any]:
         "network": network,
         "operations": counter.count,
         "pairs": sum(isinstance(m, PairwiseMap) for m in maps.values()),
+        "unplaced": sum(isinstance(m, UnplacedWindowMap) for m in maps.values()),
         "gates": sum(not isinstance(m, PairwiseMap) for m in maps.values()),
         "kinds": sorted(set(kinds)),
         "unseen": len(getattr(maps, "unseen", ())),

@@ -105,9 +105,16 @@ def test_the_table_of_networks_counts() -> None:
     _, section = results.SECTIONS["networks"]
     result = json.loads((results.FILES / "networks.json").read_text())
     result["rows"] = result["rows"][:1]
-    result["rows"][0] |= {"library": "lib", "network": "net", "operations": 7, "pairs": 5, "gates": 3}
+    result["rows"][0] |= {
+        "library": "lib",
+        "network": "net",
+        "operations": 7,
+        "pairs": 5,
+        "unplaced": 2,
+        "gates": 3,
+    }
     assert any(line.startswith("| lib net | 7 | 5 | 3 |") for line in section(result))
-    assert "7 ran, 5 recorded" in section(result)[0]
+    assert "7 ran, 5 recorded, 2 of them within windows" in section(result)[0]
 
 
 def test_the_table_of_faults_counts_and_everything_recovered() -> None:
