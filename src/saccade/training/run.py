@@ -194,9 +194,8 @@ def _fit(
     callbacks: list[lightning.Callback] = [history]
     checkpoint = folder / CHECKPOINT
     save = partial(ModelCheckpoint, checkpoint.parent, enable_version_counter=False)
-    if recipe.early_stopping_patience is not None:
-        stopping = EarlyStopping("val_error", patience=recipe.early_stopping_patience)
-        callbacks += [stopping, save("best", monitor="val_error")]
+    if (patience := recipe.early_stopping_patience) is not None:
+        callbacks += [EarlyStopping("val_error", patience=patience), save("best", monitor="val_error")]
     callbacks += [save("last", save_on_train_epoch_end=True)]  # after the best one: it contains its state
     if recipe.ema_decay:
         callbacks += [EMAWeightAveraging(decay=recipe.ema_decay)]
