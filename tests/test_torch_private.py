@@ -213,3 +213,16 @@ def test_graph_task_is_the_number_of_a_backward_pass() -> None:
     y.backward(retain_graph=True)
     y.backward()
     assert tasks[0] == tasks[1] != tasks[2] == tasks[3]
+
+
+def test_a_hook_of_all_modules_leaves_nothing_behind() -> None:
+    seen: list[object] = []
+    module = nn.Linear(2, 2)
+    handle = _torch.register_forward_hook_of_all(lambda *given: seen.append(given[2]))
+    module(input=torch.zeros(1, 2))
+    assert not _torch.runs_as_defined(module, nn.Linear)
+    handle.remove()
+    module(torch.zeros(1, 2))
+    assert len(seen) == 1
+    assert "input" in seen[0]  # type: ignore[operator]
+    assert _torch.runs_as_defined(module, nn.Linear)

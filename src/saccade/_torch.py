@@ -6,7 +6,8 @@ fails by name.
 
 from __future__ import annotations
 
-from collections.abc import MutableMapping
+import weakref
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode  # seen in torch 2.10 to 2.15
 from torch.utils._pytree import tree_leaves as tree_leaves  # seen in torch 2.10 to 2.15
 from torch.utils._pytree import tree_map as tree_map
+from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary as WeakTensorKeyDictionary  # seen in torch 2.10 to 2.15
 
 #: The level that torch.compile inserts into module paths. Seen in torch 2.10 to 2.15.
@@ -91,6 +93,18 @@ def runs_as_defined(module: nn.Module, kind: type[nn.Module]) -> bool:
         and not any(getattr(module, hooks) for hooks in (*HOOKS, "_backward_pre_hooks"))
         and not nn.modules.module._has_any_global_hook()  # seen in torch 2.10 to 2.15
     )
+
+
+def register_forward_hook_of_all(hook: Callable[..., None]) -> RemovableHandle:
+    """Register a forward hook of all modules, which gets keyword arguments and is always called.
+
+    The handle of torch leaves an entry behind that makes every module call look for hooks. Seen in torch 2.10
+    to 2.15.
+    """
+    hooks = nn.modules.module
+    handle = hooks.register_module_forward_hook(hook, with_kwargs=True, always_call=True)
+    handle.extra_dict_ref = (*handle.extra_dict_ref, weakref.ref(hooks._global_forward_hooks_with_kwargs))
+    return handle
 
 
 def without_compiled(path: str) -> str:

@@ -131,11 +131,12 @@ def _energy(weights: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
 
     On the CPU, a few images are taken at a time, whose magnitudes fit the cache.
     """
-    count, size = len(features), max(1, math.prod(features.shape[1:]))
-    is_whole = features.device.type != "cpu" or torch.compiler.is_compiling()
-    step = count if is_whole else max(1, _CACHED // size)
+    parts = [(weights, features)]
+    if features.device.type == "cpu" and not torch.compiler.is_compiling():
+        step = max(1, _CACHED // max(1, math.prod(features.shape[1:])))
+        parts = list(zip(weights.split(step), features.split(step), strict=True))
     energies, means = [], []
-    for of_images, x in zip(weights.split(step), features.split(step), strict=True):
+    for of_images, x in parts:
         magnitude = x.abs()
         energies.append(torch.einsum("bc,bc...->b...", of_images, magnitude))
         means.append(magnitude.flatten(2).mean(2))

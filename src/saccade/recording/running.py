@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saccade._torch import FEATURE_LAYERS, has_torch_fast_path
+from saccade._torch import FEATURE_LAYERS, has_torch_fast_path, register_forward_hook_of_all
 from saccade.maps import Tap
 from saccade.model_state import Handle
 from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes
@@ -74,7 +74,7 @@ class RunningModules:
         if any(isinstance(module, Tap) or self.has_fast_path(module) for module in self.paths):
             hooks = torch.nn.modules.module
             yield hooks.register_module_forward_pre_hook(self._enter_module)
-            yield hooks.register_module_forward_hook(self._leave_module, with_kwargs=True, always_call=True)
+            yield register_forward_hook_of_all(self._leave_module)
             return
         plain = {kind for kind in {*map(type, self.paths)} if _is_plain_layer(kind)}
         for module in self.paths:
