@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
@@ -15,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 import saccade as sc
 from saccade.layers.mixed.cbam import CBAM
-from saccade.ops import choice, implementation, loops
+from saccade.ops import choice, gate_gradients, implementation, loops
 from saccade.ops.gates import gate_by_pools
 from support.parity import assert_close, build, normal
 
@@ -190,6 +192,24 @@ def test_backward_passes_of_parts_of_the_graph(with_gate: bool) -> None:
     seen = [passes("plain"), passes("native")]
     for number, (expected, got) in enumerate(zip(*seen, strict=True)):
         assert_close(f"gradient {number}", got, expected)
+
+
+def test_a_graph_of_which_a_part_was_differentiated_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs: list[weakref.ref[gate_gradients.Parts]] = []
+
+    class Noted(gate_gradients.Parts):
+        def __init__(self) -> None:
+            super().__init__()
+            graphs.append(weakref.ref(self))
+
+    monkeypatch.setattr(gate_gradients, "Parts", Noted)
+    x, kernel = normal(2, 3, 5).requires_grad_(), normal(3, 3, seed=1).requires_grad_()
+    y = gate_by_pools(2 * x, lambda a, m: (a + m) @ kernel, lambda a, m: (a * m).unsqueeze(1))
+    torch.autograd.grad(y.sum(), kernel)  # not that of x, which takes the parts
+    assert graphs[0]() is not None
+    del y
+    gc.collect()
+    assert graphs[0]() is None
 
 
 def every_loop() -> list[Tensor]:

@@ -17,11 +17,12 @@ from torch import Tensor
 from saccade._torch import graph_task
 from saccade.ops import native_gates
 
-Statistics = tuple[Tensor, Tensor, Tensor]
-
 
 class Parts:
-    """What the gradient of a map consists of, for each backward pass that is running."""
+    """What the gradient of a map consists of, for each backward pass that is running.
+
+    Only tensors without a graph are kept here: the graph keeps this object, and neither could be freed.
+    """
 
     def __init__(self) -> None:
         self.tasks: dict[int, Part] = {}
@@ -121,7 +122,7 @@ class ChannelStatistics(torch.autograd.Function):
         d_mean, d_maximum, _ = gradients
         x, scale, index = ctx.saved_tensors
         part, d_mean = ctx.parts.current(), d_mean / x.shape[1]
-        part.weights[0], part.of_channels = scale, [d_mean, d_maximum, index]
+        part.weights[0], part.of_channels = scale.detach(), [d_mean, d_maximum, index]
         if not ctx.needs_input_grad[1]:
             return None, None, None
         return None, native_gates.channel_statistics_backward(d_mean, d_maximum, index, x), None
@@ -147,6 +148,6 @@ class Gate(torch.autograd.Function):
         if torch.is_grad_enabled():
             d_x, *d_weights = native_gates.gradients_of_gate(d_y, x, scale, place)
             return d_x, None, *d_weights, None
-        ctx.parts.current().weights = [scale, place]
+        ctx.parts.current().weights = [scale.detach(), None if place is None else place.detach()]
         d_scale, d_place = native_gates.weights_backward(d_y, x, scale, place)
         return None, d_y, d_scale, d_place if place is not None else None, None
