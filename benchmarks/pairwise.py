@@ -5,9 +5,9 @@
 Forward and backward pass of a map (1, 256, side, side) in float32, each in a separate process. Writes
 benchmarks/results/pairwise-cpu.json. Memory is the peak of the resident set minus its size after imports, a
 pass of a tiny map, and the allocation of the input and of the gradient of the output; the output and the
-gradients are included. The naive form is the same module with materialized attention weights. It is skipped
-if the weights would take more than 6 GB. Additive attention takes time N * N * C in any form, so at side 128
-it is measured with 64 queries and all 16,384 keys.
+gradients are included. The naive form is the same module with materialized attention weights, see
+`textbook_attention.py`. It is skipped if the weights would take more than 6 GB. Additive attention takes time
+N * N * C in any form, so at side 128 it is measured with 64 queries and all 16,384 keys.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import saccade as sc
+import textbook_attention as textbook
 from saccade.files import write_json
 from saccade.results import hardware_info
 
@@ -39,26 +40,7 @@ CHANNELS = 256
 SIDES = (28, 56, 128)
 LIMIT = 6e9  # bytes
 REPEATS, SECONDS = 9, 10.0  # limits of timing, whichever is reached first
-FILES = "saccade.layers.pairwise"
-
-
-def naive_softmax(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
-    scale = query.shape[-1] ** -0.5 if scale is None else scale
-    return (scale * query @ key.mT).softmax(-1) @ value
-
-
-def naive_additive(query: Tensor, key: Tensor, value: Tensor, direction: Tensor) -> Tensor:
-    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
-    weights = (torch.tanh(q[:, :, :, None] + k[:, :, None]) @ direction).softmax(-1)
-    return (weights @ v).transpose(1, 2)
-
-
-def naive_non_local(theta: Tensor, phi: Tensor, g: Tensor, pairwise: str, scale: float) -> Tensor:
-    if pairwise == "dot_product":
-        return (theta @ phi.mT / phi.shape[1]) @ g
-    if pairwise == "concatenation":
-        return (torch.relu(theta + phi.mT) / phi.shape[1]) @ g
-    return naive_softmax(theta, phi, g, scale)
+FILES, CHANNEL = "saccade.layers.pairwise", "saccade.layers.channel"
 
 
 @dataclass(frozen=True)
@@ -67,15 +49,25 @@ class Contender:
 
     mechanism: str
     target: str
-    naive: Callable[..., Tensor]
+    naive: Callable[..., Any]
     options: dict[str, Any] = field(default_factory=dict)
-    weights: int = 1  # per pair of positions, in each of about four tensors
+    weights: int = 1  # per pair of positions, in each of about four tensors; 0: no pair has one
+    sized: str = ""  # option that is the size of the map
     sequence: int = 0  # number of heads, for inputs (B, L, heads, D)
 
     @property
     def name(self) -> str:
         options = ",".join(f"{option}={value}" for option, value in self.options.items())
         return f"{self.mechanism}:{options}" if options else self.mechanism
+
+    def build(self, side: int) -> nn.Module:
+        torch.manual_seed(0)
+        size = {self.sized: side} if self.sized else {}
+        module = sc.create(self.mechanism, CHANNELS // max(1, self.sequence), **self.options, **size)
+        with torch.no_grad():
+            for parameter in module.parameters():  # attention may have no effect at initialization
+                parameter.add_(torch.randn_like(parameter), alpha=0.05)
+        return module
 
     def form(self, form: str) -> AbstractContextManager[object]:
         return patch(self.target, self.naive) if form == "naive" else nullcontext()
@@ -92,15 +84,24 @@ class Contender:
 
 FUSED = "torch.nn.functional.scaled_dot_product_attention"
 CONTENDERS = (
-    Contender("scaled_dot_product", FUSED, naive_softmax, weights=8, sequence=8),
-    Contender("multi_head", FUSED, naive_softmax, {"heads": 1}),
-    Contender("multi_head", FUSED, naive_softmax, {"heads": 8}, weights=8),
-    Contender("additive", f"{FILES}.additive.additive", naive_additive, weights=CHANNELS, sequence=1),
-    Contender("self_attention", f"{FILES}.self_attention.softmax_attention", naive_softmax),
+    Contender("scaled_dot_product", FUSED, textbook.softmax, weights=8, sequence=8),
+    Contender("multi_head", FUSED, textbook.softmax, {"heads": 1}),
+    Contender("multi_head", FUSED, textbook.softmax, {"heads": 8}, weights=8),
+    Contender("additive", f"{FILES}.additive.additive", textbook.additive, weights=CHANNELS, sequence=1),
+    Contender("self_attention", f"{FILES}.self_attention.softmax_attention", textbook.softmax),
     *(
-        Contender("non_local", f"{FILES}.non_local.non_local", naive_non_local, {"pairwise": pairwise})
+        Contender("non_local", f"{FILES}.non_local.non_local", textbook.non_local, {"pairwise": pairwise})
         for pairwise in ("embedded_gaussian", "gaussian", "dot_product", "concatenation")
     ),
+    # The textbook form of these holds weights of rows, columns, windows, channels or memories.
+    Contender("criss_cross", f"{FILES}.criss_cross.criss_cross", textbook.criss_cross, weights=0),
+    Contender("axial", f"{FILES}.axial._by_chunks", textbook.axial, weights=0, sized="size"),
+    Contender("window", f"{FILES}.window.window", textbook.window, weights=0),
+    Contender("halo", f"{FILES}.halo.halo", textbook.halo, {"block_size": 4}, weights=0),
+    Contender("neighborhood", f"{FILES}.neighborhood.neighborhood", textbook.neighborhood, weights=0),
+    Contender("efficient", f"{FILES}.efficient.efficient", textbook.efficient, weights=0),
+    Contender("external", f"{FILES}.external.external", textbook.external, weights=0),
+    Contender("xca", f"{CHANNEL}.xca.xca", textbook.xca, weights=0),
 )
 
 
@@ -113,14 +114,9 @@ def resident(kind: str) -> float:
 
 def measure(contender: Contender, form: str, side: int) -> dict[str, float]:
     """Measure one form at one size. The process must be new."""
-    torch.manual_seed(0)
-    width = CHANNELS // max(1, contender.sequence)
-    module = sc.create(contender.mechanism, width, **contender.options)
-    with torch.no_grad():
-        for parameter in module.parameters():  # attention may have no effect at initialization
-            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+    small, module = (contender.build(s) for s in (8, side))
 
-    def step(leaves: list[Tensor], grad: Tensor) -> float:
+    def step(leaves: list[Tensor], grad: Tensor, module: nn.Module = module) -> float:
         start = time.perf_counter()
         module(*leaves).backward(grad)
         return time.perf_counter() - start
@@ -130,7 +126,7 @@ def measure(contender: Contender, form: str, side: int) -> dict[str, float]:
         return leaves, torch.randn(leaves[0].shape)
 
     with contender.form(form):
-        step(*leaves_of(8))
+        step(*leaves_of(8), small)
         leaves, grad = leaves_of(side)
         before = resident("VmRSS")
         times = [step(leaves, grad)]
