@@ -39,12 +39,12 @@ def criss_cross(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     of_column = (q_c @ k_c.mT).masked_fill(itself, float("-inf")).transpose(1, 2)
     weights = torch.cat([of_column, q_r @ k_r.mT], 3).softmax(3)
     by_column, by_row = weights.split([height, query.shape[3]], 3)
-    sums: Tensor = (by_column.transpose(1, 2) @ v_c).transpose(1, 2) + by_row @ v_r
-    return sums.permute(0, 3, 1, 2)
+    means: Tensor = (by_column.transpose(1, 2) @ v_c).transpose(1, 2) + by_row @ v_r
+    return means.permute(0, 3, 1, 2)
 
 
 def window(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
-    logits = query.shape[-1] ** -0.5 * query @ key.mT
+    logits: Tensor = query.shape[-1] ** -0.5 * query @ key.mT
     return (logits if bias is None else logits + bias).softmax(-1) @ value
 
 
