@@ -83,7 +83,8 @@ def test_the_report_draws_both_outlines_and_the_iou(comparison: Path) -> None:
         assert first.get_attribute("d") != tiles.first.locator(".outline.over").get_attribute("d")
         page.locator("[data-control=segments]").uncheck()
         assert page.locator(".predicted").count() == 0
-        assert page.locator(".outline.over").count() == len(drawn)
+        assert page.locator(".shots .outline.over").count() == len(drawn)
+        assert page.locator(".hero .outline.over").count() == page.locator(".hero .tile").count() > 0
         assert said == []
         browser.close()
 
