@@ -149,8 +149,8 @@ def pairwise(result: Result) -> list[str]:
         for row in result["rows"]
     )
     return [
-        f"{result['what'].capitalize()}; {result['threads']} threads. *Naive* is the same module with "
-        "all attention weights materialized; *too large* means that they do not fit in memory.",
+        f"{result['what'].capitalize()}; {result['threads']} threads. *Naive* is the same module in "
+        "its textbook form, with all its weights in memory; *too large* means that they do not fit.",
         *table(("", "map", "MB", "naive MB", "s", "naive s"), rows),
     ]
 

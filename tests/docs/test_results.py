@@ -88,8 +88,13 @@ def test_kept_comparisons_and_searches_follow_the_schema(path: Path) -> None:
 def test_attention_between_positions_fits_into_500_mb() -> None:
     rows = json.loads((results.FILES / "pairwise-cpu.json").read_text())["rows"]
     largest = [row for row in rows if row["side"] == 128]
-    assert len(largest) == 9
-    assert max(row["ours"]["megabytes"] for row in largest) < 500
+    assert len(largest) == 17
+    of_all_pairs, others = largest[:9], largest[9:]
+    assert {row["mechanism"].partition(":")[0] for row in of_all_pairs} == {
+        *("scaled_dot_product", "multi_head", "additive", "self_attention", "non_local")
+    }
+    assert max(row["ours"]["megabytes"] for row in of_all_pairs) < 500
+    assert max(row["ours"]["megabytes"] for row in others) < 600
 
 
 def _scaled(value: Any) -> Any:
