@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import tempfile
 import time
@@ -23,6 +22,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
+from quiet import Machine
 from saccade.config import Augment, Recipe, resolve
 from saccade.data import Task, load_task
 from saccade.data.task import Split
@@ -131,7 +131,7 @@ def main() -> None:
     )
     parser.add_argument("--dry-run", action="store_true", help="do not write the result file")
     arguments = parser.parse_args()
-    load = os.getloadavg()[0]
+    machine = Machine()
     rows = []
     for case in CASES:
         rows.append(measure(case))
@@ -142,8 +142,8 @@ def main() -> None:
         "command": "python benchmarks/loader.py",
         "hardware": hardware_info(),
         "threads": torch.get_num_threads(),
-        "load": load,
         "rows": rows,
+        "others": machine.check(),
     }
     write_json(RESULT, result)
     print(f"written: {RESULT}")

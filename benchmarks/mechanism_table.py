@@ -7,7 +7,7 @@ its own, since the peak of a process never falls. FLOPs and latency (median) are
 evaluation mode. Memory is the peak of the resident set in a second forward and backward pass minus its size
 before; the output and the gradients are included, the input is not, nor is what the first pass loads. The
 start compares the output of a new module with its input. Writes benchmarks/results/catalog-cpu.json, from
-which `docs/results.py` makes the table.
+which `docs/results.py` makes the table; the rows of mechanisms that are not measured stay.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from torch.utils._pytree import tree_leaves
 
 import saccade as sc
 from pairwise import resident
+from quiet import Machine
 from saccade.files import write_json
 from saccade.models import from_timm
 from saccade.profiling import flops, latency
@@ -196,7 +197,7 @@ def main() -> None:
         name, side = arguments.measure_memory
         print(json.dumps(measure_memory(name, int(side))))
         return
-    load, proven, rows = os.getloadavg()[0], sources(), []
+    machine, proven, rows = Machine(), sources(), []
     for name in arguments.only:
         rows.append(row(name, arguments.sides, arguments.seconds, proven[name]))
         print(json.dumps(rows[-1]), flush=True)
@@ -204,10 +205,16 @@ def main() -> None:
         "command": "OMP_NUM_THREADS=1 python benchmarks/mechanism_table.py",
         "hardware": hardware_info(),
         "threads": torch.get_num_threads(),
-        "load": load,  # load of the machine before the measurement
         "channels": CHANNELS,
         "rows": rows,
+        "others": machine.check(),
     }
+    if arguments.out == RESULT:  # the rows of other mechanisms stay
+        known = json.loads(RESULT.read_text())
+        if known["hardware"] != result["hardware"]:
+            raise SystemExit("not written: the other rows come from another machine")
+        rows += [row for row in known["rows"] if row["mechanism"] not in arguments.only]
+        rows.sort(key=lambda row: row["mechanism"])
     write_json(arguments.out, result)
     print(f"written: {arguments.out}")
 

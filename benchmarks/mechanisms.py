@@ -1,22 +1,25 @@
 """Time each mechanism, its textbook form, its best peer and the memory floor in one process.
 
     python benchmarks/mechanisms.py [--repeats 15] [--threads 2] [--only cbam ...] [--dtype float32]
-        [--layout contiguous] [--out FILE]
+        [--layout contiguous] [--allocator keeping] [--out FILE]
 
-Writes benchmarks/results/mechanisms-DEVICE.json. Times are medians of interleaved repeats, with the least in
-brackets. Compare the columns of one row with each other, not with those of another machine. *Ours* has
-native loops where `saccade[fast]` is installed, *ours, plain* has none. The floor reads and writes the map
+Writes benchmarks/results/mechanisms-DEVICE.json, with the layout or allocator in its name if it is another.
+Times are medians of interleaved repeats of a forward and backward pass, with the least in brackets, and of a
+forward pass alone. *Saved* is the memory that a form keeps for the backward pass, parameters aside, as a
+multiple of the map. Compare the columns of one row with each other, not with those of another machine. *Ours*
+has native loops where `saccade[fast]` is installed, *ours, plain* has none. The floor reads and writes the map
 and its gradient once: two scalings.
 
-The allocator of the C library is configured to keep freed memory. By default it may return large blocks to
-the system and request them again, depending on earlier calls, and identical computations then differ in time
-by a factor of up to four.
+The allocator of the C library is configured to keep freed memory. With `--allocator default` it may return
+large blocks to the system and request them again, depending on earlier calls, and identical computations then
+differ in time by a factor of up to four.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import random
 import statistics
 import sys
 import time
@@ -33,6 +36,7 @@ from timm.layers.split_attn import SplitAttn
 from torch import Tensor, nn
 
 import saccade as sc
+from quiet import Machine
 from saccade.files import write_json
 from saccade.ops import explain, implementation
 from saccade.results import hardware_info
@@ -50,13 +54,12 @@ KEEPING_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "8000000000
 LARGE, MIDDLE, SMALL = (8, 256, 56, 56), (32, 64, 32, 32), (32, 512, 7, 7)
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 HUGE = (64, 256, 56, 56)
-GATES = ("se", "eca", "cbam", "coordinate")
 SHAPES = {
-    "se": (LARGE, MIDDLE, SMALL),
-    "eca": (LARGE, MIDDLE, SMALL),
-    "cbam": (LARGE, MIDDLE, SMALL),
+    "se": (HUGE, LARGE, MIDDLE, SMALL),
+    "eca": (HUGE, LARGE, MIDDLE, SMALL),
+    "cbam": (HUGE, LARGE, MIDDLE, SMALL),
     "bam": (LARGE, MIDDLE, SMALL),
-    "coordinate": (LARGE, MIDDLE, SMALL),
+    "coordinate": (HUGE, LARGE, MIDDLE, SMALL),
     "split_attention": (LARGE, MIDDLE, SMALL),
     "sk": (LARGE,),
     "multi_head": ((8, 64, 28, 28),),
@@ -109,6 +112,50 @@ def step(call: Callable[[Tensor], Tensor], x: Tensor, grad: Tensor) -> Callable[
     return run
 
 
+def forward(call: Callable[[Tensor], Tensor], x: Tensor) -> Callable[[], object]:
+    """Return a forward pass through `call`, without gradients."""
+
+    def run() -> None:
+        with torch.no_grad():
+            call(x)
+
+    return run
+
+
+def saved(call: nn.Module, x: Tensor) -> float:
+    """Return the memory that a forward pass keeps for the backward pass, as a multiple of x."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in call.parameters()}
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in parameters:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        y = call(x)  # alive until all storages are counted: none is used twice
+    del y
+    return sum(kept.values()) / x.untyped_storage().nbytes()
+
+
+def profile(call: Callable[[], object], passes: int = 10) -> list[dict[str, object]]:
+    """Return the operations of a call by time, which the profiler itself makes longer, and their number."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        for _ in range(passes):
+            call()
+    events = sorted(profiler.key_averages(), key=lambda event: -event.self_cpu_time_total)
+    return [
+        {
+            "operation": event.key,
+            "calls": event.count / passes,
+            "milliseconds": round(event.self_cpu_time_total / passes / 1000, 3),
+        }
+        for event in events
+        if event.count >= passes
+    ]
+
+
 def in_plain_form(call: Callable[[], object]) -> Callable[[], object]:
     """Return the call in plain operations."""
 
@@ -122,10 +169,16 @@ def in_plain_form(call: Callable[[], object]) -> Callable[[], object]:
 def milliseconds(
     calls: dict[str, Callable[[], object]], repeats: int, device: torch.device
 ) -> dict[str, list[float]]:
-    """Return the times of each call. Calls are interleaved, so that noise affects all equally."""
+    """Return the times of each call.
+
+    Calls are interleaved, so that noise affects all equally, in an order that changes: what a call finds in
+    the caches depends on the one before.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
+    order = random.Random(0)
     for repeat in range(repeats + 2):
-        for name, call in calls.items():
+        for name in order.sample(list(calls), len(calls)):
+            call = calls[name]
             start = time.perf_counter()
             call()
             if device.type == "cuda":
@@ -143,7 +196,7 @@ def measure(
     layout: torch.memory_format,
 ) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    for mechanism, shape in ((key, shape) for key in names for shape in shapes(key, device)):
+    for mechanism, shape in ((key, shape) for key in names for shape in SHAPES[key]):
         torch.compiler.reset()
         x, grad = (torch.randn(shape, device=device, dtype=dtype).to(memory_format=layout) for _ in range(2))
         x.requires_grad_()
@@ -155,23 +208,23 @@ def measure(
         calls["ours, plain"] = in_plain_form(calls["ours"])
         calls["floor"] = scalings(x.detach(), grad)
         times = milliseconds(calls, repeats, device)
+        forwards = {key: forward(form, x) for key, form in (forms | compiled).items()}
+        of_forward = milliseconds(forwards, repeats, device)
         rows.append(
             {
                 "mechanism": mechanism,
                 "shape": shape,
                 "milliseconds": {key: statistics.median(values) for key, values in times.items()},
                 "least": {key: min(values) for key, values in times.items()},
+                "forward": {key: statistics.median(values) for key, values in of_forward.items()},
+                "saved": {key: round(saved(form, x), 2) for key, form in forms.items()},
                 "ran": [*map(str, explain(forms["ours"], x))],
+                "profile": profile(calls["ours"]),
             }
         )
         columns = (f"{key} {statistics.median(t):.1f} ({min(t):.1f})" for key, t in times.items())
         print(f"{mechanism} {shape}: {', '.join(columns)} ms", flush=True)
     return rows
-
-
-def shapes(mechanism: str, device: torch.device) -> tuple[tuple[int, ...], ...]:
-    """Return the shapes of the map. A GPU also has a map that fills it."""
-    return (*SHAPES[mechanism], HUGE) if device.type == "cuda" and mechanism in GATES else SHAPES[mechanism]
 
 
 def scalings(x: Tensor, grad: Tensor) -> Callable[[], object]:
@@ -194,23 +247,31 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=SHAPES, default=[*SHAPES])
     parser.add_argument("--dtype", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--layout", choices=LAYOUTS, default="contiguous")
+    parser.add_argument("--allocator", choices=["keeping", "default"], default="keeping")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    if not KEEPING_MEMORY.items() <= os.environ.items():
+    keeps = options.allocator == "keeping"
+    if keeps and not KEEPING_MEMORY.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEPING_MEMORY})
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(options.threads)
     dtype, layout = getattr(torch, options.dtype), LAYOUTS[options.layout]
+    machine = Machine()
+    memory = "in memory that the allocator keeps" if keeps else "with the default allocator"
     result = {
-        "command": f"python benchmarks/mechanisms.py --repeats {options.repeats} --dtype {options.dtype} "
-        f"--layout {options.layout}",
+        "command": " ".join(["python benchmarks/mechanisms.py", *sys.argv[1:]]),
         "hardware": hardware_info(),
-        "what": f"forward + backward, {options.dtype}, {options.layout}, median milliseconds, in memory "
-        "that the allocator keeps; floor: two scalings",
+        "what": f"forward + backward, {options.dtype}, {options.layout}, median milliseconds, {memory}; "
+        "floor: two scalings",
         "threads": options.threads,
         "rows": measure(options.only, options.repeats, device, dtype, layout),
+        "others": machine.check(),
     }
-    path = options.out or RESULTS / f"mechanisms-{device.type}.json"
+    usual = {"float32", "contiguous", "keeping"}
+    variant = "".join(
+        f"-{value}" for value in (options.dtype, options.layout, options.allocator) if value not in usual
+    )
+    path = options.out or RESULTS / f"mechanisms-{device.type}{variant}.json"
     write_json(path, result)
     print(f"written: {path}")
 

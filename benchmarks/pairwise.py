@@ -2,10 +2,11 @@
 
     python benchmarks/pairwise.py [--only non_local] [--sides 28 56 128]
 
-Forward and backward pass of a map (1, 256, side, side) in float32, each in a separate process. Writes
-benchmarks/results/pairwise-cpu.json. Memory is the peak of the resident set minus its size after imports, a
-pass of a tiny map, and the allocation of the input and of the gradient of the output; the output and the
-gradients are included. The naive form is the same module with materialized attention weights, see
+Forward and backward pass of a map (1, 256, side, side) in float32. Writes
+benchmarks/results/pairwise-cpu.json. Times are medians of interleaved passes of both forms in one process.
+Memory is measured in a separate process for each form: the peak of the resident set minus its size after
+imports, a pass of a tiny map, and the allocation of the input and of the gradient of the output; the output
+and the gradients are included. The naive form is the same module with materialized attention weights, see
 `textbook_attention.py`. It is skipped if the weights would take more than 6 GB. Additive attention takes time
 N * N * C in any form, so at side 128 it is measured with 64 queries and all 16,384 keys.
 """
@@ -14,13 +15,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 import saccade as sc
 import textbook_attention as textbook
+from quiet import Machine
 from saccade.files import write_json
 from saccade.results import hardware_info
 
@@ -39,7 +40,7 @@ RESULT = Path(__file__).parent / "results" / "pairwise-cpu.json"
 CHANNELS = 256
 SIDES = (28, 56, 128)
 LIMIT = 6e9  # bytes
-REPEATS, SECONDS = 9, 10.0  # limits of timing, whichever is reached first
+REPEATS, SECONDS = 15, 10.0  # limits of timing, whichever is reached first
 FILES, CHANNEL = "saccade.layers.pairwise", "saccade.layers.channel"
 
 
@@ -112,39 +113,55 @@ def resident(kind: str) -> float:
     return int(match[1]) * 1024 / 1e6
 
 
-def measure(contender: Contender, form: str, side: int) -> dict[str, float]:
-    """Measure one form at one size. The process must be new."""
+def leaves_of(contender: Contender, side: int) -> tuple[list[Tensor], Tensor]:
+    """Return the inputs, which need gradients, and the gradient of the output."""
+    leaves = [x.requires_grad_() for x in contender.inputs(side)]
+    return leaves, torch.randn(leaves[0].shape)
+
+
+def measure_memory(contender: Contender, side: int, form: str) -> float:
+    """Return the megabytes of a pass. The process must be new."""
     small, module = (contender.build(s) for s in (8, side))
-
-    def step(leaves: list[Tensor], grad: Tensor, module: nn.Module = module) -> float:
-        start = time.perf_counter()
-        module(*leaves).backward(grad)
-        return time.perf_counter() - start
-
-    def leaves_of(side: int) -> tuple[list[Tensor], Tensor]:
-        leaves = [x.requires_grad_() for x in contender.inputs(side)]
-        return leaves, torch.randn(leaves[0].shape)
-
     with contender.form(form):
-        step(*leaves_of(8), small)
-        leaves, grad = leaves_of(side)
+        leaves, grad = leaves_of(contender, 8)
+        small(*leaves).backward(grad)
+        leaves, grad = leaves_of(contender, side)
         before = resident("VmRSS")
-        times = [step(leaves, grad)]
-        peak = resident("VmHWM") - before
-        while len(times) < REPEATS and sum(times) < SECONDS:
-            times.append(step(leaves, grad))
-    return {"megabytes": round(peak, 1), "seconds": round(statistics.median(times), 5)}
+        module(*leaves).backward(grad)
+    return round(resident("VmHWM") - before, 1)
 
 
-def measure_in_new_process(index: int, form: str, side: int) -> dict[str, Any]:
+def measure_time(contender: Contender, side: int, forms: Sequence[str]) -> dict[str, float]:
+    """Return the median seconds of a pass in each form."""
+    module = contender.build(side)
+    leaves, grad = leaves_of(contender, side)
+    times: dict[str, list[float]] = {form: [] for form in forms}
+    while len(times["ours"]) <= REPEATS and sum(map(sum, times.values())) < SECONDS * len(forms):
+        for form in forms:
+            with contender.form(form):
+                start = time.perf_counter()
+                module(*leaves).backward(grad)
+                times[form].append(time.perf_counter() - start)
+    return {form: round(statistics.median(passes[1:] or passes), 5) for form, passes in times.items()}
+
+
+def in_new_process(*arguments: object) -> Any:
+    command = [sys.executable, __file__, "--measure", *map(str, arguments)]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def measure(index: int, side: int) -> dict[str, Any]:
+    """Measure both forms of a contender at one size."""
     contender = CONTENDERS[index]
     pairs = contender.queries(side) * side * side * contender.weights
-    if form == "naive" and 4 * 4 * pairs > LIMIT:
-        return {"skipped": f"about {4 * 4 * pairs / 1e9:.0f} GB: four tensors of {pairs:,} numbers"}
-    command = [sys.executable, __file__, "--measure", str(index), form, str(side)]
-    run = subprocess.run(command, check=True, capture_output=True, text=True)
-    measured: dict[str, Any] = json.loads(run.stdout)
-    return measured
+    is_too_large = 4 * 4 * pairs > LIMIT
+    forms = ["ours"] if is_too_large else ["ours", "naive"]
+    megabytes = {form: in_new_process(index, side, form) for form in forms}
+    seconds = in_new_process(index, side, *forms, "time")
+    row: dict[str, Any] = {form: {"megabytes": megabytes[form], "seconds": seconds[form]} for form in forms}
+    if is_too_large:
+        row["naive"] = {"skipped": f"about {4 * 4 * pairs / 1e9:.0f} GB: four tensors of {pairs:,} numbers"}
+    return row
 
 
 def main() -> None:
@@ -155,19 +172,23 @@ def main() -> None:
         "--only", default="", help="measure mechanisms whose name contains this, without writing"
     )
     parser.add_argument("--sides", type=int, nargs="+", default=SIDES)
-    parser.add_argument("--measure", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs="+", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
-        index, form, side = arguments.measure
-        print(json.dumps(measure(CONTENDERS[int(index)], form, int(side))))
+        index, side, *forms = arguments.measure
+        contender = CONTENDERS[int(index)]
+        if forms[-1] == "time":
+            print(json.dumps(measure_time(contender, int(side), forms[:-1])))
+        else:
+            print(json.dumps(measure_memory(contender, int(side), *forms)))
         return
+    machine = Machine()
     rows: list[dict[str, Any]] = []
-    load = os.getloadavg()[0]
     for index, contender in enumerate(CONTENDERS):
         if arguments.only not in contender.name:
             continue
         for side in arguments.sides:
-            forms = {form: measure_in_new_process(index, form, side) for form in ("ours", "naive")}
+            forms = measure(index, side)
             rows.append(
                 {
                     "mechanism": contender.name,
@@ -184,7 +205,7 @@ def main() -> None:
         "command": "python benchmarks/pairwise.py",
         "hardware": hardware_info(),
         "threads": torch.get_num_threads(),
-        "load": load,  # load of the machine before the measurement
+        "others": machine.check(),
         "what": f"forward + backward of (1, {CHANNELS}, side, side), float32: "
         "peak megabytes beyond the input and the gradient of the output, median seconds",
         "rows": rows,

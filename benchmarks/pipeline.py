@@ -10,7 +10,6 @@ benchmarks/results/pipeline-cpu.json.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import tempfile
 import time
@@ -22,6 +21,7 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from quiet import Machine
 from saccade.config import Plan, Recipe
 from saccade.data import Split, load
 from saccade.files import write_json
@@ -50,8 +50,8 @@ class Case:
 
 CASES = (
     Case("SmallCNN, 64 x 64", "small", 64, 1000, 4),
-    Case("ResNet-18, 32 x 32", "resnet18", 32, 500, 2),
-    Case("ViT, 64 x 64", "vit:patch_size=8,width=192,depth=6,heads=3,mlp_width=768", 64, 500, 2),
+    Case("ResNet-18, 32 x 32", "resnet18", 32, 6000, 1),
+    Case("ViT, 64 x 64", "vit:patch_size=8,width=192,depth=6,heads=3,mlp_width=768", 64, 1000, 1),
 )
 
 
@@ -125,13 +125,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     cases = [c for c in CASES if not options.only or c.backbone.partition(":")[0] in options.only]
-    load_before = os.getloadavg()[0]
+    machine = Machine()
     result = {
         "command": "python benchmarks/pipeline.py",
         "hardware": hardware_info(),
         "threads": options.threads,
-        "load": load_before,
         "rows": [measure(case, options.rounds) for case in cases],
+        "others": machine.check(),
     }
     write_json(RESULT, result)
     print(f"written: {RESULT}")

@@ -33,6 +33,7 @@ import saccade as sc
 from mechanism_table import ALLOCATOR
 from mechanisms import KEEPING_MEMORY, RESULTS, milliseconds
 from pairwise import resident
+from quiet import Machine
 from saccade.files import write_json
 from saccade.models import ViT
 from saccade.results import hardware_info
@@ -145,13 +146,14 @@ def main() -> None:
         return
     if not options.memory and not KEEPING_MEMORY.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEPING_MEMORY})
-    load = os.getloadavg()[0]
+    machine = Machine()
     result = {
         "command": "python benchmarks/whole_networks.py" + (" --memory" if options.memory else ""),
         "hardware": hardware_info(),
         "threads": options.threads,
-        "load": load,
         "rows": measure_memory() if options.memory else measure(options.only, options.repeats),
+        # Memory does not depend on other programs, time does.
+        "others": machine.share_of_others() if options.memory else machine.check(),
     }
     path = RESULTS / ("step-memory.json" if options.memory else "whole-networks.json")
     write_json(path, result)

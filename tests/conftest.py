@@ -168,9 +168,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: ranks[item.path])
 
 
+@pytest.fixture(params=["all weights", "without"])
+def either_form(request: pytest.FixtureRequest) -> None:
+    """Run a test of attention between positions in the form of small maps, and in that of large ones."""
+    if request.param == "without":
+        request.getfixturevalue("without_all_weights")
+
+
 @pytest.fixture
 def without_all_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     """Run a test of attention between positions in the form of large maps, which never holds all weights."""
+    from saccade.layers.pairwise import window
     from saccade.ops import chunks
 
     monkeypatch.setattr(chunks, "_FEW", 0)
+    monkeypatch.setattr(window, "_FEW", 0)

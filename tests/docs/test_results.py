@@ -152,6 +152,7 @@ def test_the_table_of_mechanisms_follows_a_small_run(tmp_path: Path, monkeypatch
     out = tmp_path / "catalog.json"
     words = ["--only", "se", "halo", "--sides", "7", "--seconds", "0.01", "--out", str(out)]
     monkeypatch.setattr(mechanism_table, "measure_in_new_process", measure)
+    monkeypatch.setattr(sys.modules["quiet"], "LIMIT", 2.0)  # the tests keep all cores busy
     monkeypatch.setattr(sys, "argv", ["mechanism_table.py", *words])
     mechanism_table.main()
     result = json.loads(out.read_text())

@@ -15,7 +15,7 @@ import vit_pytorch
 from torch import Tensor, nn
 
 import saccade as sc
-from saccade.maps import ChannelMap, ClassTokenMap, PairwiseMap, TokenMap, WindowMap
+from saccade.maps import ChannelMap, ClassTokenMap, DotProductMap, PairwiseMap, TokenMap, WindowMap
 from support.errors import raises
 
 SIZE, WIDTH, HEADS = (4, 5), 16, 2
@@ -374,6 +374,57 @@ def test_an_adapter_makes_it_seen() -> None:
     with warnings.catch_warnings(action="error"), sc.record(model, {HiddenAttention: adapter}) as maps:
         model(torch.randn(2, 5, 8))
     assert maps.unseen == ()
+
+
+class Linear(Own):
+    """Linear attention: the softmax of keys over places is multiplied with the values first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.qkv(x).reshape(*x.shape[:2], 3, HEADS, -1).permute(2, 0, 3, 1, 4)
+        k = k.softmax(dim=2)
+        self.weights = q @ k.mT
+        if self.form == "einsum":
+            out = torch.einsum("bhnd,bhde->bhne", q, torch.einsum("bhnd,bhne->bhde", k, v))
+        else:
+            out = q @ (k.transpose(-1, -2) @ v)
+        return out.transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("form", ["products", "einsum"])
+def test_linear_attention(form: str) -> None:
+    model = Network("fused").eval()
+    model.block["mixer"] = own = Linear(form)
+    expected = model(X)
+    with sc.record(model) as maps:
+        output = model(X)
+    assert torch.equal(output, expected)
+    attention = maps["block.mixer"]
+    assert isinstance(attention, DotProductMap)
+    assert attention.query_shape == attention.key_shape == SIZE
+    torch.testing.assert_close(attention.weights(), own.weights, atol=1e-6, rtol=1e-5)
+    assert not maps.unseen
+
+
+def test_a_class_token_of_linear_attention_has_no_place() -> None:
+    class WithClass(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.patches = nn.Conv2d(3, WIDTH, 4, 4)
+            self.cls_token = nn.Parameter(torch.randn(1, 1, WIDTH))
+            self.mixer = Linear("products")
+
+        def forward(self, x: Tensor) -> Tensor:
+            tokens = self.patches(x).flatten(2).mT
+            mixed: Tensor = self.mixer(torch.cat([self.cls_token.expand(len(x), -1, -1), tokens], 1))
+            return mixed
+
+    model = WithClass().eval()
+    with sc.record(model) as maps:
+        model(X)
+    attention = maps["mixer"]
+    assert isinstance(attention, DotProductMap)
+    assert attention.query_shape == attention.key_shape == SIZE
+    torch.testing.assert_close(attention.weights(), model.mixer.weights[:, :, 1:, 1:], atol=1e-6, rtol=1e-5)
 
 
 def test_an_error_inside_of_the_model_leaves_nothing_behind() -> None:

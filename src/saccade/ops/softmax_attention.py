@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from saccade.ops.chunks import chunks, is_precise, is_small
 from saccade.ops.eager import is_eager
 
-_CHUNK = 1 << 19  # weights held at a time: they stay in the cache of a core
+_CHUNK = 1 << 21  # weights held at a time
+_ROWS = 256  # the least queries of a chunk: products of few rows read keys and values too often
 _UNROLLED = 1 << 22  # the same in a compiled graph, which unrolls the loop
 
 
@@ -57,6 +58,11 @@ def _fused(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, scale=scale).squeeze(1)
 
 
+def _limit(key: Tensor) -> int:
+    """Return the number of weights held at a time."""
+    return max(_CHUNK, _ROWS * key[..., 0].numel())
+
+
 class _OnCPU(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
@@ -66,7 +72,7 @@ class _OnCPU(torch.autograd.Function):
             output = _fused(q, k, v, scale)[..., : value.shape[-1]].contiguous()
         else:
             output = value.new_empty(*query.shape[:2], value.shape[-1])
-            for chunk in chunks(query, key[..., 0], _CHUNK):
+            for chunk in chunks(query, key[..., 0], _limit(key)):
                 output[:, chunk] = (scale * query[:, chunk] @ key.mT).softmax(-1) @ value
         ctx.save_for_backward(query, key, value, output)
         ctx.scale = scale
@@ -83,7 +89,7 @@ class _OnCPU(torch.autograd.Function):
         results = torch.empty_like(query), torch.zeros_like(key), torch.zeros_like(value)
         d_query, d_key, d_value = results
         with torch.autocast("cpu", enabled=False):  # autocast would mix dtypes in the in-place sums
-            for chunk in chunks(query, key[..., 0], _CHUNK if is_eager() else _UNROLLED):
+            for chunk in chunks(query, key[..., 0], _limit(key) if is_eager() else _UNROLLED):
                 weights = (query[:, chunk] @ key.mT).softmax(-1)
                 d_value.baddbmm_(weights.mT, dy[:, chunk])
                 d_scores = torch.baddbmm(-mean[:, chunk], dy[:, chunk], value.mT).mul_(weights)

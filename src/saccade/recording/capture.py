@@ -24,6 +24,7 @@ from saccade.recording.captured_maps import (
     functional_map,
     fused_logits,
     grouped_bias,
+    linear_map,
     window_map,
 )
 from saccade.recording.operations import (
@@ -34,6 +35,8 @@ from saccade.recording.operations import (
     MATMUL,
     SOFTMAX,
     STARTS,
+    Contexts,
+    Keys,
     Logits,
     Weights,
     change_logits,
@@ -155,12 +158,13 @@ class Capture(RunningModules, TorchFunctionMode):
                 queries, keys = operands
                 sets = queries in self.sets, keys in self.sets
                 self.tags[output] = Logits(queries.detach(), keys.detach().transpose(-2, -1), sets=sets)
+            self._follow_linear(operands, output)
         elif func in SOFTMAX:
             self._tag_softmax(args[0], args[1] if len(args) > 1 else kwargs.get("dim"), output)
         elif args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
             tagged = next((x for x in args if isinstance(x, Tensor) and x in self.tags), None)
             tag = None if tagged is None else self.tags[tagged]
-            if isinstance(tag, Weights) and func in FOLLOWED:
+            if isinstance(tag, Weights | Keys) and func in FOLLOWED:
                 self.tags[output] = tag
             elif isinstance(tag, Weights) and self._mixes_weights(func, args):
                 self.tag_weights(output, None)
@@ -171,6 +175,17 @@ class Capture(RunningModules, TorchFunctionMode):
                 elif output is args[0]:  # changed in place, in an unknown way
                     del self.tags[output]
 
+    def _follow_linear(self, operands: list[Tensor], output: Tensor) -> None:
+        """Follow linear attention: the product of keys and values, and that of queries and the result."""
+        for factor, other in (operands, operands[::-1]):
+            tag = self.tags.get(factor)
+            if isinstance(tag, Keys) and tag.are(factor):
+                self.tags[output] = Contexts(tag.keys)
+            elif isinstance(tag, Contexts):
+                queries = other if other.shape[-1] == tag.keys.shape[-1] else other.mT
+                factors = self._heads(queries.detach()), self._heads(tag.keys)
+                self._publish(lambda site, factors=factors: linear_map(site, *factors))
+
     def _mixes_weights(self, func: Any, args: tuple[Any, ...]) -> bool:
         """Return whether a result is weights because its operands are: a sum, or weights that are divided."""
         operands = args[:1] if func in DIVIDE else args[:2]
@@ -178,9 +193,11 @@ class Capture(RunningModules, TorchFunctionMode):
         return (func in ADD or func in DIVIDE) and all(are_weights)
 
     def _tag_softmax(self, logits: Tensor, dim: int | None, weights: Tensor) -> None:
+        tag = self.tags.get(logits)
+        if tag is None and weights.ndim > 2 and dim in (-2, weights.ndim - 2):
+            self.tags[weights] = Keys(weights.detach())
         if weights.ndim < 3 or dim not in (-1, weights.ndim - 1):
             return
-        tag = self.tags.get(logits)
         self.tag_weights(weights, tag if isinstance(tag, Logits) else None)
 
     def tag_weights(self, weights: Tensor, logits: Logits | None) -> None:

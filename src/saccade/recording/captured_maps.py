@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saccade.maps import AttentionMap, ChannelMap, PairwiseMap, UnplacedWindowMap
+from saccade.maps import AttentionMap, ChannelMap, DotProductMap, PairwiseMap, UnplacedWindowMap
 from saccade.recording.adapters.multihead import multihead_map
 from saccade.recording.adapters.tokens import AttentionSite, mask_to_bias
 from saccade.recording.operations import Logits
@@ -20,6 +20,16 @@ def window_map(queries: Tensor, keys: Tensor, scale: float, bias: Tensor | None)
     """Return the map of windows, whose places in the image are unknown: one row of positions per window."""
     shapes = queries.shape[2:3], keys.shape[2:3]
     return UnplacedWindowMap(queries, keys, scale, *shapes, queries[:, :, :0], keys[:, :, :0], bias)
+
+
+def linear_map(site: AttentionSite, queries: Tensor, keys: Tensor) -> DotProductMap:
+    """Return the map of linear attention, with weights q k^T, of the queries and keys that have places."""
+    shapes = []
+    for tokens in (queries, keys):
+        extra, _, grid = site.split(tokens.shape[2])
+        shapes.append((tokens[:, :, extra:], grid))
+    (queries, query_shape), (keys, key_shape) = shapes
+    return DotProductMap(queries, keys, 1.0, query_shape, key_shape)
 
 
 def factors_of(weights: Tensor) -> tuple[Tensor, Tensor, float, Tensor]:

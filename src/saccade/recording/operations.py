@@ -72,6 +72,24 @@ class Weights:
     is_published: bool = False
 
 
+@dataclass(eq=False)
+class Keys:
+    """The softmax of keys over their places, (..., N, D), with which linear attention begins."""
+
+    keys: Tensor
+
+    def are(self, x: Tensor) -> bool:
+        """Return whether x has the shape of the keys, transposed or not."""
+        return x.shape in (self.keys.shape, self.keys.mT.shape)
+
+
+@dataclass(eq=False)
+class Contexts:
+    """The sums of the values, weighted by each channel of such keys, (..., D, E)."""
+
+    keys: Tensor
+
+
 def change_logits(
     tag: Logits, logits: Tensor, func: Any, args: Any, kwargs: Any, output: Any
 ) -> Logits | None:

@@ -52,6 +52,7 @@ def plain(norm: BatchNorms, p: Parameters, x: Tensor) -> Tensor:
     return torch.stack(line(norm, p, "row", rows)[0].chunk(height), 2)
 
 
+@pytest.mark.usefixtures("either_form")
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("shape", [(2, C, 5, 4), (1, C, 3, 6), (2, C, 4, 4)], ids=str)
 def test_equals_the_formula(shape: tuple[int, ...], training: bool) -> None:
@@ -100,6 +101,7 @@ def test_weights_of_all_lines_are_held_at_no_time() -> None:
     assert largest_tensor(sc.create("axial", 16, size=128, heads=4), x) == 1 << 22 < 128**3 * 4
 
 
+@pytest.mark.usefixtures("without_all_weights")
 def test_lines_in_chunks_equal_all_lines_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     module, x = build("axial", C, size=(5, 4), heads=HEADS), normal(2, C, 5, 4)
     monkeypatch.setattr("saccade.layers.pairwise.axial._WEIGHTS", 3 * HEADS * 5**2)

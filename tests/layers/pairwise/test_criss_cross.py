@@ -39,6 +39,7 @@ def plain(p: Parameters, x: Tensor, recurrence: int = 1) -> Tensor:
     return x
 
 
+@pytest.mark.usefixtures("either_form")
 @pytest.mark.parametrize("options", [{}, {"reduction": 12}, {"recurrence": 2}], ids=str)
 @pytest.mark.parametrize(
     "shape", [(2, C, 5, 4), (1, C, 3, 6), (2, C, 1, 5), (2, C, 5, 1), (2, C, 1, 1)], ids=str
@@ -48,6 +49,7 @@ def test_equals_the_formula(shape: tuple[int, ...], options: dict[str, Any]) -> 
     assert_parity(module, lambda p, x: plain(p, x, options.get("recurrence", 1)), normal(*shape))
 
 
+@pytest.mark.usefixtures("either_form")
 def test_channels_last_equals_the_formula() -> None:
     x = normal(2, C, 5, 4).to(memory_format=torch.channels_last)
     assert_parity(build("criss_cross", C, reduction=REDUCTION), plain, x)
@@ -84,6 +86,7 @@ def test_parameters_are_those_of_the_authors_in_their_order() -> None:
     assert shapes == [(1,), *narrow, *narrow, (16, 16, 1, 1), (16,)]
 
 
+@pytest.mark.usefixtures("either_form")
 def test_large_products_do_not_overflow() -> None:
     q, v = 300 * normal(1, 4, 6, 5), normal(1, 4, 6, 5)
     expected = torch.einsum("byxij,bcij->bcyx", weights(q / 300, q / 300), v)
@@ -92,6 +95,7 @@ def test_large_products_do_not_overflow() -> None:
     assert criss_cross_attention(q.half(), q.half(), v.half()).isfinite().all()
 
 
+@pytest.mark.usefixtures("without_all_weights")
 def test_no_tensor_holds_all_pairs_and_no_weights_are_kept() -> None:
     module, x = sc.create("criss_cross", 8), torch.randn(1, 8, 64, 48)
     assert largest_tensor(module, x) <= 64 * 48 * 64

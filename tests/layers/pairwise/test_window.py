@@ -58,6 +58,7 @@ def plain(p: Parameters, x: Tensor, size: int = 7, shift: int = 0) -> Tensor:
     return pointwise(p, "proj", mixed.flatten(1, 2))
 
 
+@pytest.mark.usefixtures("either_form")
 @pytest.mark.parametrize(
     ("shape", "options"),
     [
@@ -80,6 +81,7 @@ def test_equals_the_formula(shape: tuple[int, ...], options: dict[str, Any]) -> 
     assert_parity(module, lambda p, x: plain(p, x, size, shift), normal(*shape))
 
 
+@pytest.mark.usefixtures("either_form")
 @pytest.mark.parametrize("shift", [0, 1, 2])
 def test_equals_torchvision(shift: int) -> None:
     """torchvision does not mask padding; its names of the parameters are ours."""

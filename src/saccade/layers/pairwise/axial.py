@@ -12,6 +12,7 @@ from saccade.errors import bad_option, bad_shape, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import SpatialMap, Tap
 from saccade.ops.axial_logits import axial_logits, logit_normalization
+from saccade.ops.chunks import is_small
 from saccade.ops.eager import is_eager
 from saccade.ops.precision import no_autocast
 
@@ -87,9 +88,11 @@ def _by_chunks(
     query: Tensor, key: Tensor, value: Tensor, positions: Tensor, scale: Tensor, shift: Tensor
 ) -> Tensor:
     """Return `axial` of all lines, some lines at a time; the backward pass computes their weights again."""
-    if not (is_eager() and torch.is_grad_enabled()):
+    of_line = query.shape[1] * query.shape[3] ** 2
+    few = is_small(query.shape[0] * of_line, query)
+    if few or not (is_eager() and torch.is_grad_enabled()):
         return axial(query, key, value, positions, scale, shift)
-    lines = max(1, _WEIGHTS // (query.shape[1] * query.shape[3] ** 2))
+    lines = max(1, _WEIGHTS // of_line)
     parts = [
         checkpoint(axial, *chunk, positions, scale, shift, use_reentrant=False, preserve_rng_state=False)
         for chunk in zip(*(x.split(lines) for x in (query, key, value)), strict=True)

@@ -6,10 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from saccade._torch import is_transformed
 from saccade.errors import bad_option, check_multiple, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import Tap, WindowMap
+from saccade.ops.chunks import is_precise
 from saccade.ops.windows import cut_windows, missing, needs_padding
+
+_FEW = 256  # positions of a window up to which a CPU is faster with all weights than with the fused kernel
 
 
 def window(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -24,6 +28,11 @@ def window(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
     Returns:
         Weighted means of the values, (B, windows, heads, n, D).
     """
+    if query.device.type == "cpu" and query.shape[-2] <= _FEW and is_precise(query) and not is_transformed():
+        logits = query.shape[-1] ** -0.5 * query @ key.mT
+        if bias is not None:
+            logits += bias
+        return logits.softmax(-1) @ value
     # Fused kernels take four axes: windows join the batch if they share the bias, otherwise the heads.
     joined = (0, 1) if bias is None or bias.ndim == 3 else (1, 2)
     mask = bias.flatten(0, 1) if bias is not None and bias.ndim == 4 else bias

@@ -1,0 +1,112 @@
+"""Measure how long a user waits: imports, the first line of a command, a photograph, the demo.
+
+    python benchmarks/waiting.py
+
+Each command runs in a process of its own, as a user starts it. Times are the least of five, or of one for the
+demo and its scores. Writes benchmarks/results/waiting-cpu.json.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from quiet import Machine
+from saccade.files import write_json
+from saccade.results import hardware_info
+
+RESULT = Path(__file__).parent / "results" / "waiting-cpu.json"
+SACCADE = Path(sys.executable).with_name("saccade")
+_IMPORT = (
+    "import time, torch; began = time.perf_counter(); import saccade; print(time.perf_counter() - began)"
+)
+_SITES = (
+    "import time, torchvision, saccade as sc; model = torchvision.models.resnet50(); "
+    "began = time.perf_counter(); sc.sites(model); print(time.perf_counter() - began)"
+)
+
+
+def of_command(*arguments: object) -> tuple[float, float]:
+    """Return the seconds of a command, and the peak of its memory in MB."""
+    began = time.perf_counter()
+    command = [str(SACCADE), *map(str, arguments)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - began
+    if status:
+        raise SystemExit(f"failed: {' '.join(command)}")
+    return seconds, usage.ru_maxrss * 1024 / 1e6
+
+
+def least(measure: Callable[[], float], repeats: int = 5) -> float:
+    return min(measure() for _ in range(repeats))
+
+
+def printed(code: str) -> float:
+    """Return the number that a program prints."""
+    return float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout)
+
+
+def first_sign(folder: str) -> float:
+    """Return the seconds until `compare` writes something."""
+    with tempfile.TemporaryDirectory(dir=folder) as out:
+        began = time.perf_counter()
+        command = [str(SACCADE), "compare", "white-patch", "--out", f"{out}/runs"]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        assert process.stdout is not None
+        process.stdout.read(1)
+        seconds = time.perf_counter() - began
+        process.terminate()
+        process.wait()
+    return seconds
+
+
+def rows(folder: str) -> Iterator[dict[str, Any]]:
+    def row(what: str, aim: float, measured: float, unit: str = "s") -> dict[str, Any]:
+        measured = round(measured, 3)
+        print(f"{what}: {measured} {unit}, aim {aim}", flush=True)
+        return {"what": what, "aim": aim, "measured": measured, "unit": unit}
+
+    yield row("`import saccade` after torch", 0.1, least(lambda: printed(_IMPORT)))
+    yield row("`saccade --help`", 0.4, least(lambda: of_command("--help")[0]))
+    yield row("`saccade list`", 0.4, least(lambda: of_command("list")[0]))
+    yield row("`sc.sites` of a ResNet-50", 2, least(lambda: printed(_SITES)))
+    yield row("first sign of `saccade compare`", 2, least(lambda: first_sign(folder)))
+    demo = Path(folder) / "demo"
+    yield row("`saccade demo`", 150, of_command("demo", "--out", demo)[0])
+    runs = sorted((demo / "runs").iterdir())
+    yield row("`saccade score` of a run of the demo", 10, of_command("score", demo)[0] / len(runs))
+    photograph = Path(folder) / "photograph.jpg"
+    pixels = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((4000, 3000)).save(photograph)
+    run = next(path for path in runs if path.name.startswith("cbam"))
+    looks = [of_command("look", run, photograph, "--out", f"{folder}/look{i}") for i in range(5)]
+    yield row("`saccade look` at 12 megapixels", 3, min(seconds for seconds, _ in looks))
+    yield row("memory of this look", 400, min(megabytes for _, megabytes in looks), "MB")
+
+
+def main() -> None:
+    machine = Machine()
+    with tempfile.TemporaryDirectory() as folder:
+        measured = [*rows(folder)]
+    result = {
+        "command": "python benchmarks/waiting.py",
+        "hardware": hardware_info(),
+        "rows": measured,
+        "others": machine.check(),
+    }
+    write_json(RESULT, result)
+    print(f"written: {RESULT}")
+
+
+if __name__ == "__main__":
+    main()
