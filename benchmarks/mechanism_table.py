@@ -211,9 +211,10 @@ def main() -> None:
     }
     if arguments.out == RESULT:  # the rows of other mechanisms stay
         known = json.loads(RESULT.read_text())
-        if known["hardware"] != result["hardware"]:
+        others = [row for row in known["rows"] if row["mechanism"] not in arguments.only]
+        if others and known["hardware"] != result["hardware"]:
             raise SystemExit("not written: the other rows come from another machine")
-        rows += [row for row in known["rows"] if row["mechanism"] not in arguments.only]
+        rows += others
         rows.sort(key=lambda row: row["mechanism"])
     write_json(arguments.out, result)
     print(f"written: {arguments.out}")

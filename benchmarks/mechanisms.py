@@ -6,7 +6,7 @@
 Writes benchmarks/results/mechanisms-DEVICE.json, with the layout or allocator in its name if it is another.
 Times are medians of interleaved repeats of a forward and backward pass, with the least in brackets, and of a
 forward pass alone. *Saved* is the memory that a form keeps for the backward pass, parameters aside, as a
-multiple of the map. Compare the columns of one row with each other, not with those of another machine. *Ours*
+multiple of the map. Compare the columns of a row with each other, not with those of another machine. *Ours*
 has native loops where `saccade[fast]` is installed, *ours, plain* has none. The floor reads and writes the map
 and its gradient once: two scalings.
 
