@@ -7,8 +7,8 @@ Writes benchmarks/results/mechanisms-DEVICE.json, with the layout or allocator i
 Times are medians of interleaved repeats of a forward and backward pass, with the least in brackets, and of a
 forward pass alone. *Saved* is the memory that a form keeps for the backward pass, parameters aside, as a
 multiple of the map. Compare the columns of a row with each other, not with those of another machine. *Ours*
-has native loops where `saccade[fast]` is installed, *ours, plain* has none. The floor reads and writes the map
-and its gradient once: two scalings.
+has native loops where `saccade[fast]` is installed, *ours, plain* has none. The floor reads and writes the
+map and its gradient once: two scalings.
 
 The allocator of the C library is configured to keep freed memory. With `--allocator default` it may return
 large blocks to the system and request them again, depending on earlier calls, and identical computations then
