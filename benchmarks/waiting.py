@@ -9,6 +9,7 @@ demo and its scores. Writes benchmarks/results/waiting-cpu.json.
 from __future__ import annotations
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,10 +19,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import torchvision
 from PIL import Image
+from torch import nn
 
+import saccade as sc
+from mechanisms import milliseconds
 from quiet import Machine
 from saccade.files import write_json
+from saccade.models import ViT
 from saccade.results import hardware_info
 
 RESULT = Path(__file__).parent / "results" / "waiting-cpu.json"
@@ -70,6 +77,26 @@ def first_sign(folder: str) -> float:
     return seconds
 
 
+def recording(name: str) -> float:
+    """Return the time of a recorded forward pass as a multiple of a plain one: 8 images of 224 x 224."""
+    images = torch.randn(8, 3, 224, 224)
+    model: nn.Module = ViT(224, width=192, depth=12, heads=3, classes=1000).eval()
+    if name != "vit":
+        model = torchvision.models.resnet18().eval()
+        sc.attach(model, name, example_inputs=images, identity=False)
+
+    def plain() -> None:
+        with torch.no_grad():
+            model(images)
+
+    def recorded() -> None:
+        with torch.no_grad(), sc.record(model):
+            model(images)
+
+    times = milliseconds({"plain": plain, "recorded": recorded}, 15, torch.device("cpu"))
+    return statistics.median(times["recorded"]) / statistics.median(times["plain"])
+
+
 def rows(folder: str) -> Iterator[dict[str, Any]]:
     def row(what: str, aim: float, measured: float, unit: str = "s") -> dict[str, Any]:
         measured = round(measured, 3)
@@ -81,6 +108,9 @@ def rows(folder: str) -> Iterator[dict[str, Any]]:
     yield row("`saccade list`", 0.4, least(lambda: of_command("list")[0]))
     yield row("`sc.sites` of a ResNet-50", 2, least(lambda: printed(_SITES)))
     yield row("first sign of `saccade compare`", 2, least(lambda: first_sign(folder)))
+    for name in ("se", "cbam", "vit"):
+        network = "a ViT-Tiny of saccade" if name == "vit" else f"a ResNet-18 with `{name}`"
+        yield row(f"`sc.record` of {network}, times the plain forward pass", 1.05, recording(name), "times")
     demo = Path(folder) / "demo"
     yield row("`saccade demo`", 150, of_command("demo", "--out", demo)[0])
     runs = sorted((demo / "runs").iterdir())
