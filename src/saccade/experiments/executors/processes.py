@@ -8,7 +8,7 @@ import signal
 import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -24,11 +24,12 @@ _SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
 
 @dataclass(frozen=True)
 class Processes:
-    """Trains several jobs at a time, each in its own process with an equal share of the cores.
+    """Trains several jobs at a time, in processes with an equal share of the cores.
 
-    A run whose process dies is resumed in another process from its last completed epoch, at most twice; other
-    runs are unaffected. When this process is interrupted, or a run fails, the other processes are terminated:
-    they save a checkpoint and exit, and this process waits for them. They also exit when this process dies.
+    A process trains one job after the other, so that imports take their time once. A run whose process dies
+    is resumed in another process from its last completed epoch, at most twice; other runs are unaffected.
+    When this process is interrupted, or a run fails, the other processes are terminated: they save a
+    checkpoint and exit, and this process waits for them. They also exit when this process dies.
 
     Args:
         jobs: Number of runs at a time.
@@ -46,34 +47,51 @@ class Processes:
     def run(self, jobs: Sequence[Job], start: Start, _report: Report) -> Iterator[tuple[int, RunResult]]:
         threads = max(1, torch.get_num_threads() // self.jobs)
         waiting, deaths = list(range(len(jobs))), [0] * len(jobs)
-        running: dict[Connection, tuple[SpawnProcess, int]] = {}
+        idle: list[_Worker] = []
+        running: dict[Connection, tuple[_Worker, int]] = {}
         try:
             while waiting or running:
                 while waiting and len(running) < self.jobs:
-                    start(waiting[0])
+                    number = waiting.pop(0)
+                    start(number)
                     with blocked_signals():  # a process that is being started cannot be terminated
-                        connection, process = _start(jobs[waiting[0]], threads)
-                        running[connection] = process, waiting.pop(0)
-                ready = wait([*running])
-                for connection in [connection for connection in running if connection in ready]:
-                    process, number = running.pop(connection)
+                        worker = idle.pop() if idle else _start(threads)
+                        running[worker.connection] = worker, number
+                    with suppress(OSError):  # it died in the meantime; to receive its result says so
+                        worker.connection.send(jobs[number])
+                for connection in [c for c in wait([*running]) if isinstance(c, Connection)]:
+                    worker, number = running.pop(connection)
                     try:
                         result = connection.recv()
-                    except EOFError:
+                    except (EOFError, OSError):
+                        worker.close()
                         deaths[number] += 1
                         if deaths[number] > RETRIES:
                             problem = f"was not trained: its process died {deaths[number]} times"
                             raise bad_run(jobs[number].folder, problem) from None
                         waiting.insert(0, number)
                         continue
-                    finally:
-                        connection.close()
-                        process.join()
+                    idle.append(worker)
                     if isinstance(result, Exception):
                         raise result
                     yield number, result
         finally:
-            _stop([process for process, _ in running.values()])
+            _stop([worker.process for worker, _ in running.values()])
+            for worker in idle:
+                worker.close()
+
+
+@dataclass(frozen=True)
+class _Worker:
+    """A process, and the connection over which it receives jobs and sends results."""
+
+    process: SpawnProcess
+    connection: Connection
+
+    def close(self) -> None:
+        """Let the process end, and wait for it."""
+        self.connection.close()
+        self.process.join()
 
 
 @contextmanager
@@ -96,14 +114,14 @@ def blocked_signals() -> Iterator[None]:
             signal.raise_signal(number)
 
 
-def _start(job: Job, threads: int) -> tuple[Connection, SpawnProcess]:
-    """Start a process for a job; return the connection that receives its result, and the process."""
+def _start(threads: int) -> _Worker:
+    """Start a process that trains jobs."""
     context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_train, args=(job, sender, threads))
+    connection, other = context.Pipe()
+    process = context.Process(target=_work, args=(other, threads))
     process.start()
-    sender.close()
-    return receiver, process
+    other.close()
+    return _Worker(process, connection)
 
 
 def _stop(processes: Sequence[SpawnProcess]) -> None:
@@ -119,8 +137,8 @@ def _stop(processes: Sequence[SpawnProcess]) -> None:
         raise
 
 
-def _train(job: Job, sender: Connection, threads: int) -> None:
-    """Train a job in its own process, and send the result or the error.
+def _work(connection: Connection, threads: int) -> None:
+    """Train the jobs that arrive, and send their results or errors, until there are no more.
 
     SIGINT stays blocked: Ctrl-C reaches all processes of a terminal, and the main process terminates the
     others.
@@ -129,11 +147,16 @@ def _train(job: Job, sender: Connection, threads: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     threading.Thread(target=_terminate_with_parent, daemon=True).start()
     torch.set_num_threads(threads)
-    try:
-        sender.send(job.train())
-    except Exception as error:
-        error.add_note(traceback.format_exc())
-        sender.send(error)
+    while True:
+        try:
+            job = connection.recv()
+        except EOFError:
+            return
+        try:
+            connection.send(job.train())
+        except Exception as error:
+            error.add_note(traceback.format_exc())
+            connection.send(error)
 
 
 def _exit(number: int, _frame: object) -> None:
