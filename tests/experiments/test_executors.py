@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -95,9 +95,36 @@ def _die(*_: Any) -> None:
 def test_a_run_that_kills_its_process_again_and_again_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saccade.experiments.executors.processes._train", _die)
+    monkeypatch.setattr("saccade.experiments.executors.processes._work", _die)
     with raises(BadRun, owner=str(tmp_path / "run-0")):
         list(Processes(1).run([Job(resolve(Recipe()), tmp_path / "run-0")], lambda _: None, None))
+
+
+class _Named:
+    """A job that returns the number of its process, or raises an error."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self.folder, self.error = Path("run"), error
+
+    def train(self) -> int:
+        if self.error:
+            raise self.error
+        return os.getpid()
+
+
+def _run(*jobs: _Named) -> list[tuple[int, Any]]:
+    return [*Processes(1).run(cast("list[Job]", [*jobs]), lambda _: None, None)]
+
+
+def test_a_process_trains_one_job_after_the_other() -> None:
+    (_, first), (_, second) = _run(_Named(), _Named())
+    assert first == second != os.getpid()
+
+
+@pytest.mark.parametrize("kind", [EOFError, OSError, ValueError])
+def test_the_error_of_a_job_is_raised_here(kind: type[Exception]) -> None:
+    with pytest.raises(kind, match="a file of the user"):
+        _run(_Named(kind("a file of the user")))
 
 
 def test_errors_of_ours_cross_from_process_to_process() -> None:
