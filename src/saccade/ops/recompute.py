@@ -13,6 +13,7 @@ from saccade.ops.eager import is_eager
 from saccade.ops.precision import no_autocast
 
 CHUNK = 1 << 21  # weights held at a time
+_FEW = 1 << 22  # weights up to which all are held
 
 
 def attend_in_chunks(
@@ -42,7 +43,8 @@ def attend_in_chunks(
         >>> torch.allclose(attend_in_chunks(attend, [q], [k, v], k[..., 0]), attend(0, q, k, v), atol=1e-5)
         True
     """
-    step = chunks(queries[0].transpose(2, -2), row, CHUNK)[0].stop
+    is_few = row.numel() * queries[0].shape[2] <= _FEW
+    step = chunks(queries[0].transpose(2, -2), row, _FEW if is_few else CHUNK)[0].stop
     with no_autocast(queries[0]):
         if step >= queries[0].shape[2]:
             return attend(0, *queries, *others)

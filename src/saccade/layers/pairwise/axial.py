@@ -16,7 +16,7 @@ from saccade.ops.chunks import is_small
 from saccade.ops.eager import is_eager
 from saccade.ops.precision import no_autocast
 
-_WEIGHTS = 1 << 22  # weights held at a time
+_WEIGHTS = 1 << 21  # weights held at a time
 
 
 def axial(
