@@ -32,7 +32,7 @@ from torch.utils._pytree import tree_leaves
 import saccade as sc
 from pairwise import resident
 from quiet import Machine
-from saccade.files import write_json
+from rows import write_rows
 from saccade.models import from_timm
 from saccade.profiling import flops, latency
 from saccade.results import hardware_info
@@ -209,14 +209,7 @@ def main() -> None:
         "rows": rows,
         "others": machine.check(),
     }
-    if arguments.out == RESULT:  # the rows of other mechanisms stay
-        known = json.loads(RESULT.read_text())
-        others = [row for row in known["rows"] if row["mechanism"] not in arguments.only]
-        if others and known["hardware"] != result["hardware"]:
-            raise SystemExit("not written: the other rows come from another machine")
-        rows += others
-        rows.sort(key=lambda row: row["mechanism"])
-    write_json(arguments.out, result)
+    write_rows(arguments.out, result, sc.mechanisms() if arguments.out == RESULT else arguments.only)
     print(f"written: {arguments.out}")
 
 

@@ -37,7 +37,7 @@ from torch import Tensor, nn
 
 import saccade as sc
 from quiet import Machine
-from saccade.files import write_json
+from rows import write_rows
 from saccade.ops import explain, implementation
 from saccade.results import hardware_info
 from textbook import (
@@ -272,7 +272,7 @@ def main() -> None:
         f"-{value}" for value in (options.dtype, options.layout, options.allocator) if value not in usual
     )
     path = options.out or RESULTS / f"mechanisms-{device.type}{variant}.json"
-    write_json(path, result)
+    write_rows(path, result, [*SHAPES] if path.exists() else options.only)
     print(f"written: {path}")
 
 

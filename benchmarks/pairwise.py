@@ -33,7 +33,7 @@ from torch import Tensor, nn
 import saccade as sc
 import textbook_attention as textbook
 from quiet import Machine
-from saccade.files import write_json
+from rows import write_rows
 from saccade.ops import chunks
 from saccade.results import hardware_info
 
@@ -209,14 +209,7 @@ def main() -> None:
         "peak megabytes beyond the input and the gradient of the output, median seconds",
         "rows": rows,
     }
-    measured = {row["mechanism"] for row in rows}
-    if measured < {*names}:
-        known = json.loads(RESULT.read_text())
-        if known["hardware"] != result["hardware"]:
-            raise SystemExit("not written: the other rows come from another machine")
-        rows += [row for row in known["rows"] if row["mechanism"] not in measured]
-        rows.sort(key=lambda row: names.index(row["mechanism"]))  # stable: by size, too
-    write_json(RESULT, result)
+    write_rows(RESULT, result, names)
     print(f"written: {RESULT}")
 
 
