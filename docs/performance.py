@@ -230,10 +230,18 @@ def pairwise(result: Result) -> list[str]:
         )
         for row in result["rows"]
     )
+    slower = [
+        f"`{row['mechanism']}` at {row['side']} x {row['side']} ({100 * (ratio - 1):.0f}%)"
+        for row in result["rows"]
+        if "seconds" in row["naive"]
+        for ratio in [row["ours"]["seconds"] / row["naive"]["seconds"]]
+        if ratio > 1.03
+    ]
     return [
         f"{result['what'].capitalize()}; {result['threads']} threads. *Naive* is the same module in "
         "its textbook form, with all its weights in memory; *too large* means that they do not fit.",
         *table(("", "map", "MB", "naive MB", "s", "naive s"), rows),
+        f"Slower than the naive form by more than 3%: {', '.join(slower) or 'none'}.",
     ]
 
 
