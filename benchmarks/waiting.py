@@ -113,6 +113,8 @@ def rows(folder: str) -> Iterator[dict[str, Any]]:
         yield row(f"`sc.record` of {network}, times the plain forward pass", 1.05, recording(name), "times")
     demo = Path(folder) / "demo"
     yield row("`saccade demo`", 150, of_command("demo", "--out", demo)[0])
+    words = ("compare", "white-patch", "--executor", "processes", "--out", f"{folder}/processes")
+    yield row("the runs of the demo with `--executor processes`", 150, of_command(*words)[0])
     runs = sorted((demo / "runs").iterdir())
     yield row("`saccade score` of a run of the demo", 10, of_command("score", demo)[0] / len(runs))
     photograph = Path(folder) / "photograph.jpg"

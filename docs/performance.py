@@ -199,7 +199,7 @@ def pipeline(result: Result) -> list[str]:
     return [
         "A training step of `saccade train`, with its curves, checkpoints and exact resuming, and of the "
         "shortest PyTorch loop with the same network, data, optimizer, schedule and validation; batches "
-        f"of 50, {result['threads']} threads.",
+        f"of 50, {result['threads']} threads. The difference is the median of those of interleaved rounds.",
         *table(("network", "saccade", "plain loop", "difference"), rows),
     ]
 

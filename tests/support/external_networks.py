@@ -23,7 +23,7 @@ _TIMM = [
     "crossvit_tiny_240", "eva02_tiny_patch14_224", "vit_base_patch16_siglip_224", "nextvit_small",
     "tiny_vit_5m_224", "efficientvit_m0", "gcvit_xxtiny", "nest_tiny", "visformer_tiny",
     "tnt_s_legacy_patch16_224", "botnet26t_256", "swin_tiny_patch4_window7_224", "swinv2_tiny_window8_256",
-    "resnest14d", "skresnet18", "mobilevit_xxs", "convit_tiny",
+    "resnest14d", "skresnet18", "mobilevit_xxs", "convit_tiny", "coat_lite_tiny",
 ]  # fmt: skip
 #: Networks that are always run; timm and torchvision are always installed.
 CORE = {
