@@ -12,6 +12,9 @@ from saccade.cli.options import Json
 from saccade.cli.terminal import console, echo
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from saccade.layers.facts import Facts
     from saccade.layers.spec import Spec
 
 
@@ -52,15 +55,14 @@ def list_mechanisms(
     from rich.padding import Padding
     from rich.text import Text
 
-    from saccade.layers import registry
     from saccade.layers.aliases import aliases_of
-    from saccade.layers.spec import Domain
+    from saccade.layers.facts import Domain
 
     if domain is not None and domain not in get_args(Domain):
         raise UnknownName("domain", domain, get_args(Domain))
     specs = [
         entry
-        for entry in registry.specs()
+        for entry in _entries()
         if domain in (None, entry.domain)
         and matches(
             entry.name, *aliases_of(entry.name), entry.summary, entry.paper.title, entry.paper.authors
@@ -71,7 +73,9 @@ def list_mechanisms(
         problem = f"no {selected} contains {contains!r}; `saccade list` shows all"
         raise BadOption.of("list", problem, contains=contains)
     if as_json:
-        typer.echo(json.dumps([_facts(entry) for entry in specs], indent=1))
+        from saccade.layers.registry import spec
+
+        typer.echo(json.dumps([_facts(spec(entry.name)) for entry in specs], indent=1))
         return
     width = max(21, *(len(entry.name) + 2 for entry in specs))
     row = f"{{:<{width}}}{{:<10}}{{:<9}}{{:<12}}{{}}"
@@ -142,6 +146,20 @@ def show(
             f" for {measured.inputs}: {measured.parameters:,} parameters, {measured.flops:,} FLOPs",
         )
     )
+
+
+def _entries() -> Sequence[Facts | Spec]:
+    """Return the mechanisms. Without plugins, neither they nor torch are imported, which takes seconds."""
+    from saccade import plugins
+    from saccade.layers.built_in import built_in_mechanisms
+
+    if plugins.names("saccade.mechanisms", built_in_mechanisms()):
+        from saccade.layers.registry import specs
+
+        return specs()
+    from saccade.layers.facts import built_in_facts
+
+    return built_in_facts()
 
 
 def _facts(entry: Spec) -> dict[str, Any]:

@@ -13,27 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from saccade.layers.dims import AXES
+from saccade.layers.facts import Domain as Domain
+from saccade.layers.facts import Paper as Paper
 from saccade.maps import AttentionMap
-
-Domain = Literal[
-    "channel", "spatial", "mixed", "pairwise", "branch", "sampling", "hard", "temporal", "pooling"
-]
 
 #: Default values of the letters of an `Example`: B batch, C channels, H W T spatial axes, I J spatial axes of
 #: a coarser map, L Q K sequence lengths, h heads.
 SIZES: Mapping[str, int] = MappingProxyType(
     {"B": 2, "C": 32, "H": 8, "W": 6, "T": 3, "I": 4, "J": 3, "L": 10, "Q": 5, "K": 7, "h": 2}
 )
-
-
-@dataclass(frozen=True)
-class Paper:
-    """The publication of a mechanism."""
-
-    title: str
-    authors: str
-    year: int
-    url: str
 
 
 @dataclass(frozen=True)

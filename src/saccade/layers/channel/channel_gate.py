@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import bad_option, check_choice, check_shape
-from saccade.layers.spec import Example, Paper, Spec
+from saccade.layers.papers import CBAM_PAPER
+from saccade.layers.spec import Example, Spec
 from saccade.layers.widths import hidden_width
 from saccade.maps import ChannelMap, Tap
 from saccade.ops.gates import gate_by_pools, gate_channels, mean, mean_and_maximum
@@ -123,13 +124,6 @@ class ChannelGate(nn.Module):
             self.tap.publish(ChannelMap.of(gate, x))
         return gate
 
-
-CBAM_PAPER = Paper(
-    "CBAM: Convolutional Block Attention Module",
-    "Woo, Park, Lee, Kweon",
-    2018,
-    "https://arxiv.org/abs/1807.06521",
-)
 
 SPEC = Spec(
     name="channel_gate",

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import check_positive_number, check_shape
-from saccade.layers.spec import Example, Paper, Spec
+from saccade.layers.papers import RAM_PAPER
+from saccade.layers.spec import Example, Spec
 from saccade.maps import FixationMap, Tap
 
 
@@ -96,13 +97,6 @@ class Fixation(nn.Module):
     def extra_repr(self) -> str:
         return f"std={self.std}"
 
-
-RAM_PAPER = Paper(
-    "Recurrent Models of Visual Attention",
-    "Mnih, Heess, Graves, Kavukcuoglu",
-    2014,
-    "https://arxiv.org/abs/1406.6247",
-)
 
 SPEC = Spec(
     name="fixation",

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from saccade._torch import runs_as_defined
 from saccade.errors import check_shape
-from saccade.layers.channel.channel_gate import CBAM_PAPER, ChannelGate
+from saccade.layers.channel.channel_gate import ChannelGate
 from saccade.layers.dims import AXES, Dims, check_dims
+from saccade.layers.papers import CBAM_PAPER
 from saccade.layers.spatial.spatial_gate import SpatialGate
 from saccade.layers.spec import Example, Spec
 from saccade.maps import ChannelMap, SpatialMap

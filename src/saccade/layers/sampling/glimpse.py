@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from saccade.errors import check_positive, check_shape
-from saccade.layers.hard.fixation import RAM_PAPER
+from saccade.layers.papers import RAM_PAPER
 from saccade.layers.spec import Example, Spec
 from saccade.maps import FixationMap, Tap
 

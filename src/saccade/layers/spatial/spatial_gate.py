@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from saccade.errors import bad_option, bad_shape, check_choice, check_positive, check_shape
-from saccade.layers.channel.channel_gate import CBAM_PAPER
 from saccade.layers.dims import AXES, NORM, Dims, check_dims
+from saccade.layers.papers import CBAM_PAPER
 from saccade.layers.spec import Example, Spec
 from saccade.maps import SpatialMap, Tap
 from saccade.ops.convolution import MAP_CONV
