@@ -37,10 +37,13 @@ SACCADE = Path(sys.executable).with_name("saccade")
 _IMPORT = (
     "import time, torch; began = time.perf_counter(); import saccade; print(time.perf_counter() - began)"
 )
-_SITES = (
-    "import time, torchvision, saccade as sc; model = torchvision.models.resnet50(); "
-    "began = time.perf_counter(); sc.sites(model); print(time.perf_counter() - began)"
-)
+_SITES = """
+import time, torch, torchvision, saccade as sc
+model, images = torchvision.models.resnet50(), torch.zeros(1, 3, 224, 224)
+began = time.perf_counter()
+sc.sites(model, images, "cbam")
+print(time.perf_counter() - began)
+"""
 
 
 def of_command(*arguments: object) -> tuple[float, float]:

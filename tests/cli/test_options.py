@@ -120,6 +120,17 @@ def test_completion_imports_no_torch() -> None:
     assert done.stdout.split() == ["False"]
 
 
+def test_the_list_imports_no_torch() -> None:
+    code = (
+        "import sys; from saccade.cli.catalog import list_mechanisms\n"
+        "list_mechanisms(contains='coord', domain='mixed', recipes=False, as_json=False)\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "alias coord = coordinate" in done.stdout
+    assert done.stdout.split()[-1] == "False"
+
+
 def test_what_is_piped_has_no_colors() -> None:
     code = "from saccade.cli import main; main()"
     for words in (["list"], ["compare", "--help"], ["compare", "--no-such-option"]):
