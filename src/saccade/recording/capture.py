@@ -184,7 +184,7 @@ class Capture(RunningModules, TorchFunctionMode):
             elif isinstance(tag, Contexts):
                 queries = other if other.shape[-1] == tag.keys.shape[-1] else other.mT
                 factors = self._heads(queries.detach()), self._heads(tag.keys)
-                self._publish(lambda site, factors=factors: linear_map(site, *factors))
+                self._publish(partial(linear_map, queries=factors[0], keys=factors[1]))
 
     def _mixes_weights(self, func: Any, args: tuple[Any, ...]) -> bool:
         """Return whether a result is weights because its operands are: a sum, or weights that are divided."""

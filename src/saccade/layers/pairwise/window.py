@@ -29,7 +29,7 @@ def window(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None
         Weighted means of the values, (B, windows, heads, n, D).
     """
     if query.device.type == "cpu" and query.shape[-2] <= _FEW and is_precise(query) and not is_transformed():
-        logits = query.shape[-1] ** -0.5 * query @ key.mT
+        logits: Tensor = query.shape[-1] ** -0.5 * query @ key.mT
         if bias is not None:
             logits += bias
         return logits.softmax(-1) @ value

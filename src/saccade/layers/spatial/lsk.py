@@ -26,7 +26,8 @@ def lsk(small: Tensor, large: Tensor, squeeze: nn.Conv2d) -> Tensor:
     """
     pooled = torch.stack(mean_and_maximum(torch.cat([small, large], 1), 1), 1)
     of_small, of_large = torch.sigmoid(squeeze(pooled)).split(1, 1)
-    return small * of_small + large * of_large
+    y: Tensor = small * of_small + large * of_large
+    return y
 
 
 class LSK(nn.Module):
@@ -82,7 +83,9 @@ class LSK(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         check_shape("lsk", x, "B C H W", C=self.channels)
         near = self.conv0(x)
-        gate = self.conv(lsk(self.conv1(near), self.conv2(self.conv_spatial(near)), self.conv_squeeze))
+        gate: Tensor = self.conv(
+            lsk(self.conv1(near), self.conv2(self.conv_spatial(near)), self.conv_squeeze)
+        )
         if self.tap.recording:
             self.tap.publish(SpatialMap(gate.mean(1).detach()))
         return x * gate
