@@ -208,6 +208,27 @@ def test_grouped_keys_and_two_calls_in_one_module() -> None:
     assert own.query_shape == own.key_shape == (5,)
 
 
+@pytest.mark.parametrize("fused", [True, False])
+def test_multi_query_attention(fused: bool) -> None:
+    class MultiQuery(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k = nn.Linear(16, 16), nn.Linear(16, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k = self.q(x).unflatten(2, (4, 4)).transpose(1, 2), self.k(x).unsqueeze(1)
+            if fused:
+                return F.scaled_dot_product_attention(q, k, k)
+            return ((q @ k.transpose(-2, -1)) * 0.5).softmax(-1) @ k
+
+    model, x = MultiQuery(), torch.randn(2, 5, 16)
+    with sc.record(model) as maps:
+        model(x)
+    q, k = model.q(x).unflatten(2, (4, 4)).transpose(1, 2), model.k(x).unsqueeze(1)
+    weights = _pairs(maps[""]).weights()
+    torch.testing.assert_close(weights, (q @ k.mT / 2).softmax(-1), atol=1e-6, rtol=1e-5)
+
+
 def test_the_fast_path_of_torch_is_kept() -> None:
     layer = nn.TransformerEncoderLayer(32, 4, 64, batch_first=True)
     model = nn.TransformerEncoder(layer, 2).eval()

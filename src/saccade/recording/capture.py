@@ -241,6 +241,8 @@ class Capture(RunningModules, TorchFunctionMode):
         build = window_map if has_windows else partial(site.build_map, sets=sets)
         if logits is not None:
             queries, keys = (self._heads(x) for x in (logits.queries, logits.keys))
+            if keys.shape[1] == 1:  # multi-query attention: all heads share the keys
+                keys = keys.expand(-1, queries.shape[1], -1, -1)
             if queries.shape[:2] == keys.shape[:2] and queries.shape[-1] == keys.shape[-1]:
                 bias = None if logits.bias is None else grouped_bias(logits, queries)
                 attention = build(queries, keys, logits.scale, bias)
