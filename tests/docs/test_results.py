@@ -25,7 +25,7 @@ import performance  # noqa: E402
 import results  # noqa: E402
 
 #: Benchmarks that take long and need a quiet machine: their section appears once they have been run.
-PENDING = {"step-memory"}
+PENDING = {"step-memory", "waiting-cpu"}
 SECTIONS = {**results.SECTIONS, **performance.SECTIONS}
 RUN = [path.stem for path in sorted(results.FILES.glob("*.json"))]
 
