@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -149,11 +150,15 @@ def show(
 
 
 def _entries() -> Sequence[Facts | Spec]:
-    """Return the mechanisms. Without plugins, neither they nor torch are imported, which takes seconds."""
+    """Return the mechanisms.
+
+    Without plugins and registered mechanisms, neither they nor torch are imported, which takes seconds.
+    """
     from saccade import plugins
     from saccade.layers.built_in import built_in_mechanisms
 
-    if plugins.names("saccade.mechanisms", built_in_mechanisms()):
+    is_imported = "saccade.layers.registry" in sys.modules  # to register one imports it
+    if is_imported or plugins.names("saccade.mechanisms", built_in_mechanisms()):
         from saccade.layers.registry import specs
 
         return specs()

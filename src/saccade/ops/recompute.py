@@ -43,7 +43,7 @@ def attend_in_chunks(
         >>> torch.allclose(attend_in_chunks(attend, [q], [k, v], k[..., 0]), attend(0, q, k, v), atol=1e-5)
         True
     """
-    is_few = row.numel() * queries[0].shape[2] <= _FEW
+    is_few = is_eager() and row.numel() * queries[0].shape[2] <= _FEW
     step = chunks(queries[0].transpose(2, -2), row, _FEW if is_few else CHUNK)[0].stop
     with no_autocast(queries[0]):
         if step >= queries[0].shape[2]:
