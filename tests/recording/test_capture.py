@@ -219,7 +219,8 @@ def test_multi_query_attention(fused: bool) -> None:
             q, k = self.q(x).unflatten(2, (4, 4)).transpose(1, 2), self.k(x).unsqueeze(1)
             if fused:
                 return F.scaled_dot_product_attention(q, k, k)
-            return ((q @ k.transpose(-2, -1)) * 0.5).softmax(-1) @ k
+            mixed: Tensor = ((q @ k.transpose(-2, -1)) * 0.5).softmax(-1) @ k
+            return mixed
 
     model, x = MultiQuery(), torch.randn(2, 5, 16)
     with sc.record(model) as maps:
