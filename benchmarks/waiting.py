@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import pty
 import statistics
 import subprocess
 import sys
@@ -68,16 +69,18 @@ def printed(code: str) -> float:
 
 
 def first_sign(folder: str) -> float:
-    """Return the seconds until `compare` writes something."""
+    """Return the seconds until `compare` writes something to a terminal."""
     with tempfile.TemporaryDirectory(dir=folder) as out:
+        terminal, other = pty.openpty()
         began = time.perf_counter()
         command = [str(SACCADE), "compare", "white-patch", "--out", f"{out}/runs"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        assert process.stdout is not None
-        process.stdout.read(1)
+        process = subprocess.Popen(command, stdout=other, stderr=other)
+        os.read(terminal, 1)
         seconds = time.perf_counter() - began
         process.terminate()
         process.wait()
+        os.close(terminal)
+        os.close(other)
     return seconds
 
 
