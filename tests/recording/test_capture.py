@@ -451,6 +451,22 @@ def test_linear_attention(form: str) -> None:
     assert not maps.unseen
 
 
+def test_a_pooled_vector_that_meets_a_parameter_is_no_linear_attention() -> None:
+    class Pool(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.score, self.out = nn.Linear(16, 1), nn.Parameter(torch.randn(16, 16))
+
+        def forward(self, x: Tensor) -> Tensor:
+            mixed: Tensor = (self.score(x).softmax(1).transpose(1, 2) @ x) @ self.out
+            return mixed
+
+    model = nn.Sequential(Own("fused"), Pool())
+    with sc.record(model) as maps:
+        model(torch.randn(2, 20, WIDTH))
+    assert [*maps] == ["0"]
+
+
 def test_a_class_token_of_linear_attention_has_no_place() -> None:
     class WithClass(nn.Module):
         def __init__(self) -> None:

@@ -181,7 +181,7 @@ class Capture(RunningModules, TorchFunctionMode):
             tag = self.tags.get(factor)
             if isinstance(tag, Keys) and tag.are(factor):
                 self.tags[output] = Contexts(tag.keys)
-            elif isinstance(tag, Contexts):
+            elif isinstance(tag, Contexts) and tag.fit(other):
                 queries = other if other.shape[-1] == tag.keys.shape[-1] else other.mT
                 factors = self._heads(queries.detach()), self._heads(tag.keys)
                 self._publish(partial(linear_map, queries=factors[0], keys=factors[1]))

@@ -89,6 +89,10 @@ class Contexts:
 
     keys: Tensor
 
+    def fit(self, x: Tensor) -> bool:
+        """Return whether x has the shape of queries of the same images and heads, not that of a parameter."""
+        return x.shape[:-2] == self.keys.shape[:-2] and self.keys.shape[-1] in x.shape[-2:]
+
 
 def change_logits(
     tag: Logits, logits: Tensor, func: Any, args: Any, kwargs: Any, output: Any
