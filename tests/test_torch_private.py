@@ -226,3 +226,39 @@ def test_a_hook_of_all_modules_leaves_nothing_behind() -> None:
     assert len(seen) == 1
     assert "input" in seen[0]  # type: ignore[operator]
     assert _torch.runs_as_defined(module, nn.Linear)
+
+
+def test_the_operator_of_flex_attention_shows_itself_to_modes_while_it_is_compiled() -> None:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    class Mode(torch.overrides.TorchFunctionMode):
+        traced: tuple[Any, ...] = ()
+
+        def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if torch.compiler.is_compiling() and func is _torch.FLEX_ATTENTION:
+                self.traced = args[:6]  # repeated whenever the compiled code runs
+            return func(*args, **(kwargs or {}))
+
+    x, run = torch.randn(1, 1, 8, 4), torch.compile(flex_attention, backend="aot_eager")
+    for _ in range(2):
+        mode = Mode()
+        with torch.no_grad(), mode:
+            run(x, x, x, scale=0.7)
+        query, _, _, score_mod, block_mask, scale = mode.traced
+        assert query is x
+        assert scale == 0.7
+        assert _torch.is_default_of_flex_attention(score_mod)
+        assert _torch.is_default_of_flex_attention(block_mask[-1])
+    assert not _torch.is_default_of_flex_attention(print)
+
+
+def test_indexing_by_tensors_without_axes_is_a_gather() -> None:
+    table, index = torch.arange(6.0).reshape(2, 3), torch.arange(2)
+
+    def of_each(i: Tensor) -> Tensor:
+        return table[i][i + 1]
+
+    with pytest.raises(RuntimeError, match="item"):
+        torch.vmap(of_each)(index)
+    with _torch.index_by_tensors():
+        assert torch.vmap(of_each)(index).tolist() == [1.0, 5.0]

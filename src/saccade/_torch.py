@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode  # seen in torch 2.10 to 2.15
 from torch.utils._pytree import tree_leaves as tree_leaves  # seen in torch 2.10 to 2.15
 from torch.utils._pytree import tree_map as tree_map
@@ -20,6 +21,9 @@ from torch.utils.weak import WeakTensorKeyDictionary as WeakTensorKeyDictionary 
 
 #: The level that torch.compile inserts into module paths. Seen in torch 2.10 to 2.15.
 COMPILED = "_orig_mod"
+
+#: The operator that `flex_attention` calls. Seen in torch 2.10 to 2.15.
+FLEX_ATTENTION = torch.ops.higher_order.flex_attention
 
 #: Attributes that hold the hooks of a module. Seen in torch 2.10 to 2.15.
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks")
@@ -137,6 +141,20 @@ def aot_eager(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
     from torch._dynamo.backends.registry import lookup_backend  # seen in torch 2.10 to 2.15
 
     return lookup_backend("aot_eager")(graph, inputs)
+
+
+def index_by_tensors() -> TorchFunctionMode:
+    """Return a mode in which `x[i]` is a gather for a tensor i without axes, as it has to be under `vmap`."""
+    from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
+
+    return TransformGetItemToIndex()  # seen in torch 2.10 to 2.15
+
+
+def is_default_of_flex_attention(function: Any) -> bool:
+    """Return whether a function is what `flex_attention` takes if none is given, which changes nothing."""
+    from torch.nn.attention import flex_attention
+
+    return function in (flex_attention._identity, flex_attention.noop_mask)  # seen in torch 2.10 to 2.15
 
 
 def has_torch_fast_path(module: nn.Module) -> bool:

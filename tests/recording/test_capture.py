@@ -378,30 +378,6 @@ def test_what_is_not_recorded_is_named() -> None:
     assert maps.unseen == ("0", "3")
 
 
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_flex_attention_is_named_because_modes_do_not_see_it() -> None:
-    from torch.nn.attention.flex_attention import flex_attention
-
-    class FlexAttention(Own):
-        def forward(self, x: Tensor) -> Tensor:
-            q, k, v = self.qkv(x).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
-            mixed: Tensor = flex_attention(q, k, v)
-            return mixed.transpose(1, 2).flatten(2)
-
-    model = nn.Sequential(Own("fused"), FlexAttention("fused")).eval()
-    x = torch.randn(2, 20, WIDTH)
-    with (
-        torch.no_grad(),
-        pytest.warns(UserWarning, match="1 attention layers of Sequential"),
-        sc.record(model) as maps,
-    ):
-        output = model(x)
-    with torch.no_grad():  # it has no backward pass on a CPU
-        assert torch.equal(output, model(x))
-    assert [*maps] == ["0"]
-    assert maps.unseen == ("1",)
-
-
 def test_a_model_of_hidden_attention_alone() -> None:
     model = HiddenAttention()
     with (

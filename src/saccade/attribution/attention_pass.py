@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from saccade.attribution.forward import ForwardPass
 from saccade.errors import BadShape, NothingRecorded
 from saccade.maps import AttentionMap, PairwiseMap, chunks
-from saccade.recording import AttentionSite, Capture, FeatureShapes, Logits, Route, Weights
+from saccade.recording import AttentionSite, Capture, FeatureShapes, FlexCall, Logits, Route, Weights
 
 _SIGNATURE = inspect.signature(F.multi_head_attention_forward)
 
@@ -120,6 +120,9 @@ class AttentionPass(Capture):
     def tag_weights(self, weights: Tensor, logits: Logits | None) -> None:
         super().tag_weights(weights, logits)
         self._softmax[self.tags[weights]] = weights
+
+    def _flex_map(self, _site: AttentionSite, _call: FlexCall, /) -> AttentionMap:
+        raise ValueError("the gradient of the output is inside compiled code")
 
     def _softmax_map(self, site: AttentionSite, tag: Weights, values: Tensor) -> AttentionMap:
         self._live = None, self._softmax[tag], None

@@ -2,6 +2,7 @@
 
 from saccade.recording.adapters import ADAPTERS, Adapter, AttentionSite, FeatureShapes
 from saccade.recording.capture import Capture
+from saccade.recording.flex_attention import FlexCall
 from saccade.recording.operations import Logits, Weights
 from saccade.recording.outliers import outlying_tokens
 from saccade.recording.positions import Route
@@ -14,6 +15,7 @@ __all__ = [
     "AttentionSite",
     "Capture",
     "FeatureShapes",
+    "FlexCall",
     "Logits",
     "Maps",
     "Route",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from saccade._torch import WeakTensorKeyDictionary, tensors_in
+from saccade._torch import FLEX_ATTENTION, WeakTensorKeyDictionary, tensors_in
 from saccade.maps import AttentionMap, PairwiseMap, SpatialMap
 from saccade.recording.adapters.token_sets import begins_set
 from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes
@@ -27,11 +26,13 @@ from saccade.recording.captured_maps import (
     linear_map,
     window_map,
 )
+from saccade.recording.flex_attention import FlexCall
 from saccade.recording.operations import (
     ADD,
     DIVIDE,
     EINSUM,
     FOLLOWED,
+    FUSED,
     MATMUL,
     SOFTMAX,
     STARTS,
@@ -42,13 +43,12 @@ from saccade.recording.operations import (
     change_logits,
 )
 from saccade.recording.positions import Route, Routes, is_cut
-from saccade.recording.running import RunningModules, is_named_attention, is_within
+from saccade.recording.running import RunningModules
 from saccade.recording.windows import Partition
 
 #: Parameters of `F.scaled_dot_product_attention`, which is built in and has no signature.
-_FUSED = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
+_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 _FUNCTIONAL = inspect.signature(F.multi_head_attention_forward)
-_HEADS = ("num_heads", "heads", "num_attention_heads", "n_heads", "nhead")  # attributes of modules
 _LAYERS = {F.linear, F.conv1d, F.conv2d, F.conv3d}
 _MOST_WEIGHTS = 1 << 26  # larger matrices of weights are kept as their column means
 
@@ -77,7 +77,10 @@ class Capture(RunningModules, TorchFunctionMode):
         self.is_following = False  # whether a tensor has a tag or a route
         self.tags: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self.routes, self.sets = Routes(features), features.sets
-        self.failed: dict[str, None] = {}  # paths in order
+        # Attention of compiled code that ran since the last look, see `__torch_function__`.
+        self.flex_call: tuple[Any, ...] | None = None
+        self.is_hidden = False
+        self.is_paused = False
 
     def __enter__(self) -> Capture:
         self.handles = [*self.register_hooks()]
@@ -92,14 +95,20 @@ class Capture(RunningModules, TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if torch.compiler.is_compiling():
+            # The compiled code repeats what is assigned here each time that it runs.
+            if func is FLEX_ATTENTION:
+                self.flex_call = args
+            elif func in FUSED:
+                self.is_hidden = True
+            return func(*args, **kwargs) if kwargs else func(*args)
+        self._publish_compiled()
         output = func(*args, **kwargs) if kwargs else func(*args)
-        if not self.stack:
+        if self.is_paused:
+            pass
+        elif not self.stack:
             self.another_ran |= func in _LAYERS
-        elif (
-            (self.is_following or self._begins(func, args, output))
-            and not torch.compiler.is_compiling()
-            and self.known.isdisjoint(self.stack)
-        ):
+        elif (self.is_following or self._begins(func, args, output)) and self.known.isdisjoint(self.stack):
             try:
                 with torch.no_grad():
                     if self.routes or is_cut(func, args, output, self.batch):
@@ -112,24 +121,33 @@ class Capture(RunningModules, TorchFunctionMode):
             self.is_following = bool(self.tags or self.routes or self.sets)
         return output
 
-    def unseen(self, recorded: Iterable[str]) -> list[str]:
-        """Return the paths of modules whose attention ran and has no map.
+    def _enter_module(self, module: nn.Module, inputs: Any) -> None:
+        self._publish_compiled()
+        super()._enter_module(module, inputs)
 
-        These are modules that are named as attention, and modules whose attention could not be captured.
-        """
-        seen = [*recorded]
-        kinds = {kind for kind in {*map(type, self.paths)} if is_named_attention(kind)}
-        named = [
-            path
-            for module, path in self.paths.items()
-            if path in self.calls and type(module) in kinds and next(module.parameters(), None) is not None
-        ]
-        return [path for path in self.failed if path not in named and path not in seen] + [
-            path
-            for path in named
-            if not any(is_within(path, other) or is_within(other, path) for other in seen)
-            and not any(other != path and is_within(other, path) for other in named)
-        ]
+    def _leave_module(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        self._publish_compiled()
+        super()._leave_module(module, args, kwargs, output)
+
+    def _publish_compiled(self) -> None:
+        """Publish or name the attention of compiled code that ran in the innermost module."""
+        if (self.flex_call is None and not self.is_hidden) or self.is_paused:
+            return
+        call, is_hidden = self.flex_call, self.is_hidden
+        self.flex_call, self.is_hidden = None, False
+        if not self.stack or not self.known.isdisjoint(self.stack):
+            return
+        if is_hidden:
+            self.failed[self.site()[0]] = None
+        if call is not None:
+            flex, self.is_paused = FlexCall(*call[:6]), True
+            try:
+                with torch.no_grad():
+                    self._publish(lambda site: self._flex_map(site, flex))
+            except (RuntimeError, ValueError, TypeError, IndexError, KeyError):
+                self.failed[self.site()[0]] = None
+            finally:
+                self.is_paused = False
 
     def _begins(self, func: Any, args: tuple[Any, ...], output: Any) -> bool:
         """Return whether an operation may begin an attention, windows or a set of tokens."""
@@ -140,7 +158,7 @@ class Capture(RunningModules, TorchFunctionMode):
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Publish an attention, or pass the tag of an input on to the output."""
         if func is F.scaled_dot_product_attention:
-            given = dict(zip(_FUSED, args, strict=False)) | kwargs
+            given = dict(zip(_ARGUMENTS, args, strict=False)) | kwargs
             self._publish(lambda site: self._fused_map(site, given))
         elif func is F.multi_head_attention_forward:
             given = _FUNCTIONAL.bind(*args, **kwargs).arguments
@@ -219,6 +237,11 @@ class Capture(RunningModules, TorchFunctionMode):
         logits = fused_logits(site, given)
         return self._map(site, logits, None, given["value"], routes, logits.sets)
 
+    def _flex_map(self, site: AttentionSite, call: FlexCall, /) -> AttentionMap:
+        routes = self.routes.get(call.query)[:1] + self.routes.get(call.key)[:1]
+        logits = call.logits(site.are_sets(call.query, call.key))
+        return self._map(site, logits, None, call.value, routes, logits.sets)
+
     def _softmax_map(self, site: AttentionSite, tag: Weights, values: Tensor) -> AttentionMap:
         return self._map(site, tag.logits, tag.weights, values, tag.routes, tag.sets)
 
@@ -262,15 +285,6 @@ class Capture(RunningModules, TorchFunctionMode):
     def find_partition(self, routes: tuple[Route, ...]) -> Partition | None:
         """Return how the tokens of an attention with these routes cover the image, if this is known."""
         return Partition.find(*routes, self.batch) if len(routes) == 2 and self.batch else None
-
-    def has_windows(self, x: Tensor, module: Any) -> bool:
-        """Return whether queries, or weights, (..., N, D) hold several groups of tokens for each image."""
-        if not self.batch:
-            return False
-        if x.ndim == 3:  # images and heads in one axis
-            heads = next((n for name in _HEADS if isinstance(n := getattr(module, name, None), int)), None)
-            return heads is not None and x.shape[0] not in (self.batch, self.batch * heads)
-        return x.ndim > 3 and (x.shape[0] != self.batch or math.prod(x.shape[2:-2]) > 1)
 
     def _heads(self, x: Tensor) -> Tensor:
         """Return a tensor (..., N, D) as (B, heads, N, D): windows and heads in the batch become heads."""

@@ -34,8 +34,10 @@ FOLLOWED = PASS | RESHAPE | SCALE | {F.linear}
 DIVIDE = {Tensor.div, Tensor.div_, torch.div, Tensor.__truediv__, Tensor.__itruediv__}
 ADD = {Tensor.add, Tensor.add_, torch.add, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 FILL = {Tensor.masked_fill, Tensor.masked_fill_, torch.masked_fill}
+#: Operations that are a whole attention.
+FUSED = {F.scaled_dot_product_attention, F.multi_head_attention_forward}
 #: Operations that begin an attention. Others matter once they have begun.
-STARTS = SOFTMAX | MATMUL | EINSUM | {F.scaled_dot_product_attention, F.multi_head_attention_forward}
+STARTS = SOFTMAX | MATMUL | EINSUM | FUSED
 
 
 @dataclass(frozen=True)

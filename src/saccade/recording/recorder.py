@@ -97,19 +97,20 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
     `saccade.adapters` extend it for every recording.
 
     Any other attention is caught by its operations, with fused kernels on: `F.scaled_dot_product_attention`,
-    `F.multi_head_attention_forward`, and every softmax over keys whose result is multiplied with values by a
-    matrix product. Its map has the path of the innermost module with parameters; a second attention of the
-    same module has the path with "#2". Queries and keys are kept where they are known, otherwise the weights.
-    Windows that the model cuts out of a feature map by reshapes, shifts and padding are put back on the whole
-    grid, as a `WindowMap`, and tokens in another order than that of the image are sorted. If windows cannot
-    be traced to their places, they are the heads of an `UnplacedWindowMap`, which has no picture. Queries of
-    a decoder that come from learned embeddings, and tokens that were selected, have one axis, whatever their
-    number. Attention between channels is a `ChannelMap`. A linear layer that mixes the weights of heads is
-    not applied.
+    `F.multi_head_attention_forward`, `flex_attention` with its functions of the scores, plain and compiled,
+    and every softmax over keys whose result is multiplied with values by a matrix product. Its map has the
+    path of the innermost module with parameters; a second attention of the same module has the path with
+    "#2". Queries and keys are kept where they are known, otherwise the weights. Windows that the model cuts
+    out of a feature map by reshapes, shifts and padding are put back on the whole grid, as a `WindowMap`, and
+    tokens in another order than that of the image are sorted. If windows cannot be traced to their places,
+    they are the heads of an `UnplacedWindowMap`, which has no picture. Queries of a decoder that come from
+    learned embeddings, and tokens that were selected, have one axis, whatever their number. Attention between
+    channels is a `ChannelMap`. A linear layer that mixes the weights of heads is not applied.
 
     The model computes the same result inside the block and outside. When the block ends, normally or by an
     exception, the model is restored. A compiled model of the mechanisms of this package is compiled once more
-    with its maps.
+    with its maps, and so is a compiled function that a model calls. Other attention inside of a compiled
+    function is named in `unseen`.
 
     Args:
         model: The model.

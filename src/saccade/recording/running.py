@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -15,6 +16,7 @@ from saccade.maps import Tap
 from saccade.model_state import Handle
 from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes
 
+_HEADS = ("num_heads", "heads", "num_attention_heads", "n_heads", "nhead")  # attributes of modules
 _NAME = re.compile("attention|attn|attend", re.IGNORECASE)
 
 
@@ -49,6 +51,7 @@ class RunningModules:
         calls: How many attentions each module has run in its latest call, by path.
         batch: Number of images, or 0 if it is unknown.
         another_ran: Whether layers of another network ran, such as a copy of the model.
+        failed: Paths of modules whose attention ran and could not be captured.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module], features: FeatureShapes) -> None:
@@ -58,12 +61,32 @@ class RunningModules:
         self.calls: dict[str, int] = {}
         self.batch = 0
         self.another_ran = False
+        self.failed: dict[str, None] = {}  # paths in order
         self._guards: list[tuple[nn.Module, Any]] = []
         self._sites: dict[nn.Module, tuple[str, AttentionSite]] = {}  # by the innermost module that runs
 
     def __deepcopy__(self, memo: dict[int, Any]) -> RunningModules:
         """Return the same object, which knows that a copy of a recorded model is another model."""
         return self
+
+    def unseen(self, recorded: Iterable[str]) -> list[str]:
+        """Return the paths of modules whose attention ran and has no map.
+
+        These are modules that are named as attention, and modules whose attention could not be captured.
+        """
+        seen = [*recorded]
+        kinds = {kind for kind in {*map(type, self.paths)} if is_named_attention(kind)}
+        named = [
+            path
+            for module, path in self.paths.items()
+            if path in self.calls and type(module) in kinds and next(module.parameters(), None) is not None
+        ]
+        return [path for path in self.failed if path not in named and path not in seen] + [
+            path
+            for path in named
+            if not any(is_within(path, other) or is_within(other, path) for other in seen)
+            and not any(other != path and is_within(other, path) for other in named)
+        ]
 
     def register_hooks(self) -> Iterator[Handle]:
         """Register the hooks of modules that may attend or return feature maps.
@@ -111,6 +134,15 @@ class RunningModules:
             self.features.sets.leave(args, kwargs, output)
             while self.stack.pop() is not module:
                 pass
+
+    def has_windows(self, x: Tensor, module: Any) -> bool:
+        """Return whether queries, or weights, (..., N, D) hold several groups of tokens for each image."""
+        if not self.batch:
+            return False
+        if x.ndim == 3:  # images and heads in one axis
+            heads = next((n for name in _HEADS if isinstance(n := getattr(module, name, None), int)), None)
+            return heads is not None and x.shape[0] not in (self.batch, self.batch * heads)
+        return x.ndim > 3 and (x.shape[0] != self.batch or math.prod(x.shape[2:-2]) > 1)
 
     def site(self) -> tuple[str, AttentionSite]:
         """Return the innermost module with parameters that runs, by its path and as an attention."""
