@@ -144,7 +144,7 @@ def aot_eager(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
 
 
 def index_by_tensors() -> TorchFunctionMode:
-    """Return a mode in which `x[i]` is a gather for a tensor i without axes, as it has to be under `vmap`."""
+    """Return a mode in which `x[i]` is a gather for a tensor i without axes; torch 2.10 needs it in vmap."""
     from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
 
     return TransformGetItemToIndex()  # seen in torch 2.10 to 2.15

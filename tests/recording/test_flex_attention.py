@@ -134,7 +134,7 @@ class Whole(nn.Module):
         self.mix = torch.compile(self.attend, backend="aot_eager", fullgraph=True)
 
     def attend(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(x).reshape(len(x), COUNT, 3, HEADS, -1).permute(2, 0, 3, 1, 4)
         slopes = SLOPES * x.mean()
 
         def score_mod(score: Tensor, _b: Tensor, h: Tensor, i: Tensor, j: Tensor) -> Tensor:

@@ -297,6 +297,11 @@ class _Doubled(torch.autograd.Function):
         return 2 * gradients[0]
 
 
+class KeepsItsOutput(Good):
+    def apply_gate(self, x: Tensor, gate: Tensor) -> Tensor:
+        return torch.sigmoid(x * gate)  # its gradient is computed from the output
+
+
 class WrongGradient(Good):
     def gate(self, x: Tensor) -> Tensor:
         doubled: Tensor = _Doubled.apply(super().gate(x))
@@ -499,6 +504,7 @@ BROKEN: tuple[tuple[str, type[nn.Module], str], ...] = (
     ("check_gradients", WritesToInput, "input 0 must not be modified"),
     ("check_gradients", IgnoresInput, "input 0"),
     ("check_gradients", IgnoresParameter, "spare.weight must receive a gradient"),
+    ("check_changed_output", KeepsItsOutput, "modified by an inplace operation"),
     ("check_gradcheck", WrongGradient, "finite differences"),
     ("check_dtypes", AlwaysFloat32, "expected a result of torch.float64, got torch.float32"),
     ("check_dtypes", FloatTensorInForward, "expected a result of torch.bfloat16, got torch.float32"),

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from saccade._torch import is_default_of_flex_attention
+from saccade._torch import index_by_tensors, is_default_of_flex_attention
 from saccade.recording.operations import Logits
 
 _MOST_SCORES = 1 << 26  # larger scores that a function changes are not computed
@@ -64,4 +64,5 @@ def _of_all(
     for axis in reversed(range(4)):
         dims = (0 if other == axis else None for other in range(4))
         function = torch.vmap(function, in_dims=(*(0 for _ in scores), *dims))
-    return function(*scores, *(torch.arange(size, device=device) for size in shape))
+    with index_by_tensors():
+        return function(*scores, *(torch.arange(size, device=device) for size in shape))

@@ -39,6 +39,17 @@ def check_gradients(case: Case) -> None:
             case.expect(bool(gradient.any()), f"{name} must matter: its gradient is 0 everywhere")
 
 
+@sweep("lets the next layer change its output in place")
+def check_changed_output(case: Case) -> None:
+    """The output of a drop-in may be changed in place, as `nn.ReLU(inplace=True)` and `x += shortcut` do."""
+    if not case.spec.drop_in:
+        return
+    module = case.build(dtype=torch.float64).train()
+    inputs = [x.requires_grad_() for x in case.inputs(dtype=torch.float64)]
+    (output,) = case.results(module, inputs)
+    output.mul_(2).sum().backward()
+
+
 @sweep("has gradients equal to finite differences")
 def check_gradcheck(case: Case) -> None:
     """Gradients of inputs and parameters in float64 equal finite differences.
