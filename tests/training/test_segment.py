@@ -16,6 +16,7 @@ from saccade.errors import BadOption, BadRecipe, BadShape
 from saccade.metrics import confusion_matrix, mean_iou
 from saccade.results import read_gallery
 from saccade.training import attention_paths, evaluate_run, measure, prepare, restore, train
+from saccade.training.evaluate import build_gallery
 from saccade.training.objectives.registry import create_objective
 from saccade.training.objectives.segment import Segment, dice_loss
 from support.errors import raises
@@ -42,7 +43,7 @@ def segment(**changes: object) -> Segment:
 
 def test_the_task_chooses_objective_and_network() -> None:
     chosen = Recipe.from_mapping({"task": "segmentation:nowhere"})
-    assert (chosen.objective, chosen.backbone) == ("segment", "unet")
+    assert (chosen.objective, chosen.backbone, chosen.batch_size) == ("segment", "unet", 4)
     other = Recipe.from_mapping({"task": "segmentation:nowhere", "backbone": "smp:Unet:resnet18"})
     assert (other.objective, other.backbone) == ("segment", "smp:Unet:resnet18")
 
@@ -188,3 +189,22 @@ def test_the_head_of_another_run_is_replaced(task: str, tmp_path: Path) -> None:
     weights: dict[str, Tensor] = dict(other.named_parameters())
     for name, weight in first.named_parameters():
         assert torch.equal(weight, weights[name]) == (not name.startswith("head."))
+
+
+class Background(nn.Module):
+    """Answers with the first class everywhere, but for the first pixel of the second image."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = torch.stack([torch.ones_like(x[:, 0]), torch.zeros_like(x[:, 0])], 1)
+        if len(x) > 1:
+            scores[1, 1, 0, 0] = 2
+        return scores
+
+
+def test_the_main_class_of_a_prediction_with_few_classes(task: str) -> None:
+    """As after few steps: no pixel, or one, is another class than the background."""
+    classifier, test = segment(), load_task(task).test
+    classifier.model = Background()
+    one = build_gallery(classifier.eval(), test.select(torch.tensor([0])))
+    assert one.predictions.tolist() == [0]
+    assert build_gallery(classifier.eval(), test).predictions.tolist() == [0, 1]

@@ -66,7 +66,7 @@ class Recipe:
         identity: Whether attention in a backbone starts as the identity instead of as in its paper.
         seed: Seed of the initial weights and of the order of the images.
         epochs: Passes over the training images.
-        batch_size: Images per step.
+        batch_size: Images per step. A recipe file of the task `segmentation` has the default 4.
         optimizer: Name of a timm optimizer, such as adamw, sgd or lamb.
         learning_rate: Peak learning rate.
         weight_decay: Weight decay of all weights, as the optimizer defines it.
@@ -148,7 +148,7 @@ class Recipe:
         """Create a recipe from the keys of a YAML file.
 
         The default backbone of `objective: recurrent` is "ram". For the task `segmentation`, the default
-        objective is "segment", and its default backbone "unet".
+        objective is "segment", its default backbone "unet", and the default batch size 4.
 
         Raises:
             UnknownName: A key does not exist.
@@ -159,7 +159,7 @@ class Recipe:
             raise BadRecipe(message, option="attentions", value=values["attentions"])
         check_keys(values, [field.name for field in fields(cls)])
         segments = str(values.get("task", cls.task)).partition(":")[0] == "segmentation"
-        keys: dict[str, Any] = {"objective": "segment"} if segments else {}
+        keys: dict[str, Any] = {"objective": "segment", "batch_size": 4} if segments else {}
         keys |= values
         objective = str(keys.get("objective", cls.objective)).partition(":")[0]
         backbone = {"recurrent": "ram", "segment": "unet"}.get(objective, cls.backbone)

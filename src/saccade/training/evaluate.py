@@ -151,10 +151,10 @@ def build_gallery(classifier: Classifier, split: Split) -> Gallery:
 
 def _main_class(labels: Tensor) -> Tensor:
     """Return the class of most pixels of each image but the background, or the background; int64 `(N,)`."""
-    classes = int(labels[labels != IGNORED].max()) + 1
-    counts = [(labels == number).flatten(1).sum(1) for number in range(classes)]
-    counts[0] = counts[0] > 0  # one pixel of another class is more
-    return torch.stack(counts).argmax(0)
+    classes = int(labels.where(labels != IGNORED, 0).max()) + 1
+    counts = torch.stack([(labels == number).flatten(1).sum(1) for number in range(classes)]).double()
+    counts[0].clamp_(max=0.5)  # less than one pixel of another class
+    return counts.argmax(0)
 
 
 def _on_one_grid(attention: AttentionMap, mask: Tensor) -> tuple[Tensor, Tensor]:
