@@ -1,7 +1,7 @@
 """Time whole networks with attention, and measure what each mechanism adds to the memory of a training step.
 
     python benchmarks/whole_networks.py [--repeats 15] [--threads 2] [--only none se ...]
-    python benchmarks/whole_networks.py --memory
+    python benchmarks/whole_networks.py --memory [--only se lka ...]
 
 A ResNet-50 of timm, 8 images of 224 x 224, float32: a training step (forward, backward and SGD) and a
 forward pass in evaluation mode, with ours in every residual branch, `sc.attach(model, name)`, and with timm's
@@ -34,6 +34,7 @@ from mechanism_table import ALLOCATOR
 from mechanisms import KEEPING_MEMORY, RESULTS, milliseconds
 from pairwise import resident
 from quiet import Machine
+from rows import write_rows
 from saccade.files import write_json
 from saccade.models import ViT
 from saccade.results import hardware_info
@@ -48,7 +49,8 @@ def resnet(ours: str | None = None, theirs: str | None = None) -> nn.Module:
     """Return a ResNet-50 with an attention of saccade, or of timm."""
     torch.manual_seed(0)
     options: dict[str, Any] = {"block_args": {"attn_layer": theirs}} if theirs else {}
-    model: nn.Module = timm.create_model("resnet50", **options)
+    # Some mechanisms are refused behind a batch norm that is zero at initialization.
+    model: nn.Module = timm.create_model("resnet50", zero_init_last=False, **options)
     if ours:
         sc.attach(model, ours, example_inputs=torch.randn(2, 3, SIDE, SIDE), identity=False)
     return model
@@ -116,9 +118,9 @@ def peak(name: str) -> dict[str, float]:
     return {"megabytes": round(resident("VmHWM"), 1)}
 
 
-def measure_memory() -> list[dict[str, Any]]:
+def measure_memory(names: list[str]) -> list[dict[str, Any]]:
     rows = []
-    for name in ("none", *(name for name in sc.mechanisms() if sc.spec(name).drop_in)):
+    for name in names:
         command = [sys.executable, __file__, "--peak", name]
         run = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **ALLOCATOR})
         if run.returncode:
@@ -136,7 +138,9 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--only", nargs="+", choices=ATTENTION, default=list(ATTENTION))
+    parser.add_argument(
+        "--only", nargs="+", help=f"default: {' '.join(ATTENTION)}; of --memory, all drop-ins"
+    )
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -147,17 +151,16 @@ def main() -> None:
     if not options.memory and not KEEPING_MEMORY.items() <= os.environ.items():
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEPING_MEMORY})
     machine = Machine()
-    result = {
-        "command": "python benchmarks/whole_networks.py" + (" --memory" if options.memory else ""),
-        "hardware": hardware_info(),
-        "threads": options.threads,
-        "rows": measure_memory() if options.memory else measure(options.only, options.repeats),
-        # Memory does not depend on other programs, time does.
-        "others": machine.share_of_others() if options.memory else machine.check(),
-    }
-    path = RESULTS / ("step-memory.json" if options.memory else "whole-networks.json")
-    write_json(path, result)
-    print(f"written: {path}")
+    facts = {"hardware": hardware_info(), "threads": options.threads}
+    if options.memory:
+        drop_ins = ["none", *(name for name in sc.mechanisms() if sc.spec(name).drop_in)]
+        rows = measure_memory(options.only or drop_ins)
+        result = {"command": "python benchmarks/whole_networks.py --memory", **facts, "rows": rows}
+        write_rows(RESULTS / "step-memory.json", result, drop_ins)  # other programs take none of this memory
+    else:
+        rows = measure(options.only or [*ATTENTION], options.repeats)
+        result = {"command": "python benchmarks/whole_networks.py", **facts, "rows": rows}
+        write_json(RESULTS / "whole-networks.json", result | {"others": machine.check()})
 
 
 if __name__ == "__main__":
