@@ -31,13 +31,19 @@ from mechanisms import KEEPING_MEMORY, milliseconds
 from quiet import Machine
 from saccade.files import write_json
 from saccade.models import ViT
-from saccade.results import hardware_info
+from saccade.results import hardware_info, read_run_result
 
 RESULT = Path(__file__).parent / "results" / "waiting-cpu.json"
 SACCADE = Path(sys.executable).with_name("saccade")
 _IMPORT = (
     "import time, torch; began = time.perf_counter(); import saccade; print(time.perf_counter() - began)"
 )
+_RESTORING = """
+import time; began = time.perf_counter(); import torch, saccade.training; print(time.perf_counter() - began)
+"""
+_MEMORY = """
+import resource, saccade.training; print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6)
+"""
 _SITES = """
 import time, torch, torchvision, saccade as sc
 model, images = torchvision.models.resnet50(), torch.zeros(1, 3, 224, 224)
@@ -111,7 +117,7 @@ def in_new_process(name: str, environment: Mapping[str, str]) -> float:
 
 
 def rows(folder: str) -> Iterator[dict[str, Any]]:
-    def row(what: str, aim: float, measured: float, unit: str = "s") -> dict[str, Any]:
+    def row(what: str, aim: float | None, measured: float, unit: str = "s") -> dict[str, Any]:
         measured = round(measured, 3)
         print(f"{what}: {measured} {unit}, aim {aim}", flush=True)
         return {"what": what, "aim": aim, "measured": measured, "unit": unit}
@@ -131,16 +137,20 @@ def rows(folder: str) -> Iterator[dict[str, Any]]:
             yield row(what, 1.05, in_new_process(name, environment), "times")
     demo = Path(folder) / "demo"
     yield row("`saccade demo`", 150, of_command("demo", "--out", demo)[0])
+    runs = sorted((demo / "runs").iterdir())
+    pairwise = (read_run_result(run)["train_seconds"] for run in runs if run.name.startswith("multi_head"))
+    yield row("of this, the training of the six runs with `multi_head`", None, sum(pairwise))
     words = ("compare", "white-patch", "--executor", "processes", "--out", f"{folder}/processes")
     yield row("the runs of the demo with `--executor processes`", 150, of_command(*words)[0])
-    runs = sorted((demo / "runs").iterdir())
     yield row("`saccade score` of a run of the demo", 10, of_command("score", demo)[0] / len(runs))
     photograph = Path(folder) / "photograph.jpg"
     pixels = np.random.default_rng(0).integers(0, 255, (300, 400, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((4000, 3000)).save(photograph)
     run = next(path for path in runs if path.name.startswith("cbam"))
+    yield row("imports of a command that restores a run", None, least(lambda: printed(_RESTORING)))
+    yield row("memory of these imports", None, printed(_MEMORY), "MB")
     looks = [of_command("look", run, photograph, "--out", f"{folder}/look{i}") for i in range(5)]
-    yield row("`saccade look` at 12 megapixels", 3, min(seconds for seconds, _ in looks))
+    yield row("`saccade look RUN` at 12 megapixels", 3, min(seconds for seconds, _ in looks))
     yield row("memory of this look", 400, min(megabytes for _, megabytes in looks), "MB")
 
 

@@ -205,14 +205,27 @@ def pipeline(result: Result) -> list[str]:
 
 
 def waiting(result: Result) -> list[str]:
+    def cell(number: float | None, unit: str) -> str:
+        return "" if number is None else f"{number:,.3g} {unit}" if number < 100 else f"{number:,.0f} {unit}"
+
     rows = (
-        (row["what"], *(f"{row[key]:,.3g} {row['unit']}" for key in ("aim", "measured")))
-        for row in result["rows"]
+        (row["what"], *(cell(row[key], row["unit"]) for key in ("aim", "measured"))) for row in result["rows"]
     )
     return [
         "How long a user waits on this machine, each command in a process of its own.",
         *table(("", "aim", "measured"), rows),
+        WHY_WAITING,
     ]
+
+
+#: Why the aims that are missed are missed.
+WHY_WAITING = """Where an aim is missed: a recorded channel gate also computes the energy of the weighted
+features, which is one more pass over them, and keeps the features that the page shows. The time of the demo
+is that of its matrix products: each step of `multi_head` computes 576 x 576 weights for each of 50 images,
+forward and backward, in the fused kernel of PyTorch. `saccade score` runs the network on 252 changed copies
+of each of 128 images, and on some of them with random weights. `saccade look RUN` restores a model of
+Lightning, and most of its time and memory are those of imports: PyTorch, Lightning, torchmetrics and
+torchvision."""
 
 
 def pairwise(result: Result) -> list[str]:
