@@ -514,3 +514,27 @@ def test_weights_that_are_added_to_something_else_are_none() -> None:
     model = nn.Sequential(Mixed("something else"))
     with pytest.raises(sc.NothingRecorded), sc.record(model):
         model(torch.randn(2, 20, WIDTH))
+
+
+class Fails(nn.Module):
+    """An attention, and an error when `fails` is set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attend, self.gate, self.fails = Own("fused"), sc.create("se", 20, reduction=4), True
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.gate(self.attend(x))
+        if self.fails:
+            raise ArithmeticError("own")
+        return x
+
+
+def test_after_an_error_of_the_model_no_module_counts_as_running() -> None:
+    model, x = Fails(), torch.randn(2, 20, WIDTH)
+    with warnings.catch_warnings(action="error"), sc.record(model) as maps:
+        with pytest.raises(ArithmeticError):
+            model(x)
+        model.fails = False
+        model(x)
+    assert {*maps} == {"attend", "gate"}

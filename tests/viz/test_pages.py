@@ -255,9 +255,12 @@ def test_a_printed_page_is_whole_and_has_no_controls(report: Path, page_of_look:
         page.emulate_media(media="print")
         page.set_viewport_size({"width": 718, "height": 1000})  # A4 with margins
         assert page.evaluate("document.documentElement.scrollWidth") <= 718
-        for part in (".tools", ".state", ".hint", "[data-more]"):
+        for part in (".tools", ".state", ".hint", ".interactive", "[data-more]"):
             assert page.locator(f"{part}:visible").count() == 0
         expect(page.locator(".tile canvas").first).to_be_visible()
+        page.emulate_media(media="print", color_scheme="dark")  # paper is white
+        expect(page.locator("body")).to_have_css("background-color", "rgb(255, 255, 255)")
+        expect(page.locator("h1")).to_have_css("color", "rgb(0, 0, 0)")
 
 
 # ---- look -----------------------------------------------------------------------------------------------

@@ -125,9 +125,9 @@ class Capture(RunningModules, TorchFunctionMode):
         self._publish_compiled()
         super()._enter_module(module, inputs)
 
-    def _leave_module(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def _leave_module(self, module: nn.Module, args: Any, *given: Any) -> None:
         self._publish_compiled()
-        super()._leave_module(module, args, kwargs, output)
+        super()._leave_module(module, args, *given)
 
     def _publish_compiled(self) -> None:
         """Publish or name the attention of compiled code that ran in the innermost module."""

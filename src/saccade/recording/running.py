@@ -125,7 +125,9 @@ class RunningModules:
             guard.__enter__()
             self._guards.append((module, guard))
 
-    def _leave_module(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def _leave_module(self, module: nn.Module, args: Any, *given: Any) -> None:
+        # After an error, torch calls hooks of all modules without keyword arguments.
+        kwargs, output = given if len(given) == 2 else ({}, None)
         if self._guards and self._guards[-1][0] is module:
             self._guards.pop()[1].__exit__(None, None, None)
         if module in self.stack:
