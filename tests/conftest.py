@@ -1,4 +1,4 @@
-"""Signals as in a foreground shell, and the markers that `make test-fast` leaves out."""
+"""Signals as in a foreground shell, and the markers that `make test-fast` or `make test` leave out."""
 
 from __future__ import annotations
 
@@ -121,6 +121,15 @@ MARKED = {
         "check_compile",
         "check_recompiles",
         "check_export",
+    ),
+    # Long, and close to a shorter test that `make test` runs.
+    "soak": (
+        "search/test_cluster.py::test_a_search_on_a_cluster",
+        "tests/test_plugins.py::test_a_cluster_trains_it",
+        "experiments/test_executors.py::test_the_error_of_a_job_is_raised_here[EOFError]",
+        "experiments/test_executors.py::test_the_error_of_a_job_is_raised_here[ValueError]",
+        "exporting/test_export.py::test_windows_take_maps",
+        "search/test_search.py::test_killed_at_any_moment_it_goes_on[15]",
     ),
 }
 

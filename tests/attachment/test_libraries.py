@@ -14,9 +14,14 @@ from support.attach_networks import CASES, EVERY, SHALLOW
 from support.attach_round_trip import round_trip
 
 TESTED = CASES | SHALLOW
+#: `make test` takes every third network, `make soak` the others.
+NAMES = [
+    pytest.param(name, marks=() if number % 3 == 0 else pytest.mark.soak)
+    for number, name in enumerate(TESTED)
+]
 
 
-@pytest.mark.parametrize("name", TESTED)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.filterwarnings("ignore")
 def test_in_and_out(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
