@@ -7,6 +7,9 @@ DEMO := $(BIN)/saccade demo --out demo
 # One test process per core; more threads in each process would only wait for one another.
 PYTEST := OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(BIN)/pytest -n auto --dist=worksteal
 
+# Python keeps compiled modules, also where the environment forbids it: the tests start hundreds of processes.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help install browser demo test soak test-fast test-gpu coverage lint bench bench-gpu gpu docs clean
 
 help:

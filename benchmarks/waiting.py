@@ -163,6 +163,7 @@ def main() -> None:
     if name:
         print(recording(name))
         return
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # an installed package has compiled modules
     machine = Machine()
     with tempfile.TemporaryDirectory() as folder:
         measured = [*rows(folder)]
