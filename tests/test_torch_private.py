@@ -260,3 +260,18 @@ def test_indexing_by_tensors_without_axes_is_a_gather() -> None:
 
     with _torch.index_by_tensors():
         assert torch.vmap(of_each)(index).tolist() == [1.0, 5.0]
+
+
+def test_a_function_that_runs_as_written_is_compiled_as_a_part_of_its_caller_alone() -> None:
+    from torch._dynamo.testing import CompileCounter
+
+    @_torch.run_as_written
+    def own(x: Tensor) -> Tensor:
+        return x.sin() + 1
+
+    counter, x = CompileCounter(), torch.randn(3)
+    assert torch.equal(torch.compile(own, backend=counter)(x), own(x))
+    assert counter.frame_count == 0
+    compiled = torch.compile(lambda x: 2 * own(x), backend=counter, fullgraph=True)
+    assert torch.equal(compiled(x), 2 * own(x))
+    assert counter.frame_count == 1

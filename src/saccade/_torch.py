@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, MutableMapping
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._C._dynamo import eval_frame
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode as TorchDispatchMode  # seen in torch 2.10 to 2.15
 from torch.utils._pytree import tree_leaves as tree_leaves  # seen in torch 2.10 to 2.15
 from torch.utils._pytree import tree_map as tree_map
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary as WeakTensorKeyDictionary  # seen in torch 2.10 to 2.15
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 #: The level that torch.compile inserts into module paths. Seen in torch 2.10 to 2.15.
 COMPILED = "_orig_mod"
@@ -141,6 +145,18 @@ def aot_eager(graph: torch.fx.GraphModule, inputs: list[Any]) -> Any:
     from torch._dynamo.backends.registry import lookup_backend  # seen in torch 2.10 to 2.15
 
     return lookup_backend("aot_eager")(graph, inputs)
+
+
+def run_as_written(function: Callable[_P, _T]) -> Callable[_P, _T]:
+    """Decorate a function that torch.compile must not compile on its own, nor what it calls.
+
+    The compiler takes any function that runs between the parts of a function that it could not compile as a
+    whole. It compiled `__torch_function__` of a mode wrongly in torch 2.15. A function that is traced as a
+    part of its caller is traced as before. Seen in torch 2.10 to 2.15.
+    """
+    skip = eval_frame._FrameAction.SKIP
+    eval_frame.set_code_exec_strategy(function.__code__, eval_frame._FrameExecStrategy(skip, skip))
+    return function
 
 
 def index_by_tensors() -> TorchFunctionMode:

@@ -206,3 +206,50 @@ def test_other_attention_of_compiled_code_is_named() -> None:
                 assert torch.equal(model(x), plain)
             assert [*maps] == ["0"]
             assert maps.unseen == ("1",)
+
+
+def broken(x: Tensor) -> Tensor:
+    """A function that the compiler cannot take as a whole: the rest runs as it is, between its parts."""
+    torch._dynamo.graph_break()
+    weights = (x @ x.mT).softmax(-1)
+    torch._dynamo.graph_break()
+    return weights @ x if weights.dim() == 3 and x.shape[-1] == WIDTH else x
+
+
+class Breaks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.mix = nn.Linear(WIDTH, WIDTH), torch.compile(broken, backend="aot_eager")
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.mix(self.linear(x))
+        return y
+
+
+def test_what_the_compiler_leaves_out_computes_the_same() -> None:
+    model, x = nn.Sequential(Flex("plain"), Breaks()), torch.randn(1, COUNT, WIDTH)
+    with torch.no_grad():
+        plain = model(x)
+        for _ in range(3):
+            with sc.record(model):
+                assert torch.equal(model(x), plain)
+
+
+def outcome(model: nn.Module, x: Tensor) -> tuple[str, str]:
+    try:
+        model(x)
+    except (NotImplementedError, ValueError) as error:
+        return type(error).__name__, str(error)
+    return "", ""
+
+
+@pytest.mark.parametrize("function", [flex_attention, torch.compile(flex_attention, backend="aot_eager")])
+def test_an_error_of_torch_stays_as_it_is(function: Callable[..., Any]) -> None:
+    """Some releases of torch refuse gradients on a CPU."""
+    model, x = Flex("plain", function), torch.randn(1, COUNT, WIDTH)
+    plain = outcome(model, x)
+    with sc.record(model):
+        recorded = outcome(model, x)
+        with torch.no_grad():
+            model(x)
+    assert recorded == plain

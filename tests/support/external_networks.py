@@ -122,6 +122,9 @@ NETWORKS: dict[str, Build] = {
         "vit_pytorch.cvt", "CvT", num_classes=5, s1_emb_dim=16, s2_emb_dim=16, s3_emb_dim=16
     ),
     "transformers ViT": _hf("ViTForImageClassification", "ViTConfig", **_VIT),
+    "transformers ViT, flex": _hf(
+        "ViTForImageClassification", "ViTConfig", attn_implementation="flex_attention", **_VIT
+    ),
     "transformers DeiT": _hf("DeiTForImageClassification", "DeiTConfig", **_VIT),
     "transformers BEiT": _hf("BeitForImageClassification", "BeitConfig", **_VIT),
     "transformers DINOv2": _hf("Dinov2ForImageClassification", "Dinov2Config", 56, **_DINO),

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from saccade._torch import FLEX_ATTENTION, WeakTensorKeyDictionary, tensors_in
+from saccade._torch import FLEX_ATTENTION, WeakTensorKeyDictionary, run_as_written, tensors_in
 from saccade.maps import AttentionMap, PairwiseMap, SpatialMap
 from saccade.recording.adapters.token_sets import begins_set
 from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes
@@ -92,6 +92,7 @@ class Capture(RunningModules, TorchFunctionMode):
         for handle in self.handles:
             handle.remove()
 
+    @run_as_written
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
@@ -121,10 +122,12 @@ class Capture(RunningModules, TorchFunctionMode):
             self.is_following = bool(self.tags or self.routes or self.sets)
         return output
 
+    @run_as_written
     def _enter_module(self, module: nn.Module, inputs: Any) -> None:
         self._publish_compiled()
         super()._enter_module(module, inputs)
 
+    @run_as_written
     def _leave_module(self, module: nn.Module, args: Any, *given: Any) -> None:
         self._publish_compiled()
         super()._leave_module(module, args, *given)
