@@ -320,10 +320,11 @@ def networks(result: Result) -> list[str]:
         f"{len(rows)} networks of other libraries with random weights, most of them small. *Ran* counts "
         "fused attention calls and softmaxes over keys in a forward pass, *recorded* the maps of pairs of "
         "positions, *other maps* those of channels and gates, *unseen* the layers that `maps.unseen` names. "
-        f"In all: {ran} ran, {seen} recorded, {sum(row['unplaced'] for row in rows)} of them within windows "
-        "whose places in the image are unknown. The outputs are the same bit for bit with and without "
-        f"`record` in {sum(row['identical'] for row in rows)} of {len(rows)} networks. *Look* is the method "
-        "that `sc.look` chooses; *explained by* lists the explanations by attention that the network has.",
+        "Linear attention, `flex_attention` and softmaxes of three axes are recorded, and *ran* does not "
+        f"count them. In all: {ran} ran, {seen} recorded, {sum(row['unplaced'] for row in rows)} of them "
+        "within windows whose places in the image are unknown. The outputs are the same bit for bit with and "
+        f"without `record` in {sum(row['identical'] for row in rows)} of {len(rows)} networks. *Look* is the "
+        "method that `sc.look` chooses; *explained by* lists the explanations by attention that the network has.",
         *table(
             ["network", "ran", "recorded", "other maps", "unseen", "look", "explained by"],
             (

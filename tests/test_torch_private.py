@@ -275,3 +275,15 @@ def test_a_function_that_runs_as_written_is_compiled_as_a_part_of_its_caller_alo
     compiled = torch.compile(lambda x: 2 * own(x), backend=counter, fullgraph=True)
     assert torch.equal(compiled(x), 2 * own(x))
     assert counter.frame_count == 1
+
+
+def test_compiled_functions_run_as_they_are_written_for_a_while() -> None:
+    from torch._dynamo.testing import CompileCounter
+
+    counter, x = CompileCounter(), torch.randn(3)
+    compiled = torch.compile(torch.sin, backend=counter)
+    with _torch.without_compilation():
+        compiled(x)
+    assert counter.frame_count == 0
+    compiled(x)
+    assert counter.frame_count == 1

@@ -6,8 +6,10 @@ fails by name.
 
 from __future__ import annotations
 
+import sys
 import weakref
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -157,6 +159,19 @@ def run_as_written(function: Callable[_P, _T]) -> Callable[_P, _T]:
     skip = eval_frame._FrameAction.SKIP
     eval_frame.set_code_exec_strategy(function.__code__, eval_frame._FrameExecStrategy(skip, skip))
     return function
+
+
+@contextmanager
+def without_compilation() -> Iterator[None]:
+    """Run compiled functions as they are written inside the block.
+
+    Importing the compiler takes seconds, and where nothing has imported it, nothing is compiled.
+    """
+    if not {"torch._dynamo", "torch.nn.attention.flex_attention"} & sys.modules.keys():
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
 
 
 def index_by_tensors() -> TorchFunctionMode:

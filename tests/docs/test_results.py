@@ -24,8 +24,6 @@ import mechanism_table  # noqa: E402  (scripts beside the package)
 import performance  # noqa: E402
 import results  # noqa: E402
 
-#: Benchmarks that take long and need a quiet machine: their section appears once they have been run.
-PENDING = {"step-memory", "waiting-cpu"}
 SECTIONS = {**results.SECTIONS, **performance.SECTIONS}
 RUN = [path.stem for path in sorted(results.FILES.glob("*.json"))]
 
@@ -41,7 +39,7 @@ def test_the_page_of_speed_is_what_the_files_say() -> None:
 
 def test_every_result_file_has_a_section() -> None:
     others = {"support", "search-cifar10"}  # on pages of their own, docs/support.md and docs/search.md
-    assert {path.stem for path in results.FILES.glob("*.json")} | PENDING == set(SECTIONS) | others
+    assert {path.stem for path in results.FILES.glob("*.json")} == set(SECTIONS) | others
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from saccade._torch import WeakTensorKeyDictionary, run_as_written, tensors_in, version
+from saccade._torch import WeakTensorKeyDictionary, tensors_in, version, without_compilation
 from saccade.attachment.example import call_arguments, describe_inputs, images_of, tensors_within
 from saccade.attachment.hooks import Attached
 from saccade.errors import BadOption
@@ -110,7 +110,6 @@ class Trace(TorchFunctionMode):
         versions: dict[int, Node] = self._versions.get(tensor, {})
         return versions.get(version(tensor)) or (versions[max(versions)] if versions else None)
 
-    @run_as_written
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         tensors = tensors_in((args, kwargs))
@@ -174,7 +173,7 @@ def trace_forward(model: nn.Module, example_inputs: object) -> Trace:
     device = images[0].device.type
     can_autocast = torch.amp.is_autocast_available(device)
     full_precision = torch.autocast(device, enabled=False) if can_autocast else nullcontext()
-    with preserve_state(model, (args, kwargs)), full_precision:
+    with preserve_state(model, (args, kwargs)), full_precision, without_compilation():
         try:
             with temporary_hooks(trace.register(model)), trace:
                 output = model(*args, **kwargs)
