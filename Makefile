@@ -70,13 +70,15 @@ lint: install
 	@$(BIN)/lint-imports
 
 bench: install
-	@echo "bench: speed compared with textbook implementations, into benchmarks/results/ (an hour)"
+	@echo "bench: speed compared with textbook implementations, into benchmarks/results/ (two hours)"
 	@$(BIN)/python benchmarks/mechanisms.py --repeats 21
 	@$(BIN)/python benchmarks/mechanisms.py --repeats 15 --layout channels_last
 	@$(BIN)/python benchmarks/mechanisms.py --repeats 15 --allocator default
 	@$(BIN)/python benchmarks/pairwise.py
 	@$(BIN)/python benchmarks/whole_networks.py
+	@$(BIN)/python benchmarks/whole_networks.py --memory
 	@$(BIN)/python benchmarks/pipeline.py
+	@$(BIN)/python benchmarks/waiting.py
 
 # Both need a GPU, and fail in one sentence where there is none.
 gpu: install

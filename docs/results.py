@@ -324,7 +324,8 @@ def networks(result: Result) -> list[str]:
         f"count them. In all: {ran} ran, {seen} recorded, {sum(row['unplaced'] for row in rows)} of them "
         "within windows whose places in the image are unknown. The outputs are the same bit for bit with and "
         f"without `record` in {sum(row['identical'] for row in rows)} of {len(rows)} networks. *Look* is the "
-        "method that `sc.look` chooses; *explained by* lists the explanations by attention that the network has.",
+        "method that `sc.look` chooses; *explained by* lists the explanations by attention that a network "
+        "has.",
         *table(
             ["network", "ran", "recorded", "other maps", "unseen", "look", "explained by"],
             (

@@ -27,13 +27,26 @@ def glimpse(x: Tensor, locations: Tensor, size: int = 8, scales: int = 1, scale_
     """
     dtype = torch.promote_types(x.dtype, torch.float32)  # bfloat16 cannot distinguish the pixels of a row
     image, centers = x.to(dtype), locations.to(dtype)
-    patches = []
-    for scale in range(scales):
-        step = scale_factor**scale
-        points = _points(centers, size * step, x.shape[2], x.shape[3])
-        patch = F.grid_sample(image, points, mode="bilinear", padding_mode="zeros", align_corners=False)
-        patches.append(F.avg_pool2d(patch, step) if step > 1 else patch)
+    extents = [size * scale_factor**scale for scale in range(scales)]
+
+    def sample(extent: int) -> Tensor:
+        points = _points(centers, extent, x.shape[2], x.shape[3])
+        return F.grid_sample(image, points, mode="bilinear", padding_mode="zeros", align_corners=False)
+
+    if all((extents[-1] - extent) % 2 == 0 for extent in extents):  # each is the middle of the largest
+        largest = sample(extents[-1])
+        windows = [_middle(largest, extent) for extent in extents]
+    else:
+        windows = [sample(extent) for extent in extents]
+    steps = [extent // size for extent in extents]
+    pairs = zip(windows, steps, strict=True)
+    patches = [F.avg_pool2d(window, step) if step > 1 else window for window, step in pairs]
     return torch.cat(patches, dim=1).to(x.dtype)
+
+
+def _middle(patch: Tensor, extent: int) -> Tensor:
+    margin = (patch.shape[2] - extent) // 2
+    return patch[:, :, margin : margin + extent, margin : margin + extent]
 
 
 def _points(centers: Tensor, extent: int, height: int, width: int) -> Tensor:
