@@ -12,7 +12,7 @@ from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import AdditiveMap, Tap
 from saccade.ops.chunks import chunks
 
-_CHUNK = 1 << 20  # values tanh(q_i + k_j)_d held at a time
+_CHUNK = 1 << 22  # values tanh(q_i + k_j)_d held at a time
 
 
 def additive(query: Tensor, key: Tensor, value: Tensor, direction: Tensor) -> Tensor:
