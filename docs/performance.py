@@ -255,6 +255,8 @@ def pairwise(result: Result) -> list[str]:
         "its textbook form, with all its weights in memory; *too large* means that they do not fit.",
         *table(("", "map", "MB", "naive MB", "s", "naive s"), rows),
         f"Slower than the naive form by more than 3%: {', '.join(slower) or 'none'}.",
+        "The aim of `additive` at 56 x 56 is 20 s. It computes 3136 x 3136 x 256 hyperbolic tangents twice, "
+        "since it keeps none for the backward pass.",
     ]
 
 

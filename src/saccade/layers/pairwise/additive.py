@@ -63,19 +63,13 @@ class _Additive(torch.autograd.Function):
             tanh = _tanh(q[:, :, chunk], k)
             weights = _weights(tanh, w)
             d_weights = dy[:, :, chunk] @ v.mT
-            # Through the softmax, (B, heads, n, Lk), then through tanh, (B, heads, n, Lk, D): the sums over
-            # keys and over queries of d_scores (1 - tanh^2).
+            # Through the softmax, (B, heads, n, Lk), then through tanh, (B, heads, n, Lk, D).
             d_scores = weights * (d_weights - (d_weights * weights).sum(-1, keepdim=True))
-            d_direction += d_scores.flatten() @ tanh.flatten(0, 3)
-            again = torch.is_grad_enabled()  # this pass is differentiated, too, and keeps what it computes
-            square = tanh.square() if again else tanh.square_()
-            of_queries = d_scores.sum(3, keepdim=True) - (d_scores.unsqueeze(3) @ square).squeeze(3)
-            each = d_scores.unsqueeze(4)
-            product = square * each if again else square.mul_(each)
-            of_keys = d_scores.sum(2).unsqueeze(3) - product.sum(2)
-            d_query[:, :, chunk] = of_queries * w
-            d_key += of_keys * w
+            slope = (1 - tanh * tanh) * d_scores.unsqueeze(-1)
+            d_query[:, :, chunk] = slope.sum(3) * w
+            d_key += slope.sum(2) * w
             d_value += weights.mT @ dy[:, :, chunk]
+            d_direction += torch.einsum("bhijd,bhij->d", tanh, d_scores)
         return tuple(gradient.to(x.dtype) for gradient, x in zip(results, saved, strict=True))
 
 
@@ -86,7 +80,7 @@ def _dtype(x: Tensor) -> torch.dtype:
 
 def _tanh(query: Tensor, key: Tensor) -> Tensor:
     """Return tanh(q_i + k_j): (B, heads, n, D) and (B, heads, Lk, D) -> (B, heads, n, Lk, D)."""
-    return (query.to(key.dtype).unsqueeze(3) + key.unsqueeze(2)).tanh_()
+    return torch.tanh(query.to(key.dtype).unsqueeze(3) + key.unsqueeze(2))
 
 
 def _weights(tanh: Tensor, direction: Tensor) -> Tensor:
