@@ -528,7 +528,9 @@ def page(head: str = HEAD, sections: Mapping[str, tuple[str, Section]] = SECTION
         if not (FILES / f"{name}.json").exists():  # a benchmark that has not been run
             continue
         result = json.loads((FILES / f"{name}.json").read_text())
-        lines += ["", f"## {title}", "", *section(result), *picture(name, result), measured(result)]
+        shown = [*section(result), *picture(name, result)]
+        end = [measured(result)] if not shown[-1] else ["", measured(result)]
+        lines += ["", f"## {title}", "", *shown, *end]
     return "\n".join(lines) + "\n"
 
 
