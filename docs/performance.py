@@ -126,7 +126,7 @@ gate, and reads the gradient and writes that of the map. These are seven passes 
 four. So 1.75 times the floor is the bound for a map that does not fit in a cache. On a map of 7 x 7, most of
 the time is that of the number of operations, not of their size. The compiled form joins many of them.
 `multi_head` runs in the fused kernel of PyTorch, compiled or not, which keeps 5 maps for the backward pass.
-The textbook form keeps 103, and at 28 x 28 its compiled softmax is faster than computing the weights again."""
+The textbook form keeps 103, and at 28 x 28 its compiled softmax is faster than to compute weights again."""
 
 Times = Mapping[str, float]
 
