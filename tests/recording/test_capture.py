@@ -538,3 +538,17 @@ def test_after_an_error_of_the_model_no_module_counts_as_running() -> None:
         model.fails = False
         model(x)
     assert {*maps} == {"attend", "gate"}
+
+
+def test_a_model_with_a_compiled_module_says_what_is_not_recorded() -> None:
+    gate, x = sc.create("se", 20, reduction=4), torch.randn(2, 20, WIDTH)
+    linear: Any = torch.compile(nn.Linear(WIDTH, WIDTH), backend="eager")
+    compiled: Any = torch.compile(Own("fused"), backend="eager")
+    for attention in (nn.Sequential(linear, Own("fused")), compiled):
+        model = nn.Sequential(attention, gate)
+        with pytest.warns(UserWarning, match="parts of Sequential are compiled"), sc.record(model) as maps:
+            model(x)
+        assert [*maps] == ["1"]
+    with warnings.catch_warnings(action="error"), sc.record(nn.Sequential(linear, gate)) as maps:
+        gate(linear(x))
+    assert [*maps] == ["1"]

@@ -87,6 +87,11 @@ class Maps(Mapping[str, AttentionMap]):
         return self._maps
 
 
+def _is_known(module: nn.Module) -> bool:
+    """Return whether a module is a layer of torch or of this package, which attends in no unknown way."""
+    return type(module).__module__.split(".")[0] in ("torch", "saccade")
+
+
 @contextmanager
 def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None = None) -> Iterator[Maps]:
     """Collect the attention maps of the forward passes inside the `with` block.
@@ -110,7 +115,8 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
     The model computes the same result inside the block and outside. When the block ends, normally or by an
     exception, the model is restored. A compiled model of the mechanisms of this package is compiled once more
     with its maps, and so is a compiled function that a model calls. Other attention inside of a compiled
-    function is named in `unseen`.
+    function is named in `unseen`. If a module is compiled, a warning says that the attention of modules of
+    other packages is not recorded.
 
     Args:
         model: The model.
@@ -179,7 +185,8 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
         taps[path].publish(captured)
 
     # Compiled code calls no functions of torch. A program for any size cannot compare shapes.
-    is_opaque = any(map(is_compiled, modules.values())) or torch.compiler.is_exporting()
+    has_compiled = any(map(is_compiled, modules.values()))
+    is_opaque = has_compiled or torch.compiler.is_exporting()
     fallbacks = {path for path, observe in attention.items() if observe.func in FALLBACKS}
     capture = None if is_opaque else Capture(modules, taps.keys() - fallbacks, features, publish)
     for tap in taps.values():
@@ -193,6 +200,9 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
             yield maps
         if capture:
             maps.unseen = tuple(capture.unseen(maps))
+        elif has_compiled and not all(map(_is_known, modules.values())):
+            message = f"parts of {name} are compiled, and then attention of other packages is not recorded"
+            warnings.warn(f"{message}; record the original (`model._orig_mod`)", stacklevel=4)
         if maps.unseen:
             shown = ", ".join(map(repr, maps.unseen[:3])) + (" ..." if len(maps.unseen) > 3 else "")
             message = f"{len(maps.unseen)} attention layers of {name} ran and were not recorded: {shown}"
