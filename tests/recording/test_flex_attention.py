@@ -161,6 +161,27 @@ def test_a_function_that_closes_over_tensors_of_compiled_code() -> None:
     torch.testing.assert_close(attention.tokens().weights(), scores.softmax(-1), atol=1e-5, rtol=1e-4)
 
 
+def test_two_calls_in_one_compiled_function_are_both_seen() -> None:
+    def twice(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        first: Tensor = flex_attention(q, k, v)
+        second: Tensor = flex_attention(k, q, first)
+        return second
+
+    layer = Flex("plain", torch.compile(twice, backend="aot_eager", fullgraph=True))
+    x = torch.randn(2, COUNT, WIDTH)
+    with torch.no_grad():
+        plain = layer(x)
+        for _ in range(2):
+            with sc.record(layer) as maps:
+                assert torch.equal(layer(x), plain)
+            assert [*maps] == ["", "#2"]
+        q, k, _ = layer.qkv(x).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)
+    second = maps["#2"]
+    assert isinstance(second, PairwiseMap)
+    expected = (k @ q.mT * q.shape[-1] ** -0.5).softmax(-1)
+    torch.testing.assert_close(second.tokens().weights(), expected, atol=1e-5, rtol=1e-4)
+
+
 def test_without_functions_nothing_of_the_size_of_the_scores_is_kept() -> None:
     model = Flex("plain")
     with torch.no_grad(), sc.record(model) as maps:

@@ -121,8 +121,8 @@ class AttentionPass(Capture):
         super().tag_weights(weights, logits)
         self._softmax[self.tags[weights]] = weights
 
-    def _flex_map(self, _site: AttentionSite, _call: FlexCall, /) -> AttentionMap:
-        raise ValueError("the gradient of the output is inside compiled code")
+    def _flex_map(self, site: AttentionSite, call: FlexCall) -> AttentionMap:
+        raise ValueError(f"{site.module} attends to {call.key.shape} in compiled code, without gradients")
 
     def _softmax_map(self, site: AttentionSite, tag: Weights, values: Tensor) -> AttentionMap:
         self._live = None, self._softmax[tag], None

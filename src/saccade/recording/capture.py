@@ -50,6 +50,7 @@ from saccade.recording.windows import Partition
 _ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal")
 _FUNCTIONAL = inspect.signature(F.multi_head_attention_forward)
 _LAYERS = {F.linear, F.conv1d, F.conv2d, F.conv3d}
+_UNUSUAL = (RuntimeError, ValueError, TypeError, IndexError, KeyError)  # noted; the model goes on
 _MOST_WEIGHTS = 1 << 26  # larger matrices of weights are kept as their column means
 
 
@@ -78,7 +79,7 @@ class Capture(RunningModules, TorchFunctionMode):
         self.tags: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self.routes, self.sets = Routes(features), features.sets
         # Attention of compiled code that ran since the last look, see `__torch_function__`.
-        self.flex_call: tuple[Any, ...] | None = None
+        self.flex_calls: tuple[tuple[Any, ...], ...] = ()
         self.is_hidden = False
         self.is_paused = False
 
@@ -99,7 +100,7 @@ class Capture(RunningModules, TorchFunctionMode):
         if torch.compiler.is_compiling():
             # The compiled code repeats what is assigned here each time that it runs.
             if func is FLEX_ATTENTION:
-                self.flex_call = args
+                self.flex_calls = (*self.flex_calls, args[:6])
             elif func in FUSED:
                 self.is_hidden = True
             return func(*args, **kwargs) if kwargs else func(*args)
@@ -117,8 +118,8 @@ class Capture(RunningModules, TorchFunctionMode):
                     if self.sets or begins_set(func, args, output):
                         self.sets.follow(func, args, kwargs or {}, output)
                     self._follow(func, args, kwargs or {}, output)
-            except (RuntimeError, ValueError, TypeError, IndexError, KeyError):
-                self.failed[self.site()[0]] = None  # an unusual call; the model goes on
+            except _UNUSUAL:
+                self.failed[self.site()[0]] = None
             self.is_following = bool(self.tags or self.routes or self.sets)
         return output
 
@@ -134,23 +135,23 @@ class Capture(RunningModules, TorchFunctionMode):
 
     def _publish_compiled(self) -> None:
         """Publish or name the attention of compiled code that ran in the innermost module."""
-        if (self.flex_call is None and not self.is_hidden) or self.is_paused:
+        if self.is_paused or not (self.flex_calls or self.is_hidden):
             return
-        call, is_hidden = self.flex_call, self.is_hidden
-        self.flex_call, self.is_hidden = None, False
+        calls, is_hidden = self.flex_calls, self.is_hidden
+        self.flex_calls, self.is_hidden = (), False
         if not self.stack or not self.known.isdisjoint(self.stack):
             return
         if is_hidden:
             self.failed[self.site()[0]] = None
-        if call is not None:
-            flex, self.is_paused = FlexCall(*call[:6]), True
-            try:
-                with torch.no_grad():
-                    self._publish(lambda site: self._flex_map(site, flex))
-            except (RuntimeError, ValueError, TypeError, IndexError, KeyError):
-                self.failed[self.site()[0]] = None
-            finally:
-                self.is_paused = False
+        self.is_paused = True
+        try:
+            with torch.no_grad():
+                for call in calls:
+                    self._publish(partial(self._flex_map, call=FlexCall(*call)))
+        except _UNUSUAL:
+            self.failed[self.site()[0]] = None
+        finally:
+            self.is_paused = False
 
     def _begins(self, func: Any, args: tuple[Any, ...], output: Any) -> bool:
         """Return whether an operation may begin an attention, windows or a set of tokens."""
@@ -240,7 +241,7 @@ class Capture(RunningModules, TorchFunctionMode):
         logits = fused_logits(site, given)
         return self._map(site, logits, None, given["value"], routes, logits.sets)
 
-    def _flex_map(self, site: AttentionSite, call: FlexCall, /) -> AttentionMap:
+    def _flex_map(self, site: AttentionSite, call: FlexCall) -> AttentionMap:
         routes = self.routes.get(call.query)[:1] + self.routes.get(call.key)[:1]
         logits = call.logits(site.are_sets(call.query, call.key))
         return self._map(site, logits, None, call.value, routes, logits.sets)

@@ -39,7 +39,8 @@ class FlexCall(NamedTuple):
         bias = None
         if not is_default_of_flex_attention(self.score_mod):
             _check_size(shape)
-            scores = self.scale * query @ key.mT
+            precise = torch.promote_types(query.dtype, torch.float32)
+            scores = self.scale * query.to(precise) @ key.to(precise).mT
             bias = _of_all(self.score_mod, (scores,), shape, query.device) - scores
         mask_mod = self.block_mask[-1]
         if not is_default_of_flex_attention(mask_mod):

@@ -115,8 +115,8 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
     The model computes the same result inside the block and outside. When the block ends, normally or by an
     exception, the model is restored. A compiled model of the mechanisms of this package is compiled once more
     with its maps, and so is a compiled function that a model calls. Other attention inside of a compiled
-    function is named in `unseen`. If a module is compiled, a warning says that the attention of modules of
-    other packages is not recorded.
+    function is named in `unseen`. If a module is compiled, only mechanisms of this package and classes with
+    an adapter are recorded, and a warning says so.
 
     Args:
         model: The model.
@@ -201,7 +201,7 @@ def record(model: nn.Module, adapters: Mapping[type[nn.Module], Adapter] | None 
         if capture:
             maps.unseen = tuple(capture.unseen(maps))
         elif has_compiled and not all(map(_is_known, modules.values())):
-            message = f"parts of {name} are compiled, and then attention of other packages is not recorded"
+            message = f"parts of {name} are compiled, and then only known classes of attention are recorded"
             warnings.warn(f"{message}; record the original (`model._orig_mod`)", stacklevel=4)
         if maps.unseen:
             shown = ", ".join(map(repr, maps.unseen[:3])) + (" ..." if len(maps.unseen) > 3 else "")
