@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -162,11 +163,17 @@ def resize(image: GrayImages, side: int, filter: Image.Resampling = Image.Resamp
     return np.asarray(Image.fromarray(image).resize((side, side), filter))
 
 
-def ink_box(image: GrayImages) -> tuple[slice, slice]:
-    """Return the rows and columns of the bounding box of the ink in an image (H, W); empty without ink."""
-    with_ink = (np.flatnonzero(image.any(axis)) for axis in (1, 0))
-    rows, columns = (slice(lines[0], lines[-1] + 1) if len(lines) else slice(0) for lines in with_ink)
-    return rows, columns
+def ink_boxes(images: GrayImages) -> NDArray[np.bool_]:
+    """Return the masks of the bounding boxes of the ink in images (..., H, W); empty without ink."""
+    rows, columns = (_fill(images.any(axis)) for axis in (-1, -2))
+    return rows[..., :, None] & columns[..., None, :]
+
+
+def _fill(lines: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Return lines (..., L) with the gaps between true values filled."""
+    before = np.maximum.accumulate(lines, axis=-1)
+    after = np.maximum.accumulate(lines[..., ::-1], axis=-1)[..., ::-1]
+    return before & after
 
 
 def _rotate(images: GrayImages, angle: float, rng: np.random.Generator) -> GrayImages:
@@ -183,15 +190,19 @@ def _place_on_canvas(
     """Return each image at a random position on a canvas with clutter, and the masks."""
     canvases = np.zeros((len(images), size, size), np.uint8)
     masks = np.zeros(canvases.shape, bool)
-    for image, canvas, mask in zip(images, canvases, masks, strict=True):
-        top, left = rng.integers(size - SIDE + 1, size=2)
-        canvas[top : top + SIDE, left : left + SIDE] = image
-        mask[top : top + SIDE, left : left + SIDE][ink_box(image)] = True
-        for _ in range(clutter):
-            other = images[rng.integers(len(images))]
-            y, x = rng.integers(SIDE - PIECE + 1, size=2)
-            piece = other[y : y + PIECE, x : x + PIECE]
-            y, x = rng.integers(size - PIECE + 1, size=2)
-            target = canvas[y : y + PIECE, x : x + PIECE]
-            np.maximum(target, piece, out=target)
+    every = np.arange(len(images))
+    in_images, on_canvas = SIDE - PIECE + 1, size - PIECE + 1
+    bounds = [size - SIDE + 1] * 2 + clutter * [len(images), in_images, in_images, on_canvas, on_canvas]
+    top, left, *pieces = rng.integers(np.broadcast_to(bounds, (len(images), len(bounds)))).T
+    _windows(canvases, SIDE)[every, top, left] = images
+    _windows(masks, SIDE)[every, top, left] = ink_boxes(images)
+    sources, targets = _windows(images, PIECE), _windows(canvases, PIECE)
+    for other, y, x, to_y, to_x in zip(*(pieces[column::5] for column in range(5)), strict=True):
+        target = every, to_y, to_x
+        targets[target] = np.maximum(targets[target], sources[other, y, x])
     return canvases, masks
+
+
+def _windows(images: NDArray[Any], side: int) -> NDArray[Any]:
+    """Return a view of all windows of images: (N, H, W) -> (N, top, left, side, side)."""
+    return sliding_window_view(images, (side, side), axis=(1, 2), writeable=True)

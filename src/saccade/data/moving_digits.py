@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saccade.data.checks import check_memory, check_not_negative
-from saccade.data.digits import LabeledDigits, gray_split, ink_box, read_digits, resize
+from saccade.data.digits import LabeledDigits, gray_split, ink_boxes, read_digits, resize
 from saccade.data.task import PARTS, Split, Task
 from saccade.errors import bad_option, check_positive
 
@@ -97,7 +97,7 @@ def load_moving_digits(
                 place = (slice(top, top + side), slice(left, left + side))
                 clip[frame][place] = digit
                 if is_rare:
-                    mask[frame][place][ink_box(digit)] = True
+                    mask[frame][place] = ink_boxes(digit)
         return gray_split(clips, labels.astype(np.int64), masks)
 
     splits = (
