@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import re
-import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,44 +18,20 @@ from saccade.data import resolve_task
 from saccade.training.objectives.contrastive import Contrastive
 from saccade.training.objectives.hard import Hard
 from saccade.training.objectives.recurrent import Recurrent
+from support.guides import DOCS, PAGES, commands, recipe_of_imagenet
 
-DOCS = Path(__file__).parents[2] / "docs"
 sys.path.insert(0, str(DOCS))
 
-import training as training_page  # noqa: E402  (a script)
+import training as training_page
 
-GUIDES = (
-    "get-started.md",
-    "training.md",
-    "scale.md",
-    "backbones.md",
-    "search.md",
-    "segmentation.md",
-    "deploy.md",
-)
-PAGES = {name: (DOCS / name).read_text() for name in GUIDES}
 COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-
-
-def commands() -> list[tuple[str, list[str]]]:
-    """The commands in code blocks, with their page. Comments are dropped, `$seed` is a number."""
-    found = []
-    for page, text in PAGES.items():
-        for _, block in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
-            for line in block.replace("\\\n", " ").splitlines():
-                line = line.removeprefix("srun ")
-                if line.startswith("saccade "):
-                    words = shlex.split(line, comments=True)[1:]
-                    found.append((page, ["0" if word == "$seed" else word for word in words]))
-    return found
 
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The recipe of the page about scale, as a file."""
     monkeypatch.chdir(tmp_path)
-    (recipe,) = re.findall(r"```yaml\n(task:.*?)```", PAGES["scale.md"], re.DOTALL)
-    Path("imagenet.yaml").write_text(recipe)
+    Path("imagenet.yaml").write_text(recipe_of_imagenet())
 
 
 @pytest.mark.usefixtures("files")
