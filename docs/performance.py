@@ -1,15 +1,17 @@
-"""Write docs/performance.md, the page of speed and memory, from the files in benchmarks/results.
+"""Write docs/performance.md, the page of speed and memory, and its plots, from benchmarks/results.
 
 python docs/performance.py
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from results import Result, Section, page, table
+from dot_plot import dot_plot
+from results import FILES, Result, Section, page, table
 
 PAGE = Path(__file__).parent / "performance.md"
 
@@ -35,6 +37,9 @@ def mechanisms(result: Result) -> list[str]:
         f"{result['what'].capitalize()}. The peers are modules of the same size from torchvision (`se`), "
         "timm (`eca`, `cbam`, `coordinate`, `split_attention`, `sk`) and torch (`multi_head`). *Ours, "
         "plain*: without `saccade[fast]`; *floor* scales the map and its gradient once.",
+        "",
+        "![Time of the gates as a multiple of the floor](performance-gates.svg)",
+        "",
         *table(("", *columns), rows),
         *targets(result["rows"]),
         *saved(result["rows"]),
@@ -185,6 +190,9 @@ def whole_networks(result: Result) -> list[str]:
         "ResNet-50 of timm with attention in each of its 16 residual branches, ours by `sc.attach` and "
         "timm's own at the same places, and ViT-S. The percentages are what is added to the network without "
         "attention.",
+        "",
+        "![What attention adds to a training step of a ResNet-50](performance-networks.svg)",
+        "",
         *table(("network", *head), ([n, *(c for k in columns for c in cells(n, *k))] for n in networks)),
     ]
 
@@ -312,5 +320,52 @@ SECTIONS: Mapping[str, tuple[str, Section]] = {
 }
 
 
+def gates_plot(result: Result) -> str:
+    """Return the plot of the gates: multiples of the floor."""
+    forms = ("ours", "textbook", "peer")
+    names = [name for compiled in ("", ", compiled") for name in (form + compiled for form in forms)]
+    rows = {
+        f"{row['mechanism']} {tuple(row['shape'])}": {
+            name: row["milliseconds"][name] / row["milliseconds"]["floor"]
+            for name in names
+            if name in row["milliseconds"]
+        }
+        for row in result["rows"]
+        if row["mechanism"] in ("se", "eca", "cbam", "coordinate")
+    }
+    return dot_plot("Time of the gates", "forward + backward, multiple of the floor", rows, log=True)
+
+
+def networks_plot(result: Result) -> str:
+    """Return the plot of the training steps: what attention adds."""
+    times = {
+        (row["network"].removeprefix("resnet50 "), row["form"]): row["milliseconds"]
+        for row in result["rows"]
+        if row["phase"] == "training" and row["network"].startswith("resnet50")
+    }
+    none = times.pop(("none", "ours"))
+    rows: dict[str, dict[str, float]] = {}
+    for (name, form), time in times.items():
+        rows.setdefault(name, {})[form] = 100 * (time / none - 1)
+    return dot_plot("Training step of a ResNet-50", "added to a training step, %", rows)
+
+
+#: Name of a picture on the page -> its result file, and how it is drawn.
+PLOTS: Mapping[str, tuple[str, Callable[[Result], str]]] = {
+    "performance-gates": ("mechanisms-cpu", gates_plot),
+    "performance-networks": ("whole-networks", networks_plot),
+}
+
+
+def plots() -> dict[Path, str]:
+    """Return the pictures of the page, by their files."""
+    return {
+        PAGE.with_name(f"{name}.svg"): draw(json.loads((FILES / f"{source}.json").read_text()))
+        for name, (source, draw) in PLOTS.items()
+    }
+
+
 if __name__ == "__main__":
     PAGE.write_text(page(HEAD, SECTIONS))
+    for file, drawing in plots().items():
+        file.write_text(drawing)

@@ -176,3 +176,22 @@ def test_a_set_that_is_not_there(tmp_path: Path) -> None:
 def test_bad_options_of_a_set(options: dict[str, Any], option: str) -> None:
     with raises(BadOption, option=option, value=options[option]):
         load_torchvision(**options)
+
+
+def test_canvases_are_those_of_a_plain_loop() -> None:
+    """Digits at random positions, and pieces of other digits above them, one image after the other."""
+    images = load_digits(max_samples=40).train.images[:, 0].numpy()
+    rng = np.random.default_rng((0, 4, 7))  # of seed 0 and epoch 7
+    expected = np.zeros((40, 60, 60), np.uint8)
+    for image, canvas in zip(images, expected, strict=True):
+        top, left = rng.integers(60 - 28 + 1, size=2)
+        canvas[top : top + 28, left : left + 28] = image
+        for _ in range(4):
+            other = images[rng.integers(40)]
+            y, x = rng.integers(28 - 8 + 1, size=2)
+            piece = other[y : y + 8, x : x + 8]
+            y, x = rng.integers(60 - 8 + 1, size=2)
+            canvas[y : y + 8, x : x + 8] = np.maximum(canvas[y : y + 8, x : x + 8], piece)
+    redraw = load_digits("cluttered", max_samples=40, fresh=True).train.redraw
+    assert redraw is not None
+    np.testing.assert_array_equal(redraw(7)[:, 0].numpy(), expected)

@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ sys.path[:0] = [str(ROOT / "docs"), str(ROOT / "benchmarks")]
 import mechanism_table  # noqa: E402  (scripts beside the package)
 import performance  # noqa: E402
 import results  # noqa: E402
+from dot_plot import dot_plot  # noqa: E402
 
 SECTIONS = {**results.SECTIONS, **performance.SECTIONS}
 RUN = [path.stem for path in sorted(results.FILES.glob("*.json"))]
@@ -35,6 +37,25 @@ def test_the_page_is_what_the_files_say() -> None:
 def test_the_page_of_speed_is_what_the_files_say() -> None:
     expected = results.page(performance.HEAD, performance.SECTIONS)
     assert performance.PAGE.read_text() == expected, "docs/performance.md is old: python docs/performance.py"
+
+
+def test_the_plots_are_what_the_files_say() -> None:
+    for file, drawing in performance.plots().items():
+        assert file.read_text() == drawing, f"{file.name} is old: python docs/performance.py"
+        assert f"]({file.name})" in performance.PAGE.read_text()
+
+
+def test_dots_are_at_their_values() -> None:
+    plot = ElementTree.fromstring(
+        dot_plot("A & B", "ratio", {"x": {"ours": 2, "theirs": 20}, "y": {"ours": 50}}, log=True)
+    )
+    texts = {(text.text, text.get("x")) for text in plot.iter() if text.tag.endswith("text")}
+    ticks = {text: float(x or 0) for text, x in texts if text in ("2", "20", "50")}
+    ours = [float(dot.get("cx", 0)) for dot in plot.iter() if dot.tag.endswith("circle")]
+    assert ours[:-1] == [ticks["2"], ticks["50"]]  # the last is in the legend
+    (theirs,) = [dot for dot in plot.iter() if dot.get("class") == "mark s1"][:-1]
+    assert float(theirs.get("x", 0)) + 4.5 == pytest.approx(ticks["20"], abs=0.1)
+    assert dot_plot("", "", {"x": {"a": -3, "b": 9}}).count(">0</text>") == 1  # an axis with 0
 
 
 def test_every_result_file_has_a_section() -> None:

@@ -165,7 +165,7 @@ def resize(image: GrayImages, side: int, filter: Image.Resampling = Image.Resamp
 
 def ink_boxes(images: GrayImages) -> NDArray[np.bool_]:
     """Return the masks of the bounding boxes of the ink in images (..., H, W); empty without ink."""
-    rows, columns = (_fill(images.any(axis)) for axis in (-1, -2))
+    rows, columns = (_fill(np.asarray(images.any(axis))) for axis in (-1, -2))
     return rows[..., :, None] & columns[..., None, :]
 
 
