@@ -5,7 +5,8 @@
 
 For one comparison, the file is its results.json without the curves. For runs, or the runs of several
 comparisons, it has a row per run: the recipe keys that differ from the default, the test error and the costs;
-for recurrent attention models also the test error of a single look.
+for recurrent attention models also the test errors of one look and of the mean of ten, and the validation
+error of each epoch.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from saccade.training import Recurrent, measure, restore
 
 RESULTS = Path(__file__).parent / "results"
 KEPT = ("error", "loss", "localization", "parameters", "flops", "latency_ms", "train_seconds")
+LOOKS = (1, 10)  # of a recurrent attention model, whose probabilities are averaged
 
 
 def comparison(folder: Path) -> ComparisonResults:
@@ -49,17 +51,22 @@ def runs(folders: list[Path]) -> dict[str, Any]:
                 "command": info["command"],
                 "images": {"train": result["task"]["train"], "test": result["task"]["test"]},
                 **{key: value for key, value in result.items() if key in KEPT},
-                **({"one_look": one_look(folder)} if recipe["objective"].startswith("recurrent") else {}),
+                **(looks(folder) if recipe["objective"].startswith("recurrent") else {}),
             }
         )
     return {"command": rows[0]["command"], "hardware": info["hardware"], "rows": rows}
 
 
-def one_look(folder: Path) -> float:
+def looks(folder: Path) -> dict[str, Any]:
+    """Return the test errors of a recurrent model by the number of looks, and its validation errors."""
     classifier = restore(folder)
     assert isinstance(classifier, Recurrent)
-    classifier.num_samples = 1
-    return measure(classifier, load_task(classifier.recipe.task).test).error
+    test = load_task(classifier.recipe.task).test
+    errors = {}
+    for number in LOOKS:
+        classifier.num_samples = number
+        errors[str(number)] = measure(classifier, test).error
+    return {"looks": errors, "validation_errors": read_run_result(folder)["curves"]["val_error"]}
 
 
 def main() -> None:

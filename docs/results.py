@@ -185,20 +185,26 @@ def ram_mnist(result: Result) -> list[str]:
 
 def ram_canvas(paper: str) -> Callable[[Result], list[str]]:
     def section(result: Result) -> list[str]:
-        (row,) = result["rows"]
-        score, recipe = row["localization"], row["recipe"]
-        rows = [
-            ("one look", f"{100 * row['one_look']:.2f}%"),
-            ("mean of 10 looks", f"{100 * row['error']:.2f}%"),
-            ("paper, one look", paper),
-        ]
+        rows = result["rows"]
+        recipe, images = rows[0]["recipe"], rows[0]["images"]
+        is_fresh = "fresh=true" in recipe["task"]
+        kind = "canvases, new in each epoch" if is_fresh else "fixed canvases (the paper generates new ones)"
+        pointing = sum(row["localization"]["positive"]["pointing"] for row in rows) / len(rows)
+
+        def line(looks: str) -> tuple[str, str]:
+            errors = [100 * row["looks"][looks] for row in rows]
+            mean = f"{statistics.mean(errors):.2f}"
+            each = f" ({', '.join(f'{error:.2f}' for error in errors)})" if len(errors) > 1 else ""
+            return mean, each
+
+        numbers = {"one look": line("1"), "mean of 10 looks": line("10"), "paper, one look": (paper, "")}
         return [
             "Digits at random positions on 60 x 60 pixels, 8 glimpses of 12 x 12 at 3 scales, trained with "
-            f"REINFORCE for {recipe['epochs']} epochs on {row['images']['train']:,} fixed canvases (the "
-            f"paper generates new ones); {row['images']['test']:,} test images, one seed. "
-            f"{100 * score['positive']['pointing']:.0f}% of the maps of the last look have their maximum "
-            f"inside the bounding box of the digit (chance {100 * score['chance']:.0f}%).",
-            *table(("", "test error"), rows),
+            f"REINFORCE for {recipe['epochs']} epochs on {images['train']:,} {kind}; "
+            f"{images['test']:,} test images, {len(rows)} seed{'s' * (len(rows) > 1)}. "
+            f"{100 * pointing:.0f}% of the maps of the last look have their maximum inside the bounding box "
+            f"of the digit (chance {100 * rows[0]['localization']['chance']:.0f}%).",
+            *table(("", "test error, %"), ((name, mean + each) for name, (mean, each) in numbers.items())),
         ]
 
     return section
@@ -464,8 +470,8 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
     ),
     "moving-digits": ("Moving digits, in space and time", moving_digits),
     "ram-mnist": ("Recurrent attention on MNIST", ram_mnist),
-    "ram-translated": ("Recurrent attention on translated digits", ram_canvas("1.84%")),
-    "ram-cluttered": ("Recurrent attention on cluttered digits", ram_canvas("4.04%")),
+    "ram-translated": ("Recurrent attention on translated digits", ram_canvas("1.84")),
+    "ram-cluttered": ("Recurrent attention on cluttered digits", ram_canvas("4.04")),
     "ten-percent": (
         "Ten percent of the labels",
         by_recipe(
