@@ -87,7 +87,7 @@ def test_several_differences_are_corrected_for() -> None:
     correction = "After Holm correction for 3 comparisons"
     assert caution(board) == f"{correction}, only `cbam` remains significant at 5%."
     cbam["p_value"] = 0.02
-    assert caution(board) == f"{correction}, none remains significant at 5%."
+    assert caution(board) == f"{correction}, no difference remains significant at 5%."
     cbam["p_value"], bad["p_value"] = 0.001, 0.02
     assert caution(board) == "This remains significant at 5% after Holm correction for 3 comparisons."
     late = row("late", 0.2, (0.11, 0.09, 0.13))

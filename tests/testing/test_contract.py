@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import random
 import sys
 import time
@@ -565,7 +566,7 @@ class Undocumented(Good):
 
 
 Undocumented.__doc__ = "A gate."
-GOOD = Good.__doc__ or ""
+GOOD = inspect.getdoc(Good) or ""  # Python 3.13 removes the indentation itself
 
 
 def documented(old: str, new: str) -> type[nn.Module]:
@@ -603,7 +604,7 @@ BAD_DOCUMENTATION: tuple[tuple[dict[str, Any], str], ...] = (
     ({"module": documented("References:", "Paper:")}, "References"),
     ({"module": documented("Args:", "Options:")}, "section Args that explains bias"),
     ({"module": documented("bias:", "offset:")}, "section Args that explains bias"),
-    ({"module": documented("bias:", "offset: Of old.\n        bias:")}, "the parameter offset"),
+    ({"module": documented("bias:", "offset: Of old.\n    bias:")}, "the parameter offset"),
     ({"module": documented("Shape:", "Size:")}, "Shape"),
     ({"module": documented("Example:", "Usage:")}, "Example"),
     ({"module": documented(">>>", "")}, "Example"),

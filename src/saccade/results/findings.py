@@ -96,7 +96,7 @@ def caution(leaderboard: Sequence[Row]) -> str | None:
     names = [f"`{name}`" for name in significant(p_values)]
     if len(names) == uncorrected:
         return f"This remains significant at 5% after Holm correction for {len(p_values)} comparisons."
-    subject = f"only {_list(names)}" if names else "none"
+    subject = f"only {_list(names)}" if names else "no difference"
     verb = "remain" if len(names) > 1 else "remains"
     return f"After Holm correction for {len(p_values)} comparisons, {subject} {verb} significant at 5%."
 
