@@ -4,7 +4,7 @@ set -u
 python=${1:-python3}
 cd "$(dirname "$0")/../.." || exit 1
 
-usable() { "$python" tests/support/browser.py; }
+usable() { "$python" tests/support/browser.py 2>/dev/null; }
 has() { command -v "$1" >/dev/null 2>&1; }
 as_root() {
   if [ "$(id -u)" -eq 0 ]; then "$@"; elif has sudo; then sudo "$@"; else return 1; fi
@@ -30,6 +30,7 @@ fi
 if has dnf; then attempt "dnf install chromium" as_root dnf install -y chromium; fi
 if has apk; then attempt "apk add chromium" as_root apk add chromium; fi
 if has brew; then attempt "brew install chromium" brew install --cask chromium; fi
+"$python" tests/support/browser.py  # says why, if it is an error
 echo "browser: the page tests need Chromium, which could not be installed; put chromium or google-chrome on PATH" \
   "and run make test again, or run make test-fast, which needs no browser" >&2
 exit 1
