@@ -198,6 +198,19 @@ def test_the_first_screen_shows_a_row_of_maps(report: Path, show: Opener) -> Non
         assert tile.evaluate(pixels) == in_gallery.evaluate(pixels)
 
 
+def test_an_image_and_five_maps_are_one_row(report: Path, show: Opener) -> None:
+    page = show(report, viewport={"width": 1280, "height": 800})
+    page.evaluate(
+        """() => {
+            const tiles = () => [...document.querySelectorAll(".hero > div")];
+            while (tiles().length < 6) tiles().at(-1).after(tiles().at(-1).cloneNode(true));
+        }"""
+    )
+    tiles = page.locator(".hero > div").all()
+    assert len(tiles) == 6
+    assert len({box(tile)["y"] for tile in tiles}) == 1
+
+
 def test_on_a_phone_the_reader_picks_one_attention(report: Path, show: Opener) -> None:
     page = show(report, **PHONE)
     assert page.evaluate("document.documentElement.scrollHeight") < 6_500
