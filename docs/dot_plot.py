@@ -7,15 +7,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 WIDTH, LEFT, RIGHT, TOP, ROW = 760, 250, 40, 58, 24
-#: Series in the order in which they are given: a shape, and a color of the light and the dark scheme.
-MARKS = (
-    ("circle", "#0b62c4", "#6cb2ff"),
-    ("square", "#b1520a", "#f2a25c"),
-    ("diamond", "#2f7d32", "#7fcf83"),
-    ("ring", "#0b62c4", "#6cb2ff"),
-    ("frame", "#b1520a", "#f2a25c"),
-    ("hollow", "#2f7d32", "#7fcf83"),
-)
+#: Series in the order in which they are given: a color of the light and one of the dark scheme. The fourth to
+#: sixth series have the shapes and colors of the first three, not filled.
+COLORS = (("#0b62c4", "#6cb2ff"), ("#b1520a", "#f2a25c"), ("#2f7d32", "#7fcf83"))
 STYLE = """text { font: 13px system-ui, sans-serif; fill: #24292f }
 .ground { fill: #ffffff } .grid { stroke: #d0d7de } .mark { stroke-width: 2 }
 @media (prefers-color-scheme: dark) {
@@ -28,7 +22,7 @@ def dot_plot(title: str, axis: str, rows: Mapping[str, Mapping[str, float]], *, 
     Args:
         title: What a screen reader says.
         axis: What the values are, with their unit.
-        rows: Name of a row -> name of a series -> value. A row need not have all series.
+        rows: Name of a row -> name of a series -> value. A row need not have all of the at most six series.
         log: Whether the axis is logarithmic. Otherwise it contains 0.
 
     Returns:
@@ -79,26 +73,22 @@ def _ticks(low: float, high: float, *, log: bool) -> list[float]:
 
 
 def _colors(count: int) -> str:
-    marks = [mark for mark, _ in zip(MARKS, range(count), strict=False)]
-    light = "".join(_rule(number, mark[1]) for number, mark in enumerate(marks))
-    dark = "".join(_rule(number, mark[2]) for number, mark in enumerate(marks))
-    return f"{light}\n@media (prefers-color-scheme: dark) {{ {dark} }}"
+    def rules(scheme: int) -> str:
+        colors = [COLORS[number % len(COLORS)][scheme] for number in range(count)]
+        fills = [color if number < len(COLORS) else "none" for number, color in enumerate(colors)]
+        pairs = enumerate(zip(colors, fills, strict=True))
+        return "".join(f".s{number} {{ stroke: {color}; fill: {fill} }} " for number, (color, fill) in pairs)
 
-
-def _rule(number: int, color: str) -> str:
-    is_open = MARKS[number][0] in ("ring", "frame", "hollow")
-    return f".s{number} {{ stroke: {color}; fill: {'none' if is_open else color} }} "
+    return f"{rules(0)}\n@media (prefers-color-scheme: dark) {{ {rules(1)} }}"
 
 
 def _mark(series: int, x: float, y: float) -> str:
-    shape = MARKS[series][0]
-    drawn = {
-        "circle": f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5"',
-        "square": f'<rect x="{x - 4.5:.1f}" y="{y - 4.5:.1f}" width="9" height="9"',
-        "diamond": f'<path d="M{x:.1f} {y - 6:.1f}l6 6-6 6-6-6z"',
-    }
-    same = {"ring": "circle", "frame": "square", "hollow": "diamond"}
-    return f'{drawn[same.get(shape, shape)]} class="mark s{series}"/>'
+    shapes = (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5"',
+        f'<rect x="{x - 4.5:.1f}" y="{y - 4.5:.1f}" width="9" height="9"',
+        f'<path d="M{x:.1f} {y - 6:.1f}l6 6-6 6-6-6z"',
+    )
+    return f'{shapes[series % len(shapes)]} class="mark s{series}"/>'
 
 
 def _legend(series: Sequence[str]) -> list[str]:

@@ -129,7 +129,7 @@ def membrane(result: Result) -> list[str]:
         f"{result['recipe']['backbone'].partition('width=')[2].partition(',')[0]} is trained for "
         f"{result['recipe']['epochs']} epochs; `attention_gate` is on its skip connections, the others are "
         f"after each block of its decoder, but `multi_head` only after the first two, on maps of 16 x 16 and "
-        f"32 x 32: after all four, one step takes 25 s. Test error is 1 - mean IoU. "
+        f"32 x 32. Test error is 1 - mean IoU. "
         f"{result['leaderboard'][0]['seeds']} seeds; {PROTOCOL}. *On target* is the average precision of the "
         f"map of the last attention for the membranes. {holm(tested)}",
         *board(result, columns),
@@ -190,7 +190,7 @@ def ram_canvas(paper: str) -> Callable[[Result], list[str]]:
         recipe, images = rows[0]["recipe"], rows[0]["images"]
         is_fresh = "fresh=true" in recipe["task"]
         kind = "canvases, new in each epoch" if is_fresh else "fixed canvases (the paper generates new ones)"
-        pointing = sum(row["localization"]["positive"]["pointing"] for row in rows) / len(rows)
+        pointing = statistics.mean(row["localization"]["positive"]["pointing"] for row in rows)
 
         def line(looks: str) -> tuple[str, str]:
             errors = [100 * row["looks"][looks] for row in rows]

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 import saccade as sc
+from support.compiler import needs_compiler
 from support.networks import Residual
 
 MECHANISMS = ["cbam", "self_attention"]  # one with a gate, one that starts as the identity
@@ -48,6 +49,7 @@ def test_compile_as_one_graph(name: str) -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
+@needs_compiler
 def test_compile_to_machine_code() -> None:
     model, x = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Flatten()), images()
     without = model(x)

@@ -32,6 +32,7 @@ from saccade.training import (
     train,
 )
 from saccade.training.module import create_schedule
+from support.compiler import needs_compiler
 from support.errors import raises
 
 TASK = "white-patch:size=32,patch=[6,12],train=40,validation=20,test=20"
@@ -76,6 +77,7 @@ def test_every_setting_trains_and_matters(
     assert any(not torch.equal(found[name].float(), plain[name].float()) for name in plain)
 
 
+@needs_compiler
 def test_a_compiled_network_trains_alike(plain: dict[str, torch.Tensor], tmp_path: Path) -> None:
     train(replace(PLAIN, compile=True), tmp_path)
     found = weights(tmp_path)

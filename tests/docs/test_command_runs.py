@@ -1,4 +1,7 @@
-"""The guides: each command runs to its end, in the order of its page, on small stand-ins for the data."""
+"""The guides: their commands run to the end, in the order of the page, on small stand-ins for the data.
+
+Those that need several devices or a cluster are left out.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +40,7 @@ SHORT = {
     "compare": "--epochs 1 --batch-size 4 --seeds 1",
     "search": "--epochs 1 --batch-size 4 --seeds 2 --finalists 1 --budget 6runs",
 }
-#: What needs several devices or a cluster, which other tests start.
+#: What needs several devices or a cluster.
 ELSEWHERE = ("--devices", "--address")
 
 

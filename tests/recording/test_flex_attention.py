@@ -14,6 +14,7 @@ from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 import saccade as sc
 from saccade.maps import PairwiseMap
 from saccade.recording import flex_attention as ours
+from support.compiler import needs_compiler
 
 pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 
@@ -120,6 +121,7 @@ def test_compiled_code_is_seen(form: str) -> None:
     check(layer, layer, "")
 
 
+@needs_compiler
 def test_code_of_inductor_is_seen() -> None:
     layer = Flex("additive", torch.compile(flex_attention))  # its code for tables writes out of bounds
     check(nn.Sequential(layer, nn.Linear(WIDTH, WIDTH)), layer, "0")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import saccade as sc
+from support.compiler import needs_compiler
 from support.errors import raises
 
 
@@ -313,7 +314,10 @@ def _fresh_compiler() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize(("how", "backend"), [("torch.compile", "inductor"), ("model.compile", "aot_eager")])
+@pytest.mark.parametrize(
+    ("how", "backend"),
+    [pytest.param("torch.compile", "inductor", marks=needs_compiler), ("model.compile", "aot_eager")],
+)
 def test_a_compiled_model_can_be_recorded_even_after_it_has_run(how: str, backend: str) -> None:
     model = network()
     expected = model(images())

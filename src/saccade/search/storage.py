@@ -24,7 +24,7 @@ def open_storage(path: Path, timeout: float) -> RDBStorage:
     """
 
     def connect() -> sqlite3.Connection:
-        return sqlite3.connect(path, timeout, check_same_thread=False)
+        return sqlite3.connect(path, timeout=timeout, check_same_thread=False)
 
     # The path itself could hold letters that a URL does not allow.
     return RDBStorage("sqlite:///study.db", engine_kwargs={"creator": connect})
