@@ -307,7 +307,6 @@ def test_of_several_processes_one_decodes(tmp_path: Path) -> None:
 
 def test_a_cache_is_not_held_in_memory(tmp_path: Path) -> None:
     place, cache = write(tmp_path / "images", 40, 64), str(tmp_path / "cache")
-    load_folder(str(place), size=128, cache=str(tmp_path / "first"), workers=1)  # imports what it needs
     used = {}
     for name, where in (("plain", None), ("write", cache), ("read", cache)):
         tracemalloc.start()

@@ -40,7 +40,8 @@ class Observer:
         wrap: bool = False,
         is_captured: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.forward, self.is_captured = module.forward, is_captured
+        self.signature = inspect.signature(module.forward)  # here, because torch.compile cannot trace it
+        self.is_captured = is_captured
         self.adapter, self.publish, self.active = adapter, publish, True
         if wrap:
             vars(module)["forward"] = functools.partial(_observed_forward, self, module, module.forward)
@@ -58,11 +59,6 @@ class Observer:
             message = f"the adapter of {name} returned {attention!r}, expected an AttentionMap"
             raise BadOption(message, owner=name, option="adapters", value=attention)
         self.publish(attention)
-
-    @functools.cached_property
-    def signature(self) -> inspect.Signature:
-        """The parameters of the module's own `forward`."""
-        return inspect.signature(self.forward)
 
     def remove(self) -> None:
         self.active = False
