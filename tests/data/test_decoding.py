@@ -306,17 +306,18 @@ def test_of_several_processes_one_decodes(tmp_path: Path) -> None:
 
 
 def test_a_cache_is_not_held_in_memory(tmp_path: Path) -> None:
-    place, cache = write(tmp_path / "images", 40, 64), str(tmp_path / "cache")
+    number = 160  # images that outweigh what a process needs for anything else
+    place, cache = write(tmp_path / "images", number, 64), str(tmp_path / "cache")
     used = {}
     for name, where in (("plain", None), ("write", cache), ("read", cache)):
         tracemalloc.start()
         load_folder(str(place), size=128, cache=where, workers=1)
         used[name] = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-    whole = 40 * 3 * 128 * 128
+    whole = number * 3 * 128 * 128
     assert used["plain"] > whole * 0.6  # that of the training images
-    assert used["write"] < whole / 4
-    assert used["read"] < whole / 4
+    assert used["write"] < whole / 8
+    assert used["read"] < whole / 8
 
 
 def test_a_file_larger_than_memory_can_be_mapped(tmp_path: Path) -> None:
