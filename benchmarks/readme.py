@@ -13,9 +13,9 @@ import json
 import sys
 from pathlib import Path
 
-from gallery import screenshot
 from saccade.files import write_json
 from saccade.results import ComparisonResults, Interval, Row, read_comparison
+from screenshot import screenshot
 
 ROOT = Path(__file__).parent.parent
 README, PICTURE = ROOT / "README.md", ROOT / "docs" / "white-patch.jpg"
@@ -79,7 +79,7 @@ def main() -> None:
     if len(sys.argv) > 1:
         comparison = Path(sys.argv[1])
         write_json(RESULT, read_comparison(comparison))
-        screenshot(comparison / "report.html", PICTURE)
+        screenshot(comparison / "report.html", "gallery", PICTURE)
     README.write_text(updated(README.read_text(), json.loads(RESULT.read_text())))
 
 

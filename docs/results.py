@@ -518,7 +518,7 @@ SECTIONS: Mapping[str, tuple[str, Callable[[Result], list[str]]]] = {
 
 
 def picture(name: str, result: Result) -> list[str]:
-    """Return the lines of the picture of the maps, if there is one; see `benchmarks/gallery.py`."""
+    """Return the lines of the picture of the maps, if there is one; see `benchmarks/screenshot.py`."""
     file = PAGE.with_name(f"{name}.jpg")
     alt = (
         "Photographs with the maps of each method" if name == "explanations" else "Test images with fixations"

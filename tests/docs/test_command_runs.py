@@ -1,6 +1,6 @@
 """The guides: their commands run to the end, in the order of the page, on small stand-ins for the data.
 
-Those that need several devices or a cluster are left out.
+Those that need several devices, a cluster or a download are left out.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ SHORT = {
     "compare": "--epochs 1 --batch-size 4 --seeds 1",
     "search": "--epochs 1 --batch-size 4 --seeds 2 --finalists 1 --budget 6runs",
 }
-#: What needs several devices or a cluster.
-ELSEWHERE = ("--devices", "--address")
+#: What needs several devices, a cluster or a download.
+ELSEWHERE = ("--devices", "--address", "--pretrained")
 
 
 class Birds:
@@ -89,6 +89,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_images(Path(name), ("a", "b"), count=20)
     write_images(Path("imagenet"), ("train/a", "train/b", "val/a", "val/b"))
     write_discs(Path("membrane"), side=64)
+    for name in ("cat.png", "coffee.png"):
+        Image.effect_noise((80, 64), 40).convert("RGB").save(name)
     Path("imagenet.yaml").write_text(affordable(recipe_of_imagenet()))
     imports = "from __future__ import annotations\nfrom pathlib import Path\nfrom PIL import Image\n"
     Path("my_images.py").write_text(imports + inspect.getsource(Birds))
@@ -117,6 +119,9 @@ def prepare(page: str, monkeypatch: pytest.MonkeyPatch) -> None:
         with monkeypatch.context() as other:
             other.setenv("XDG_CONFIG_HOME", "theirs")
             assert run(other, ["train", "cifar10", "--out", "runs/theirs"]) == 0
+    if page == "look.md":
+        words = ["train", "white-patch", "-a", "cbam", "--out", "runs/first/runs/cbam-seed0"]
+        assert run(monkeypatch, words) == 0
     if page == "deploy.md":
         assert run(monkeypatch, ["train", "white-patch", "-a", "cbam", "--out", "runs/cbam"]) == 0
         model = timm.create_model("resnet18", num_classes=5).eval()

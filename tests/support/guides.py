@@ -13,6 +13,7 @@ GUIDES = (
     "training.md",
     "scale.md",
     "backbones.md",
+    "look.md",
     "search.md",
     "segmentation.md",
     "deploy.md",

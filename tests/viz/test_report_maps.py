@@ -191,6 +191,20 @@ def test_grids_and_fixations_are_marked_and_a_click_reads_their_value(
     expect(svg.locator("path.line.over")).to_have_count(0)
 
 
+def test_no_circles_cover_the_map_of_a_tile(tmp_path: Path) -> None:
+    keys = torch.zeros(IMAGES, 1, 16, 1)
+    keys[:, 0, 6] = 9
+    sink = PairwiseMap(torch.ones(IMAGES, 1, 16, 1), keys, 1.0, (4, 4), (4, 4))
+    assert all(map(len, overlay.sink_points(sink)[0]))
+    out = make(tmp_path / "out", ("none", "dot"), seeds=2, maps={"dot": sink})
+    results = read_comparison(out)
+    sources = gallery.read_sources(out, results)
+    _, packed = gallery.pack_gallery(sources, results["task"]["classes"], ["none", "dot"])
+    (layer,) = packed["layers"]
+    assert {"pairs", "heat"} <= layer.keys()
+    assert not {"sinks", "sink_share"} & layer.keys()
+
+
 def test_maps_that_cannot_be_drawn_are_named_and_not_selectable(page: Page, folder: Path) -> None:
     for attention in ("sequence", "diverged"):
         column = place(folder, attention)

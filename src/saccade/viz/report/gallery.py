@@ -177,7 +177,11 @@ def pack_gallery(
         "masks": outlines,
         "segments": segments,
         "columns": columns,
-        "layers": packed["layers"],
+        # Circles around sinks would cover the map of a tile; `look` draws them.
+        "layers": [
+            {key: value for key, value in layer.items() if key not in ("sinks", "sink_share")}
+            for layer in packed["layers"]
+        ],
     }
 
 
