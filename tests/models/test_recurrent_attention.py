@@ -179,6 +179,30 @@ def test_compiles_into_one_graph(core: str) -> None:
     torch._dynamo.reset()
 
 
+def test_the_loss_has_a_gradient_in_the_first_glimpse() -> None:
+    torch.manual_seed(0)
+    network = RecurrentAttention(10, glimpses=8)
+    seen: list[Tensor] = []
+    network.core_input.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+
+    def ratio() -> float:
+        seen.clear()
+        loss = F.cross_entropy(network(torch.rand(64, 1, 28, 28)), torch.arange(64) % 10)
+        first, last = (g.norm().item() for g in torch.autograd.grad(loss, (seen[0], seen[-1])))
+        return first / last
+
+    assert ratio() > 0.3
+    network.core_state.reset_parameters()  # as PyTorch draws it
+    assert ratio() < 0.03
+
+
+def test_the_first_locations_are_around_the_center() -> None:
+    torch.manual_seed(0)
+    locations = RecurrentAttention(10, std=0.1).look(torch.rand(200, 1, 28, 28)).locations[:, 1:]
+    assert locations.mean().abs() < 0.02
+    assert 0.08 < locations.std() < 0.13
+
+
 def test_learns_to_look_and_to_tell() -> None:
     """A bar, upright or lying, somewhere on the right; glimpses begin in the center, where nothing is."""
 

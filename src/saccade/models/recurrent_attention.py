@@ -13,6 +13,8 @@ from saccade.layers.hard.fixation import Fixation
 from saccade.layers.sampling.glimpse import Glimpse
 from saccade.maps import FixationMap, Tap
 
+_POLICY_STD = 1e-3  # of the initial weights of the policy
+
 
 class Trajectory(NamedTuple):
     """The result of one pass of glimpses over each image.
@@ -83,7 +85,8 @@ class RecurrentAttention(nn.Module):
 
     References:
         Mnih, Heess, Graves, Kavukcuoglu: Recurrent Models of Visual Attention, NIPS 2014 (sections 3 and
-        4.1).
+        4.1). Le, Jaitly, Hinton: A Simple Way to Initialize Recurrent Networks of Rectified Linear Units,
+        2015.
 
     Args:
         classes: Number of classes.
@@ -106,8 +109,9 @@ class RecurrentAttention(nn.Module):
         BadShape: For any other input shape.
 
     Note:
-        The mean of the policy passes through tanh, see `Fixation`. The paper does not specify the first
-        location.
+        The mean of the policy passes through tanh, see `Fixation`. The paper specifies neither the first
+        location nor the initial weights. W_h starts as the identity (Le et al. 2015), so that the loss after
+        the last glimpse has a gradient in the first; W_m starts near 0, where tanh has a gradient.
 
     Example:
         >>> import torch
@@ -152,6 +156,20 @@ class RecurrentAttention(nn.Module):
         self.baseline = nn.Linear(hidden, 1)
         self.classifier = nn.Linear(hidden, classes)
         self.tap = Tap()
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw the initial weights: He et al. before a ReLU, an identity for W_h, near 0 for W_m."""
+        inputs = [self.see_patch, self.see_location, self.mix_patch, self.mix_location]
+        if self.core is None:
+            inputs.append(self.core_input)
+            nn.init.eye_(self.core_state.weight)
+            nn.init.zeros_(self.core_state.bias)
+        for layer in inputs:
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.fixation.mean.weight, std=_POLICY_STD)
+        nn.init.zeros_(self.fixation.mean.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.look(images).logits

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from torch import Tensor
+from torch.nn import functional as F
 
 from saccade.config import Plan
 from saccade.data import TaskInfo
@@ -17,7 +18,8 @@ from saccade.training.objectives.hard import MonteCarloClassifier
 class Recurrent(MonteCarloClassifier):
     """A recurrent attention model, trained by its hybrid loss: cross-entropy, baseline and REINFORCE.
 
-    See `saccade.models.hybrid_loss`. The model receives values in [0, 1], in gray if it has one channel.
+    See `saccade.models.hybrid_loss`; `train_loss` is its cross-entropy. The model receives values in [0, 1], in
+    gray if it has one channel.
 
     References:
         Mnih, Heess, Graves, Kavukcuoglu. Recurrent Models of Visual Attention. NIPS 2014.
@@ -68,4 +70,7 @@ class Recurrent(MonteCarloClassifier):
         images, labels = self.training_samples(batch)
         trajectory = self.model.look(self.normalize(images))
         wrong = (trajectory.logits.argmax(1) != labels).sum() / self.samples_per_image
-        return {"loss": hybrid_loss(trajectory, labels, self.policy_weight), "wrong": wrong}
+        loss = hybrid_loss(trajectory, labels, self.policy_weight)
+        # The value is that of the cross-entropy: that of REINFORCE does not measure the model's quality.
+        shown = F.cross_entropy(trajectory.logits.detach(), labels)
+        return {"loss": loss - loss.detach() + shown, "wrong": wrong}
