@@ -18,8 +18,8 @@ from saccade.training.objectives.hard import MonteCarloClassifier
 class Recurrent(MonteCarloClassifier):
     """A recurrent attention model, trained by its hybrid loss: cross-entropy, baseline and REINFORCE.
 
-    See `saccade.models.hybrid_loss`; `train_loss` is its cross-entropy. The model receives values in [0, 1], in
-    gray if it has one channel.
+    See `saccade.models.hybrid_loss`; `train_loss` is its cross-entropy. The model receives values in [0, 1],
+    in gray if it has one channel.
 
     References:
         Mnih, Heess, Graves, Kavukcuoglu. Recurrent Models of Visual Attention. NIPS 2014.
