@@ -189,7 +189,7 @@ def test_the_loss_has_a_gradient_in_the_first_glimpse() -> None:
         seen.clear()
         loss = F.cross_entropy(network(torch.rand(64, 1, 28, 28)), torch.arange(64) % 10)
         first, last = (g.norm().item() for g in torch.autograd.grad(loss, (seen[0], seen[-1])))
-        return first / last
+        return float(first / last)
 
     assert ratio() > 0.3
     network.core_state.reset_parameters()  # as PyTorch draws it
