@@ -40,8 +40,8 @@ SHORT = {
     "compare": "--epochs 1 --batch-size 4 --seeds 1",
     "search": "--epochs 1 --batch-size 4 --seeds 2 --finalists 1 --budget 6runs",
 }
-#: What needs several devices, a cluster or a download.
-ELSEWHERE = ("--devices", "--address", "--pretrained")
+#: What needs several devices, a cluster or a download, or does not end.
+ELSEWHERE = ("--devices", "--address", "--pretrained", "--watch")
 
 
 class Birds:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import re
-from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from saccade.cli.frames import image_batches
 from saccade.cli.options import Json, Trust
 from saccade.cli.terminal import announce, echo, path_argument, path_option, reserve_stdout
 
@@ -37,7 +37,6 @@ Method = Literal[
 
 
 _IMAGENET_CLASSES = 1000
-_BATCH = 24  # images that the model sees at a time; the page shows the first of them
 
 
 def look(
@@ -77,6 +76,12 @@ def look(
         ),
     ] = None,
     count: Annotated[int, typer.Option("--images", min=1, help="Number of test images.")] = 8,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch", help="Continue with the images that are written to the folders, until Ctrl-C."
+        ),
+    ] = False,
     trust: Trust = False,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace files in OUT that saccade has not written.")
@@ -107,19 +112,21 @@ def look(
     check_folder(out)
     if not 0 <= alpha <= 1:  # typer accepts NaN
         raise bad_option("look", "must be between 0 and 1", alpha=alpha)
+    if watch and not any(path.is_dir() for path in images or ()):
+        raise BadOption.of("look", "--watch needs a folder in which images appear", watch=True)
     if not (Path(network).exists() or "/" in network):
         if pretrained and weights is not None:
             raise BadOption.of("look", "use either --pretrained or --weights", weights=weights)
-        subjects = _library_model(network, images, pretrained if weights is None else weights)
+        subjects = _library_model(network, images, pretrained if weights is None else weights, watch)
     elif pretrained or weights is not None:
         flag, source = ("weights", weights) if weights is not None else ("pretrained", True)
         problem = f"--{flag} applies to models of torchvision and timm, not to {network!r}"
         raise BadOption.of("look", problem, **{flag: source})
     else:
-        subjects = _trained_model(Path(network).expanduser(), images, count, trust)
+        subjects = _trained_model(Path(network).expanduser(), images, count, trust, watch)
     page, files, answers = out / "look.html", list[Path](), list[str]()
     layers: list[str] = []
-    with reserve_stdout(as_json):
+    with reserve_stdout(as_json), _ends_by_interrupt(watch):
         for model, title, inputs, pictures, names, captions in subjects:
             result = look_at(
                 model,
@@ -135,16 +142,30 @@ def look(
             layers = layers or [path or "the model" for path in result.maps]
             is_first = not files
             files += result.save_png(out, cmap=cmap, alpha=alpha, overwrite=overwrite)
-            if is_first:
+            if is_first or watch:  # of a watched folder, the page shows the newest images
                 result.save_html(page, overwrite=overwrite)
     if as_json:
-        paths = [str(path.resolve()) for path in (page, *files)]
+        paths = [str(path.resolve()) for path in ((page, *files) if files else ())]
         typer.echo(json.dumps({"images": answers, "layers": layers, "files": paths}, indent=1))
+    elif not files:
+        echo("no image appeared")
     else:
         echo(f"{page.resolve()} and {len(files)} PNG files: {', '.join(layers)}")
 
 
-def _trained_model(run: Path, images: list[Path] | None, count: int, trust: bool) -> Iterator[Subject]:
+@contextmanager
+def _ends_by_interrupt(watch: bool) -> Iterator[None]:
+    """Let Ctrl-C end what has no other end, as if it was done."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not watch:
+            raise
+
+
+def _trained_model(
+    run: Path, images: list[Path] | None, count: int, trust: bool, watch: bool
+) -> Iterator[Subject]:
     """Yield the model of a run with images, by default test images; print the predictions for others."""
     import torch
 
@@ -177,7 +198,7 @@ def _trained_model(run: Path, images: list[Path] | None, count: int, trust: bool
         return predicted, [f"{answer} ({p:.2f})" for answer, p in pairs], pictures
 
     if images:
-        for photographs, names in _batches(images):
+        for photographs, names in image_batches(images, watch):
             cropped, pictures = _cropped(photographs, inputs.shape[-1])
             _, answers, pictures = predict(cropped, pictures)
             captions = _with_answers(names, answers)
@@ -209,7 +230,9 @@ def _shares(predictions: Tensor, classes: Sequence[str]) -> str:
     return ", ".join(found or [f"{classes[0]} alone"])
 
 
-def _library_model(name: str, images: list[Path] | None, pretrained: bool | str) -> Iterator[Subject]:
+def _library_model(
+    name: str, images: list[Path] | None, pretrained: bool | str, watch: bool = False
+) -> Iterator[Subject]:
     """Yield a model of torchvision or timm with images, preprocessed for its weights.
 
     The predictions of a classifier with the weights of ImageNet are printed.
@@ -219,7 +242,7 @@ def _library_model(name: str, images: list[Path] | None, pretrained: bool | str)
     from saccade.errors import BadOption, UnknownName
     from saccade.models import input_of, load_backbone
 
-    batches = _batches(images or [])  # a mistake is found before the model is built
+    batches = image_batches(images or [], watch)  # a mistake is found before the model is built
     torch.manual_seed(0)  # reproducible random weights
     try:
         model = load_backbone(name, pretrained=pretrained).eval()
@@ -260,31 +283,6 @@ def _with_answers(names: list[str], answers: list[str]) -> list[str]:
     for line in lines:
         echo(line)
     return lines
-
-
-def _batches(paths: list[Path]) -> Iterator[tuple[list[Photograph], list[str]]]:
-    """Return batches of the images of files and folders, with distinct names.
-
-    The images of a folder are in the order of their numbers: frame 2 comes before frame 10. All are read
-    once before the first batch, so that an unreadable one is found before anything is written.
-    """
-    from saccade.data import image_files, read_image
-
-    def order(file: Path) -> list[str | int]:
-        return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(file))]
-
-    files = [f for path in paths for f in (sorted(image_files(path), key=order) if path.is_dir() else [path])]
-    seen: Counter[str] = Counter()
-    names = []
-    for file in files:
-        read_image(file)
-        seen[file.stem] += 1
-        names.append(file.stem if seen[file.stem] == 1 else f"{file.stem}-{seen[file.stem]}")
-    starts = range(0, len(files), _BATCH)
-    return (
-        ([read_image(file) for file in files[start : start + _BATCH]], names[start : start + _BATCH])
-        for start in starts
-    )
 
 
 def _cropped(photographs: list[Photograph], size: int) -> tuple[Tensor, list[Photograph]]:
