@@ -54,7 +54,7 @@ def write_model(folder: Path, config: ModelConfig, weights: bytes) -> None:
                 raise BadOption(message, owner="save", option=option, value=value)
     text = json.dumps(content, indent=1, allow_nan=False) + "\n"
     for name in (CONFIG, WEIGHTS):  # neither is written if one belongs to another program
-        _check_owned(folder / name)
+        check_owned(folder / name)
     with atomic_write(folder / WEIGHTS) as file:
         file.write(weights)
     with atomic_write(folder / CONFIG) as file:
@@ -138,7 +138,7 @@ def import_safetensors() -> Any:
     return safetensors.torch
 
 
-def _check_owned(path: Path) -> None:
+def check_owned(path: Path) -> None:
     """Raise `BadRun` if a file exists that `save` has not written."""
     if path.is_file():
         with path.open("rb") as file:
