@@ -16,8 +16,8 @@ BEGIN, END = "<!-- layers: docs/architecture.py writes them -->", "<!-- end of l
 #: What a layer contains. Layers without an entry are described in the tree of the page.
 CONTENTS = {
     "cli": "commands; each imports what it needs when it runs",
-    "search": "which attention, where",
-    "experiments | sharing | viz": "grids of runs; models as folders; figures and pages",
+    "search | sharing": "which attention, where; models as folders and on the hub",
+    "experiments | viz": "grids of runs; figures and pages",
     "training": "plans become runs",
     "results": "files on disk, statistics",
     "config": "recipes become plans",

@@ -52,6 +52,7 @@ REFERENCE = {
     "saccade.models": "Models and backbones.",
     "saccade.profiling": "Parameters, FLOPs, latency, memory.",
     "saccade.search": "The search for an attention.",
+    "saccade.sharing.hub": "Models on the hub of Hugging Face.",
     "saccade.testing": "The contract of mechanisms.",
 }
 

@@ -27,6 +27,7 @@ EXTRAS: dict[str, list[str]] = PYPROJECT["project"]["optional-dependencies"]
 #: Modules whose distribution has another name. PyTorch for CUDA brings Triton, which nothing needs on a CPU.
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "huggingface_hub": "huggingface-hub",
     "skimage": "scikit-image",
     "segmentation_models_pytorch": "segmentation-models-pytorch",
     "sklearn": "scikit-learn",
@@ -50,6 +51,8 @@ NEEDED = {
     "integrations/transformers.py": "huggingface",
     "exporting": "export",
     "sharing": "vision",
+    "sharing/card.py": "report",
+    "sharing/hub.py": "report",
     "experiments": "train",
     "search": "search",
     "experiments/executors/ray.py": "cluster",

@@ -18,6 +18,8 @@ from saccade.sharing.card import PICTURE, draw_maps, write_card
 from saccade.sharing.config import CONFIG, WEIGHTS, check_owned
 from saccade.sharing.folder import load, save
 
+__all__ = ["HubModel"]
+
 #: Files of a run that `saccade.load` and the card read, and no other.
 _RUN_FILES = ("recipe.yaml", "run.json", "result.json", "gallery.npz")
 _CHECKPOINTS = "checkpoints"
