@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +113,22 @@ def test_copies_and_pickles(name: str) -> None:
         assert torch.equal(twin(x), model(x))
         assert len(sc.detach(twin)) == 4
         assert not torch.equal(twin(x), model(x))
+
+
+@pytest.mark.process
+def test_where_saccade_is_missing_a_pickle_says_so_in_one_sentence(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 16, 3))
+    sc.attach(model, "cbam", where=["0"], example_inputs=torch.rand(1, 3, 8, 8))
+    torch.save(model, tmp_path / "model.pt")
+    # Without site (-S), the source tree of an editable installation is not on the path.
+    code = (
+        f"import sys; sys.path.append({str(Path(torch.__file__).parents[1])!r}); import torch\n"
+        f"torch.load({str(tmp_path / 'model.pt')!r}, weights_only=False)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=120
+    )
+    assert run.stderr.splitlines()[-1] == "ModuleNotFoundError: No module named 'saccade'"
 
 
 def test_a_running_average_follows_the_attention() -> None:
