@@ -12,12 +12,15 @@ from torch.distributions import Normal
 from torch.nn import functional as F
 
 import saccade as sc
+from saccade.errors import BadOption
 from saccade.layers.sampling.glimpse import glimpse
 from saccade.models import RecurrentAttention, Trajectory, hybrid_loss
+from saccade.models.recurrent_attention import Reward
 from support.errors import raises
 
 POLICY = {"fixation.mean.weight", "fixation.mean.bias"}
 BASELINE = {"baseline.weight", "baseline.bias"}
+CLASSIFIER = {"classifier.weight", "classifier.bias"}
 
 
 def model(**options: Any) -> RecurrentAttention:
@@ -65,19 +68,48 @@ def test_a_look_equals_the_equations(core: str) -> None:
         torch.testing.assert_close(look.logits[b].detach(), linear("classifier", state))
 
 
-def test_the_loss_equals_the_sums() -> None:
+@pytest.mark.parametrize("reward", ["final", "step"])
+def test_the_loss_equals_the_sums(reward: Reward) -> None:
     torch.manual_seed(0)
-    look = Trajectory(torch.randn(4, 3), torch.randn(4, 3, 2), torch.randn(4, 2), torch.randn(4, 2))
+    logits = torch.randn(4, 3, 3)
+    look = Trajectory(logits[:, -1], torch.randn(4, 3, 2), torch.randn(4, 2), torch.randn(4, 2), logits)
     labels = torch.tensor([0, 2, 1, 1])
     total = 0.0
     for b in range(4):
-        scores = look.logits[b].exp()
-        reward = float(look.logits[b].argmax() == labels[b])
-        total -= math.log(scores[labels[b]] / scores.sum())
+        scores = logits[b].exp()
+        likelihoods = [(scores[t][labels[b]] / scores[t].sum()).item() for t in range(3)]
+        total -= math.log(likelihoods[2])
+        if reward == "step":
+            total -= (math.log(likelihoods[0]) + math.log(likelihoods[1])) / 2
         for t in range(2):
-            advantage = reward - look.baselines[b, t].item()
+            correct = float(logits[b, 2].argmax() == labels[b])
+            advantage = (correct if reward == "final" else likelihoods[t + 1]) - look.baselines[b, t].item()
             total += advantage**2 / 2 - 0.5 * advantage * look.log_probabilities[b, t].item()
-    assert hybrid_loss(look, labels, policy_weight=0.5).item() == pytest.approx(total / 4, rel=1e-5)
+    loss = hybrid_loss(look, labels, policy_weight=0.5, reward=reward)
+    assert loss.item() == pytest.approx(total / 4, rel=1e-5)
+
+
+def test_an_unknown_reward_is_refused() -> None:
+    look = model().look(images(2, 1, 12, 12))
+    with pytest.raises(BadOption) as caught:
+        hybrid_loss(look, torch.tensor([0, 1]), reward="last")  # type: ignore[arg-type]
+    assert (caught.value.option, caught.value.value) == ("reward", "last")
+
+
+def test_the_logits_after_each_glimpse_end_with_the_result() -> None:
+    look = model(glimpses=4).look(images(3, 1, 12, 12))
+    assert look.step_logits.shape == (3, 4, look.logits.shape[1])
+    torch.testing.assert_close(look.step_logits[:, -1], look.logits, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("core", ["relu", "lstm"])
+def test_without_detach_the_policy_trains_core_and_glimpse_network(core: str) -> None:
+    network = model(core=core, detach=False)
+    look = network.look(images(3, 1, 12, 12))
+    network.zero_grad()
+    look.log_probabilities.sum().backward()
+    trained = {name for name, p in network.named_parameters() if p.grad is not None and p.grad.any()}
+    assert trained == {name for name, _ in network.named_parameters()} - BASELINE - CLASSIFIER
 
 
 @pytest.mark.parametrize("core", ["relu", "lstm"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +12,8 @@ from saccade.errors import bad_option, check_choice, check_positive, check_shape
 from saccade.layers.hard.fixation import Fixation
 from saccade.layers.sampling.glimpse import Glimpse
 from saccade.maps import FixationMap, Tap
+
+Reward = Literal["final", "step"]
 
 _POLICY_STD = 1e-3  # of the initial weights of the policy
 
@@ -25,43 +27,63 @@ class Trajectory(NamedTuple):
         log_probabilities: Log-probabilities of all locations but the first, which is not sampled from the
             policy, (B, glimpses - 1).
         baselines: Rewards expected when these locations were sampled, (B, glimpses - 1).
+        step_logits: Class logits after each glimpse, (B, glimpses, classes); the last are `logits`.
     """
 
     logits: Tensor
     locations: Tensor
     log_probabilities: Tensor
     baselines: Tensor
+    step_logits: Tensor
 
 
-def hybrid_loss(trajectory: Trajectory, labels: Tensor, policy_weight: float = 1.0) -> Tensor:
-    """Return cross entropy + baseline regression + REINFORCE, for the reward R = 1 if correct, else 0.
+def hybrid_loss(
+    trajectory: Trajectory, labels: Tensor, policy_weight: float = 1.0, reward: Reward = "final"
+) -> Tensor:
+    """Return cross entropy + baseline regression + REINFORCE.
 
-        L = mean_b [ -log p(y_b) + mean_t (R_b - b_bt)^2 - w sum_t (R_b - b_bt) log pi(l_bt) ]
+        L = mean_b [ C_b + mean_t (R_bt - b_bt)^2 - w sum_t (R_bt - b_bt) log pi(l_bt) ]
 
-    p(y_b) is the probability of the label of image b, b_bt the baseline at step t, pi the policy and l_bt a
-    location. Each term trains its own part: the classifier with core and glimpse network, the baseline, the
-    policy.
+        "final": C_b = -log p_T(y_b)                               R_bt = 1 if correct at the end, else 0
+        "step":  C_b = -log p_T(y_b) - mean_{t < T} log p_t(y_b)   R_bt = p_{t+1}(y_b)
+
+    p_t(y_b) is the probability of the label of image b after t glimpses, b_bt the baseline at step t, pi the
+    policy and l_bt the location of glimpse t + 1. With "final", the reward of the paper, all locations share
+    one reward. With "step", the reward of a location is what the next glimpse makes of it, which reduces the
+    variance of the gradient.
 
     Args:
         trajectory: Result of `RecurrentAttention.look`.
         labels: Labels, (B,).
         policy_weight: Weight w of the REINFORCE term.
+        reward: "final" or "step".
 
     Returns:
         The loss, a scalar.
 
+    Raises:
+        BadOption: If the reward is unknown.
+
     Example:
         >>> import torch
-        >>> look = Trajectory(torch.zeros(4, 10), torch.zeros(4, 6, 2), torch.zeros(4, 5), torch.zeros(4, 5))
+        >>> logits, expected = torch.zeros(4, 6, 10), torch.zeros(4, 5)
+        >>> look = Trajectory(logits[:, -1], torch.zeros(4, 6, 2), torch.zeros(4, 5), expected, logits)
         >>> round(hybrid_loss(look, torch.ones(4, dtype=torch.long)).item(), 4)     # log 10, all wrong
         2.3026
     """
-    reward = (trajectory.logits.detach().argmax(1) == labels).to(trajectory.baselines.dtype).unsqueeze(1)
+    check_choice("hybrid_loss", "reward", reward, get_args(Reward))
     classification = F.cross_entropy(trajectory.logits, labels)
     if not trajectory.baselines.shape[1]:
         return classification  # a single glimpse samples no location
-    regression = (reward - trajectory.baselines).square().mean()
-    advantage = reward - trajectory.baselines.detach()
+    if reward == "final":
+        correct = trajectory.logits.detach().argmax(1) == labels
+        rewards = correct.to(trajectory.baselines.dtype).unsqueeze(1)
+    else:
+        likelihoods = trajectory.step_logits.log_softmax(2)[torch.arange(len(labels)), :, labels]
+        classification = classification - likelihoods[:, :-1].mean()
+        rewards = likelihoods[:, 1:].detach().exp()
+    regression = (rewards - trajectory.baselines).square().mean()
+    advantage = rewards - trajectory.baselines.detach()
     policy = -(advantage * trajectory.log_probabilities).sum(1).mean()
     return classification + regression + policy_weight * policy
 
@@ -79,9 +101,9 @@ class RecurrentAttention(nn.Module):
 
     Calling the model returns the logits of one pass; locations are random, also in evaluation. `look` returns
     the whole trajectory, `hybrid_loss` the loss, and `predict` the mean over several passes. Recording gives
-    the locations as one `FixationMap` at "". As in the paper, gradients stop at sampled locations. The policy
-    and the baseline read h_t without gradient, so that the classifier alone trains the core and the glimpse
-    network.
+    the locations as one `FixationMap` at "". As in the paper, gradients stop at sampled locations. The
+    baseline reads h_t without gradient, and so does the policy by default: the classifier alone then trains
+    the core and the glimpse network.
 
     References:
         Mnih, Heess, Graves, Kavukcuoglu: Recurrent Models of Visual Attention, NIPS 2014 (sections 3 and
@@ -99,6 +121,8 @@ class RecurrentAttention(nn.Module):
         std: Standard deviation sigma of the policy, above 0, in units of half the image.
         core: "relu", the recurrence above, which the paper uses for images; or "lstm".
         start: First location: uniform over the image ("random"), or its center ("center").
+        detach: Whether the policy reads h_t without gradient. False lets REINFORCE train the core and the
+            glimpse network too, which helps with the low variance of `hybrid_loss(reward="step")`.
 
     Shape:
         - Input: (B, in_channels, H, W), any H and W.
@@ -134,6 +158,7 @@ class RecurrentAttention(nn.Module):
         std: float = 0.1,
         core: Literal["relu", "lstm"] = "relu",
         start: Literal["random", "center"] = "random",
+        detach: bool = True,
     ) -> None:
         super().__init__()
         sizes = {"classes": classes, "in_channels": in_channels, "glimpses": glimpses, "hidden": hidden}
@@ -142,7 +167,8 @@ class RecurrentAttention(nn.Module):
             raise bad_option("RecurrentAttention", "must be an integer of at least 2", hidden=hidden)
         check_choice("RecurrentAttention", "core", core, ("relu", "lstm"))
         check_choice("RecurrentAttention", "start", start, ("random", "center"))
-        self.in_channels, self.glimpses, self.hidden, self.start = in_channels, glimpses, hidden, start
+        self.in_channels, self.glimpses, self.hidden = in_channels, glimpses, hidden
+        self.start, self.detach = start, detach
         self.retina = Glimpse(in_channels, size, scales, scale_factor)
         self.see_patch = nn.Linear(scales * in_channels * size**2, hidden // 2)
         self.see_location = nn.Linear(2, hidden // 2)
@@ -182,15 +208,16 @@ class RecurrentAttention(nn.Module):
         location = weight.new_zeros(images.shape[0], 2)
         if self.start == "random":
             location = (2 * torch.rand(location.shape, device=images.device) - 1).to(weight.dtype)
-        locations, log_probabilities, baselines = [location], [], []
+        locations, log_probabilities, baselines, states = [location], [], [], []
         for step in range(self.glimpses):
             glimpse = self._see(images, location.clamp(-1, 1))
             if self.core is not None:
                 state, cell = self.core(glimpse, (state, cell))
             else:
                 state = F.relu(self.core_input(glimpse) + self.core_state(state))
+            states.append(state)
             if step < self.glimpses - 1:
-                location, log_probability, _ = self.fixation(state.detach())
+                location, log_probability, _ = self.fixation(state.detach() if self.detach else state)
                 locations.append(location)
                 log_probabilities.append(log_probability)
                 baselines.append(self.baseline(state.detach())[:, 0])
@@ -200,11 +227,13 @@ class RecurrentAttention(nn.Module):
             extents = self.retina.extents(height, width)
             self.tap.publish(FixationMap(stacked.detach().clamp(-1, 1), extents, (height, width)))
         none = weight.new_zeros(images.shape[0], 0)
+        logits = self.classifier(torch.stack(states, 1))
         return Trajectory(
-            self.classifier(state),
+            logits[:, -1],
             stacked,
             torch.stack(log_probabilities, 1) if log_probabilities else none,
             torch.stack(baselines, 1) if baselines else none,
+            logits,
         )
 
     @torch.no_grad()

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from torch import Tensor
 from torch.nn import functional as F
 
 from saccade.config import Plan
 from saccade.data import TaskInfo
-from saccade.errors import BadRecipe
+from saccade.errors import BadRecipe, check_choice
 from saccade.models import RecurrentAttention, hybrid_loss
+from saccade.models.recurrent_attention import Reward
 from saccade.training.loader import Batch
 from saccade.training.objectives.hard import MonteCarloClassifier
 
@@ -30,9 +31,11 @@ class Recurrent(MonteCarloClassifier):
         num_samples: Forward passes per image in evaluation, see `MonteCarloClassifier`.
         samples_per_image: Draws per training image: Monte Carlo samples of the gradient.
         policy_weight: Weight of REINFORCE in the loss.
+        reward: "final", 1 if the last answer is correct; or "step", the probability of the label after each
+            glimpse, whose gradient has a lower variance.
 
     Raises:
-        BadOption: A number of samples is not positive.
+        BadOption: A number of samples is not positive, or the reward is unknown.
         BadRecipe: The weight is out of range, or the backbone is not `ram`.
 
     Example:
@@ -55,8 +58,11 @@ class Recurrent(MonteCarloClassifier):
         num_samples: int = 10,
         samples_per_image: int = 1,
         policy_weight: float = 1.0,
+        reward: Reward = "final",
     ) -> None:
+        check_choice("recurrent", "reward", reward, get_args(Reward))
         super().__init__(plan, task, num_samples, samples_per_image, policy_weight)
+        self.reward: Reward = reward
         backbone = plan.backbone.text
         message = f"objective='recurrent' needs backbone='ram[:option=value,...]', not {backbone!r}"
         if not isinstance(self.model, RecurrentAttention):
@@ -70,7 +76,7 @@ class Recurrent(MonteCarloClassifier):
         images, labels = self.training_samples(batch)
         trajectory = self.model.look(self.normalize(images))
         wrong = (trajectory.logits.argmax(1) != labels).sum() / self.samples_per_image
-        loss = hybrid_loss(trajectory, labels, self.policy_weight)
+        loss = hybrid_loss(trajectory, labels, self.policy_weight, self.reward)
         # The value is that of the cross-entropy: that of REINFORCE does not measure the model's quality.
         shown = F.cross_entropy(trajectory.logits.detach(), labels)
         return {"loss": loss - loss.detach() + shown, "wrong": wrong}
