@@ -115,6 +115,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(name: str, tmp_path: Path) ->
     ("method", "backbone", "attention"),
     [
         ("recurrent:num_samples=1", "ram:hidden=64,glimpses=4", "none"),
+        ("recurrent:num_samples=1,reward=step", "ram:hidden=64,glimpses=4,detach=false", "none"),
         ("contrastive:color=0", "small", "none"),
         ("hard:num_samples=2", "small", "hard_item"),
         ("hard:num_samples=2", "small", "hard_item:estimator=gumbel"),
@@ -141,6 +142,7 @@ def test_what_a_method_cannot_do_is_said_before_a_run(tmp_path: Path) -> None:
         ({"objective": "recurrent:num_sample=3"}, UnknownName, {"owner": "recurrent", "value": "num_sample"}),
         ({"objective": "classify:num_samples=3"}, UnknownName, {"owner": "classify", "value": "num_samples"}),
         ({"objective": "recurrent:num_samples=0"}, BadOption, {"option": "num_samples", "value": 0}),
+        ({"objective": "recurrent:reward=last"}, BadOption, {"option": "reward", "value": "last"}),
         (
             {"objective": "recurrent", "backbone": "small"},
             BadRecipe,
