@@ -66,6 +66,12 @@ def test_a_compiled_gate_has_the_values_and_gradients_of_its_eager_form(
     assert_compiled(build(name, 8, **options), normal(3, 8, 5, 6))
 
 
+@pytest.mark.parametrize("name", ["coordinate", "se", "eca"])
+def test_a_compiled_gate_of_a_map_in_channels_last(name: str) -> None:
+    x = normal(3, 8, 5, 6).to(memory_format=torch.channels_last)
+    assert_compiled(build(name, 8), x)
+
+
 @pytest.mark.parametrize("dims", [1, 3])
 def test_cbam_of_other_ranks(dims: int) -> None:
     assert_compiled(build("cbam", 8, reduction=2, dims=dims), normal(*(3, 8, 5, 4, 6)[: 2 + dims]))
@@ -126,6 +132,12 @@ def test_an_export_holds_the_convolutions() -> None:
         assert "conv1d" in str(torch.export.export(module, (x,), strict=strict).graph)
 
 
+def test_convolutions_of_a_map_in_channels_last_keep_its_layout() -> None:
+    """They have no reason to be matrix products: nothing is converted."""
+    module, x = sc.create("coordinate", 8), torch.randn(2, 8, 5, 6).to(memory_format=torch.channels_last)
+    assert len(re.findall(r"conv\dd\(", operators(module, x))) == 3
+
+
 @pytest.mark.parametrize("name", ["se", "eca", "cbam", "bam", "coordinate", "split_attention"])
 def test_compiled_code_moves_no_more_memory_than_other_implementations(name: str) -> None:
     x = torch.randn(2, 64, 24, 24, requires_grad=True)
@@ -135,3 +147,10 @@ def test_compiled_code_moves_no_more_memory_than_other_implementations(name: str
     assert ours <= 1.002 * min(moved.values()), (ours, moved)
     if name in ("eca", "cbam", "coordinate"):
         assert ours < min(moved.values()) - 0.8, (ours, moved)  # no copy of the map in another layout
+
+
+def test_compiled_coordinate_in_channels_last_moves_no_more_memory_than_other_implementations() -> None:
+    x = torch.randn(2, 64, 24, 24).to(memory_format=torch.channels_last).requires_grad_()
+    moved = {key: sum(traffic(form, x)) for key, form in implementations(64)["coordinate"].items()}
+    ours = moved.pop("ours")
+    assert ours <= 1.002 * min(moved.values()), (ours, moved)

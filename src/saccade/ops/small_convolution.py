@@ -31,7 +31,8 @@ def convolve(conv: nn.Module, x: Tensor) -> Tensor:
         torch.Size([2, 5, 7, 1])
     """
     if is_compiling() and not torch.is_autocast_enabled(x.device.type):
-        if isinstance(conv, nn.Conv2d) and _is_pointwise(conv) and runs_as_defined(conv, nn.Conv2d):
+        is_plain = isinstance(conv, nn.Conv2d) and _is_pointwise(conv) and runs_as_defined(conv, nn.Conv2d)
+        if is_plain and not _has_channels_last(x):
             y: Tensor = (conv.weight.flatten(1) @ x.flatten(2)).unflatten(2, x.shape[2:])
             return y if conv.bias is None else y + conv.bias[:, None, None]
         if isinstance(conv, nn.Conv1d) and _is_short(conv) and runs_as_defined(conv, nn.Conv1d):
@@ -49,6 +50,11 @@ def _sum_of_shifts(conv: nn.Conv1d, x: Tensor) -> Tensor:
         start=torch.zeros((), dtype=x.dtype, device=x.device),
     )
     return y if conv.bias is None else y + conv.bias[:, None]
+
+
+def _has_channels_last(x: Tensor) -> bool:
+    """Return whether the channels of a small map have the smallest stride, as after features that do."""
+    return x.shape[1] > 1 and x.stride(1) == 1 and x[0, 0].numel() > 1
 
 
 def _is_pointwise(conv: nn.Conv2d) -> bool:

@@ -32,7 +32,10 @@ def coordinate(
         Logits of rows, (B, C, H, 1), and of columns, (B, C, 1, W).
     """
     height, width = x.shape[2:]
-    means = torch.cat([mean(x), mean(x.mT)], dim=2).unsqueeze(-1)
+    if x.stride(1) == 1:  # channels_last, which the convolutions then keep
+        means = torch.cat([mean(x).mT, mean(x.mT).mT], dim=1).unsqueeze(2).permute(0, 3, 1, 2)
+    else:
+        means = torch.cat([mean(x), mean(x.mT)], dim=2).unsqueeze(-1)
     by_row, by_column = encode(means).split([height, width], dim=2)
     return convolve(rows, by_row), convolve(columns, by_column.mT)
 
