@@ -18,7 +18,7 @@ def convolve(conv: nn.Module, x: Tensor) -> Tensor:
     On the CPU, `torch.compile` converts all maps of a graph with a convolution to channels_last: the features
     are copied, and the copy is kept for the backward pass. Under compilation, a 1 x 1 convolution is
     therefore a matrix product, and one of a single channel along one axis a sum of shifted products. Other
-    convolutions and modules, and those with hooks, are called.
+    convolutions and modules, those with hooks, and those of a map in channels_last are called.
 
     Args:
         conv: Any module.
@@ -31,8 +31,12 @@ def convolve(conv: nn.Module, x: Tensor) -> Tensor:
         torch.Size([2, 5, 7, 1])
     """
     if is_compiling() and not torch.is_autocast_enabled(x.device.type):
-        is_plain = isinstance(conv, nn.Conv2d) and _is_pointwise(conv) and runs_as_defined(conv, nn.Conv2d)
-        if is_plain and not _has_channels_last(x):
+        if (
+            isinstance(conv, nn.Conv2d)
+            and _is_pointwise(conv)
+            and runs_as_defined(conv, nn.Conv2d)
+            and not _has_channels_last(x)
+        ):
             y: Tensor = (conv.weight.flatten(1) @ x.flatten(2)).unflatten(2, x.shape[2:])
             return y if conv.bias is None else y + conv.bias[:, None, None]
         if isinstance(conv, nn.Conv1d) and _is_short(conv) and runs_as_defined(conv, nn.Conv1d):
