@@ -23,6 +23,7 @@ Form = Literal["plain", "native", "triton"]
 #: Products of an operation from which on another form is faster than the plain one on the CPU, as measured by
 #: benchmarks/mechanisms.py. It was not measured on a GPU.
 _SMALLEST = {
+    "additive_scores": 1 << 16,
     "convolution": 1 << 16,
     "gate_by_means": 1 << 20,
     "gate_by_pools": 1 << 16,

@@ -110,7 +110,9 @@ def is_available() -> bool:
 def _compiled(loop: Callable[..., None], reassociate: bool) -> Callable[..., None]:
     import numba
 
-    flags: dict[str, Any] = {"nogil": True, "fastmath": {"reassoc"} if reassociate else False}
+    # A check for a division by zero would keep the loop from vector instructions.
+    fastmath = {"reassoc"} if reassociate else False
+    flags: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
     try:
         compiled: Callable[..., None] = numba.njit(loop, cache=True, **flags)
     except RuntimeError:  # no folder to keep the code in

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 from saccade.layers.pairwise.scaled_dot_product import checked_sequences
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import AdditiveMap, Tap
+from saccade.ops.additive_scores import additive_scores, additive_scores_backward
+from saccade.ops.choice import choose
 from saccade.ops.chunks import chunks
 
-_CHUNK = 1 << 22  # values tanh(q_i + k_j)_d held at a time
+_CHUNK = 1 << 22  # values held at a time
 
 
 def additive(query: Tensor, key: Tensor, value: Tensor, direction: Tensor) -> Tensor:
@@ -37,7 +39,10 @@ def additive(query: Tensor, key: Tensor, value: Tensor, direction: Tensor) -> Te
         torch.Size([2, 5, 3, 16])
     """
     q, k, values = (x.transpose(1, 2) for x in (query, key, value))
-    result: Tensor = _Additive.apply(q, k, values, direction)
+    work = q.numel() * k.shape[2]
+    whole = q.contiguous()  # the loops take no other form
+    native = choose("additive_scores", whole, k, direction, work=work, has_kernel=False) == "native"
+    result: Tensor = _Additive.apply(whole if native else q, k, values, direction, native)
     return result.transpose(1, 2)
 
 
@@ -45,46 +50,45 @@ class _Additive(torch.autograd.Function):
     """Attention of (B, heads, L, D) tensors that saves nothing of size Lq x Lk."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, direction: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, query: Tensor, key: Tensor, value: Tensor, direction: Tensor, native: bool
+    ) -> Tensor:
         ctx.save_for_backward(query, key, value, direction)
+        ctx.native = native
         q, k, v, w = (x.to(_dtype(query)) for x in (query, key, value, direction))
         output = torch.empty_like(q)
-        for chunk in chunks(query, key, _CHUNK):
-            output[:, :, chunk] = _weights(_tanh(q[:, :, chunk], k), w) @ v
+        for chunk in _chunks(q, k, native):
+            output[:, :, chunk] = additive_scores(q[:, :, chunk], k, w, native).softmax(-1) @ v
         return output.to(value.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, ...]:
-        saved = ctx.saved_tensors
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        saved, native = ctx.saved_tensors, ctx.native and not torch.is_grad_enabled()
         q, k, v, w, dy = (x.to(_dtype(saved[0])) for x in (*saved, *gradients))
         # Allocated before the loop: small results kept from each pass would fragment the memory it reuses.
         d_query, d_key, d_value, d_direction = results = [torch.zeros_like(x) for x in (q, k, v, w)]
-        for chunk in chunks(q, k, _CHUNK):
-            tanh = _tanh(q[:, :, chunk], k)
-            weights = _weights(tanh, w)
+        for chunk in _chunks(q, k, native):
+            weights = additive_scores(q[:, :, chunk], k, w, native).softmax(-1)
             d_weights = dy[:, :, chunk] @ v.mT
             # Through the softmax, (B, heads, n, Lk), then through tanh, (B, heads, n, Lk, D).
             d_scores = weights * (d_weights - (d_weights * weights).sum(-1, keepdim=True))
-            slope = (1 - tanh * tanh) * d_scores.unsqueeze(-1)
-            d_query[:, :, chunk] = slope.sum(3) * w
-            d_key += slope.sum(2) * w
+            of_query, of_key, of_direction = additive_scores_backward(d_scores, q[:, :, chunk], k, w, native)
+            d_query[:, :, chunk] = of_query
+            d_key += of_key
             d_value += weights.mT @ dy[:, :, chunk]
-            d_direction += torch.einsum("bhijd,bhij->d", tanh, d_scores)
-        return tuple(gradient.to(x.dtype) for gradient, x in zip(results, saved, strict=True))
+            d_direction += of_direction
+        typed = (gradient.to(x.dtype) for gradient, x in zip(results, saved, strict=True))
+        return *typed, None
+
+
+def _chunks(query: Tensor, key: Tensor, native: bool) -> list[slice]:
+    """Split the queries. The loops hold one value for each pair, not one for each of its hidden units."""
+    return chunks(query, key[..., 0] if native else key, _CHUNK)
 
 
 def _dtype(x: Tensor) -> torch.dtype:
     """Return the dtype of internal sums: float32 for half precision."""
     return torch.promote_types(x.dtype, torch.float32)
-
-
-def _tanh(query: Tensor, key: Tensor) -> Tensor:
-    """Return tanh(q_i + k_j): (B, heads, n, D) and (B, heads, Lk, D) -> (B, heads, n, Lk, D)."""
-    return torch.tanh(query.to(key.dtype).unsqueeze(3) + key.unsqueeze(2))
-
-
-def _weights(tanh: Tensor, direction: Tensor) -> Tensor:
-    return (tanh @ direction).softmax(-1).to(tanh.dtype)
 
 
 class Additive(nn.Module):
