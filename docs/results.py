@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from saccade.results import significant
+from saccade.results import confidence_interval, significant
 
 ROOT = Path(__file__).parent.parent
 PAGE, FILES = ROOT / "docs" / "results.md", ROOT / "benchmarks" / "results"
@@ -188,24 +188,38 @@ def ram_canvas(paper: str) -> Callable[[Result], list[str]]:
     def section(result: Result) -> list[str]:
         rows = result["rows"]
         recipe, images = rows[0]["recipe"], rows[0]["images"]
-        is_fresh = "fresh=true" in recipe["task"]
-        kind = "canvases, new in each epoch" if is_fresh else "fixed canvases (the paper generates new ones)"
         pointing = statistics.mean(row["localization"]["positive"]["pointing"] for row in rows)
+        minutes = statistics.mean(row["train_seconds"] for row in rows) / 60
 
-        def line(looks: str) -> tuple[str, str]:
-            errors = [100 * row["looks"][looks] for row in rows]
-            mean = f"{statistics.mean(errors):.2f}"
-            each = f" ({', '.join(f'{error:.2f}' for error in errors)})" if len(errors) > 1 else ""
-            return mean, each
+        def line(name: str, looks: str) -> tuple[str, ...]:
+            errors = [row["looks"][looks] for row in rows]
+            values = confidence_interval(errors, least=0)
+            bounds = [bound for bound in (values["low"], values["high"]) if bound is not None]
+            each = ", ".join(f"{100 * error:.2f}" for error in errors)
+            return name, f"{100 * values['mean']:.2f}", " to ".join(f"{100 * b:.2f}" for b in bounds), each
 
-        numbers = {"one look": line("1"), "mean of 10 looks": line("10"), "paper, one look": (paper, "")}
+        curves = zip(*(row["validation_errors"] for row in rows), strict=True)
+        means = [100 * statistics.mean(errors) for errors in curves]
+        epochs = [epoch for epoch in (1, 5, 10, 20, 40, 60, 80) if epoch <= len(means)]
         return [
             "Digits at random positions on 60 x 60 pixels, 8 glimpses of 12 x 12 at 3 scales, trained with "
-            f"REINFORCE for {recipe['epochs']} epochs on {images['train']:,} {kind}; "
-            f"{images['test']:,} test images, {len(rows)} seed{'s' * (len(rows) > 1)}. "
+            f"REINFORCE for {recipe['epochs']} epochs ({minutes:.0f} minutes on one core) on "
+            f"{images['train']:,} canvases, new in each epoch; {images['test']:,} test images; seeds "
+            f"{', '.join(str(row['recipe'].get('seed', 0)) for row in rows)}. "
             f"{100 * pointing:.0f}% of the maps of the last look have their maximum inside the bounding box "
             f"of the digit (chance {100 * rows[0]['localization']['chance']:.0f}%).",
-            *table(("", "test error, %"), ((name, mean + each) for name, (mean, each) in numbers.items())),
+            *table(
+                ("test error, %", "mean", "95% interval", "each seed"),
+                [
+                    line("one look", "1"),
+                    line("mean of 10 looks", "10"),
+                    ("paper, one look", paper, "", ""),
+                ],
+            ),
+            *table(
+                ("epoch", *map(str, epochs)),
+                [("validation error, %", *(f"{means[epoch - 1]:.2f}" for epoch in epochs))],
+            ),
         ]
 
     return section
