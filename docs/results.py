@@ -189,7 +189,6 @@ def ram_canvas(paper: str) -> Callable[[Result], list[str]]:
         rows = result["rows"]
         recipe, images = rows[0]["recipe"], rows[0]["images"]
         pointing = statistics.mean(row["localization"]["positive"]["pointing"] for row in rows)
-        minutes = statistics.mean(row["train_seconds"] for row in rows) / 60
 
         def line(name: str, looks: str) -> tuple[str, ...]:
             errors = [row["looks"][looks] for row in rows]
@@ -203,8 +202,8 @@ def ram_canvas(paper: str) -> Callable[[Result], list[str]]:
         epochs = [epoch for epoch in (1, 5, 10, 20, 40, 60, 80) if epoch <= len(means)]
         return [
             "Digits at random positions on 60 x 60 pixels, 8 glimpses of 12 x 12 at 3 scales, trained with "
-            f"REINFORCE for {recipe['epochs']} epochs ({minutes:.0f} minutes on one core) on "
-            f"{images['train']:,} canvases, new in each epoch; {images['test']:,} test images; seeds "
+            f"REINFORCE for {recipe['epochs']} epochs on {images['train']:,} canvases, new in "
+            f"each epoch; {images['test']:,} test images; seeds "
             f"{', '.join(str(row['recipe'].get('seed', 0)) for row in rows)}. "
             f"{100 * pointing:.0f}% of the maps of the last look have their maximum inside the bounding box "
             f"of the digit (chance {100 * rows[0]['localization']['chance']:.0f}%).",

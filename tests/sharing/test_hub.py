@@ -68,7 +68,7 @@ def test_a_model_goes_to_a_folder_and_back(model: nn.Module, tmp_path: Path) -> 
     assert torch.equal(loaded(images()), model(images()))
     assert torch.equal(sc.load(tmp_path)(images()), model(images()))
     card = huggingface_hub.ModelCard.load(tmp_path / "README.md")
-    assert card.data.library_name == "saccade"
+    assert card.data.to_dict()["library_name"] == "saccade"
     assert card.data.tags == ["attention", "cbam"]
     assert '| `layer1.0.attention` | `cbam` | `{"reduction": 8}` |' in card.text
     assert "](maps.png)" in card.text

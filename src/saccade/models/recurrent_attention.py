@@ -49,8 +49,8 @@ def hybrid_loss(
 
     p_t(y_b) is the probability of the label of image b after t glimpses, b_bt the baseline at step t, pi the
     policy and l_bt the location of glimpse t + 1. With "final", the reward of the paper, all locations share
-    one reward. With "step", the reward of a location is what the next glimpse makes of it, which reduces the
-    variance of the gradient.
+    one reward. With "step", the reward of a location is the probability after its glimpse: the locations
+    after it add no variance.
 
     Args:
         trajectory: Result of `RecurrentAttention.look`.
@@ -122,7 +122,7 @@ class RecurrentAttention(nn.Module):
         core: "relu", the recurrence above, which the paper uses for images; or "lstm".
         start: First location: uniform over the image ("random"), or its center ("center").
         detach: Whether the policy reads h_t without gradient. False lets REINFORCE train the core and the
-            glimpse network too, which helps with the low variance of `hybrid_loss(reward="step")`.
+            glimpse network too, as the recipes do with `hybrid_loss(reward="step")`.
 
     Shape:
         - Input: (B, in_channels, H, W), any H and W.

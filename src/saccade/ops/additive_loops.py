@@ -57,7 +57,7 @@ def scores_backward(
     d_k: Any,
     d_direction: Any,
 ) -> None:
-    """Write the gradients of the sum of d_y_gij tanh(q_gid + k_gjd). A unit is a block of keys.
+    """Add the gradients of the sum of d_y_gij tanh(q_gid + k_gjd) to zeros. A unit is a block of keys.
 
     Args:
         start: First unit.
@@ -74,17 +74,10 @@ def scores_backward(
     blocks, length = d_q.shape[0], k.shape[1]
     for unit in range(start, stop):
         of_direction = d_direction[unit]
-        for d in range(of_direction.shape[0]):
-            of_direction[d] = 0
         for g in range(q.shape[0]):
             first, last = length * unit // blocks, length * (unit + 1) // blocks
-            for j in range(first, last):
-                for d in range(of_direction.shape[0]):
-                    d_k[g, j, d] = 0
             for i in range(q.shape[1]):
                 query, of_query = q[g, i], d_q[unit, g, i]
-                for d in range(of_direction.shape[0]):
-                    of_query[d] = 0
                 for j in range(first, last):
                     key, of_key, score = k[g, j], d_k[g, j], d_y[g, i, j]
                     for d in range(of_direction.shape[0]):

@@ -58,8 +58,8 @@ def additive_scores_backward(
         return slope.sum(3) * direction, slope.sum(2) * direction, d_direction
     q, k, d_y = (x.flatten(0, 1).contiguous() for x in (query, key, d_scores))
     blocks = min(_BLOCKS, k.shape[1])
-    d_q, d_k = q.new_empty(blocks, *q.shape), torch.empty_like(k)
-    of_direction = q.new_empty(blocks, q.shape[2])
+    d_q, d_k = q.new_zeros(blocks, *q.shape), torch.zeros_like(k)
+    of_direction = q.new_zeros(blocks, q.shape[2])
     given = (_coefficients(q), d_y, q, k)
     run_loop(additive_loops.scores_backward, blocks, *given, d_q, d_k, of_direction, reassociate=True)
     d_query, d_key = (d_q.sum(0) * direction).view_as(query), (d_k * direction).view_as(key)

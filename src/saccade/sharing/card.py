@@ -21,25 +21,33 @@ PICTURE = "maps.png"
 _IMAGES, _SIDE, _GAP = 4, 224, 8
 
 
-def draw_maps(model: nn.Module, run: Path | None, images: Tensor | None) -> Image.Image | None:
-    """Return up to four images above the maps of the last layer with attention; None for clips or no images.
+def card_images(run: Path | None, images: Tensor | None) -> Tensor | None:
+    """Return up to four images for the card; None for clips or no images.
 
     Args:
-        model: The model; of a run, it takes pixels from 0 to 255.
         run: Folder of a run, whose gallery has images.
         images: Inputs of a model that is not a run, (B, 3, H, W).
     """
-    if run is not None:
-        pixels = read_gallery(run).images[:_IMAGES]
-        if pixels.ndim == 5:
-            return None
-        classifier: Any = model
-        shown = [*pixels.permute(0, 2, 3, 1).contiguous().numpy()]
-        figure = look(classifier.model, classifier.normalize(pixels), display_images=shown)
-    elif images is not None:
-        figure = look(model, images[:_IMAGES])
+    if run is None:
+        return None if images is None else images[:_IMAGES]
+    pixels = read_gallery(run).images[:_IMAGES]
+    return None if pixels.ndim == 5 else pixels
+
+
+def draw_maps(model: nn.Module, run: Path | None, images: Tensor) -> Image.Image:
+    """Return images above the maps of the last layer with attention.
+
+    Args:
+        model: The model; of a run, it takes pixels from 0 to 255.
+        run: Folder of a run.
+        images: Result of `card_images`.
+    """
+    if run is None:
+        figure = look(model, images)
     else:
-        return None
+        classifier: Any = model
+        shown = [*images.permute(0, 2, 3, 1).contiguous().numpy()]
+        figure = look(classifier.model, classifier.normalize(images), display_images=shown)
     *_, layer = figure.maps
     pictures = figure.inputs.display_images
     rows = ([*pictures], [figure.overlay(layer, index) for index in range(len(pictures))])

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from PIL.Image import Image
 from torch import Tensor, nn
 
 from saccade.errors import BadOption, bad_run
 from saccade.files import check_folder
-from saccade.sharing.card import PICTURE, draw_maps, write_card
+from saccade.sharing.card import PICTURE, card_images, draw_maps, write_card
 from saccade.sharing.config import CONFIG, WEIGHTS, check_owned
 from saccade.sharing.folder import load, save
 
@@ -133,8 +132,8 @@ class HubModel(nn.Module, ModelHubMixin):
             save(self.model, save_directory, backbone=self.backbone)
         else:
             self._copy_run(self.run, save_directory)
-        if (picture := self._draw()) is not None:
-            picture.save(save_directory / PICTURE)
+        if (images := card_images(self.run, self.images)) is not None:
+            draw_maps(self.model, self.run, images).save(save_directory / PICTURE)
 
     def _copy_run(self, run: Path, folder: Path) -> None:
         trained, state = load(run).state_dict(), self.model.state_dict()
@@ -147,7 +146,5 @@ class HubModel(nn.Module, ModelHubMixin):
 
     def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
         """Return the card: how to load the model, its attention, and for a run its row and recipe."""
-        return ModelCard(write_card(self.model, self.run, has_picture=self._draw() is not None))
-
-    def _draw(self) -> Image | None:
-        return draw_maps(self.model, self.run, self.images)
+        has_picture = card_images(self.run, self.images) is not None
+        return ModelCard(write_card(self.model, self.run, has_picture=has_picture))
