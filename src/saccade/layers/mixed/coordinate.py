@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from saccade.errors import check_choice, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import SpatialMap, Tap
-from saccade.ops.eager import is_compiling
 from saccade.ops.gates import mean, mean_of_products, scale, scale_rows_and_columns
 from saccade.ops.small_convolution import convolve
 
@@ -33,9 +32,7 @@ def coordinate(
         Logits of rows, (B, C, H, 1), and of columns, (B, C, 1, W).
     """
     height, width = x.shape[2:]
-    if x.stride(1) == 1 and is_compiling():  # Inductor writes both means into the strip
-        means = torch.cat([x.mean(3, keepdim=True), x.mean(2, keepdim=True).mT], dim=2)
-    elif x.stride(1) == 1:  # channels_last, which the convolutions then keep
+    if x.stride(1) == 1:  # channels_last, which the convolutions then keep
         means = torch.cat([mean(x).mT, mean(x.mT).mT], dim=1).unsqueeze(2).permute(0, 3, 1, 2)
     else:
         means = torch.cat([mean(x), mean(x.mT)], dim=2).unsqueeze(-1)
