@@ -17,8 +17,8 @@ def convolve(conv: nn.Module, x: Tensor) -> Tensor:
 
     On the CPU, `torch.compile` converts all maps of a graph with a convolution to channels_last: the features
     are copied, and the copy is kept for the backward pass. Under compilation, a 1 x 1 convolution is
-    therefore a matrix product, and one of a single channel along one axis a sum of shifted products. Other
-    convolutions and modules, those with hooks, and those of a map in channels_last are called.
+    therefore a matrix product in the layout of its input, and one of a single channel along one axis a sum of
+    shifted products. Other convolutions and modules, and those with hooks, are called.
 
     Args:
         conv: Any module.
@@ -31,14 +31,14 @@ def convolve(conv: nn.Module, x: Tensor) -> Tensor:
         torch.Size([2, 5, 7, 1])
     """
     if is_compiling() and not torch.is_autocast_enabled(x.device.type):
-        if (
-            isinstance(conv, nn.Conv2d)
-            and _is_pointwise(conv)
-            and runs_as_defined(conv, nn.Conv2d)
-            and not _has_channels_last(x)
-        ):
-            y: Tensor = (conv.weight.flatten(1) @ x.flatten(2)).unflatten(2, x.shape[2:])
-            return y if conv.bias is None else y + conv.bias[:, None, None]
+        if isinstance(conv, nn.Conv2d) and _is_pointwise(conv) and runs_as_defined(conv, nn.Conv2d):
+            weight, bias = conv.weight.flatten(1), conv.bias
+            if _has_channels_last(x):
+                tokens = x.permute(0, 2, 3, 1)  # flat: then the product adds the bias
+                product = F.linear(tokens.flatten(0, 2), weight, bias)
+                return product.view(tokens.shape[:3] + weight.shape[:1]).permute(0, 3, 1, 2)
+            y: Tensor = (weight @ x.flatten(2)).unflatten(2, x.shape[2:])
+            return y if bias is None else y + bias[:, None, None]
         if isinstance(conv, nn.Conv1d) and _is_short(conv) and runs_as_defined(conv, nn.Conv1d):
             return _sum_of_shifts(conv, x)
     result: Tensor = conv(x)
