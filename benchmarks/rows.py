@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from saccade.files import write_json
 
 def write_rows(path: Path, result: dict[str, Any], names: Sequence[str]) -> None:
     """Write a result. The rows of mechanisms that are not measured this time stay.
+
+    The command of a file with all mechanisms is the one that measures all of them.
 
     Args:
         path: The file.
@@ -28,6 +31,9 @@ def write_rows(path: Path, result: dict[str, Any], names: Sequence[str]) -> None
         if known["hardware"] != result["hardware"]:
             raise SystemExit(f"not written: the other rows of {path.name} come from another machine")
         rows += [row for row in known["rows"] if row["mechanism"] not in measured]
-        result["command"] = known["command"]
+        is_whole = {row["mechanism"] for row in rows} >= {*names}
+        result["command"] = (
+            re.sub(r" --only( [a-z]\w*)+", "", result["command"]) if is_whole else known["command"]
+        )
         rows.sort(key=lambda row: names.index(row["mechanism"]))  # stable: the sizes stay in order
     write_json(path, result)
