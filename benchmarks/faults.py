@@ -222,7 +222,7 @@ def clock(root: Path, rounds: int, rng: Rng) -> int:
     code = (
         "import sys, time; real, first = time.time, time.time(); "
         "time.time = lambda: real() - ({back} if real() - first > {after} else 0); "
-        "sys.argv[0] = 'saccade'; from saccade.cli import main; main()"
+        "sys.argv[0] = 'saccade'; from saccade.cli import run_and_exit; run_and_exit()"
     )
     passed = 0
     for number in range(rounds):

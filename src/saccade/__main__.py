@@ -1,5 +1,5 @@
 """Run the command line with `python -m saccade`."""
 
-from saccade.cli import main
+from saccade.cli import run_and_exit
 
-main()
+run_and_exit()

@@ -24,6 +24,7 @@ from saccade.experiments.executors.processes import blocked_signals
 from saccade.results import LOCK
 from saccade.training import load_checkpoint
 from support.cluster import command
+from support.dying import die
 from support.errors import raises
 from support.forked import Child, ForkServer
 
@@ -88,14 +89,10 @@ def test_processes_of_which_one_is_killed_give_the_local_leaderboard(local: Any,
     assert logged(out) == HAS_TENSORBOARD * 4
 
 
-def _die(*_: Any) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
 def test_a_run_that_kills_its_process_again_and_again_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saccade.experiments.executors.processes._work", _die)
+    monkeypatch.setattr("saccade.experiments.executors.processes._work", die)
     with raises(BadRun, owner=str(tmp_path / "run-0")):
         list(Processes(1).run([Job(resolve(Recipe()), tmp_path / "run-0")], lambda _: None, None))
 

@@ -36,7 +36,7 @@ _MAX_CAPTURED = 200_000
 _PAUSE = 0.005  # seconds between two looks at a child
 
 #: What a child does unless a test says otherwise: the command line.
-COMMAND = "from saccade.cli import main; main()"
+COMMAND = "from saccade.cli import run_and_exit; run_and_exit()"
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
 """The command line. Every command imports what it needs when it runs."""
 
-from saccade.cli.commands import app, main
+from saccade.cli.commands import app, main, run_and_exit
 
-__all__ = ["app", "main"]
+__all__ = ["app", "main", "run_and_exit"]
