@@ -189,6 +189,9 @@ def _child(request: dict[str, Any]) -> None:
     sys.stderr = open(2, "w", encoding=encoding, errors="backslashreplace", closefd=False)  # noqa: SIM115
     sys.argv = ["saccade", *request["arguments"]]
     exec(request["code"], {"__name__": "__child__"})
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # to take apart all imported modules takes seconds
 
 
 def _serve() -> None:

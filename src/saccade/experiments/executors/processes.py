@@ -78,7 +78,9 @@ class Processes:
         finally:
             _stop([worker.process for worker, _ in running.values()])
             for worker in idle:
-                worker.close()
+                worker.connection.close()  # lets all of them end at the same time
+            for worker in idle:
+                worker.process.join()
 
 
 @dataclass(frozen=True)
