@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from dataclasses import dataclass
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ def test_what_is_written_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert info["command"] == "saccade train 'a b'"
     assert info["repeat"] == "saccade train --recipe out/recipe.yaml --out out-again --devices 2"
     assert info["versions"]["lightning"] == version("lightning")
+    assert info["versions"]["numba"] == (version("numba") if find_spec("numba") else None)
     assert info["working_folder"] == str(tmp_path)
     assert info["hardware"]["torch"] == torch.__version__
     assert info["hardware"]["threads"] == torch.get_num_threads()

@@ -21,7 +21,7 @@ from saccade.results.schema import SCHEMA, GitState, Hardware, RunInfo
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy")
+PACKAGES = ("torch", "torchvision", "lightning", "timm", "numpy", "numba")  # null: not installed
 
 
 def run_info(folder: Path, options: DataclassInstance) -> RunInfo:
