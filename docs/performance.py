@@ -117,7 +117,7 @@ def saved(rows: list[dict[str, Any]]) -> list[str]:
 
 FORMS = ("ours", "textbook", "peer")
 #: The rows whose operations the page lists, because a target is missed there.
-PROFILED = (("se", 56), ("cbam", 56), ("cbam", 7))
+PROFILED = (("se", 56), ("eca", 32), ("cbam", 56), ("cbam", 7), ("coordinate", 7))
 
 
 def profiles(rows: list[dict[str, Any]]) -> list[str]:
