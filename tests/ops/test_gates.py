@@ -109,16 +109,17 @@ def test_the_gradient_has_the_layout_of_the_map() -> None:
     assert gradient.is_contiguous(memory_format=torch.channels_last)
 
 
-class Products(TorchDispatchMode):
-    """Notes the size of every product."""
+class Sizes(TorchDispatchMode):
+    """Notes the size of every result of one operation."""
 
-    def __init__(self) -> None:
+    def __init__(self, operation: Callable[..., Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.operation = operation
         self.sizes: list[int] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten.mul.Tensor:
+        if func is self.operation:
             self.sizes.append(result.numel())
         return result
 
@@ -127,6 +128,23 @@ def test_products_of_the_whole_batch_are_never_held(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(plain_gates, "_PRODUCTS", 100)
     x, gate = torch.randn(8, 10, 5, 5), torch.rand(8, 10, 1, 1, requires_grad=True)
     y = gates.scale(x, gate)
-    with Products() as products:
+    with Sizes(torch.ops.aten.mul.Tensor) as products:
         y.sum().backward()
     assert products.sizes == [250] * 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_a_mean_and_its_gradient_have_the_bits_of_the_formula(dtype: torch.dtype) -> None:
+    x = torch.randn(8, 10, 7, dtype=dtype, requires_grad=True)
+    average, expected = gates.mean(x), x.mean(-1)
+    gradients = (torch.autograd.grad(mean.sum(), x)[0] for mean in (average, expected))
+    assert torch.equal(average, expected)
+    assert torch.equal(*gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_gradient_of_a_mean_is_divided_before_it_is_expanded(dtype: torch.dtype) -> None:
+    average = gates.mean(torch.randn(8, 10, 7, dtype=dtype, requires_grad=True))
+    with Sizes(torch.ops.aten.div.Tensor) as quotients:
+        average.sum().backward()
+    assert quotients.sizes == [80]

@@ -11,6 +11,10 @@ from saccade.ops.eager import is_eager
 
 _PRODUCTS = 1 << 20  # products held at a time while they are summed
 
+#: Types in which a mean is a sum divided. Its backward pass divides first and expands a view; that of a mean
+#: divides a whole map. A mean in another type has a sum of higher precision.
+_SUMMED = (torch.float32, torch.float64)
+
 
 def scale(x: Tensor, gate: Tensor) -> Tensor:
     """Return gate * x."""
@@ -28,6 +32,8 @@ def mean_and_maximum(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 def mean(x: Tensor) -> Tensor:
     """Return the mean over the last axis."""
+    if is_eager() and x.dtype in _SUMMED:
+        return x.sum(-1) / x.shape[-1]
     result: Tensor = _Mean.apply(x) if _saves_memory(x) else x.mean(-1)
     return result
 

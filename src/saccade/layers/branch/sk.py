@@ -12,6 +12,7 @@ from saccade.errors import bad_option, bad_shape, check_positive, check_shape
 from saccade.layers.dims import AXES, CONV, NORM, Dims, check_dims
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import BranchMap, Tap
+from saccade.ops.gates import mean
 
 
 def sk(features: Sequence[Tensor], reduce: nn.Module, select: nn.Module) -> Tensor:
@@ -28,8 +29,7 @@ def sk(features: Sequence[Tensor], reduce: nn.Module, select: nn.Module) -> Tens
         Weights, (B, M, C).
     """
     fused = fold(Tensor.add, features)
-    means = fused.mean(tuple(range(2, fused.ndim)))
-    return torch.softmax(select(reduce(means)).unflatten(1, (len(features), -1)), 1)
+    return torch.softmax(select(reduce(mean(fused.flatten(2)))).unflatten(1, (len(features), -1)), 1)
 
 
 class SK(nn.Module):

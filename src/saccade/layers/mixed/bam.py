@@ -11,6 +11,7 @@ from saccade.errors import bad_shape, check_choice, check_positive, check_reduct
 from saccade.layers.dims import AXES, CONV, NORM, Dims, check_dims
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import ChannelMap, SpatialMap, Tap
+from saccade.ops.gates import mean
 
 
 def bam(x: Tensor, channel: nn.Module, spatial: nn.Module, combine: Literal["mul", "add"] = "mul") -> Tensor:
@@ -25,9 +26,8 @@ def bam(x: Tensor, channel: nn.Module, spatial: nn.Module, combine: Literal["mul
     Returns:
         Weights, same shape as x.
     """
-    positions = tuple(range(2, x.ndim))
-    of_channels, spatial_logits = channel(x.mean(positions)), spatial(x)
-    channel_logits = of_channels.reshape(*of_channels.shape, *[1] * len(positions))
+    of_channels, spatial_logits = channel(mean(x.flatten(2))), spatial(x)
+    channel_logits = of_channels.reshape(*of_channels.shape, *[1] * (x.ndim - 2))
     product = combine == "mul"
     return torch.sigmoid(channel_logits * spatial_logits if product else channel_logits + spatial_logits)
 

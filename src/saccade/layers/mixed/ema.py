@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from saccade.errors import check_multiple, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import SpatialMap, Tap
-from saccade.ops.gates import scale
+from saccade.ops.gates import mean, scale
 
 
 def ema(x: Tensor, norm: nn.GroupNorm, conv1x1: nn.Conv2d, conv3x3: nn.Conv2d) -> Tensor:
@@ -27,7 +27,7 @@ def ema(x: Tensor, norm: nn.GroupNorm, conv1x1: nn.Conv2d, conv3x3: nn.Conv2d) -
     Returns:
         Weights, (N, 1, H, W).
     """
-    means = torch.cat((x.mean(3), x.mean(2)), 2)  # of rows, then of columns
+    means = torch.cat((mean(x), mean(x.mT)), 2)  # of rows, then of columns
     lines = torch.sigmoid(conv1x1(means.unsqueeze(-1)).squeeze(-1))
     of_rows, of_columns = lines.split(x.shape[2:], dim=2)
     gated = x * of_rows.unsqueeze(3) * of_columns.unsqueeze(2)
