@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 import saccade as sc
 from saccade.ops.compiled_gates import channel_statistics
-from saccade.ops.small_convolution import convolve
 from support.parity import assert_close, build, normal
 from support.traffic import traffic
 
@@ -118,13 +117,6 @@ def test_no_convolution_is_compiled(name: str, layout: torch.memory_format) -> N
     assert not re.search(r"conv\dd\(", operators(module, x))
     with torch.autocast("cpu", torch.bfloat16):
         assert re.search(r"conv\dd\(", operators(module, x))  # autocast sets the type of convolutions
-
-
-def test_hooks_of_a_convolution_are_called() -> None:
-    module, seen = nn.Conv2d(3, 4, 1), []
-    module.register_forward_hook(lambda _module, _inputs, output: seen.append(output.shape))
-    torch.compile(convolve, backend="eager")(module, torch.randn(1, 3, 2, 2))
-    assert len(seen) == 1
 
 
 def test_an_export_holds_the_convolutions() -> None:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from saccade._torch import runs_as_defined
-from saccade.ops.eager import is_compiling
+from saccade.ops.eager import is_compiling, is_eager
 
 _LONGEST = 15  # weights of a kernel that are written out as a sum
 
@@ -18,7 +18,8 @@ def convolve(conv: nn.Module, x: Tensor) -> Tensor:
     On the CPU, `torch.compile` converts all maps of a graph with a convolution to channels_last: the features
     are copied, and the copy is kept for the backward pass. Under compilation, a 1 x 1 convolution is
     therefore a matrix product in the layout of its input, and one of a single channel along one axis a sum of
-    shifted products. Other convolutions and modules, and those with hooks, are called.
+    shifted products. So is the latter in eager mode on the CPU, where a call of the convolution takes longer
+    than so few products. Other convolutions and modules, and those with hooks, are called.
 
     Args:
         conv: Any module.
@@ -30,29 +31,34 @@ def convolve(conv: nn.Module, x: Tensor) -> Tensor:
         >>> convolve(conv, torch.zeros(2, 3, 7, 1)).shape
         torch.Size([2, 5, 7, 1])
     """
-    if is_compiling() and not torch.is_autocast_enabled(x.device.type):
-        if isinstance(conv, nn.Conv2d) and _is_pointwise(conv) and runs_as_defined(conv, nn.Conv2d):
-            weight, bias = conv.weight.flatten(1), conv.bias
-            if _has_channels_last(x):
-                tokens = x.permute(0, 2, 3, 1)  # flat: then the product adds the bias
-                product = F.linear(tokens.flatten(0, 2), weight, bias)
-                return product.view(tokens.shape[:3] + weight.shape[:1]).permute(0, 3, 1, 2)
-            y: Tensor = (weight @ x.flatten(2)).unflatten(2, x.shape[2:])
-            return y if bias is None else y + bias[:, None, None]
-        if isinstance(conv, nn.Conv1d) and _is_short(conv) and runs_as_defined(conv, nn.Conv1d):
+    if not torch.is_autocast_enabled(x.device.type):
+        written_out = is_compiling() or (is_eager() and x.device.type == "cpu")
+        if isinstance(conv, nn.Conv2d) and is_compiling() and _is_pointwise(conv):
+            return _product(conv, x)
+        if isinstance(conv, nn.Conv1d) and written_out and _is_short(conv):
             return _sum_of_shifts(conv, x)
     result: Tensor = conv(x)
     return result
+
+
+def _product(conv: nn.Conv2d, x: Tensor) -> Tensor:
+    weight, bias = conv.weight.flatten(1), conv.bias
+    if _has_channels_last(x):
+        tokens = x.permute(0, 2, 3, 1)  # flat: then the product adds the bias
+        product: Tensor = F.linear(tokens.flatten(0, 2), weight, bias)
+        return product.view(tokens.shape[:3] + weight.shape[:1]).permute(0, 3, 1, 2)
+    y: Tensor = (weight @ x.flatten(2)).unflatten(2, x.shape[2:])
+    return y if bias is None else y + bias[:, None, None]
 
 
 def _sum_of_shifts(conv: nn.Conv1d, x: Tensor) -> Tensor:
     length, border = x.shape[2], conv.kernel_size[0] // 2
     mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
     padded = F.pad(x, (border, border), mode=mode) if border else x
-    y = sum(
-        (weight * padded[:, :, i : i + length] for i, weight in enumerate(conv.weight[0, 0].unbind())),
-        start=torch.zeros((), dtype=x.dtype, device=x.device),
-    )
+    first, *others = conv.weight[0, 0].unbind()
+    y = first * padded[:, :, :length]
+    for i, weight in enumerate(others, 1):
+        y = y + weight * padded[:, :, i : i + length]
     return y if conv.bias is None else y + conv.bias[:, None]
 
 
@@ -62,8 +68,9 @@ def _has_channels_last(x: Tensor) -> bool:
 
 
 def _is_pointwise(conv: nn.Conv2d) -> bool:
+    """Return whether it is a 1 x 1 convolution that runs as its class defines it."""
     sizes = (*conv.kernel_size, *conv.stride, conv.groups)
-    return {*sizes} == {1} and conv.padding == (0, 0)
+    return {*sizes} == {1} and conv.padding == (0, 0) and runs_as_defined(conv, nn.Conv2d)
 
 
 def _is_short(conv: nn.Conv1d) -> bool:
@@ -76,4 +83,5 @@ def _is_short(conv: nn.Conv1d) -> bool:
         and size <= _LONGEST
         and conv.padding == (size // 2,)
         and conv.padding_mode in ("zeros", "circular")
+        and runs_as_defined(conv, nn.Conv1d)
     )
