@@ -164,8 +164,7 @@ MARKED = {
     "soak": (
         "search/test_cluster.py::test_a_search_on_a_cluster",
         "tests/test_plugins.py::test_a_cluster_trains_it",
-        "experiments/test_executors.py::test_the_error_of_a_job_is_raised_here[EOFError]",
-        "experiments/test_executors.py::test_the_error_of_a_job_is_raised_here[ValueError]",
+        "experiments/test_executors.py::test_the_error_of_a_job_is_raised_here",
         "docs/test_command_runs.py::test_the_commands_of_a_guide_run[deploy.md]",
         "docs/test_command_runs.py::test_the_commands_of_a_guide_run[scale.md]",
         "docs/test_command_runs.py::test_the_commands_of_a_guide_run[search.md]",

@@ -84,7 +84,7 @@ except ContractFailure as failure:
 
 
 def test_processes_train_it_and_a_run_can_be_looked_at(run: Run) -> None:
-    words = (*COMPARE, *SHORT, "--out", "compared", "--executor", "processes", "--jobs", "2")
+    words = (*COMPARE, *SHORT, "--out", "compared", "--executor", "processes", "--jobs", "1")
     assert attentions(run(*words)) == ["none", "mean_gate"]
     code = """
 from saccade.cli import app

@@ -30,6 +30,9 @@ STAND_INS = {
     "/local/saccade": "cache",
     "resnet50": "resnet18",
     "size=224": "size=64",
+    "membrane,size=128": "membrane",
+    "segmentation:membrane": "segmentation:membrane,size=32",
+    "unet:width=32": "unet:width=8",
     "+10%": "+1000%",  # a loaded machine measures any latency
     "$attention": "se",
 }

@@ -9,7 +9,7 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -109,19 +109,22 @@ class _Named:
         return os.getpid()
 
 
-def _run(*jobs: _Named) -> list[tuple[int, Any]]:
-    return [*Processes(1).run(cast("list[Job]", [*jobs]), lambda _: None, None)]
+def _run(*jobs: _Named) -> Iterator[tuple[int, Any]]:
+    return Processes(1).run(cast("list[Job]", [*jobs]), lambda _: None, None)
 
 
-def test_a_process_trains_one_job_after_the_other() -> None:
-    (_, first), (_, second) = _run(_Named(), _Named())
+def test_a_process_trains_one_job_after_the_other_and_sends_their_errors() -> None:
+    results = _run(_Named(), _Named(), _Named(OSError("a file of the user")))
+    (_, first), (_, second) = next(results), next(results)
     assert first == second != os.getpid()
+    with pytest.raises(OSError, match="a file of the user"):
+        next(results)
 
 
-@pytest.mark.parametrize("kind", [EOFError, OSError, ValueError])
+@pytest.mark.parametrize("kind", [EOFError, ValueError])
 def test_the_error_of_a_job_is_raised_here(kind: type[Exception]) -> None:
     with pytest.raises(kind, match="a file of the user"):
-        _run(_Named(kind("a file of the user")))
+        next(_run(_Named(kind("a file of the user"))))
 
 
 def test_errors_of_ours_cross_from_process_to_process() -> None:

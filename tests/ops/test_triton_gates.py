@@ -59,7 +59,7 @@ def gradients(module: nn.Module, x: Tensor, grad: Tensor) -> list[Tensor]:
 
 @needs_device
 @pytest.mark.parametrize("name", MECHANISMS)
-@quick(max_examples=5)
+@quick(max_examples=3 if INTERPRETED else 20)
 @given(
     shape=st.tuples(*(st.integers(1, largest) for largest in (3, 9, 6, 6))),
     layout=st.sampled_from(["contiguous", "channels last", "transposed", "expanded"]),

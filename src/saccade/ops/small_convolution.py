@@ -31,11 +31,11 @@ def convolve(conv: nn.Module, x: Tensor) -> Tensor:
         >>> convolve(conv, torch.zeros(2, 3, 7, 1)).shape
         torch.Size([2, 5, 7, 1])
     """
-    if not torch.is_autocast_enabled(x.device.type):
-        written_out = is_compiling() or (is_eager() and x.device.type == "cpu")
+    written_out = is_compiling() or (is_eager() and x.device.type == "cpu")
+    if written_out and not torch.is_autocast_enabled(x.device.type):
         if isinstance(conv, nn.Conv2d) and is_compiling() and _is_pointwise(conv):
             return _product(conv, x)
-        if isinstance(conv, nn.Conv1d) and written_out and _is_short(conv):
+        if isinstance(conv, nn.Conv1d) and _is_short(conv):
             return _sum_of_shifts(conv, x)
     result: Tensor = conv(x)
     return result
