@@ -117,7 +117,7 @@ def test_multi_head_by_formula(heads: int) -> None:
 def test_squeeze_and_excitation_by_hand() -> None:
     batch, channels, height, width, hidden = 2, 32, 8, 6, 4
     values = batch * channels * height * width
-    expected = values + batch * channels + values  # the sums and their division, the gating
+    expected = values + values  # the means, the gating
     expected += 2 * (2 * batch * channels * hidden) + batch * hidden + batch * channels  # MLP, ReLU, sigmoid
     assert (
         flops(sc.create("se", channels, reduction=8), torch.rand(batch, channels, height, width)) == expected

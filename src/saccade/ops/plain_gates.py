@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saccade._torch import is_transformed
 from saccade.ops.eager import is_eager
 
 _PRODUCTS = 1 << 20  # products held at a time while they are summed
@@ -32,7 +33,7 @@ def mean_and_maximum(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 def mean(x: Tensor) -> Tensor:
     """Return the mean over the last axis."""
-    if is_eager() and x.dtype in _SUMMED:
+    if x.dtype in _SUMMED and is_eager() and not is_transformed():
         return x.sum(-1) / x.shape[-1]
     result: Tensor = _Mean.apply(x) if _saves_memory(x) else x.mean(-1)
     return result

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade._torch import runs_as_defined
+from saccade._torch import is_transformed, runs_as_defined
 from saccade.ops.eager import is_compiling, is_eager
 
 _LONGEST = 15  # weights of a kernel that are written out as a sum
@@ -17,9 +17,7 @@ def convolve(conv: nn.Module, x: Tensor) -> Tensor:
 
     On the CPU, `torch.compile` converts all maps of a graph with a convolution to channels_last: the features
     are copied, and the copy is kept for the backward pass. Under compilation, a 1 x 1 convolution is
-    therefore a matrix product in the layout of its input, and one of a single channel along one axis a sum of
-    shifted products. So is the latter in eager mode on the CPU, where a call of the convolution takes longer
-    than so few products. Other convolutions and modules, and those with hooks, are called.
+    therefore a matrix product in the layout of its input. Other modules, and those with hooks, are called.
 
     Args:
         conv: Any module.
@@ -31,14 +29,46 @@ def convolve(conv: nn.Module, x: Tensor) -> Tensor:
         >>> convolve(conv, torch.zeros(2, 3, 7, 1)).shape
         torch.Size([2, 5, 7, 1])
     """
-    written_out = is_compiling() or (is_eager() and x.device.type == "cpu")
-    if written_out and not torch.is_autocast_enabled(x.device.type):
-        if isinstance(conv, nn.Conv2d) and is_compiling() and _is_pointwise(conv):
-            return _product(conv, x)
-        if isinstance(conv, nn.Conv1d) and _is_short(conv):
-            return _sum_of_shifts(conv, x)
+    if is_compiling() and isinstance(conv, nn.Conv2d) and _is_pointwise(conv) and not _is_autocast(x):
+        return _product(conv, x)
     result: Tensor = conv(x)
     return result
+
+
+class ShortConv1d(nn.Conv1d):
+    """A convolution along one axis that is a sum of shifted products where that is faster.
+
+    For one channel and up to 15 weights, this is the case in eager mode on the CPU, where a call of the
+    convolution takes longer than its products, and under compilation, see `convolve`.
+
+    Example:
+        >>> import torch
+        >>> ShortConv1d(1, 1, 3, padding=1)(torch.zeros(2, 1, 8)).shape
+        torch.Size([2, 1, 8])
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        is_fast = is_compiling() or (is_eager() and input.device.type == "cpu" and not is_transformed())
+        if is_fast and self._is_short() and not _is_autocast(input):
+            return _sum_of_shifts(self, input)
+        return super().forward(input)
+
+    def _is_short(self) -> bool:
+        """Return whether it is a convolution of one channel to one of the same length, with few weights."""
+        (size,) = self.kernel_size
+        return (
+            self.in_channels == self.out_channels == 1
+            and self.stride == self.dilation == (1,)
+            and size % 2 == 1
+            and size <= _LONGEST
+            and self.padding == (size // 2,)
+            and self.padding_mode in ("zeros", "circular")
+        )
+
+
+def _is_autocast(x: Tensor) -> bool:
+    """Return whether the type of a convolution of x is that of an autocast."""
+    return torch.is_autocast_enabled(x.device.type)
 
 
 def _product(conv: nn.Conv2d, x: Tensor) -> Tensor:
@@ -71,17 +101,3 @@ def _is_pointwise(conv: nn.Conv2d) -> bool:
     """Return whether it is a 1 x 1 convolution that runs as its class defines it."""
     sizes = (*conv.kernel_size, *conv.stride, conv.groups)
     return {*sizes} == {1} and conv.padding == (0, 0) and runs_as_defined(conv, nn.Conv2d)
-
-
-def _is_short(conv: nn.Conv1d) -> bool:
-    """Return whether it is a convolution of one channel to one of the same length, with few weights."""
-    (size,) = conv.kernel_size
-    return (
-        conv.in_channels == conv.out_channels == 1
-        and conv.stride == conv.dilation == (1,)
-        and size % 2 == 1
-        and size <= _LONGEST
-        and conv.padding == (size // 2,)
-        and conv.padding_mode in ("zeros", "circular")
-        and runs_as_defined(conv, nn.Conv1d)
-    )

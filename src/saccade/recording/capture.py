@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from saccade._torch import FLEX_ATTENTION, WeakTensorKeyDictionary, run_as_written, tensors_in
 from saccade.maps import AttentionMap, PairwiseMap, SpatialMap
+from saccade.ops.narrow_attention import as_fused
 from saccade.recording.adapters.token_sets import begins_set
 from saccade.recording.adapters.tokens import AttentionSite, FeatureShapes
 from saccade.recording.captured_maps import (
@@ -78,8 +79,7 @@ class Capture(RunningModules, TorchFunctionMode):
         self.is_following = False  # whether a tensor has a tag or a route
         self.tags: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
         self.routes, self.sets = Routes(features), features.sets
-        # Attention of compiled code that ran since the last look, see `__torch_function__`.
-        self.flex_calls: tuple[tuple[Any, ...], ...] = ()
+        self.flex_calls: tuple[tuple[Any, ...], ...] = ()  # of compiled code, since the last look
         self.is_hidden = False
         self.is_paused = False
 
@@ -106,6 +106,7 @@ class Capture(RunningModules, TorchFunctionMode):
             return func(*args, **kwargs) if kwargs else func(*args)
         self._publish_compiled()
         output = func(*args, **kwargs) if kwargs else func(*args)
+        func, args, kwargs = as_fused(func, args, kwargs or {})
         if self.is_paused:
             pass
         elif not self.stack:
@@ -114,10 +115,10 @@ class Capture(RunningModules, TorchFunctionMode):
             try:
                 with torch.no_grad():
                     if self.routes or is_cut(func, args, output, self.batch):
-                        self.routes.follow(func, args, kwargs or {}, output, self.batch)
+                        self.routes.follow(func, args, kwargs, output, self.batch)
                     if self.sets or begins_set(func, args, output):
-                        self.sets.follow(func, args, kwargs or {}, output)
-                    self._follow(func, args, kwargs or {}, output)
+                        self.sets.follow(func, args, kwargs, output)
+                    self._follow(func, args, kwargs, output)
             except _UNUSUAL:
                 self.failed[self.site()[0]] = None
             self.is_following = bool(self.tags or self.routes or self.sets)
@@ -155,9 +156,7 @@ class Capture(RunningModules, TorchFunctionMode):
 
     def _begins(self, func: Any, args: tuple[Any, ...], output: Any) -> bool:
         """Return whether an operation may begin an attention, windows or a set of tokens."""
-        if func in STARTS:
-            return True
-        return is_cut(func, args, output, self.batch) or begins_set(func, args, output)
+        return func in STARTS or is_cut(func, args, output, self.batch) or begins_set(func, args, output)
 
     def _follow(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         """Publish an attention, or pass the tag of an input on to the output."""

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from saccade.ops.narrow_attention import OPERATOR
+
 if TYPE_CHECKING:
     from saccade.recording.positions import Route
 
@@ -35,7 +37,7 @@ DIVIDE = {Tensor.div, Tensor.div_, torch.div, Tensor.__truediv__, Tensor.__itrue
 ADD = {Tensor.add, Tensor.add_, torch.add, Tensor.__add__, Tensor.__radd__, Tensor.__iadd__}
 FILL = {Tensor.masked_fill, Tensor.masked_fill_, torch.masked_fill}
 #: Operations that are a whole attention.
-FUSED = {F.scaled_dot_product_attention, F.multi_head_attention_forward}
+FUSED = {F.scaled_dot_product_attention, F.multi_head_attention_forward, OPERATOR}
 #: Operations that begin an attention. Others matter once they have begun.
 STARTS = SOFTMAX | MATMUL | EINSUM | FUSED
 

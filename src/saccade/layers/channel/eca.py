@@ -15,7 +15,7 @@ from saccade.layers.spec import Example, Paper, Spec
 from saccade.layers.widths import make_divisible
 from saccade.maps import ChannelMap, Tap
 from saccade.ops.gates import gate_by_means, mean
-from saccade.ops.small_convolution import convolve
+from saccade.ops.small_convolution import ShortConv1d
 
 
 def eca(x: Tensor, conv: Callable[[Tensor], Tensor]) -> Tensor:
@@ -107,7 +107,7 @@ class ECA(nn.Module):
         self.channels = channels
         units, bias = (1, False) if width is None else (width, True)
         self.mlp = nn.Identity() if width is None else nn.Sequential(nn.Conv1d(1, units, 1), nn.ReLU())
-        self.conv = nn.Conv1d(units, 1, kernel_size, padding=border, padding_mode=padding, bias=bias)
+        self.conv = ShortConv1d(units, 1, kernel_size, padding=border, padding_mode=padding, bias=bias)
         self.tap = Tap()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -115,7 +115,8 @@ class ECA(nn.Module):
         return gate_by_means(x, partial(_weights, conv=self._convolve), self.tap)
 
     def _convolve(self, means: Tensor) -> Tensor:
-        return convolve(self.conv, self.mlp(means))
+        convolved: Tensor = self.conv(self.mlp(means))
+        return convolved
 
 
 SPEC = Spec(

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from saccade.errors import bad_option, bad_shape, check_choice, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import PairwiseMap, Tap
+from saccade.ops.narrow_attention import attention
 
 
 def multi_head(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
@@ -27,7 +28,7 @@ def multi_head(query: Tensor, key: Tensor, value: Tensor, heads: int) -> Tensor:
         Weighted means of the values, (B, Lq, C).
     """
     q, k, v = (split_heads(x, heads) for x in (query, key, value))
-    attended = F.scaled_dot_product_attention(q, k, v)
+    attended = attention(q, k, v)
     return attended.transpose(1, 2).flatten(2)
 
 

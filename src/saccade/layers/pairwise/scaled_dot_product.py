@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from saccade.errors import check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import PairwiseMap, Tap
+from saccade.ops.narrow_attention import attention
 
 
 def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
@@ -33,7 +33,7 @@ def scaled_dot_product(query: Tensor, key: Tensor, value: Tensor, scale: float |
         x.transpose(1, 2) if x.stride(-1) == 1 else x.transpose(1, 2).contiguous()
         for x in (query, key, value)
     )
-    return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
+    return attention(q, k, v, scale).transpose(1, 2)
 
 
 def checked_sequences(

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from saccade.errors import check_multiple, check_positive, check_shape
 from saccade.layers.spec import Example, Paper, Spec
 from saccade.maps import PairwiseMap, Tap
+from saccade.ops.narrow_attention import attention
 from saccade.ops.windows import missing, needs_padding
 
 
@@ -22,7 +23,7 @@ def spatial_reduction(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     Returns:
         Weighted means of the values, (B, heads, N, D).
     """
-    return F.scaled_dot_product_attention(query, key, value)
+    return attention(query, key, value)
 
 
 class SpatialReduction(nn.Module):
