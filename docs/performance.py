@@ -117,7 +117,7 @@ def saved(rows: list[dict[str, Any]]) -> list[str]:
 
 FORMS = ("ours", "textbook", "peer")
 #: The rows whose operations the page lists, because a target is missed there.
-PROFILED = (("se", 56), ("eca", 32), ("cbam", 56), ("cbam", 7), ("coordinate", 7))
+PROFILED = (("se", 56), ("cbam", 56), ("cbam", 7))
 
 
 def profiles(rows: list[dict[str, Any]]) -> list[str]:
@@ -140,9 +140,7 @@ WHY = """Where a target is missed, the profile says why. A gate of channels read
 reads and writes it for the product. Its backward pass reads the map and the gradient for the gradient of the
 gate, and reads the gradient and writes that of the map. These are seven passes over memory, and the floor has
 four. So 1.75 times the floor is the bound for a map that does not fit in a cache. On a map of 7 x 7, most of
-the time is that of the number of operations, not of their size. The compiled form joins many of them.
-`multi_head` runs in the fused kernel of PyTorch, compiled or not, which keeps 5 maps for the backward pass.
-The textbook form keeps 103, and at 28 x 28 its compiled softmax is faster than to compute weights again."""
+the time is that of the number of operations, not of their size. The compiled form joins many of them."""
 
 Times = Mapping[str, float]
 

@@ -162,7 +162,7 @@ VALUES = st.sampled_from(
 
 @needs_device
 @pytest.mark.usefixtures("_tiles")
-@quick(max_examples=40)
+@quick(max_examples=25)
 @example(numbers=[1.0, 2.0], axis=1, repeats=20, programs=1)  # equal values in several tiles of a program
 @example(numbers=[1.0, 2.0], axis=2, repeats=20, programs=1)
 @example(numbers=[1.0, 2.0], axis=2, repeats=20, programs=512)  # and in several programs

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import io
-import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from typing import Annotated, Any, NoReturn
 
@@ -30,6 +27,7 @@ from saccade.cli.sites import sites
 from saccade.cli.terminal import echo
 from saccade.cli.train import train
 from saccade.errors import SaccadeError
+from saccade.process_end import end_process_after
 
 app = typer.Typer(
     help="Visual attention for PyTorch: insert it, see where a model looks, measure whether it helps.",
@@ -117,24 +115,5 @@ def main() -> None:
 
 
 def run_and_exit() -> NoReturn:
-    """Run the command line and end the process: the entry point.
-
-    Python takes apart all imported modules at its end, which takes a second or more. This function waits for
-    threads, calls the functions of `atexit` and writes what is buffered. It leaves the modules as they are.
-    """
-    code: str | int | None = None
-    try:
-        main()
-    except SystemExit as stop:
-        code = stop.code
-    if isinstance(code, str):
-        sys.exit(code)
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            try:
-                stream.flush()
-            except OSError:  # nobody reads it: Python knows what to do then
-                sys.exit(code)
-    os._exit(code or 0)
+    """Run the command line and end the process: the entry point."""
+    end_process_after(main)

@@ -17,6 +17,7 @@ import torch
 
 from saccade.errors import bad_run, check_positive
 from saccade.experiments.grid import RETRIES, Job, Report, Start
+from saccade.process_end import end_process_after
 from saccade.results import RunResult
 
 _SIGNALS: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
@@ -120,7 +121,7 @@ def _start(threads: int) -> _Worker:
     """Start a process that trains jobs."""
     context = multiprocessing.get_context("spawn")
     connection, other = context.Pipe()
-    process = context.Process(target=_work, args=(other, threads))
+    process = context.Process(target=end_process_after, args=(_work, other, threads))
     process.start()
     other.close()
     return _Worker(process, connection)
