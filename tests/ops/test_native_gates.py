@@ -24,13 +24,19 @@ from support.parity import assert_close, build, normal
 pytest.importorskip("numba")
 
 MECHANISMS = ("cbam", "channel_gate", "spatial_gate", "se", "eca", "ese", "coordinate", "ela")
-OPTIONS: dict[str, dict[str, Any]] = {
-    "cbam": {"reduction": 1},
-    "channel_gate": {"reduction": 1},
-    "se": {"reduction": 1},
-    "ela": {"groups": 1, "norm_groups": 1},
-}
 ANY_RANK = ("channel_gate", "se", "eca", "ese")
+
+
+def small(name: str, channels: int) -> nn.Module:
+    """Return a mechanism with few weights: its loops do not read them."""
+    reduction = {"reduction": -(-channels // 8)}
+    options: dict[str, dict[str, Any]] = {
+        "cbam": reduction,
+        "channel_gate": reduction,
+        "se": reduction,
+        "ela": {"groups": channels, "norm_groups": 1},
+    }
+    return build(name, channels, **options.get(name, {}))
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +88,7 @@ def test_values_and_gradients_are_those_of_the_plain_form(
     name: str, shape: tuple[int, int, int, int], layout: str, frozen: str, scalar: bool
 ) -> None:
     batch, channels, height, width = shape
-    module = build(name, channels, **OPTIONS.get(name, {}))
+    module = small(name, channels)
     x = normal(1, channels, height, width).expand(shape) if layout == "expanded" else normal(*shape)
     x = layouts(x).get(layout, x).detach()
     if batch * height * width == 1 or channels == 1:
@@ -106,7 +112,7 @@ def test_values_and_gradients_are_those_of_the_plain_form(
 @pytest.mark.parametrize("name", ANY_RANK)
 @pytest.mark.parametrize("shape", [(2, 8, 5), (2, 8, 3, 4, 5)])
 def test_maps_of_other_ranks(name: str, shape: tuple[int, ...]) -> None:
-    module = build(name, 8, **OPTIONS.get(name, {}))
+    module = small(name, 8)
     x, grad = normal(*shape).requires_grad_(), normal(*shape, seed=1)
     got = gradients(module, x, grad)
     with implementation("plain"):
