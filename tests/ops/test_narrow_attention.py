@@ -100,7 +100,8 @@ def test_the_operator_is_complete() -> None:
     assert torch.autograd.gradgradcheck(ours, inputs)
 
 
-def test_weights_of_a_chunk_alone_are_held() -> None:
+def test_weights_of_a_chunk_alone_are_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     inputs = [x.detach().requires_grad_() for x in leaves(1, 8, 1100, 1100, 8)]
     kept: list[int] = []
 
@@ -113,7 +114,7 @@ def test_weights_of_a_chunk_alone_are_held() -> None:
     assert max(kept) == inputs[0].numel()
     with Largest() as largest:  # type: ignore[no-untyped-call]  # sees the parts of an operator
         narrow.narrow_attention_backward._init_fn(y.detach(), *(x.detach() for x in (*inputs, y)), 1.0)
-    assert largest.elements <= 4 * narrow._WEIGHTS < 8 * 1100 * 1100
+    assert largest.elements <= 3 * narrow._WEIGHTS < 8 * 1100 * 1100
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])

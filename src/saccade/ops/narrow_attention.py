@@ -15,13 +15,13 @@ from saccade.ops.eager import is_compiling, is_eager
 #: Channels of a head up to which this is faster, as measured for 4 to 16 channels and 64 to 3136 tokens.
 _WIDEST = 8
 
-_WEIGHTS = 1 << 21  # weights held at a time: they stay in the cache
+_WEIGHTS = 1 << 20  # weights that a thread holds at a time: they stay in the cache
 _TYPES = (torch.float32, torch.float64)
 _ROWS = 64  # the least queries of a chunk: products of few rows read keys and values too often
 
 
 def attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
-    """Return softmax(scale * q k^T) v for each head, in memory O(Nq + Nk) instead of O(Nq * Nk).
+    """Return softmax(scale * q k^T) v for each head, without a matrix of all weights.
 
     This is the fused attention of torch. On the CPU, its products with few columns use a small part of each
     core. Up to 8 channels, this function computes the transposed products there, of few rows, and is up to
@@ -100,11 +100,11 @@ def narrow_attention_backward(
 def _chunks(query: Tensor, key: Tensor, copies: int) -> Iterator[tuple[slice, slice, list[Tensor]]]:
     """Yield heads, their queries, and memory for weights of these, as many times as is asked for.
 
-    Each thread works on heads of its own, so their number is a multiple of that of the threads.
+    Each thread works on heads of its own.
     """
-    (total, length, _), keys, threads = query.shape, key.shape[1], torch.get_num_threads()
+    (total, length, _), keys = query.shape, key.shape[1]
     rows = min(length, max(_ROWS, _WEIGHTS // keys))
-    heads = min(total, max(1, round(_WEIGHTS / (rows * keys * threads))) * threads)
+    heads = min(total, max(1, round(_WEIGHTS / (rows * keys))) * torch.get_num_threads())
     memory = query.new_empty(copies, heads * rows * keys)
     for first in range(0, total, heads):
         for row in range(0, length, rows):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -38,10 +37,13 @@ class AtomicCheckpoints(TorchCheckpointIO):
         storage_options: object = None,  # noqa: ARG002 (a parameter of the interface)
     ) -> None:
         """Save a checkpoint. Raises `BadRun` if it cannot be written."""
-        buffer = io.BytesIO()  # `torch.save` raises a RuntimeError for a full disk
-        torch.save(checkpoint, buffer)
         with atomic_write(Path(path)) as file:
-            file.write(buffer.getbuffer())
+            try:
+                torch.save(checkpoint, file)
+            except RuntimeError as error:  # how torch reports that a file cannot be written
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
 
 def checkpoint_of(path: Path) -> Path:
