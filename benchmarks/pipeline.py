@@ -1,10 +1,10 @@
 """Compare `saccade train` with a plain PyTorch loop: the same network, data, optimizer, schedule and steps.
 
-    python benchmarks/pipeline.py [--rounds 5] [--threads 2] [--only small]
+    python benchmarks/pipeline.py [--rounds 9] [--threads 2] [--only small]
 
 Both train for some epochs and evaluate the validation images after each. The plain loop is the shortest that
 does this: a `DataLoader` of tensors, no checkpoint, no file and no curve. The rounds are interleaved, and the
-ratio is the median of those of the rounds. Writes
+ratio is the median of those of the rounds. The time of the checkpoints is a part of that of saccade. Writes
 benchmarks/results/pipeline-cpu.json.
 """
 
@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.nn import functional as F
@@ -28,6 +29,7 @@ from saccade.data import Split, load
 from saccade.files import write_json
 from saccade.results import hardware_info
 from saccade.training import prepare, train
+from saccade.training.checkpoint import AtomicCheckpoints
 from saccade.training.network import build
 
 RESULT = Path(__file__).parent / "results" / "pipeline-cpu.json"
@@ -88,9 +90,16 @@ def tensors(split: Split) -> TensorDataset:
     return TensorDataset(split.images, split.labels)
 
 
-def with_saccade(plan: Plan) -> float:
-    """Train a plan with `train`; return the seconds of the training."""
-    with tempfile.TemporaryDirectory() as folder:
+def with_saccade(plan: Plan, checkpoints: list[float]) -> float:
+    """Train a plan with `train`; return the seconds of the training, and append those of its checkpoints."""
+    save = AtomicCheckpoints.save_checkpoint
+
+    def timed(*arguments: Any, **options: Any) -> None:
+        begin = time.perf_counter()
+        save(*arguments, **options)
+        checkpoints.append(time.perf_counter() - begin)
+
+    with tempfile.TemporaryDirectory() as folder, patch.object(AtomicCheckpoints, "save_checkpoint", timed):
         return train(plan, Path(folder) / "run", logger="none")["train_seconds"]
 
 
@@ -98,9 +107,10 @@ def measure(case: Case, rounds: int) -> dict[str, Any]:
     plan = case.plan()
     steps = case.epochs * (case.images // plan.recipe.batch_size)
     times: dict[str, list[float]] = {"saccade": [], "plain": []}
+    checkpoints: list[float] = []
     for turn in range(rounds + 1):
-        for name, function in (("saccade", with_saccade), ("plain", plain_loop)):
-            seconds = function(plan)
+        for name in times:
+            seconds = plain_loop(plan) if name == "plain" else with_saccade(plan, checkpoints)
             if turn:  # the first warms up
                 times[name].append(1e3 * seconds / steps)
     medians = {name: statistics.median(values) for name, values in times.items()}
@@ -110,6 +120,7 @@ def measure(case: Case, rounds: int) -> dict[str, Any]:
         "steps": steps,
         "milliseconds": medians,
         "least": {name: min(values) for name, values in times.items()},
+        "checkpoint": 1e3 * statistics.median(checkpoints),
         # of neighbors in time: the speed of a machine drifts
         "ratio": statistics.median(a / b for a, b in zip(times["saccade"], times["plain"], strict=True)),
     }
@@ -121,7 +132,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--only", nargs="+", choices=[case.backbone.partition(":")[0] for case in CASES])
     options = parser.parse_args()
