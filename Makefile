@@ -66,7 +66,7 @@ lint: install
 	@echo "lint: style (ruff), types (mypy) and imports between packages (import-linter)"
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
-	@$(BIN)/mypy
+	@$(BIN)/mypy --num-workers auto
 	@$(BIN)/lint-imports
 
 bench: install
