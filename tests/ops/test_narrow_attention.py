@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -52,6 +52,13 @@ def leaves(
     return [
         LAYOUTS[layout](normal(*shape, seed=i)).detach().requires_grad_() for i, shape in enumerate(shapes)
     ]
+
+
+@pytest.fixture(autouse=True)
+def _memory_filled_with_nan() -> Iterator[None]:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
 
 
 @pytest.fixture
@@ -173,6 +180,19 @@ def test_attribution_sees_its_gradients(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(narrow, "_WIDEST", 0)
     for value, method in zip(got, (legrad, relevance), strict=True):
         assert_close("a map", value, method(model, images, target=1).weights)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_recording_sees_it_and_changes_no_bit(compiled: bool) -> None:
+    torch.compiler.reset()
+    model = ViT(32, patch_size=8, classes=5, width=24, depth=2, heads=4, mlp_width=48).eval()
+    if compiled:
+        model.compile(backend="eager")
+    images = torch.rand(2, 3, 32, 32)
+    expected = model(images)
+    with sc.record(model) as maps:
+        assert torch.equal(model(images), expected)
+    assert [*maps] == ["blocks.0.attn", "blocks.1.attn"]
 
 
 def test_shapes_that_torch_broadcasts_or_refuses() -> None:

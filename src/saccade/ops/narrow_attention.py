@@ -24,8 +24,8 @@ def attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = N
     """Return softmax(scale * q k^T) v for each head, without a matrix of all weights.
 
     This is the fused attention of torch. On the CPU, its products with few columns use a small part of each
-    core. Up to 8 channels, this function computes the transposed products there, of few rows, and is up to
-    2.7 times faster. In half precision, and for an export or a trace, it is that of torch.
+    core. Up to 8 channels, this function computes the transposed products there, of few rows, which is
+    faster. In half precision, and for an export or a trace, it is that of torch.
 
     Args:
         query: Queries, (B, heads, Nq, D).
